@@ -115,6 +115,7 @@ func (b *backend) openStore(ctx context.Context) error {
 	if b.opts.wrapObjects != nil {
 		obj = b.opts.wrapObjects(obj)
 	}
+	obj = b.cfg.Store.retriedObjects(obj, b.registry)
 	b.onClose("object store", obj.Close)
 	b.clock = b.guardClock(ctx, timed)
 	ix, err := index.New(index.Options{Rows: b.rows, Now: b.opts.Now, Registerer: b.registry})

@@ -64,12 +64,15 @@ func (g *GCS) open(ctx context.Context) (objects.Store, error) {
 	return gcs.Open(ctx, gcs.Options{Bucket: g.Bucket, Prefix: g.Prefix, CredentialsFile: g.CredentialsFile, Endpoint: g.Endpoint})
 }
 
+func (g *GCS) permanent(err error) bool { return gcs.Permanent(err) }
+
 // bucket is the configuration of one kind of shared object store.
 type bucket interface {
 	set() bool                 // whether it is configured
 	check() error              // of a configured one
 	files() map[string]*string // paths of files, by key
 	open(context.Context) (objects.Store, error)
+	permanent(error) bool // whether repeating a read that failed with the error cannot help
 }
 
 // buckets returns the kinds of shared object stores by their keys below store. A new kind

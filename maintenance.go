@@ -88,6 +88,7 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 	if err != nil {
 		return err
 	}
+	obj = cfg.Store.retriedObjects(obj, nil)
 	defer func() { err = errors.Join(err, obj.Close()) }()
 	ix, err := index.New(index.Options{Rows: r})
 	if err != nil {

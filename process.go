@@ -198,9 +198,6 @@ func (p *process) openControl(ctx context.Context, pepper *apikey.Pepper) (err e
 	if p.rows, err = p.openRows(ctx); err != nil {
 		return err
 	}
-	if p.opts.wrapRows != nil {
-		p.rows = p.opts.wrapRows(p.rows)
-	}
 	p.onClose("row store", p.rows.Close)
 	p.startup.step("reading tenants, keys and policies")
 	o := control.Options{

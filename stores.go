@@ -8,12 +8,16 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/objects/dir"
+	objectsretried "github.com/palliumhq/pallium/backend/objects/retried"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/bigtable"
 	"github.com/palliumhq/pallium/backend/rows/pebble"
+	rowsretried "github.com/palliumhq/pallium/backend/rows/retried"
 	"github.com/palliumhq/pallium/migrations"
 )
 
@@ -34,14 +38,34 @@ func openObjects(ctx context.Context, cfg *Config) (objects.Store, error) {
 	return dir.Open(cfg.DataDir, "l0", "l1")
 }
 
+// retriedObjects returns the object store with its reads retried and hedged, if it is shared: a
+// disk of this machine that fails or is slow is the same disk for the next read.
+func (s *Store) retriedObjects(o objects.Store, r prometheus.Registerer) objects.Store {
+	for _, b := range s.buckets() {
+		if b.set() {
+			return objectsretried.New(o, objectsretried.Options{Permanent: b.permanent, Registerer: r})
+		}
+	}
+	return o
+}
+
+// retriedRows is retriedObjects for rows.
+func (s *Store) retriedRows(r rows.Store, reg prometheus.Registerer) rows.Store {
+	if !s.Bigtable.set() {
+		return r
+	}
+	return rowsretried.New(r, rowsretried.Options{Permanent: bigtable.Permanent, Registerer: reg})
+}
+
 // openRows opens the row store of a server. An embedded one is migrated; a shared one must
 // have this binary's version.
 func (p *process) openRows(ctx context.Context) (rows.Store, error) {
 	if b := &p.cfg.Store.Bigtable; b.set() {
-		s, err := bigtable.Open(ctx, b.options())
+		table, err := bigtable.Open(ctx, b.options())
 		if err != nil {
 			return nil, err
 		}
+		s := p.cfg.Store.retriedRows(p.withFaults(table), p.registry)
 		if err := migrations.Check(ctx, s); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
@@ -54,7 +78,15 @@ func (p *process) openRows(ctx context.Context) (rows.Store, error) {
 	if err := migrations.UpOpen(ctx, p.migration(), s); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	return s, nil
+	return p.withFaults(s), nil
+}
+
+// withFaults applies the faults of tests to a row store, below its retries.
+func (p *process) withFaults(s rows.Store) rows.Store {
+	if p.opts.wrapRows == nil {
+		return s
+	}
+	return p.opts.wrapRows(s)
 }
 
 func (p *process) migration() migrations.Env {
@@ -96,6 +128,12 @@ func migrationEnv(ctx context.Context, cfg *Config, o Options, create bool) (mig
 		return e, done, err
 	}
 	e.Tables = admin
-	e.Open = func(ctx context.Context) (rows.Store, error) { return bigtable.Open(ctx, b.options()) }
+	e.Open = func(ctx context.Context) (rows.Store, error) {
+		s, err := bigtable.Open(ctx, b.options())
+		if err != nil {
+			return nil, err
+		}
+		return cfg.Store.retriedRows(s, nil), nil
+	}
 	return e, admin.Close, nil
 }

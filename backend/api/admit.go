@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -74,6 +75,25 @@ func noStore(r *http.Request) bool {
 		}
 	}
 	return false
+}
+
+// partial wraps the handler of a query. With partial_response=true, days of the long-term store
+// that cannot be read are left out, with a warning for each, and the cache of results is neither
+// read nor filled. It must be inside admit, which parses the parameters.
+func (a *api) partial(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if text := r.Form.Get("partial_response"); text != "" {
+			yes, err := strconv.ParseBool(text)
+			if err != nil {
+				a.reject(w, r, badRequest{fmt.Errorf("parameter partial_response must be true or false, not %.40q", text)})
+				return
+			}
+			if yes {
+				r = r.WithContext(frontend.WithoutCache(querier.WithPartial(r.Context())))
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // enter checks the texts of a read, i.e. expressions and selectors, and takes a

@@ -14,6 +14,8 @@ import (
 func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
 		"push":             a.push,
+		"query":            a.admit(a.partial(prom)),
+		"query_range":      a.admit(a.partial(prom)),
 		"read":             a.remoteRead(prom),
 		"metadata":         a.admit(http.HandlerFunc(a.metadata)),
 		"delete_series":    a.admit(http.HandlerFunc(a.deleteSeries)),

@@ -3,6 +3,9 @@ package index
 import (
 	"context"
 	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/rows"
@@ -108,4 +111,77 @@ func (s *Generations) namesOf(e ExactRow, r rows.Row) ([]NamesPart, error) {
 		return nil, nil
 	}
 	return s.decodeNames(r)
+}
+
+// BucketCell identifies a bucket of the values of a label, in one pack of a published generation.
+type BucketCell struct {
+	Catalog      *Catalog
+	Label        string
+	Part, Bucket int
+}
+
+// Buckets reads buckets that the names of published generations list, those of a day in one call
+// of the row store, and calls visit for each of them, one after the other. The catalogs were read
+// before, so a bucket that does not exist is an error, ErrInconsistent.
+func (s *Generations) Buckets(ctx context.Context, list []BucketCell, visit func(BucketCell, *schema.Bucket)) error {
+	byDay := map[*Catalog][]BucketCell{}
+	for _, b := range list {
+		byDay[b.Catalog] = append(byDay[b.Catalog], b)
+	}
+	var mu sync.Mutex
+	one := func(c BucketCell, b *schema.Bucket) {
+		mu.Lock()
+		defer mu.Unlock()
+		visit(c, b)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxReads)
+	for c, buckets := range byDay {
+		g.Go(func() error { return s.bucketsOfDay(ctx, c, buckets, one) })
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("read buckets of label values: %w", err)
+	}
+	return nil
+}
+
+// bucketsOfDay is Buckets for one day.
+func (s *Generations) bucketsOfDay(ctx context.Context, c *Catalog, list []BucketCell, visit func(BucketCell, *schema.Bucket)) error {
+	type cell struct{ key, qualifier string }
+	wanted := make(map[cell]BucketCell, len(list))
+	f := rows.Filter{Families: []rows.Family{rows.Data}, MinTime: s.oldest(), Latest: true}
+	var keys []string
+	for _, b := range list {
+		k := cell{schema.ValuesKey(c.Tenant, b.Label, c.Day), schema.ValuesQualifier(c.Manifest.Version, b.Part, b.Bucket)}
+		wanted[k] = b
+		keys, f.Qualifiers = append(keys, k.key), append(f.Qualifiers, k.qualifier)
+	}
+	var broken error
+	err := s.rows.ReadRows(ctx, singles(keys), f, func(r rows.Row) bool {
+		for _, found := range r.Cells {
+			k := cell{r.Key, found.Qualifier}
+			b, ok := wanted[k]
+			if !ok { // a bucket of this label with the number of one of another label
+				continue
+			}
+			delete(wanted, k)
+			decoded, err := s.codec.DecodeBucket(found.Value)
+			if err != nil {
+				broken = fmt.Errorf("row %q: %w", r.Key, err)
+				return false
+			}
+			visit(b, decoded)
+		}
+		return true
+	})
+	if err == nil {
+		err = broken
+	}
+	for k, b := range wanted {
+		if err == nil {
+			err = fmt.Errorf("row %q lacks a bucket of label %s that the names of the published generation %s list: %w", k.key, b.Label,
+				c.Manifest.Version, ErrInconsistent)
+		}
+	}
+	return err
 }

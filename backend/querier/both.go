@@ -32,7 +32,8 @@ type LongTerm interface {
 
 // Both returns a Source that merges ingesters and the long-term store. A result
 // is the union of both, independent of what is published, and an error of
-// either is an error of the whole. The two are read concurrently; only the
+// either is an error of the whole, except for the days that a partial request
+// leaves out. The two are read concurrently; only the
 // store's reads of L0 packs wait for the result of the ingesters, which serve
 // most L0 packs themselves.
 func Both(recent Recent, long LongTerm) Source { return &both{recent: recent, long: long} }
@@ -76,7 +77,7 @@ func (b *both) Select(ctx context.Context, req series.Request) (*series.Selectio
 			return served, err
 		},
 		func(ctx context.Context, c store.Covered) (err error) {
-			long, err = b.long.Select(ctx, req, c)
+			long, err = b.selectLong(ctx, req, c)
 			return err
 		})
 	if err != nil {
@@ -87,6 +88,7 @@ func (b *both) Select(ctx context.Context, req series.Request) (*series.Selectio
 		}
 		return nil, err
 	}
+	recent.Missing = long.Missing
 	if len(long.Series) == 0 {
 		long.Release()
 		return recent, nil

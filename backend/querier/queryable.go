@@ -26,7 +26,8 @@ import (
 type Source interface {
 	// Select returns the matching series, sorted by labels, with the chunks
 	// that contain their samples in the range. If a part cannot be read it
-	// returns an error, never an incomplete result.
+	// returns an error, never an incomplete result, unless the request is
+	// partial: then Selection.Missing has the days that are left out.
 	Select(ctx context.Context, req series.Request) (*series.Selection, error)
 	// LabelNames returns the sorted label names of matching series, LabelValues
 	// the sorted values of one label.
@@ -99,15 +100,16 @@ func (q *Queryable) afterRetention(mint int64, lim *limits.Limits) int64 {
 
 func (r *reader) selectSeries(
 	ctx context.Context, hints *storage.SelectHints, matchers []*labels.Matcher,
-) ([]series.WithChunks, series.Request, error) {
+) (*series.Selection, series.Request, error) {
 	mint, maxt := r.mint, r.maxt
 	if hints != nil {
 		mint, maxt = max(mint, hints.Start), min(maxt, hints.End)
 	}
 	req, ok, err := r.request(ctx, mint, maxt, matchers)
 	if err != nil || !ok {
-		return nil, req, err
+		return &series.Selection{}, req, err
 	}
+	req.Partial = Partial(ctx)
 	// The series API needs only labels. Remote read passes the same hint on,
 	// but it needs chunks.
 	req.LabelsOnly = !r.chunks && hints != nil && hints.Func == "series"
@@ -122,7 +124,7 @@ func (r *reader) selectSeries(
 	if err := chargeSelection(ctx, sel.Series, req.LabelsOnly); err != nil {
 		return nil, req, err
 	}
-	return sel.Series, req, nil
+	return sel, req, nil
 }
 
 // LabelValues implements storage.LabelQuerier.

@@ -31,5 +31,5 @@ func (e *Engine) Request(ctx context.Context) (evaluations.Request, error) {
 		return evaluations.Request{}, err
 	}
 	access, err := tenant.FromContext(ctx)
-	return evaluations.Request{Access: access, Limits: *lim}, err
+	return evaluations.Request{Access: access, Limits: *lim, Partial: Partial(ctx)}, err
 }

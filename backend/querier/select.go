@@ -21,11 +21,12 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 		return storage.ErrSeriesSet(q.q.clarify(ctx, err))
 	}
 	return &seriesSet{
-		series:  found,
-		mint:    req.MinTime,
-		maxt:    req.MaxTime,
-		i:       -1,
-		reading: newReading(ctx, hints, found, req.MinTime, req.MaxTime),
+		series:   found.Series,
+		mint:     req.MinTime,
+		maxt:     req.MaxTime,
+		i:        -1,
+		warnings: q.q.warnings(&req, found.Missing),
+		reading:  newReading(ctx, hints, found.Series, req.MinTime, req.MaxTime),
 	}
 }
 
@@ -34,12 +35,13 @@ type seriesSet struct {
 	series     []series.WithChunks
 	mint, maxt int64
 	i          int
+	warnings   annotations.Annotations
 	reading    *reading // nil: memory is not accounted for
 }
 
 func (s *seriesSet) Next() bool                        { s.i++; return s.i < len(s.series) }
 func (s *seriesSet) Err() error                        { return nil }
-func (s *seriesSet) Warnings() annotations.Annotations { return nil }
+func (s *seriesSet) Warnings() annotations.Annotations { return s.warnings }
 func (s *seriesSet) At() storage.Series {
 	return &oneSeries{WithChunks: &s.series[s.i], mint: s.mint, maxt: s.maxt, reading: s.reading}
 }
@@ -71,7 +73,8 @@ func (q *chunkQuerier) Select(ctx context.Context, _ bool, hints *storage.Select
 	if err != nil {
 		return storage.ErrChunkSeriesSet(q.q.clarify(ctx, err))
 	}
-	return &chunkSeriesSet{seriesSet{series: found, mint: req.MinTime, maxt: req.MaxTime, i: -1}}
+	return &chunkSeriesSet{seriesSet{series: found.Series, mint: req.MinTime, maxt: req.MaxTime, i: -1,
+		warnings: q.q.warnings(&req, found.Missing)}}
 }
 
 type chunkSeriesSet struct{ seriesSet }

@@ -33,7 +33,7 @@ func encodeRequest(ctx context.Context, r *evaluation.Request) (*wire.Evaluation
 		Tenant: h.Get(tenant.HeaderOrgID), Policy: h.Get(tenant.HeaderPolicy), Limits: lim, Text: r.Text,
 		Start: r.Times.Start.Unix(), StartNanoseconds: int32(r.Times.Start.Nanosecond()),
 		End: r.Times.End.Unix(), EndNanoseconds: int32(r.Times.End.Nanosecond()), Step: int64(r.Times.Step),
-		Lookback: int64(r.Lookback), Class: int32(r.Class), Uncached: r.Uncached, Alone: r.Alone,
+		Lookback: int64(r.Lookback), Class: int32(r.Class), Uncached: r.Uncached, Alone: r.Alone, Partial: r.Partial,
 	}
 	if r.Part != nil {
 		out.Part, out.First, out.Last = true, r.Part.Start, r.Part.End
@@ -55,7 +55,7 @@ func decodeRequest(in *wire.EvaluationRequest) (*evaluation.Request, error) {
 		Access: access, Text: in.Text,
 		Times: split.Times{Start: time.Unix(in.Start, int64(in.StartNanoseconds)).UTC(),
 			End: time.Unix(in.End, int64(in.EndNanoseconds)).UTC(), Step: time.Duration(in.Step)},
-		Lookback: time.Duration(in.Lookback), Class: queue.Class(in.Class), Uncached: in.Uncached, Alone: in.Alone,
+		Lookback: time.Duration(in.Lookback), Class: queue.Class(in.Class), Uncached: in.Uncached, Alone: in.Alone, Partial: in.Partial,
 		Timeout: time.Duration(in.Timeout) * time.Millisecond,
 	}
 	if in.Part {

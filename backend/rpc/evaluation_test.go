@@ -34,7 +34,7 @@ func exampleRequest() *evaluation.Request {
 		Access: tenant.Access{Tenant: "acme", Policy: tenant.Unrestricted()}, Limits: limits.Default(), Text: `rate(x{a="b"}[5m])`,
 		Times: split.Times{Start: time.Unix(1_800_000_000, 7_000_000).UTC(), End: time.Unix(1_800_086_400, 9_000_001).UTC(), Step: time.Minute},
 		Part:  &split.Range{Start: 1_800_000_000_007, End: 1_800_000_600_007}, Lookback: time.Second, Class: queue.Rule,
-		Uncached: true, Alone: true,
+		Uncached: true, Alone: true, Partial: true,
 	}
 }
 

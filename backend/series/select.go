@@ -16,12 +16,21 @@ type Request struct {
 	Matchers   []*labels.Matcher
 	MaxSeries  int  // more series are an error; 0 = no limit
 	LabelsOnly bool // return no chunks
+	// Partial lets a read leave out days of the long-term store that cannot be read.
+	Partial bool
 }
 
 // Selection is the result of a Request. Its chunks are valid until Release.
 type Selection struct {
-	Series []WithChunks // sorted by labels, each series once
-	hold   []func()
+	Series  []WithChunks // sorted by labels, each series once
+	Missing []MissingDay // only of a partial Request
+	hold    []func()
+}
+
+// MissingDay is a UTC day whose samples in the long-term store could not be read.
+type MissingDay struct {
+	Day int64
+	Err error
 }
 
 // Sort sorts series by their labels, so that results that depend on the order

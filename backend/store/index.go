@@ -34,7 +34,8 @@ type wantedRow struct {
 }
 
 // readIndex reads catalogs and pages: with a metric name in one round trip; without
-// one, metric names and catalogs first and the pages in a second round trip. Rows
+// one, metric names and catalogs first, then the buckets of label values that tell which
+// metrics can match, and the pages in a last round trip. Rows
 // that were read concurrently with the catalogs may be older than the catalogs, so
 // their lack of a cell does not prove its absence: see takeRows and
 // index.Generations.PublishedNames.
@@ -73,6 +74,9 @@ func (q *query) readIndex(ctx context.Context) error {
 		return err
 	}
 	wanted, err := q.rowsOfNames(ctx, parts)
+	if err == nil {
+		wanted, err = q.narrow(ctx, parts, wanted)
+	}
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ type Request struct {
 	Lookback time.Duration // 0 = the default
 	Class    queue.Class
 	Uncached bool // the results cache must not be used
+	Partial  bool // days of the long-term store that cannot be read are left out
 	// Timeout is the time that is left for the query when the request was sent; 0 = no limit.
 	Timeout time.Duration
 	// Alone is set for an evaluation whose last querier disappeared: the next one runs

@@ -84,6 +84,9 @@ func (r *Runner) context(ctx context.Context, req *evaluation.Request) (_ contex
 	if req.Uncached {
 		ctx = frontend.WithoutCache(ctx)
 	}
+	if req.Partial {
+		ctx = querier.WithPartial(ctx)
+	}
 	ctx = evaluation.WithClass(ctx, req.Class)
 	stop := func() {}
 	if t := req.Timeout; t > 0 {

@@ -76,7 +76,7 @@ func (e *engine) Stats() *stats.Statistics {
 func request() *evaluation.Request {
 	at := time.Unix(3600, 0)
 	return &evaluation.Request{Access: tenant.Access{Tenant: "acme", Policy: tenant.Unrestricted()}, Limits: limits.Default(), Text: "x",
-		Times: split.Times{Start: at, End: at}, Lookback: time.Second, Class: queue.Rule, Uncached: true, Timeout: time.Hour}
+		Times: split.Times{Start: at, End: at}, Lookback: time.Second, Class: queue.Rule, Uncached: true, Partial: true, Timeout: time.Hour}
 }
 
 // TestRun checks that a query has what one of a client has: tenant, limits, memory, class,
@@ -101,7 +101,7 @@ func TestRun(t *testing.T) {
 		t.Error("not the limits of the request")
 	case !ok || time.Until(deadline) < 59*time.Minute:
 		t.Errorf("deadline %v", deadline)
-	case !frontend.Uncached(e.ctx) || evaluation.ClassOf(e.ctx, true) != queue.Rule:
+	case !frontend.Uncached(e.ctx) || !querier.Partial(e.ctx) || evaluation.ClassOf(e.ctx, true) != queue.Rule:
 		t.Error("options of the request are lost")
 	case e.kind != "instant x 01:00:00" || e.opts.LookbackDelta() != time.Second:
 		t.Errorf("query %s, look-back %v", e.kind, e.opts.LookbackDelta())

@@ -33,9 +33,12 @@ type Options struct {
 	Endpoint string
 }
 
-// Limits of the client's own retries, within the caller's context.
+// Limits of the client's own retries, within the caller's context. Get and Stat are sent once:
+// package objects/retried repeats them. Writes are retried by the client, and so is each page of
+// a listing, since only the client can continue one.
 const (
 	retryFor  = 2 * time.Minute
+	pageTries = 4
 	chunkSize = 16 << 20 // bytes per upload request; a failed request is retried
 )
 
@@ -141,6 +144,14 @@ func failed(ctx context.Context, what, name string, err error) error {
 	return fmt.Errorf("cloud storage: %s %s: %w", what, name, err)
 }
 
+// Permanent reports whether an error of a read stays the same if the read is repeated: the
+// service has answered with a status that it does not return for a passing state of its own.
+func Permanent(err error) bool {
+	var api *googleapi.Error
+	return errors.As(err, &api) && api.Code >= 400 && api.Code < 500 &&
+		api.Code != http.StatusRequestTimeout && api.Code != http.StatusTooManyRequests
+}
+
 // Put implements objects.Store.
 func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
 	h, err := s.object(ctx, name)
@@ -170,7 +181,7 @@ func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects
 	}
 	var api *googleapi.Error
 	if errors.As(err, &api) && api.Code == http.StatusPreconditionFailed {
-		return s.existing(ctx, name, st.Size(), crc)
+		return s.existing(ctx, name, h, st.Size(), crc)
 	}
 	if errors.As(err, &api) && api.Code == http.StatusBadRequest {
 		return objects.Object{}, fmt.Errorf("put %s: %w: %w", name, objects.ErrInvalid, err)
@@ -189,8 +200,8 @@ func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects
 
 // existing returns the existing object if it has the given size and CRC, and ErrExists
 // otherwise.
-func (s *Store) existing(ctx context.Context, name string, size int64, crc uint32) (objects.Object, error) {
-	o, err := s.Stat(ctx, name)
+func (s *Store) existing(ctx context.Context, name string, h *storage.ObjectHandle, size int64, crc uint32) (objects.Object, error) {
+	o, err := s.attrs(ctx, name, h)
 	if err != nil {
 		return o, err
 	}
@@ -215,7 +226,7 @@ func (s *Store) Get(ctx context.Context, name string, off int64, n int) ([]byte,
 	if err := objects.CheckRange(off, n); err != nil {
 		return nil, fmt.Errorf("get %s: %w", name, err)
 	}
-	r, err := h.NewRangeReader(ctx, off, int64(n))
+	r, err := h.Retryer(storage.WithPolicy(storage.RetryNever)).NewRangeReader(ctx, off, int64(n))
 	if err != nil {
 		return nil, failed(ctx, "get", name, err)
 	}
@@ -239,6 +250,10 @@ func (s *Store) Stat(ctx context.Context, name string) (objects.Object, error) {
 	if err != nil {
 		return objects.Object{}, err
 	}
+	return s.attrs(ctx, name, h.Retryer(storage.WithPolicy(storage.RetryNever)))
+}
+
+func (s *Store) attrs(ctx context.Context, name string, h *storage.ObjectHandle) (objects.Object, error) {
 	a, err := h.Attrs(ctx)
 	if err != nil {
 		return objects.Object{}, failed(ctx, "describe", name, err)
@@ -255,7 +270,8 @@ func (s *Store) List(ctx context.Context, prefix string, visit func(objects.Obje
 	if err := q.SetAttrSelection([]string{"Name", "Size", "Created"}); err != nil {
 		return fmt.Errorf("cloud storage: list: %w", err)
 	}
-	it := s.bucket.Objects(ctx, q)
+	// Another handle, since Retryer changes the options of the one that it is called on.
+	it := s.client.Bucket(s.bucket.BucketName()).Retryer(storage.WithMaxAttempts(pageTries)).Objects(ctx, q)
 	for {
 		a, err := it.Next()
 		if errors.Is(err, iterator.Done) {

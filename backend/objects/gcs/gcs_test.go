@@ -13,6 +13,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/objects/objecttest"
+	"github.com/palliumhq/pallium/backend/objects/retried"
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
@@ -73,5 +74,30 @@ func TestNow(t *testing.T) {
 	srv.Close()
 	if got, err := s.Now(context.Background()); err == nil {
 		t.Errorf("Now() = %s for a service that does not respond", got)
+	}
+}
+
+// TestSentOnce checks that reads of objects are sent once, and pages of a listing up to four
+// times: the tries of package retried are not multiplied by those of the client.
+func TestSentOnce(t *testing.T) {
+	for code, permanent := range map[int]bool{http.StatusServiceUnavailable: false, http.StatusTooManyRequests: false,
+		http.StatusInternalServerError: false, http.StatusForbidden: true} {
+		sent := 0
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { sent++; w.WriteHeader(code) }))
+		defer srv.Close()
+		s, err := Open(t.Context(), Options{Bucket: "b", Endpoint: srv.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = s.Close() }()
+		_, getErr := s.Get(t.Context(), "l1/a", 0, 1)
+		_, statErr := s.Stat(t.Context(), "l1/a")
+		if sent != 2 || getErr == nil || statErr == nil || Permanent(getErr) != permanent || Permanent(statErr) != permanent {
+			t.Errorf("%d: sent %d times; %v; %v", code, sent, getErr, statErr)
+		}
+		sent = 0
+		if _, err := retried.New(s, retried.Options{Permanent: Permanent}).Get(t.Context(), "l1/a", 0, 1); err == nil || sent != map[bool]int{true: 1, false: 4}[permanent] {
+			t.Errorf("%d: retried: sent %d times, %v", code, sent, err)
+		}
 	}
 }

@@ -38,16 +38,18 @@ func (o Options) client() ([]option.ClientOption, error) {
 	if o.Project == "" || o.Instance == "" || o.Table == "" {
 		return nil, errors.New("bigtable: project, instance and table must be set")
 	}
-	sizes := option.WithGRPCDialOption(grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
+	out := []option.ClientOption{
+		option.WithGRPCDialOption(grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage))),
+		option.WithGRPCDialOption(grpc.WithChainStreamInterceptor(onlyOnce)),
+	}
 	if o.Emulator == "" {
-		out := []option.ClientOption{sizes}
 		if o.CredentialsFile != "" {
 			out = append(out, option.WithAuthCredentialsFile(option.ServiceAccount, o.CredentialsFile))
 		}
 		return out, nil
 	}
-	out := []option.ClientOption{sizes, option.WithEndpoint(o.Emulator), option.WithoutAuthentication(),
-		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials()))}
+	out = append(out, option.WithEndpoint(o.Emulator), option.WithoutAuthentication(),
+		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())))
 	for _, d := range o.dial {
 		out = append(out, option.WithGRPCDialOption(d))
 	}

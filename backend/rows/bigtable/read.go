@@ -1,6 +1,7 @@
 package bigtable
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -27,7 +28,8 @@ func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 	defer leave()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	// The client retries until its context is done, even without any response.
+	ctx, once := withOnce(ctx)
+	// A read waits until its context is done, even without any response.
 	timeout := time.AfterFunc(s.noResponseAfter, func() { cancel(errNoResponse) })
 	defer timeout.Stop()
 	if err := rows.CheckRead(ranges, f); err != nil {
@@ -60,7 +62,7 @@ func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 			return !stopped
 		}, opts...)
 		if err != nil {
-			return failed(ctx, "read rows", err)
+			return failed(ctx, "read rows", cmp.Or(once.failure(), err))
 		}
 		// The client may return nil although the context is done: if the context ended
 		// while the read was being stopped, and sometimes if it had ended before.

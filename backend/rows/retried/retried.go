@@ -1,0 +1,173 @@
+// Package retried provides a row store whose reads are retried and hedged; see package retry.
+// Writes are not: their callers have protocols for what failed.
+package retried
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/palliumhq/pallium/backend/retry"
+	"github.com/palliumhq/pallium/backend/rows"
+)
+
+// Kinds of reads, by what the time to the first row depends on.
+const (
+	few  = "rows_few"  // up to fewKeys single keys
+	many = "rows_many" // more single keys
+	scan = "scan"      // ranges
+)
+
+const fewKeys = 16
+
+// stall is how long a try waits for its first row. Bigtable's adapter ends a read that has no
+// further row after the same time.
+const stall = 20 * time.Second
+
+// Options configure a Store.
+type Options struct {
+	// Permanent reports whether an error of the adapter stays the same if the read is
+	// repeated, besides those of package rows; nil: none does.
+	Permanent  func(error) bool
+	Registerer prometheus.Registerer // nil: none
+}
+
+// Store retries and hedges the reads of a row store that does not retry them itself.
+type Store struct {
+	rows.Store
+	reads *retry.Reads
+}
+
+var _ rows.Store = (*Store)(nil)
+
+// New returns a Store for s.
+func New(s rows.Store, o Options) *Store {
+	permanent := func(err error) bool {
+		return errors.Is(err, rows.ErrInvalid) || errors.Is(err, rows.ErrClosed) || o.Permanent != nil && o.Permanent(err)
+	}
+	return &Store{Store: s, reads: retry.New(retry.Options{Store: "rows", Kinds: []string{few, many, scan},
+		Permanent: permanent, Registerer: o.Registerer})}
+}
+
+// ReadRows implements rows.Store. A read that fails after some rows continues after the last of
+// them; the four tries are counted from there, so that a long scan is not limited to three
+// failures. Only the first row is hedged.
+func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter, visit func(rows.Row) bool) error {
+	// A canceled try may still use the arguments when this call has returned.
+	ranges = slices.Clone(ranges)
+	f.Families, f.Qualifiers = slices.Clone(f.Families), slices.Clone(f.Qualifiers)
+	read := retry.Read{Kind: kind(ranges), Stall: stall}
+	for {
+		left, filter := ranges, f // which later tries change
+		st, release, err := retry.Do(ctx, s.reads, read, func(ctx context.Context) (*stream, error) { return s.open(ctx, left, filter) })
+		if err != nil {
+			return err
+		}
+		last, n, err := st.deliver(visit, release)
+		if err == nil || n == 0 || !s.reads.Helps(ctx, err) {
+			return err
+		}
+		if f.Rows > 0 {
+			if f.Rows -= n; f.Rows == 0 {
+				return nil
+			}
+		}
+		if ranges = after(ranges, last); len(ranges) == 0 {
+			return nil
+		}
+		if !retry.Pause(ctx, 1) {
+			return err
+		}
+	}
+}
+
+// kind returns the kind of a read.
+func kind(ranges []rows.Range) string {
+	for _, r := range ranges {
+		if r.End != r.Start+"\x00" {
+			return scan
+		}
+	}
+	if len(ranges) > fewKeys {
+		return many
+	}
+	return few
+}
+
+// after returns the parts of ranges behind a key.
+func after(ranges []rows.Range, key string) []rows.Range {
+	next := key + "\x00"
+	var out []rows.Range
+	for _, r := range ranges {
+		if r.End != "" && r.End <= next {
+			continue
+		}
+		out = append(out, rows.Range{Start: max(r.Start, next), End: r.End})
+	}
+	return out
+}
+
+// stream is a read that has its first row, or has ended. The rows are passed on, instead of
+// calling visit where they are read, so that only one try calls visit, and in the caller's
+// goroutine.
+type stream struct {
+	first *rows.Row // nil: there is none
+	rows  chan rows.Row
+	end   chan error // receives the result of the read, after its last row
+}
+
+// open starts a read, which runs until ctx is done, and waits for its first row.
+func (s *Store) open(ctx context.Context, ranges []rows.Range, f rows.Filter) (*stream, error) {
+	st := &stream{rows: make(chan rows.Row), end: make(chan error, 1)}
+	go func() {
+		err := s.Store.ReadRows(ctx, ranges, f, func(r rows.Row) bool {
+			select {
+			case st.rows <- r:
+				return true
+			case <-ctx.Done():
+				return false
+			}
+		})
+		if err == nil {
+			err = ctx.Err() // visit returned false, or the context ended later, which does not matter
+		}
+		st.end <- err
+	}()
+	select {
+	case r := <-st.rows:
+		st.first = &r
+		return st, nil
+	case err := <-st.end:
+		st.end <- err
+		return st, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// deliver calls visit for the rows. It returns the key of the last one and their number, and the
+// error of the read; nil if visit returned false. It calls release.
+func (st *stream) deliver(visit func(rows.Row) bool, release context.CancelFunc) (last string, n int, err error) {
+	defer release()
+	if st.first != nil {
+		if !visit(*st.first) {
+			return "", 1, nil
+		}
+		last, n = st.first.Key, 1
+	}
+	for {
+		select {
+		case r := <-st.rows:
+			last = r.Key // before visit, which owns the row
+			n++
+			if !visit(r) {
+				return last, n, nil
+			}
+		case err := <-st.end:
+			return last, n, err
+		}
+	}
+}
