@@ -63,7 +63,9 @@ type fakeStore struct {
 	stay    int // losses that only an operator can accept
 	asides  []store.AsideOf
 	err     error
-	reads   int // calls of Losses
+	reads   int           // calls of Losses
+	reading chan struct{} // if not nil, Losses sends to it and then receives from proceed
+	proceed chan struct{}
 	steps   *[]string
 }
 
@@ -87,6 +89,10 @@ func (f *fakeStore) MarkDamaged(_ context.Context, name, incarnation, _ string, 
 
 func (f *fakeStore) Losses(context.Context) ([]store.Lost, error) {
 	f.reads++
+	if f.reading != nil {
+		f.reading <- struct{}{}
+		<-f.proceed
+	}
 	return f.losses, f.err
 }
 

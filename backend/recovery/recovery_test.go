@@ -95,6 +95,50 @@ func TestLostDomains(t *testing.T) {
 	}
 }
 
+// TestLostTwice checks that an ingester without a zone that was lost twice counts as one
+// failure domain, which is that of its successor.
+func TestLostTwice(t *testing.T) {
+	s := newScene(t)
+	s.store.losses = []store.Lost{{Ingester: "b~lost-1", Window: store.Window{Day: 1}}, {Ingester: "b~lost-2", Window: store.Window{Day: 1}}}
+	if got, err := s.LostDomains(t.Context(), "acme", 86_400_000, 86_400_000); err != nil || !slices.Equal(got, []string{"b"}) {
+		t.Errorf("LostDomains() = %v, %v; want b", got, err)
+	}
+}
+
+// TestSlowLosses checks that a query does not wait longer than its own context allows while
+// another one waits for a slow store, and that a query after that reads the losses.
+func TestSlowLosses(t *testing.T) {
+	s := newScene(t)
+	s.store.reading, s.store.proceed = make(chan struct{}), make(chan struct{})
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := s.LostDomains(context.WithoutCancel(t.Context()), "acme", 0, 1)
+		first <- err
+	}()
+	<-s.store.reading
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	go func() {
+		_, err := s.LostDomains(ctx, "acme", 0, 1)
+		second <- err
+	}()
+	select {
+	case err := <-second:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("LostDomains with a canceled context = %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("a query waits for another query's read of a slow store, although its context is done")
+	}
+	close(s.store.proceed)
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+	if _, err := s.LostDomains(t.Context(), "acme", 0, 1); err != nil || s.store.reads != 1 {
+		t.Errorf("%v, %d reads; want one read", err, s.store.reads)
+	}
+}
+
 // TestRestore checks that Restore retries until all replicas have uploaded, and ends when
 // only an operator can accept the remaining loss.
 func TestRestore(t *testing.T) {
