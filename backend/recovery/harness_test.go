@@ -64,8 +64,7 @@ type fakeStore struct {
 	asides  []store.AsideOf
 	err     error
 	reads   int           // calls of Losses
-	reading chan struct{} // if not nil, Losses sends to it and then receives from proceed
-	proceed chan struct{}
+	proceed chan struct{} // if not nil, Losses waits until it is closed
 	steps   *[]string
 }
 
@@ -87,11 +86,14 @@ func (f *fakeStore) MarkDamaged(_ context.Context, name, incarnation, _ string, 
 	return f.err
 }
 
-func (f *fakeStore) Losses(context.Context) ([]store.Lost, error) {
+func (f *fakeStore) Losses(ctx context.Context) ([]store.Lost, error) {
 	f.reads++
-	if f.reading != nil {
-		f.reading <- struct{}{}
-		<-f.proceed
+	if f.proceed != nil {
+		select {
+		case <-f.proceed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	return f.losses, f.err
 }

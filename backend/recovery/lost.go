@@ -44,6 +44,8 @@ func (r *Recovery) LostDomains(ctx context.Context, id tenant.ID, mint, maxt int
 
 // recentLosses returns the losses as they were at most lossesFor ago. One caller reads
 // them from the store; the others wait for it, each at most until its own context is done.
+// A read that takes longer than lossesFor fails: an ingester that was marked as lost
+// since then may already be replaced by one without its samples.
 func (r *Recovery) recentLosses(ctx context.Context) ([]store.Lost, error) {
 	if list, ok := r.cachedLosses(); ok {
 		return list, nil
@@ -57,10 +59,12 @@ func (r *Recovery) recentLosses(ctx context.Context) ([]store.Lost, error) {
 	if list, ok := r.cachedLosses(); ok { // another caller has read them
 		return list, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, lossesFor)
+	defer cancel()
 	now := time.Now()
 	list, err := r.o.Store.Losses(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read the losses of ingesters: %w", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/palliumhq/pallium/backend/ingester"
@@ -105,38 +106,45 @@ func TestLostTwice(t *testing.T) {
 	}
 }
 
-// TestSlowLosses checks that a query does not wait longer than its own context allows while
-// another one waits for a slow store, and that a query after that reads the losses.
+// TestSlowLosses checks that one of several queries reads the losses from a slow store, that
+// the others wait for it at most until their own contexts are done, and that a read that
+// takes too long fails.
 func TestSlowLosses(t *testing.T) {
-	s := newScene(t)
-	s.store.reading, s.store.proceed = make(chan struct{}), make(chan struct{})
-	first, second := make(chan error, 1), make(chan error, 1)
-	go func() {
-		_, err := s.LostDomains(context.WithoutCancel(t.Context()), "acme", 0, 1)
-		first <- err
-	}()
-	<-s.store.reading
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	go func() {
-		_, err := s.LostDomains(ctx, "acme", 0, 1)
-		second <- err
-	}()
-	select {
-	case err := <-second:
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("LostDomains with a canceled context = %v", err)
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		s.store.proceed = make(chan struct{})
+		query := func(ctx context.Context) chan error {
+			done := make(chan error, 1)
+			go func() {
+				_, err := s.LostDomains(ctx, "acme", 0, 1)
+				done <- err
+			}()
+			synctest.Wait()
+			return done
 		}
-	case <-time.After(30 * time.Second):
-		t.Error("a query waits for another query's read of a slow store, although its context is done")
-	}
-	close(s.store.proceed)
-	if err := <-first; err != nil {
-		t.Error(err)
-	}
-	if _, err := s.LostDomains(t.Context(), "acme", 0, 1); err != nil || s.store.reads != 1 {
-		t.Errorf("%v, %d reads; want one read", err, s.store.reads)
-	}
+		first, second := query(t.Context()), query(t.Context())
+		ctx, cancel := context.WithCancel(t.Context())
+		third := query(ctx)
+		cancel()
+		synctest.Wait()
+		select {
+		case err := <-third:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("LostDomains with a canceled context = %v", err)
+			}
+		default:
+			t.Error("a query waits for the read of another one although its context is done")
+		}
+		close(s.store.proceed)
+		if err := errors.Join(<-first, <-second); err != nil || s.store.reads != 1 {
+			t.Errorf("%v, %d reads; want one read", err, s.store.reads)
+		}
+		s.readAt, s.store.proceed = time.Time{}, make(chan struct{})
+		began := time.Now()
+		if err := <-query(t.Context()); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > lossesFor {
+			t.Errorf("a slow read ended after %s with %v", time.Since(began), err)
+		}
+	})
 }
 
 // TestRestore checks that Restore retries until all replicas have uploaded, and ends when
