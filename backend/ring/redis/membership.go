@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -269,20 +268,6 @@ func (m *Membership) Untrusted(id string) bool {
 	_, member := m.members[id]
 	_, bad := m.untrusted[id]
 	return bad && !member
-}
-
-// UntrustedIDs returns the IDs of all instances for which Untrusted is true, sorted.
-func (m *Membership) UntrustedIDs() []string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var out []string
-	for id := range m.untrusted {
-		if _, member := m.members[id]; !member {
-			out = append(out, id)
-		}
-	}
-	slices.Sort(out)
-	return out
 }
 
 // keepRemovals is how long a removal is stored in Redis: longer than a process may be
