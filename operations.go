@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/control"
@@ -163,34 +162,6 @@ func (m *membership) compactAnywhere(ctx context.Context, expire bool) (compacto
 	return compactor.Report{}, errs
 }
 
-// AcceptLoss implements operator.Backend. The lost ingesters need not be running. Without
-// replication, ingesters themselves record samples lost with their log, so these are called.
-func (o operations) AcceptLoss(ctx context.Context, day int64) (int, error) {
-	n, err := o.b.longTerm.AcceptLoss(ctx, day)
-	if err != nil {
-		return n, err
-	}
-	lost, err := o.acceptLogLoss(ctx, day)
-	return n + lost, unavailable(err)
-}
-
-func (o operations) acceptLogLoss(ctx context.Context, day int64) (int, error) {
-	m := o.b.cluster
-	if m == nil {
-		return o.b.ingester.AcceptLoss(day)
-	}
-	if m.replication > 1 {
-		return 0, nil // replicas have the samples
-	}
-	var accepted atomic.Int64
-	err := m.eachIngester(ctx, func(ctx context.Context, p *rpc.Peer) error {
-		n, err := p.AcceptLoss(ctx, day)
-		accepted.Add(int64(n))
-		return err
-	})
-	return int(accepted.Load()), err
-}
-
 // l0Gone is how long after a tenant's deletion level 0 packs, which have samples of many
 // tenants, may still have samples of the deleted one: until they are compacted, plus a week.
 const l0Gone = 9 * 24 * time.Hour
@@ -266,21 +237,11 @@ func (o clusterOperations) Members(ctx context.Context) ([]operator.Member, erro
 	if err != nil {
 		return nil, err
 	}
-	return o.m.list(r), nil
-}
-
-// Losses implements operator.Ring.
-func (o clusterOperations) Losses(ctx context.Context) ([]operator.Loss, error) {
-	return operations{b: o.b}.losses(ctx)
-}
-
-func (o operations) losses(ctx context.Context) ([]operator.Loss, error) {
-	losses, err := o.b.longTerm.Losses(ctx)
-	var out []operator.Loss
-	for _, l := range losses {
-		out = append(out, operator.Loss{Ingester: l.Ingester, Zone: l.Zone, Day: l.Window.Day, Window: l.Window.Number})
+	list := o.m.list(r)
+	for _, id := range o.m.members.UntrustedIDs() {
+		list = append(list, operator.Member{ID: id, State: operator.Untrusted, Roles: []string{}})
 	}
-	return out, err
+	return list, nil
 }
 
 // Forget implements operator.Ring.

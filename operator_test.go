@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/palliumhq/pallium/authn/apikey"
+	"github.com/palliumhq/pallium/backend/ingester"
+	"github.com/palliumhq/pallium/gateway/admin/operator"
 )
 
 // TestCommands checks that operators' commands behave like the rest of the admin API: format
@@ -31,6 +34,8 @@ func TestCommands(t *testing.T) {
 		{"POST", "/flush?wait=true&instance=ingester-1", 200, `"status":"done"`},
 		{"POST", "/compact?expire=some", 400, `expire must be`},
 		{"POST", "/compact/accept-loss?day=x", 400, "day must be"},
+		{"POST", "/compact/accept-loss?day=20000", 404, "no samples of day 20000 are lost"},
+		{"GET", "/losses", 200, `{"items":[]}`},
 		{"GET", "/erasures/none", 404, "not a deleted tenant"},
 		{"POST", "/aside/drop?day=x", 400, "is not the number of a UTC day"},
 		{"GET", "/status", 200, `"tenant":"acme","series":1`},
@@ -60,6 +65,22 @@ func TestCommands(t *testing.T) {
 	}
 	if code, text := p.do("GET", p.admin+"/", p.token, nil); code != 200 || !strings.Contains(text, "<td>acme</td>") || !strings.Contains(text, "<h2>Compactor</h2>") {
 		t.Errorf("page: %d %s", code, text)
+	}
+}
+
+// TestLogLosses checks that samples lost with a log are listed by the windows that they are
+// in, each window of a tenant once.
+func TestLogLosses(t *testing.T) {
+	const day, hour = 86_400_000, 3_600_000
+	got := logLosses(ingester.Stats{ID: "i", Lost: []ingester.LostStats{
+		{Tenant: "a", Day: 1, MinTime: day + hour, MaxTime: day + 4*hour},
+		{Tenant: "b", Day: 1, MinTime: 2*day - 1, MaxTime: 2*day - 1},
+		{Tenant: "b", Day: 2, MinTime: 2 * day, MaxTime: 2*day + 2*hour - 1},
+	}})
+	want := []operator.Loss{{Ingester: "i", Tenant: "a", Day: 1, Window: 0}, {Ingester: "i", Tenant: "a", Day: 1, Window: 1},
+		{Ingester: "i", Tenant: "a", Day: 1, Window: 2}, {Ingester: "i", Tenant: "b", Day: 1, Window: 11}, {Ingester: "i", Tenant: "b", Day: 2, Window: 0}}
+	if !slices.Equal(got, want) {
+		t.Errorf("losses %+v, want %+v", got, want)
 	}
 }
 

@@ -49,7 +49,7 @@ type clusterStatus struct {
 	Processes []processStatus   `json:"processes"` // those with a role that has a status
 	Members   []operator.Member `json:"members,omitempty"`
 	RingError string            `json:"ringError,omitempty"`
-	// Losses are windows of which lost ingesters may have had the only copy of samples.
+	// Losses are windows with samples that are lost or that only lost ingesters may have had.
 	Losses []operator.Loss `json:"losses,omitempty"`
 }
 
@@ -58,11 +58,18 @@ const statusTimeout = 5 * time.Second
 
 // Status implements operator.Backend: it reads the status of all processes that have one.
 func (o operations) Status(ctx context.Context) (json.RawMessage, error) {
+	var status clusterStatus
+	losses, err := o.lostIngesters(ctx)
 	if o.b.cluster == nil {
-		return json.Marshal(clusterStatus{Processes: []processStatus{o.b.ownStatus()}})
+		status.Processes = []processStatus{o.b.ownStatus()}
+	} else {
+		status = o.b.cluster.status(ctx)
 	}
-	status := o.b.cluster.status(ctx)
-	losses, err := o.losses(ctx)
+	for _, p := range status.Processes {
+		if p.Ingester != nil {
+			losses = append(losses, logLosses(*p.Ingester)...)
+		}
+	}
 	if status.Losses = losses; err != nil {
 		status.RingError = strings.TrimPrefix(status.RingError+"; losses could not be read: "+err.Error(), "; ")
 	}

@@ -193,7 +193,7 @@ func (g *Gateway) Reject(w http.ResponseWriter, r *http.Request, why *conn.Rejec
 		x.route = rt
 	}
 	x.rec.kind = x.route.Kind
-	x.rec.reject(&rejection{status: why.Status, reason: why.Reason, text: why.Text})
+	x.rec.reject(&rejection{status: why.Status, reason: why.Reason, text: why.Text, retry: why.Retry})
 }
 
 // find checks that the request is unambiguous, and sets its route.

@@ -104,7 +104,7 @@ func (x *exchange) serveBuildInfo() *rejection {
 func (x *exchange) serveReady() *rejection {
 	if x.g.ready != nil {
 		if err := x.g.ready(x.r.Context()); err != nil {
-			return &rejection{status: http.StatusServiceUnavailable, reason: "not_ready", text: "not ready", detail: err}
+			return &rejection{status: http.StatusServiceUnavailable, reason: "not_ready", text: "not ready", retry: 5 * time.Second, detail: err}
 		}
 	}
 	return x.text("ready")

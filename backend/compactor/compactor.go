@@ -330,13 +330,13 @@ func (c *Compactor) ended(day int64) bool {
 
 // mustWait returns why a day may not be compacted now, or "". A day is compacted when it
 // has ended and no ingester has pending uploads of it. Lost ingesters are ignored if they
-// are all in one zone, or if there is only one: then replicas have every acknowledged
-// sample. Late intents are ignored: late samples go into a later generation.
+// are all in one zone, or if there is only one, however often it was lost: then replicas
+// have every acknowledged sample. Late intents are ignored: late samples go into a later generation.
 func (c *Compactor) mustWait(d *store.DayWork) string {
 	if !c.ended(d.Day) {
 		return "the day has not ended"
 	}
-	lost := map[string]string{} // ingester → zone
+	lost := map[string]string{} // ingester (without its incarnation) → zone
 	for _, in := range d.Intents {
 		if in.Late {
 			continue
@@ -344,7 +344,7 @@ func (c *Compactor) mustWait(d *store.DayWork) string {
 		if !store.IsLost(in.Ingester) {
 			return fmt.Sprintf("ingester %s has not uploaded window %d yet", in.Ingester, in.Window)
 		}
-		lost[in.Ingester] = in.Zone
+		lost[store.InstanceOf(in.Ingester)] = in.Zone
 	}
 	zones := map[string]bool{}
 	for ingester, zone := range lost {

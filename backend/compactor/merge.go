@@ -22,7 +22,8 @@ import (
 type input struct {
 	name string
 	scan *pack.Scanner
-	// gone returns the intervals of a series that deletions after this run deleted.
+	// gone returns the intervals of a series whose samples were deleted after this run was
+	// written.
 	gone func(labels.Labels) []series.Interval
 }
 
@@ -119,9 +120,9 @@ func (m *merger) take(ctx context.Context, r *input) error {
 	return nil
 }
 
-// add adds a chunk, unless it is a byte-for-byte copy of another replica's: nearly all
-// chunks are, and dropping them here saves sorting them. Only the last 1000 chunks are
-// compared; join drops the remaining copies.
+// add adds a chunk, unless it is a byte-for-byte copy of another replica's chunk. Nearly
+// all chunks are such copies, and need not be sorted if they are dropped here. Only the
+// last 1000 chunks are compared; join drops the remaining copies.
 func (m *merger) add(c *series.Chunk) {
 	const searched = 1000
 	for i := len(m.chunks) - 1; i >= max(0, len(m.chunks)-searched); i-- {

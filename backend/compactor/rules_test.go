@@ -113,6 +113,9 @@ func TestWhenToPublish(t *testing.T) {
 		{"one lost, one pending", ended, []store.IntentOf{intent("lost1", false), intent("i1", false)}, "i1 has not uploaded"},
 		{"two lost of one zone", ended, []store.IntentOf{intent("lost1", false), intent("lost1b", false)}, ""},
 		{"two lost of two zones", ended, []store.IntentOf{intent("lost1", false), intent("lost2", false)}, "pallium loss accept"},
+		{"one lost twice, without zones", ended, []store.IntentOf{intent("lostx", false), intent("lostx again", false)}, ""},
+		{"three losses of two ingesters", ended, []store.IntentOf{intent("lostx", false), intent("lostx again", false), intent("losty", false)},
+			"2 ingesters of different zones"},
 		{"two lost without zones", ended, []store.IntentOf{intent("lostx", false), intent("losty", false)}, "pallium loss accept"},
 	} {
 		comp := New(Options{Now: func() time.Time { return c.now }})
@@ -124,6 +127,8 @@ func TestWhenToPublish(t *testing.T) {
 				in.Ingester, in.Zone = in.Ingester+"~lost-1", "z2"
 			case "lostx", "losty":
 				in.Ingester += "~lost-1"
+			case "lostx again":
+				in.Ingester = "lostx~lost-2"
 			}
 		}
 		if got := comp.mustWait(&store.DayWork{Day: testDay, Intents: c.intents}); (got == "") != (c.wait == "") || !strings.Contains(got, c.wait) {

@@ -21,6 +21,13 @@ func LostName(ingester, incarnation string) string { return ingester + lostMark 
 // IsLostOf reports whether name is that of a lost incarnation of the ingester.
 func IsLostOf(name, ingester string) bool { return strings.HasPrefix(name, ingester+lostMark) }
 
+// InstanceOf returns the ID of an ingester by its name in an intent or record, which for a
+// lost incarnation was made by LostName.
+func InstanceOf(name string) string {
+	id, _, _ := strings.Cut(name, lostMark)
+	return id
+}
+
 // IsLost reports whether the ingester of an intent was lost, so that it will not upload
 // the window and clear the intent.
 func IsLost(ingester string) bool { return strings.Contains(ingester, lostMark) }

@@ -90,8 +90,14 @@ func TestAcceptedLossStaysAccepted(t *testing.T) {
 	if err := b.readError("a"); !errors.Is(err, series.ErrLost) {
 		t.Fatalf("the loss is not reported: %v", err)
 	}
+	if lost := b.ing.Stats().Lost; len(lost) != 1 || lost[0] != (LostStats{Tenant: "a", Day: series.Day(now), MinTime: now + 1, MaxTime: now + 1}) {
+		t.Errorf("lost samples in the status: %+v, want those of one millisecond", lost)
+	}
 	if n, err := b.ing.AcceptLoss(series.Day(now)); n != 1 || err != nil {
 		t.Fatal(n, err)
+	}
+	if lost := b.ing.Stats().Lost; len(lost) != 0 {
+		t.Errorf("the status has an accepted loss: %+v", lost)
 	}
 	for _, when := range []string{"with the log", "after the seal"} {
 		b.crash()

@@ -99,6 +99,28 @@ func (l *lossSet) check(id tenant.ID, mint, maxt int64) error {
 	return nil
 }
 
+// LostStats describes samples of a tenant and UTC day that were lost with damaged records
+// of the write-ahead log.
+type LostStats struct {
+	Tenant  tenant.ID `json:"tenant"`
+	Day     int64     `json:"day"`     // since 1970
+	MinTime int64     `json:"minTime"` // Unix milliseconds
+	MaxTime int64     `json:"maxTime"` // Unix milliseconds, inclusive
+}
+
+// stats returns the losses that are not accepted.
+func (l *lossSet) stats() []LostStats {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	var out []LostStats
+	for i := range l.list {
+		if o := &l.list[i]; !o.Accepted {
+			out = append(out, LostStats{Tenant: o.Tenant, Day: o.Day, MinTime: o.MinTime, MaxTime: o.MaxTime})
+		}
+	}
+	return out
+}
+
 // AcceptLoss accepts the loss of the samples of a UTC day that were lost with the
 // log, so that queries for them no longer fail. It returns the number of tenants
 // with such losses.

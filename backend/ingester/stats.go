@@ -153,6 +153,9 @@ type Stats struct {
 	Tenants   []TenantStats `json:"tenants"` // by number of series, descending
 	Packs     []PackStats   `json:"packs"`   // newest first
 	Segment   int           `json:"segment"` // current segment of the write-ahead log
+	// Lost are samples that were lost with damaged records of the write-ahead log and
+	// whose loss no operator has accepted: queries for them fail.
+	Lost []LostStats `json:"lost,omitempty"`
 }
 
 // SeriesCount returns the number of a tenant's series that count for its limit:
@@ -167,7 +170,7 @@ func (ing *Ingester) SeriesCount(id tenant.ID) int {
 
 // Stats returns the current state of the ingester.
 func (ing *Ingester) Stats() Stats {
-	s := Stats{ID: ing.opts.ID, HeadBytes: ing.account.bytes.Load(), Segment: ing.log.Segment()}
+	s := Stats{ID: ing.opts.ID, HeadBytes: ing.account.bytes.Load(), Segment: ing.log.Segment(), Lost: ing.losses.stats()}
 	for _, th := range ing.heads() {
 		s.Tenants = append(s.Tenants,
 			TenantStats{Tenant: th.id, Series: th.active(), Bytes: th.bytes.Load(), MinTime: th.minTime.Load(), MaxTime: th.maxTime.Load()})

@@ -63,7 +63,8 @@ type fakeStore struct {
 	stay    int // losses that only an operator can accept
 	asides  []store.AsideOf
 	err     error
-	reads   int // calls of Losses
+	reads   int           // calls of Losses
+	proceed chan struct{} // if not nil, Losses waits until it is closed
 	steps   *[]string
 }
 
@@ -85,8 +86,15 @@ func (f *fakeStore) MarkDamaged(_ context.Context, name, incarnation, _ string, 
 	return f.err
 }
 
-func (f *fakeStore) Losses(context.Context) ([]store.Lost, error) {
+func (f *fakeStore) Losses(ctx context.Context) ([]store.Lost, error) {
 	f.reads++
+	if f.proceed != nil {
+		select {
+		case <-f.proceed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	return f.losses, f.err
 }
 

@@ -27,25 +27,57 @@ const (
 // windows that overlap the range (Unix milliseconds, inclusive) and that replicas have
 // not uploaded yet. Only losses that concern the tenant are considered.
 func (r *Recovery) LostDomains(ctx context.Context, id tenant.ID, mint, maxt int64) ([]string, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	// Real time, not the injected clock: this is the age of the cached losses.
-	if now := time.Now(); r.readAt.IsZero() || now.Sub(r.readAt) > lossesFor {
-		list, err := r.o.Store.Losses(ctx)
-		if err != nil {
-			return nil, err
-		}
-		r.losses, r.readAt = list, now
+	list, err := r.recentLosses(ctx)
+	if err != nil {
+		return nil, err
 	}
 	var out []string
-	for i := range r.losses {
-		l := &r.losses[i]
-		in := ring.Instance{ID: l.Ingester, Zone: l.Zone}
+	for i := range list {
+		l := &list[i]
+		in := ring.Instance{ID: store.InstanceOf(l.Ingester), Zone: l.Zone}
 		if l.Overlaps(mint, maxt) && (l.Tenant == "" || l.Tenant == id) && !slices.Contains(out, in.Domain()) {
 			out = append(out, in.Domain())
 		}
 	}
 	return out, nil
+}
+
+// recentLosses returns the losses as they were at most lossesFor ago. One caller reads
+// them from the store; the others wait for it, each at most until its own context is done.
+// A read that takes longer than lossesFor fails: an ingester that was marked as lost
+// since then may already be replaced by one without its samples.
+func (r *Recovery) recentLosses(ctx context.Context) ([]store.Lost, error) {
+	if list, ok := r.cachedLosses(); ok {
+		return list, nil
+	}
+	select {
+	case r.reading <- struct{}{}:
+		defer func() { <-r.reading }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the losses of ingesters: %w", ctx.Err())
+	}
+	if list, ok := r.cachedLosses(); ok { // another caller has read them
+		return list, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lossesFor)
+	defer cancel()
+	now := time.Now()
+	list, err := r.o.Store.Losses(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the losses of ingesters: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.losses, r.readAt = list, now
+	return list, nil
+}
+
+// cachedLosses returns the losses that were read last, unless they are too old. Their age
+// is in real time, not by the injected clock.
+func (r *Recovery) cachedLosses() ([]store.Lost, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.losses, !r.readAt.IsZero() && time.Since(r.readAt) <= lossesFor
 }
 
 // MarkPredecessor marks the pending windows of an earlier ingester of the same name as

@@ -97,6 +97,8 @@ type Options struct {
 type Recovery struct {
 	o Options
 
+	reading chan struct{} // has one element while a goroutine reads the losses
+
 	mu     sync.Mutex
 	losses []store.Lost
 	readAt time.Time // when losses were read from the store
@@ -110,7 +112,7 @@ func New(o Options) *Recovery {
 	if o.Wait == nil {
 		o.Wait = wait
 	}
-	return &Recovery{o: o}
+	return &Recovery{o: o, reading: make(chan struct{}, 1)}
 }
 
 func wait(ctx context.Context, d time.Duration) error {

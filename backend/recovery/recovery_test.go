@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/palliumhq/pallium/backend/ingester"
@@ -93,6 +94,57 @@ func TestLostDomains(t *testing.T) {
 	if _, err := s.LostDomains(t.Context(), "acme", 0, day); !errors.Is(err, errDown) {
 		t.Errorf("LostDomains with an expired cache and a failing store = %v, want errDown", err)
 	}
+}
+
+// TestLostTwice checks that an ingester without a zone that was lost twice counts as one
+// failure domain, which is that of its successor.
+func TestLostTwice(t *testing.T) {
+	s := newScene(t)
+	s.store.losses = []store.Lost{{Ingester: "b~lost-1", Window: store.Window{Day: 1}}, {Ingester: "b~lost-2", Window: store.Window{Day: 1}}}
+	if got, err := s.LostDomains(t.Context(), "acme", 86_400_000, 86_400_000); err != nil || !slices.Equal(got, []string{"b"}) {
+		t.Errorf("LostDomains() = %v, %v; want b", got, err)
+	}
+}
+
+// TestSlowLosses checks that one of several queries reads the losses from a slow store, that
+// the others wait for it at most until their own contexts are done, and that a read that
+// takes too long fails.
+func TestSlowLosses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		s.store.proceed = make(chan struct{})
+		query := func(ctx context.Context) chan error {
+			done := make(chan error, 1)
+			go func() {
+				_, err := s.LostDomains(ctx, "acme", 0, 1)
+				done <- err
+			}()
+			synctest.Wait()
+			return done
+		}
+		first, second := query(t.Context()), query(t.Context())
+		ctx, cancel := context.WithCancel(t.Context())
+		third := query(ctx)
+		cancel()
+		synctest.Wait()
+		select {
+		case err := <-third:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("LostDomains with a canceled context = %v", err)
+			}
+		default:
+			t.Error("a query waits for the read of another one although its context is done")
+		}
+		close(s.store.proceed)
+		if err := errors.Join(<-first, <-second); err != nil || s.store.reads != 1 {
+			t.Errorf("%v, %d reads; want one read", err, s.store.reads)
+		}
+		s.readAt, s.store.proceed = time.Time{}, make(chan struct{})
+		began := time.Now()
+		if err := <-query(t.Context()); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > lossesFor {
+			t.Errorf("a slow read ended after %s with %v", time.Since(began), err)
+		}
+	})
 }
 
 // TestRestore checks that Restore retries until all replicas have uploaded, and ends when

@@ -222,8 +222,9 @@ func (r *Ring) clashes(chosen []int32, at int32) bool {
 }
 
 // Shares returns, for each position in Instances, the fraction of all series that the
-// ingester has a replica of: 1 means every series. The sum is n. The share of an
-// instance that is not Active is 0.
+// ingester has a replica of: 1 means every series. The sum is n, or the number of
+// failure domains with an Active instance if that is less. The share of an instance that
+// is not Active is 0.
 func (r *Ring) Shares(n int) []float64 {
 	out := make([]float64, len(r.instances))
 	position := map[*Instance]int{}
@@ -233,10 +234,9 @@ func (r *Ring) Shares(n int) []float64 {
 	var found []*Instance
 	for i, p := range r.tokens {
 		before := r.tokens[(i+len(r.tokens)-1)%len(r.tokens)].token
-		width := p.token - before // wraps around like the ring
+		width := uint64(p.token - before) // wraps around like the ring
 		if len(r.tokens) == 1 {
-			out[p.instance] = 1
-			return out
+			width = 1 << 32
 		}
 		found, _ = r.Replicas(p.token, n, found)
 		for _, in := range found {

@@ -60,6 +60,27 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// TestSharesOfFewTokens checks the shares in rings with one token, or with fewer active
+// instances than replicas.
+func TestSharesOfFewTokens(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		instances []Instance
+		replicas  int
+		want      []float64
+	}{
+		{"one token", []Instance{{ID: "a", State: Active, Tokens: []uint32{7}}}, 1, []float64{1}},
+		{"one token, three replicas", []Instance{{ID: "a", State: Active, Tokens: []uint32{7}}}, 3, []float64{1}},
+		{"one token of an instance that leaves", []Instance{{ID: "a", State: Leaving, Tokens: []uint32{7}}}, 1, []float64{0}},
+		{"two halves", []Instance{{ID: "a", State: Active, Tokens: []uint32{0}}, {ID: "b", State: Active, Tokens: []uint32{1 << 31}}}, 1, []float64{0.5, 0.5}},
+		{"one of two leaves", []Instance{{ID: "a", State: Active, Tokens: []uint32{0}}, {ID: "b", State: Leaving, Tokens: []uint32{1 << 31}}}, 2, []float64{1, 0}},
+	} {
+		if got := New(c.instances).Shares(c.replicas); !slices.Equal(got, c.want) {
+			t.Errorf("%s: shares %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
 // spread returns the largest relative difference of an instance's share from the mean of
 // its zone.
 func spread(t *testing.T, m []Instance, replicas int) float64 {

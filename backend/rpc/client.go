@@ -51,8 +51,9 @@ const (
 	// response takes dialTimeout anyway.
 	maxRedialGap = 400 * time.Millisecond
 	firstRedial  = 100 * time.Millisecond
-	// pauseAfter is the number of consecutive timeouts of calls after which no pushes are
-	// sent to a peer for pauseFor. Reads still call it: they hedge.
+	// pauseAfter is the number of consecutive timeouts of pushes after which no pushes are
+	// sent to a peer for pauseFor. Reads still call it: they hedge. They do not count: a
+	// tenant chooses the timeout of its queries.
 	pauseAfter = 5
 	pauseFor   = 2 * time.Second
 )
@@ -123,7 +124,7 @@ type Peer struct {
 	frontend  wire.FrontendClient
 
 	mu       sync.Mutex
-	timeouts int       // consecutive
+	timeouts int       // of pushes, consecutive
 	paused   time.Time // when the peer was last paused or probed
 }
 
@@ -131,7 +132,7 @@ type Peer struct {
 // connect to.
 var errNoAddress = errors.New("no address: the member's ring entry has no recent heartbeat")
 
-var errPaused = fmt.Errorf("%w: its last calls timed out", wire.ErrUnavailable)
+var errPaused = fmt.Errorf("%w: the last pushes to it timed out", wire.ErrUnavailable)
 
 // healthy returns an error while no pushes may be sent to the peer.
 func (p *Peer) healthy() error {
@@ -146,8 +147,11 @@ func (p *Peer) healthy() error {
 	return nil
 }
 
-// note records the result of a call for healthy and returns its decoded error.
-func (p *Peer) note(ctx context.Context, err error) error {
+// note returns the decoded error of a call that is not a push.
+func (p *Peer) note(_ context.Context, err error) error { return wire.Error(err) }
+
+// pushed records the result of a push for healthy and returns its decoded error.
+func (p *Peer) pushed(ctx context.Context, err error) error {
 	err = wire.Error(err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -169,7 +173,7 @@ func (p *Peer) Push(ctx context.Context, push *wire.Push) (wire.PushResponse, er
 		return resp, err
 	}
 	err := p.conn.Invoke(announce(ctx, push), pushMethod, push, &resp)
-	return resp, p.note(ctx, pushError(err))
+	return resp, p.pushed(ctx, pushError(err))
 }
 
 // pushMethod is the name of the method Push. It is invoked by name because the generated

@@ -22,6 +22,8 @@ import (
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -311,6 +313,33 @@ func TestPlainText(t *testing.T) {
 	}
 }
 
+// TestReadsDoNotPause checks that reads that time out do not pause the pushes to a peer: a
+// tenant chooses the timeout of its queries.
+func TestReadsDoNotPause(t *testing.T) {
+	conn, err := grpc.NewClient("passthrough:///127.0.0.1:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	p := &Peer{conn: conn, ingester: wire.NewIngesterClient(conn)}
+	short, cancel := context.WithDeadline(ctx, time.Now())
+	defer cancel()
+	for range 2 * pauseAfter {
+		if _, _, err := p.Select(short, series.Request{Tenant: "a"}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+	}
+	if err := p.healthy(); err != nil {
+		t.Errorf("after reads that timed out: %v", err)
+	}
+	for range pauseAfter {
+		_, _ = p.Push(short, &wire.Push{})
+	}
+	if p.healthy() == nil {
+		t.Error("pushes that timed out do not pause the peer")
+	}
+}
+
 // TestPaused checks that no pushes are sent for a while to a peer whose calls time out, and
 // that one push then probes it.
 func TestPaused(t *testing.T) {
@@ -326,7 +355,7 @@ func TestPaused(t *testing.T) {
 		if err := p.healthy(); err != nil {
 			t.Fatal(err)
 		}
-		_ = p.note(short, context.DeadlineExceeded)
+		_ = p.pushed(short, context.DeadlineExceeded)
 	}
 	if err := p.healthy(); !errors.Is(err, wire.ErrUnavailable) {
 		t.Errorf("after %d timeouts: %v", pauseAfter, err)
@@ -335,7 +364,7 @@ func TestPaused(t *testing.T) {
 	if p.healthy() != nil || p.healthy() == nil {
 		t.Error("want exactly one push to probe the peer")
 	}
-	_ = p.note(ctx, nil)
+	_ = p.pushed(ctx, nil)
 	if err := p.healthy(); err != nil {
 		t.Errorf("after a successful call: %v", err)
 	}

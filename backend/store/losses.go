@@ -9,7 +9,7 @@ import (
 
 // ClearLosses deletes the intents of lost ingesters for each window that is not
 // pending on any other ingester and was not also lost by an ingester of another
-// zone: a replica had every acknowledged sample of such a window and has uploaded
+// zone (or, without zones, by another ingester): a replica had every acknowledged sample of such a window and has uploaded
 // it. Intents younger than before (Unix milliseconds) are kept. It returns the
 // number of intents deleted.
 func (s *Store) ClearLosses(ctx context.Context, before int64) (int, error) {
@@ -67,6 +67,6 @@ func recovered(d *index.DayWork, lost index.IntentOf, uploaded bool) bool {
 		if !index.IsLost(o.Ingester) {
 			return !uploaded
 		}
-		return o.Zone != lost.Zone || o.Zone == ""
+		return o.Zone != lost.Zone || o.Zone == "" && index.InstanceOf(o.Ingester) != index.InstanceOf(lost.Ingester)
 	})
 }

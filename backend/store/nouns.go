@@ -37,3 +37,7 @@ func WindowOf(t int64) Window { return index.WindowOf(t) }
 
 // IsLost reports whether the ingester of an intent was lost.
 func IsLost(ingester string) bool { return index.IsLost(ingester) }
+
+// InstanceOf returns the ID of the ingester of an intent, without the mark of a lost
+// incarnation.
+func InstanceOf(ingester string) string { return index.InstanceOf(ingester) }

@@ -72,6 +72,25 @@ func TestDamagedLog(t *testing.T) {
 	}
 }
 
+// TestLostTwice checks that the loss of an ingester without a zone is cleared although it
+// was lost with the same window before, but not if another ingester was.
+func TestLostTwice(t *testing.T) {
+	x := storetest.New(t, storetest.Ports{})
+	w := store.Window{Day: storetest.Day, Number: 1}
+	for _, incarnation := range []string{"1", "2"} {
+		x.Must(nil, x.Store.MarkDamaged(t.Context(), "i1", incarnation, "", []store.Window{w}))
+	}
+	if left, err := x.Store.ClearLoss(t.Context(), "i1"); err != nil || left != 0 {
+		t.Errorf("ClearLoss() of an ingester lost twice = %d, %v; want 0", left, err)
+	}
+	for _, ingester := range []string{"i1", "i2"} {
+		x.Must(nil, x.Store.MarkDamaged(t.Context(), ingester, "3", "", []store.Window{w}))
+	}
+	if left, err := x.Store.ClearLoss(t.Context(), "i1"); err != nil || left != 1 {
+		t.Errorf("ClearLoss() with two lost ingesters = %d, %v; want 1", left, err)
+	}
+}
+
 // TestConsumedOfManyDays checks that Consumed works for a pack with more days than the row
 // store accepts ranges per call. Earlier versions sealed such packs.
 func TestConsumedOfManyDays(t *testing.T) {

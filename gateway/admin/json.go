@@ -83,8 +83,14 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 	if p.field != "" {
 		body.Details = append(body.Details, errorDetail{Field: p.field, Reason: p.message})
 	}
+	if p.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
+	}
 	writeJSON(w, p.status, body)
 }
+
+// retryAfter is the value of Retry-After in every response with status 503, in seconds.
+const retryAfter = "5"
 
 // reject sends an error response. An error that is not the client's mistake is logged,
 // and its text is not sent.
@@ -97,7 +103,6 @@ func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 		p = &problem{status: status(e.Kind), field: e.Field, message: e.Message, hint: e.Hint}
 	default:
 		a.logger.Error("admin request failed", "method", r.Method, "path", apikey.Redact(r.URL.Path), "request", requestID(r), "err", err)
-		w.Header().Set("Retry-After", "5")
 		p = &problem{
 			status:  http.StatusServiceUnavailable,
 			message: "the request failed, probably because the store is unavailable; the server's log has the cause under request " + requestID(r),

@@ -96,6 +96,7 @@ func (ad *Listener) starting(doing func() string, logger *slog.Logger) http.Hand
 	r.Handle("/metrics", promhttp.HandlerFor(ad.early, promhttp.HandlerOpts{}))
 	r.Get("/healthy", serveHealthy)
 	r.Get("/ready", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", retryAfter)
 		http.Error(w, doing(), http.StatusServiceUnavailable)
 	})
 	other := Starting(doing, logger)
@@ -158,6 +159,7 @@ func (ad *Listener) Serve(s Surface) { ad.answer(s.Handler()) }
 func (s *Surface) serveReady(w http.ResponseWriter, r *http.Request) {
 	impaired, err := s.Ready(r.Context())
 	if err != nil {
+		w.Header().Set("Retry-After", retryAfter)
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}

@@ -40,6 +40,9 @@ func TestListener(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if again := resp.Header.Get("Retry-After") != ""; again != (resp.StatusCode == http.StatusServiceUnavailable) {
+			t.Errorf("%s: status %d, has Retry-After: %v", path, resp.StatusCode, again)
+		}
 		return resp.StatusCode, string(body)
 	}
 	type want struct {

@@ -10,7 +10,6 @@ import (
 func Starting(doing func() string, logger *slog.Logger) http.Handler {
 	a := &api{logger: logger}
 	return a.identify(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Retry-After", "5")
 		writeProblem(w, r, &problem{status: http.StatusServiceUnavailable,
 			message: "the process is still starting: send the request again when /ready returns 200. It is " + doing()})
 	}))

@@ -47,6 +47,29 @@ func asideList(*flag.FlagSet) action {
 	}
 }
 
+// setAside returns the record of what an ingester set aside for a tenant and window, or an
+// error that names the records that exist.
+func (s *session) setAside(ctx context.Context, key asideAnswer) (found asideAnswer, err error) {
+	all, _, err := items[asideAnswer](ctx, s, path("aside"), url.Values{})
+	if err != nil {
+		return found, err
+	}
+	var flags []string
+	for _, a := range all {
+		if a.Tenant == key.Tenant && a.Day == key.Day && a.Window == key.Window && a.Ingester == key.Ingester {
+			return a, nil
+		}
+		flags = append(flags, fmt.Sprintf("-tenant %s -day %s -window %d -ingester %s",
+			quoted(a.Tenant), dateOf(a.Day), a.Window, quoted(a.Ingester)))
+	}
+	none := fmt.Sprintf("ingester %q has set no series of tenant %q aside in window %d of %s",
+		shorten(key.Ingester), shorten(key.Tenant), key.Window, dateOf(key.Day))
+	if len(flags) == 0 {
+		return found, fmt.Errorf("%s; no series are set aside at all", none)
+	}
+	return found, fmt.Errorf("%s; series are set aside for: %s", none, firstOf(flags, "pallium aside list"))
+}
+
 func asideDrop(fs *flag.FlagSet) action {
 	tenant := fs.String("tenant", "", "`tenant` of the series")
 	date := fs.String("day", "", "UTC `day`, such as 2026-11-30")
@@ -70,8 +93,12 @@ func asideDrop(fs *flag.FlagSet) action {
 		}
 		q := url.Values{"tenant": {*tenant}, "day": {strconv.FormatInt(n, 10)}, "window": {strconv.Itoa(*window)},
 			"ingester": {*ingester}}
-		warning := fmt.Sprintf("This permanently deletes the series of tenant %s that ingester %s set aside in window %d of %s.",
-			*tenant, *ingester, *window, dateOf(n))
+		found, err := s.setAside(ctx, asideAnswer{Tenant: *tenant, Day: n, Window: *window, Ingester: *ingester})
+		if err != nil {
+			return err
+		}
+		warning := fmt.Sprintf("This permanently deletes %d series of tenant %s with %d samples that ingester %s set aside in window %d of %s.",
+			found.Series, *tenant, found.Samples, *ingester, *window, dateOf(n))
 		if err := s.confirm(ctx, *yes, warning, *tenant); err != nil {
 			return err
 		}

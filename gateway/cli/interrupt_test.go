@@ -65,8 +65,12 @@ func TestInterruptedRequest(t *testing.T) {
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
-		srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
+			if r.URL.Path == "/admin/v1/losses" { // of 2024-01-01
+				_, _ = io.WriteString(w, `{"items":[{"ingester":"i","day":19723,"window":1}]}`)
+				return
+			}
 			cancel()
 			<-ended
 		}))

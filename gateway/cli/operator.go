@@ -17,9 +17,6 @@ func operatorVerbs() []command.Command {
 		verb("status", "", "show the state of ingesters, compactors and the ring", 0, 0, showStatus),
 		verb("flush", "", "seal everything in memory and upload it", 0, 0, flush),
 		verb("compact", "", "compact everything that is uploaded, including open days", 0, 0, compact),
-		verb("loss list", "", "list lost windows: lost with an ingester's disk and not yet uploaded by its replicas", 0, 0, lossList),
-		destroys(verb("loss accept", "DAY", "accept that a UTC day is compacted and queried without its lost samples", 1, 1,
-			lossAccept)),
 		verb("erasure show", "TENANT", "show what was erased of a deleted tenant", 1, 1, erasureShow),
 	}
 }
@@ -106,51 +103,6 @@ func (s *session) confirmExpiry(ctx context.Context, yes bool) error {
 		"their number.\nCompactors know of %s that wait for that. The clocks and the retentions must be right: 'pallium limits show TENANT'.",
 		counted(days, "day"))
 	return s.confirm(ctx, false, warning, "expire-all")
-}
-
-type lossAnswer struct {
-	Ingester string `json:"ingester"`
-	Zone     string `json:"zone"`
-	Day      int64  `json:"day"`
-	Window   int    `json:"window"`
-}
-
-func lossList(*flag.FlagSet) action {
-	return func(ctx context.Context, s *session, _ []string) error {
-		var r ringAnswer
-		a, err := s.call(ctx, http.MethodGet, path("ring"), "", nil, &r)
-		if err != nil {
-			return err
-		}
-		var rows [][]string
-		for _, l := range r.Losses {
-			rows = append(rows, []string{dateOf(l.Day), windowOf(l.Window), l.Ingester, l.Zone})
-		}
-		return s.table(a, []string{"DAY", "WINDOW", "INGESTER", "ZONE"}, rows)
-	}
-}
-
-func lossAccept(fs *flag.FlagSet) action {
-	yes := yesFlag(fs)
-	return func(ctx context.Context, s *session, args []string) error {
-		n, err := parseDay(args[0])
-		if err != nil {
-			return err
-		}
-		warning := fmt.Sprintf("This permanently gives up the samples of %s (day %d) that only lost ingesters had. "+
-			"Replicas upload their copies by themselves; 'pallium loss list' shows the windows that are still missing.", dateOf(n), n)
-		if err := s.confirm(ctx, *yes, warning, args[0]); err != nil {
-			return err
-		}
-		var result struct {
-			Intents int `json:"intents"`
-		}
-		a, err := s.call(ctx, http.MethodPost, path("compact", "accept-loss")+"?day="+strconv.FormatInt(n, 10), "", nil, &result)
-		if err != nil {
-			return err
-		}
-		return s.print(a, strconv.Itoa(result.Intents), func() { s.say("accepted the loss of %s\n", counted(result.Intents, "window")) })
-	}
 }
 
 func erasureShow(*flag.FlagSet) action {
@@ -274,7 +226,7 @@ func (s *session) sayStatus(st *statusAnswer) {
 		s.say("ring: %s\n", st.RingError)
 	}
 	if n := len(st.Losses); n > 0 {
-		s.say("%s of lost ingesters not yet uploaded by others: 'pallium loss list' shows them\n", counted(n, "window"))
+		s.say("%s with lost samples: 'pallium loss list' shows them\n", counted(n, "window"))
 	}
 	if len(st.Members) > 0 {
 		s.say("\n")

@@ -16,7 +16,10 @@ import (
 )
 
 // cluster is a backend that records commands.
-type cluster struct{ did []string }
+type cluster struct {
+	did   []string
+	empty bool // nothing is lost, set aside or in the ring
+}
 
 func (c *cluster) note(format string, args ...any) {
 	c.did = append(c.did, fmt.Sprintf(format, args...))
@@ -43,6 +46,9 @@ func (c *cluster) Erasure(_ context.Context, id tenant.ID) (*operator.Erasure, e
 }
 
 func (c *cluster) Asides(context.Context) ([]operator.Aside, error) {
+	if c.empty {
+		return nil, nil
+	}
 	return []operator.Aside{{AsideKey: operator.AsideKey{Ingester: "ingester-1", Tenant: "a", Day: 20_000, Window: 3}, Series: 7, Samples: 70, Reason: "too large"}}, nil
 }
 
@@ -60,12 +66,22 @@ func (c *cluster) Status(context.Context) (json.RawMessage, error) {
 }
 
 func (c *cluster) Members(context.Context) ([]operator.Member, error) {
-	return []operator.Member{{ID: "ingester-1", Zone: "zone-a", State: "ACTIVE", Roles: []string{"ingester"}, Tokens: 128, Share: 0.5, Since: "1.2s"}}, nil
+	if c.empty {
+		return nil, nil
+	}
+	return []operator.Member{{ID: "ingester-1", Zone: "zone-a", State: "ACTIVE", Roles: []string{"ingester"}, Tokens: 128, Share: 0.5, Since: "1.2s"},
+		{ID: "alive"}, {ID: "x\x1b[2J", State: operator.Untrusted}}, nil
 }
 
 func (c *cluster) Losses(context.Context) ([]operator.Loss, error) {
-	return []operator.Loss{{Ingester: "ingester-2", Zone: "zone-b", Day: 20_000, Window: 11}}, nil
+	if c.empty {
+		return nil, nil
+	}
+	return []operator.Loss{{Ingester: "ingester-2", Zone: "zone-b", Day: 20_000, Window: 11}, {Ingester: "ingester-1", Tenant: "a", Day: 20_000, Window: 11},
+		{Ingester: "ingester-1", Tenant: "a", Day: 20_003, Window: 0}}, nil
 }
+
+func (c *cluster) LostIngesters(context.Context) ([]operator.Loss, error) { return nil, nil }
 
 func (c *cluster) Forget(_ context.Context, id string, force bool) (int, error) {
 	if id == "alive" && !force {
@@ -106,23 +122,28 @@ func TestOperator(t *testing.T) {
 		{line: "status", want: "b-1: connection refused\n"},
 		{line: "status", want: "compactor c-1: idle, last run 2026-11-30T01:02:03Z\n  the bucket is full\n  2024-10-04 is waiting: an upload is pending\n  compaction of 2024-10-05 of tenant a fails: pack is damaged\n"},
 		{line: "status", want: "ACTIVE, unhealthy"},
-		{line: "loss list", want: "2024-10-04  22:00-24:00  ingester-2  zone-b"},
-		{line: "loss list -q", want: "2024-10-04\n"},
+		{line: "loss list", want: "2024-10-04  22:00-24:00  ingester-2  zone-b  any\n"},
+		{line: "loss list", want: "2024-10-07  00:00-02:00  ingester-1          a\n"},
+		{line: "loss list -q", want: "2024-10-04\n2024-10-04\n2024-10-07\n"},
+		{line: "loss list -o json", want: `"ingester": "ingester-2"`},
+		{line: "loss accept 2024-10-04", code: 1, want: "lost samples of 1 window of 2024-10-04 (day 20000)"},
 		{line: "loss accept 2024-10-04", code: 1, want: "use -yes in scripts"},
 		{line: "loss accept 2024-10-04", typed: "yes\n", code: 1, want: `nothing was changed: "yes" was typed instead of "2024-10-04"`},
-		{line: "loss accept 2024-10-04", typed: "2024-10-04\n", want: "accepted the loss of 2 windows", did: "accept 20000"},
-		{line: "loss accept 20000 -yes", want: "accepted the loss of 2 windows", did: "accept 20000"},
+		{line: "loss accept 2024-10-04", typed: "2024-10-04\n", want: "accepted 2 losses", did: "accept 20000"},
+		{line: "loss accept 20000 -yes", want: "accepted 2 losses", did: "accept 20000"},
 		{line: "loss accept yesterday", code: 2, want: `"yesterday" is not a UTC day: write it as 2026-11-30`},
 		{line: "erasure show gone", want: "objects erased:"},
 		{line: "erasure show a", code: 1, want: `tenant "a" is not a deleted tenant`},
-		{line: "ring list", want: "ingester-1  ingester  ACTIVE  zone-a  1.2s            50.0%"},
+		{line: "ring list", want: "ingester-1  ingester  ACTIVE     zone-a  1.2s            50.0%"},
+		{line: "ring list", want: `"x\x1b[2J"            UNTRUSTED`},
 		{line: "ring list -o json", want: `"sinceHeartbeat": "1.2s"`},
 		{line: "ring leave i", want: "i has left the cluster", did: "leave i true"},
 		{line: "ring leave i -background", want: "started", did: "leave i false"},
 		{line: "ring leave needed", code: 1, want: "pallium ring leave: ingester needed cannot leave: writes need this ingester (request "},
 		{line: "ring leave", code: 2, want: "INSTANCE is missing"},
-		{line: "ring forget i", code: 1, want: "nothing was changed"},
-		{line: "ring forget i", typed: "i", want: "replicas must upload 4 windows", did: "forget i false"},
+		{line: "ring forget ingester-1", code: 1, want: "nothing was changed"},
+		{line: "ring forget ingester-1", typed: "ingester-1", want: "replicas must upload 4 windows", did: "forget ingester-1 false"},
+		{line: "ring forget -yes x\x1b[2J", want: "replicas must upload 4 windows", did: "forget x\x1b[2J false"},
 		{line: "ring forget alive -yes", code: 1, want: "still sends heartbeats: stop it first; -force does it all the same"},
 		{line: "ring forget alive -yes -force", want: "If the process still runs, it joins again with its next heartbeat", did: "forget alive true"},
 		{line: "aside list", want: "a       2024-10-04  3       ingester-1  7       70       0      too large"},
@@ -130,8 +151,9 @@ func TestOperator(t *testing.T) {
 		{line: "aside drop -tenant a -day 2024-10-04", code: 2, want: "-window must be a number from 0 to 11"},
 		{line: "aside drop -tenant a -day 2024-10-04 -window 3", code: 2, want: "-ingester is missing; 'pallium aside list'"},
 		{line: "aside drop -tenant a -day 2024-10-04 -window x", code: 2, want: `invalid value "x" for flag -window`},
-		{line: "aside drop -tenant a -day 2024-10-04 -window 3 -ingester i", code: 1, want: "nothing was changed"},
-		{line: "aside drop -tenant a -day 2024-10-04 -window 3 -ingester i", typed: "a\r\n", want: "dropped 7 series", did: "drop a i 20000 3"},
+		{line: "aside drop -tenant a -day 2024-10-04 -window 3 -ingester ingester-1", code: 1, want: "This permanently deletes 7 series of tenant a with 70 samples that ingester ingester-1 set aside"},
+		{line: "aside drop -tenant a -day 2024-10-04 -window 3 -ingester ingester-1", code: 1, want: "nothing was changed"},
+		{line: "aside drop -tenant a -day 2024-10-04 -window 3 -ingester ingester-1", typed: "a\r\n", want: "dropped 7 series", did: "drop a ingester-1 20000 3"},
 	} {
 		c.did, s.typed = nil, tt.typed
 		code, out, errs := s.run(tt.line)
@@ -145,11 +167,66 @@ func TestOperator(t *testing.T) {
 	}
 }
 
-// TestOneProcess checks that commands for the ring fail without a cluster.
+// TestUnknownNames checks that commands that destroy something fail before they ask for a
+// confirmation if it does not exist, and name what exists. -yes makes no difference.
+func TestUnknownNames(t *testing.T) {
+	c := &cluster{}
+	s := newShellWith(t, operator.New(operator.Options{Backend: c, Ring: c, Logger: slog.New(slog.DiscardHandler)}).Routes)
+	const drop = "aside drop -day 2024-10-04 "
+	const existing = `; series are set aside for: -tenant a -day 2024-10-04 -window 3 -ingester ingester-1`
+	for _, tt := range []struct {
+		line  string
+		empty bool
+		want  string
+	}{
+		{"loss accept 2024-10-05", false, "pallium loss accept: no samples of 2024-10-05 are lost, only of 2024-10-04, 2024-10-07\n"},
+		{"loss accept 20001", true, "pallium loss accept: no samples of 2024-10-05 are lost, nor of any other day\n"},
+		{"ring forget i", false, `pallium ring forget: instance "i" is not in the ring; its members are ingester-1, alive, "x\x1b[2J"` + "\n"},
+		{"ring forget -force i", true, `pallium ring forget: instance "i" is not in the ring, which is empty` + "\n"},
+		{drop + "-tenant b -window 3 -ingester ingester-1", false,
+			`pallium aside drop: ingester "ingester-1" has set no series of tenant "b" aside in window 3 of 2024-10-04` + existing + "\n"},
+		{drop + "-tenant a -window 4 -ingester ingester-1", false, existing},
+		{drop + "-tenant a -window 3 -ingester ingester-2", false, existing},
+		{"aside drop -day 2024-10-05 -tenant a -window 3 -ingester ingester-1", false, existing},
+		{drop + "-tenant a -window 3 -ingester ingester-1", true, "; no series are set aside at all\n"},
+	} {
+		for _, yes := range []string{"", " -yes"} {
+			c.empty = tt.empty
+			code, out, errs := s.run(tt.line + yes)
+			if code != 1 || out != "" || !strings.Contains(errs, tt.want) || strings.Contains(errs, "This ") || len(c.did) > 0 {
+				t.Errorf("pallium %s%s: exit %d, did %v\n%s%s\nwant: %s", tt.line, yes, code, c.did, out, errs, tt.want)
+			}
+		}
+	}
+	c.empty = true
+	if out := s.must("loss list"); out != "no samples are lost\n" {
+		t.Errorf("loss list: %q", out)
+	}
+	if out := s.must("loss list -q") + s.must("loss list -o json"); out != "{\n  \"items\": []\n}\n" {
+		t.Errorf("loss list for scripts: %q", out)
+	}
+}
+
+// TestFirstOf checks that a long list of names is shortened.
+func TestFirstOf(t *testing.T) {
+	if got := firstOf([]string{"1", "2", "3", "4", "5", "6", "7"}, "pallium ring list"); got != "1, 2, 3, 4, 5 and 2 more: 'pallium ring list' shows all" {
+		t.Error(got)
+	}
+}
+
+// TestOneProcess checks that commands for the ring fail without a cluster, and that those
+// for losses work.
 func TestOneProcess(t *testing.T) {
-	s := newShellWith(t, operator.New(operator.Options{Backend: &cluster{}, Logger: slog.New(slog.DiscardHandler)}).Routes)
-	if code, _, errs := s.run("ring list"); code != 1 || errs == "" {
-		t.Errorf("exit %d, %s", code, errs)
+	s := newShellWith(t, operator.New(operator.Options{Backend: &cluster{empty: true}, Logger: slog.New(slog.DiscardHandler)}).Routes)
+	for line, want := range map[string]string{
+		"ring list": "has no ring", "ring forget ingester-1": "has no ring", "loss accept 2024-10-04": "no samples of 2024-10-04 are lost",
+	} {
+		if code, _, errs := s.run(line); code != 1 || !strings.Contains(errs, want) || strings.Contains(errs, "This permanently") {
+			t.Errorf("%s: exit %d, %s", line, code, errs)
+		}
+	}
+	if out := s.must("loss list"); out != "no samples are lost\n" {
+		t.Errorf("loss list: %q", out)
 	}
 }
 

@@ -143,6 +143,15 @@ func counted(n int, noun string) string {
 	return fmt.Sprintf("%d %s", n, noun)
 }
 
+// firstOf names the first objects of a list, and the command that shows the others.
+func firstOf(names []string, command string) string {
+	const most = 5
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more: '%s' shows all", strings.Join(names[:most], ", "), len(names)-most, command)
+}
+
 // quoted returns a word as a shell reads it, in quotes if it needs them.
 func quoted(word string) string {
 	plain := func(r rune) bool {

@@ -7,13 +7,13 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
 type ringAnswer struct {
 	Members []memberAnswer `json:"members"`
-	Losses  []lossAnswer   `json:"losses"`
 }
 
 type memberAnswer struct {
@@ -47,9 +47,18 @@ func memberRows(list []memberAnswer) (rows [][]string) {
 		if m.Tokens > 0 {
 			share = fmt.Sprintf("%.1f%%", m.Share*100)
 		}
-		rows = append(rows, []string{m.ID, strings.Join(m.Roles, ","), state, m.Zone, m.Since, share, m.Address})
+		rows = append(rows, []string{printable(m.ID), strings.Join(m.Roles, ","), state, m.Zone, m.Since, share, m.Address})
 	}
 	return rows
+}
+
+// printable returns an ID as it is, or quoted if it has characters that a terminal would
+// interpret: anybody who can write to Redis chooses the ID of an untrusted entry.
+func printable(id string) string {
+	if strings.ContainsFunc(id, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(id)
+	}
+	return id
 }
 
 func ringList(*flag.FlagSet) action {
@@ -70,10 +79,33 @@ func ringLeave(fs *flag.FlagSet) action {
 	}
 }
 
+// inRing returns an error that names the members of the ring if an instance is not among
+// them.
+func (s *session) inRing(ctx context.Context, id string) error {
+	var r ringAnswer
+	if _, err := s.call(ctx, http.MethodGet, path("ring"), "", nil, &r); err != nil {
+		return err
+	}
+	var names []string
+	for _, m := range r.Members {
+		if m.ID == id {
+			return nil
+		}
+		names = append(names, printable(m.ID))
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("instance %q is not in the ring, which is empty", shorten(id))
+	}
+	return fmt.Errorf("instance %q is not in the ring; its members are %s", shorten(id), firstOf(names, "pallium ring list"))
+}
+
 func ringForget(fs *flag.FlagSet) action {
 	force := fs.Bool("force", false, "also remove an instance that still sends heartbeats")
 	yes := yesFlag(fs)
 	return func(ctx context.Context, s *session, args []string) error {
+		if err := s.inRing(ctx, args[0]); err != nil {
+			return err
+		}
 		warning := fmt.Sprintf("This removes %s from the ring. If it is an ingester, its disk counts as lost: samples that it did not upload "+
 			"must be uploaded by its replicas. For an ingester that still runs, use 'pallium ring leave', which uploads everything first.", args[0])
 		if err := s.confirm(ctx, *yes, warning, args[0]); err != nil {

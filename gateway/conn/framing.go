@@ -6,13 +6,15 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Rejection is the reason why a request with an invalid header is not served.
 type Rejection struct {
 	Status int
-	Reason string // one of a fixed set of codes, for metrics and logs
-	Text   string // for the client
+	Reason string        // one of a fixed set of codes, for metrics and logs
+	Text   string        // for the client
+	Retry  time.Duration // > 0: when the client should retry
 }
 
 func framingError(text string) *Rejection {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -226,8 +227,14 @@ func TestHeaderMemory(t *testing.T) {
 		t.Errorf("%d bytes of header memory are reserved", used)
 	}
 	read(second)
-	if got := second.rejected.Load(); got == nil || got.Status != 503 {
-		t.Errorf("without free memory: rejection = %+v, want status 503", got)
+	got := second.rejected.Load()
+	if got == nil || got.Status != 503 {
+		t.Fatalf("without free memory: rejection = %+v, want status 503", got)
+	}
+	w := httptest.NewRecorder()
+	reject(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil), http.NotFoundHandler(), got)
+	if w.Code != 503 || w.Header().Get("Retry-After") != "1" {
+		t.Errorf("without free memory: %d %v, want Retry-After", w.Code, w.Header())
 	}
 	_ = long.Close()
 	_ = second.Close()

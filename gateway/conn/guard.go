@@ -3,6 +3,7 @@ package conn
 import (
 	"context"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
@@ -238,6 +239,9 @@ func reject(w http.ResponseWriter, r *http.Request, own http.Handler, why *Rejec
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Content-Length", strconv.Itoa(len(why.Text)+1))
+	if why.Retry > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(why.Retry.Seconds()))))
+	}
 	w.WriteHeader(why.Status)
 	_, _ = io.WriteString(w, why.Text+"\n")
 }

@@ -3,6 +3,7 @@ package conn
 import (
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 const (
@@ -52,6 +53,6 @@ func (c *guardConn) release() {
 }
 
 func noHeaderMemory() *Rejection {
-	return &Rejection{Status: http.StatusServiceUnavailable, Reason: "header_memory", Text: "too many requests with long headers are " +
-		"in progress: try again later, or send shorter headers"}
+	return &Rejection{Status: http.StatusServiceUnavailable, Reason: "header_memory", Retry: time.Second,
+		Text: "too many requests with long headers are in progress: try again later, or send shorter headers"}
 }

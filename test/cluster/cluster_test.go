@@ -308,7 +308,7 @@ func (s *story) operator(t *testing.T) {
 		{"gateway-1", "/flush", 202, "started"},
 		{"gateway-1", "/compact?wait=true&instance=compactor-1", 200, "published"},
 		{"gateway-1", "/compact?wait=true&expire=all", 200, "published"},
-		{"gateway-1", "/compact/accept-loss?day=1", 200, `"intents":0`},
+		{"gateway-1", "/compact/accept-loss?day=1", 404, "no samples of day 1 are lost"},
 		{"gateway-1", "/flush?instance=compactor-1", 400, "role ingester"},
 		{"gateway-1", "/flush?instance=nobody", 404, "not in the ring"},
 		{"gateway-1", "/flush?everything=true", 400, `"invalid_request"`},

@@ -231,6 +231,20 @@ func (m *Membership) ignore(id, reason, value string, err error) {
 	m.o.Logger.Warn("ignoring untrusted value of the ring in Redis", "instance", id[:min(len(id), maxNamed)], "reason", reason, "err", err)
 }
 
+// UntrustedIDs returns the IDs of all instances for which Untrusted is true, sorted.
+func (m *Membership) UntrustedIDs() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for id := range m.untrusted {
+		if _, member := m.members[id]; !member {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // lost is a member whose entry is missing or overwritten in Redis.
 type lost struct{ id, has, gone, value string }
 

@@ -157,6 +157,9 @@ func TestForgedEntry(t *testing.T) {
 	if !ms[2].Untrusted("ingester-9") || ms[2].Untrusted("ingester-1") || ms[2].Untrusted("nobody") {
 		t.Error("Untrusted is wrong for an untrusted, a trusted or an unknown instance")
 	}
+	if got := ms[2].UntrustedIDs(); !slices.Equal(got, []string{"ingester-9"}) {
+		t.Errorf("UntrustedIDs = %q, want only ingester-9", got)
+	}
 	if _, err := ms[2].Forget(context.Background(), "ingester-9"); err != nil {
 		t.Errorf("Forget of an untrusted entry = %v", err)
 	}

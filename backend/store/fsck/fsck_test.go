@@ -2,8 +2,12 @@ package fsck_test
 
 import (
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"maps"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -66,6 +70,39 @@ func TestRebuildIndex(t *testing.T) {
 	x.Verify()
 	x.Merge(storetest.Day)
 	x.Check("recovered and compacted")
+}
+
+// TestRecoverOtherDays checks that a day without a complete generation, and an object that is
+// no pack, do not prevent the recovery of other days, and that the error names both.
+func TestRecoverOtherDays(t *testing.T) {
+	x := storetest.New(t, storetest.Ports{Bytes: 5000})
+	for _, day := range []int64{storetest.Day - 1, storetest.Day} {
+		for w := range 4 {
+			x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), day, w, 5, 40)}, "i1")
+		}
+		x.Merge(day)
+	}
+	m := x.Manifest("a", storetest.Day-1)
+	if len(m.Packs) < 2 {
+		t.Fatalf("%d packs, want several", len(m.Packs))
+	}
+	x.Must(nil, x.Objects.Delete(t.Context(), m.Packs[0].Object))
+	file, odd := filepath.Join(t.TempDir(), "odd"), store.ObjectDir("a")+"/20000x/odd"
+	x.Must(nil, os.WriteFile(file, []byte("odd"), 0o600))
+	x.Must(x.Objects.Put(t.Context(), odd, file, crc32.Checksum([]byte("odd"), crc32.MakeTable(crc32.Castagnoli))))
+	x.Must(nil, x.Rows.DeletePrefix(t.Context(), schema.TenantPrefix("a")))
+	report, err := x.Fsck.RebuildIndex(t.Context(), []tenant.ID{"a"}, nil)
+	if err == nil || report.Recovered != 1 || report.Days != 1 {
+		t.Fatalf("%+v, %v; want one day and an error", report, err)
+	}
+	for _, want := range []string{"tenant a", fmt.Sprintf("day %d has compacted packs but no manifest", storetest.Day-1), odd + `: "20000x" is not a day`} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not contain %q: %v", want, err)
+		}
+	}
+	if x.Manifest("a", storetest.Day) == nil {
+		t.Error("the other day has no manifest")
+	}
 }
 
 // TestRecoveryFences checks that an attempt from before the recovery of a lost manifest

@@ -2,6 +2,7 @@ package fsck
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -19,17 +20,22 @@ type RebuildReport struct {
 // RebuildIndex rewrites the index rows of published days from the copies of the rows
 // at the end of each pack, and reads only that part of the packs. First it recovers
 // the manifests of days with packs and no manifest, and enters L0 packs without a
-// receipt into the index.
+// receipt into the index. A day whose manifest cannot be recovered does not prevent the
+// others; the error names it.
 func (k *Checker) RebuildIndex(ctx context.Context, tenants []tenant.ID, progress Progress) (RebuildReport, error) {
 	var report RebuildReport
 	if err := k.recoverL0(ctx); err != nil {
 		return report, err
 	}
+	var unrecovered []error
 	for at, t := range tenants {
 		n, err := k.recoverManifests(ctx, t)
 		report.Recovered += n
+		if ctx.Err() != nil {
+			return report, ctx.Err()
+		}
 		if err != nil {
-			return report, fmt.Errorf("recover manifests of tenant %s: %w", t, err)
+			unrecovered = append(unrecovered, fmt.Errorf("recover manifests of tenant %s: %w", t, err))
 		}
 		list, _, err := k.index.Catalogs.Readable(ctx, t, 0, schema.MaxDay)
 		if err != nil {
@@ -46,7 +52,7 @@ func (k *Checker) RebuildIndex(ctx context.Context, tenants []tenant.ID, progres
 			report.Days++
 		}
 	}
-	return report, nil
+	return report, errors.Join(unrecovered...)
 }
 
 func (k *Checker) rebuildDay(ctx context.Context, c *index.Catalog, report *RebuildReport) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -28,50 +29,63 @@ type foundPack struct {
 // recoverManifests writes a manifest for each day of a tenant that has compacted packs
 // and no manifest, for the newest complete generation. That generation may never have
 // been published; it is complete nevertheless. It returns the number of manifests
-// written.
+// written, and an error that names the days that could not be recovered, after it
+// recovered all others.
 func (k *Checker) recoverManifests(ctx context.Context, t tenant.ID) (int, error) {
 	byDay := map[int64][]objects.Object{}
-	var broken error
+	var errs []error
 	err := k.opts.Objects.List(ctx, store.ObjectDir(t)+"/", func(o objects.Object) bool {
-		var day int64
 		parts := strings.Split(o.Name, "/")
-		if len(parts) == 4 {
-			if _, broken = fmt.Sscan(parts[2], &day); broken == nil {
-				byDay[day] = append(byDay[day], o)
-			}
+		if len(parts) != 4 {
+			return true
 		}
-		return broken == nil
+		day, err := strconv.ParseInt(parts[2], 10, 64)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("object %s: %q is not a day", o.Name, parts[2]))
+			return true
+		}
+		byDay[day] = append(byDay[day], o)
+		return true
 	})
-	if err = errors.Join(err, broken); err != nil {
+	if err != nil {
 		return 0, err
 	}
 	n := 0
 	for _, day := range slices.Sorted(maps.Keys(byDay)) {
-		c, err := k.index.Catalogs.Read(ctx, t, day)
-		if err != nil {
-			return n, err
+		recovered, err := k.recoverManifest(ctx, t, day, byDay[day])
+		switch {
+		case ctx.Err() != nil:
+			return n, ctx.Err()
+		case err != nil:
+			errs = append(errs, err)
+		case recovered:
+			n++
 		}
-		if c.Manifest != nil {
-			continue
-		}
-		var found []foundPack
-		for _, o := range byDay[day] {
-			f, err := k.identify(ctx, o.Name)
-			if err != nil {
-				return n, fmt.Errorf("object %s: %w", o.Name, err)
-			}
-			found = append(found, f)
-		}
-		m, ok := newestComplete(found)
-		if !ok {
-			return n, fmt.Errorf("day %d has compacted packs but no complete generation", day)
-		}
-		if err := k.writeRecovered(ctx, &c, m); err != nil {
-			return n, err
-		}
-		n++
 	}
-	return n, nil
+	return n, errors.Join(errs...)
+}
+
+// recoverManifest writes the manifest of a day with these compacted packs, unless it has
+// one. It reports whether it wrote one.
+func (k *Checker) recoverManifest(ctx context.Context, t tenant.ID, day int64, packs []objects.Object) (bool, error) {
+	c, err := k.index.Catalogs.Read(ctx, t, day)
+	if err != nil || c.Manifest != nil {
+		return false, err
+	}
+	var found []foundPack
+	for _, o := range packs {
+		f, err := k.identify(ctx, o.Name)
+		if err != nil {
+			return false, fmt.Errorf("object %s: %w", o.Name, err)
+		}
+		found = append(found, f)
+	}
+	m, ok := newestComplete(found)
+	if !ok {
+		return false, fmt.Errorf("day %d has compacted packs but no manifest and no complete generation: packs are missing, or "+
+			"the first compaction of the day was interrupted, which loses nothing", day)
+	}
+	return true, k.writeRecovered(ctx, &c, m)
 }
 
 // identify reads the manifest entry, version and part of a compacted pack from the pack.

@@ -185,9 +185,13 @@ func (k *Keeper) CancelDeletions(ctx context.Context, t tenant.ID, d index.Delet
 // ForgetDeletions deletes the records of deletions created before a time (Unix
 // milliseconds) that are applied to all packs of their range. For the others it
 // requests the rewrites again. It deletes no record while the tenant has series set
-// aside.
+// aside, which may be older than the deletion.
 func (k *Keeper) ForgetDeletions(ctx context.Context, t tenant.ID, before int64) error {
 	_, deletions, err := k.index.Catalogs.Held(ctx, t, 0, 0)
+	if err != nil {
+		return err
+	}
+	aside, err := k.index.Work.HasAside(ctx, t)
 	if err != nil {
 		return err
 	}
@@ -210,8 +214,8 @@ func (k *Keeper) ForgetDeletions(ctx context.Context, t tenant.ID, before int64)
 			}
 			continue
 		}
-		if aside, err := k.index.Work.HasAside(ctx, t); err != nil || aside {
-			return err // the series set aside on an ingester may be older than the deletion
+		if aside {
+			continue
 		}
 		if err := k.index.Tombstones.Forget(ctx, t, d.Number); err != nil {
 			return err

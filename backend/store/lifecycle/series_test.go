@@ -11,7 +11,10 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/backend/store/lifecycle"
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
@@ -82,5 +85,30 @@ func TestDeletionLimits(t *testing.T) {
 	err := x.Store.ActiveDeletions(ctx, []tenant.ID{"a", "b"}, func(id tenant.ID, _ schema.Tombstone) error { numbers[id]++; return nil })
 	if err != nil || numbers["b"] != schema.MaxTombstones || numbers["a"] != schema.MaxTombstonesBytes/schema.MaxTombstone {
 		t.Errorf("active deletions %v, error %v", numbers, err)
+	}
+}
+
+// TestForgetWithAside checks that series set aside keep the records of deletions, and do not
+// prevent that rewrites for later deletions are requested again.
+func TestForgetWithAside(t *testing.T) {
+	x := storetest.New(t, storetest.Ports{})
+	ctx := context.Background()
+	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 1, 2, 2)}, "i1")
+	x.Merge(storetest.Day)
+	x.Must(nil, x.Store.SetAside(ctx, []store.AsideOf{asideOf("i1", "a", storetest.Day, 3)}))
+	matchers := [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", "m")}}
+	const first = storetest.Day * series.DayMillis
+	for _, mint := range []int64{first + 2*series.DayMillis, first} { // the first concerns a day without packs
+		d, err := x.Lifecycle.ReserveDeletion(ctx, "a", mint, mint+series.DayMillis-1, matchers)
+		x.Must(nil, err)
+		x.Must(nil, x.Lifecycle.ActivateDeletion(ctx, "a", d))
+	}
+	x.Must(nil, x.Index.Work.Rewritten(ctx, "a", storetest.Day))
+	x.Must(nil, x.Lifecycle.ForgetDeletions(ctx, "a", math.MaxInt64))
+	rewrites, deletions := 0, 0
+	x.Must(nil, x.Index.Work.Each(ctx, func(d *index.DayWork) error { rewrites += len(d.Rewrites); return nil }))
+	x.Must(nil, x.Store.ActiveDeletions(ctx, []tenant.ID{"a"}, func(tenant.ID, schema.Tombstone) error { deletions++; return nil }))
+	if rewrites != 1 || deletions != 2 {
+		t.Errorf("%d rewrites and %d deletions, want 1 and 2", rewrites, deletions)
 	}
 }

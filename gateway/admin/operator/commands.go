@@ -48,6 +48,10 @@ func (c *Commands) acceptLoss(w http.ResponseWriter, r *http.Request, q url.Valu
 	if err != nil {
 		return c.failed(r, err, fmt.Sprintf("not all losses of day %d were accepted: repeat the command", day))
 	}
+	if n == 0 {
+		return admin.WithHint(admin.NotFound("day", "no samples of day %d are lost", day), "GET %s/losses lists the windows with lost samples",
+			admin.Root)
+	}
 	admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "intents": n})
 	return nil
 }
@@ -75,24 +79,40 @@ func (k *AsideKey) cursor() string {
 }
 
 func (c *Commands) listAside(w http.ResponseWriter, r *http.Request, q url.Values) error {
-	size, err := admin.PageSize(q)
-	if err != nil {
-		return err
-	}
 	all, err := c.o.Backend.Asides(r.Context())
 	if err != nil {
 		return c.failed(r, err, "could not read the records of series that were set aside")
 	}
-	slices.SortFunc(all, func(a, b Aside) int { return cmp.Compare(a.cursor(), b.cursor()) })
+	return writePage(w, q, all, func(a *Aside) string { return a.cursor() })
+}
+
+func (c *Commands) listLosses(w http.ResponseWriter, r *http.Request, q url.Values) error {
+	all, err := c.o.Backend.Losses(r.Context())
+	if err != nil {
+		return c.failed(r, err, "could not read which samples are lost")
+	}
+	return writePage(w, q, all, func(l *Loss) string {
+		return (&AsideKey{Ingester: l.Ingester, Tenant: l.Tenant, Day: l.Day, Window: l.Window}).cursor()
+	})
+}
+
+// writePage sends the page of a list that a request asks for. cursor returns the key by
+// which the list is sorted; no two items have the same.
+func writePage[T any](w http.ResponseWriter, q url.Values, all []T, cursor func(*T) string) error {
+	size, err := admin.PageSize(q)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(all, func(a, b T) int { return cmp.Compare(cursor(&a), cursor(&b)) })
 	after := q.Get("pageCursor")
-	first := slices.IndexFunc(all, func(a Aside) bool { return a.cursor() > after })
+	first := slices.IndexFunc(all, func(v T) bool { return cursor(&v) > after })
 	if first < 0 {
 		first = len(all)
 	}
 	rest := all[first:]
-	body := map[string]any{"items": append([]Aside{}, rest[:min(size, len(rest))]...)}
+	body := map[string]any{"items": append([]T{}, rest[:min(size, len(rest))]...)}
 	if len(rest) > size {
-		body["nextPageCursor"] = rest[size-1].cursor()
+		body["nextPageCursor"] = cursor(&rest[size-1])
 	}
 	admin.WriteJSON(w, http.StatusOK, body)
 	return nil
@@ -157,7 +177,7 @@ func (c *Commands) showRing(w http.ResponseWriter, r *http.Request, _ url.Values
 	if err != nil {
 		return admin.Fail(http.StatusServiceUnavailable, "", "could not read the ring: %s", err)
 	}
-	losses, err := c.o.Ring.Losses(r.Context())
+	losses, err := c.o.Ring.LostIngesters(r.Context())
 	if err != nil {
 		return c.failed(r, err, "could not read the losses of ingesters")
 	}

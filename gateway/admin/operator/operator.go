@@ -37,6 +37,8 @@ type Backend interface {
 	// with pending uploads of it are lost. It returns the number of windows that are
 	// affected.
 	AcceptLoss(ctx context.Context, day int64) (int, error)
+	// Losses lists the windows that AcceptLoss may accept.
+	Losses(context.Context) ([]Loss, error)
 	// Erasure reports what was erased of a deleted tenant; it returns nil for any other
 	// tenant.
 	Erasure(context.Context, tenant.ID) (*Erasure, error)
@@ -53,9 +55,12 @@ type Backend interface {
 
 // Ring has the additional operations of a cluster's backend.
 type Ring interface {
-	// Members lists everything in the ring, ingesters first.
+	// Members lists everything in the ring, ingesters first, and then the entries that are
+	// Untrusted.
 	Members(context.Context) ([]Member, error)
-	Losses(context.Context) ([]Loss, error)
+	// LostIngesters lists the windows of lost ingesters, as far as the long-term store has
+	// them.
+	LostIngesters(context.Context) ([]Loss, error)
 	// Forget removes an instance that will not come back from the ring; the instance need
 	// not be reachable. It returns the number of pending windows that its replicas must
 	// upload.
@@ -107,6 +112,10 @@ type Aside struct {
 	Dropped *time.Time `json:"dropped,omitempty"`
 }
 
+// Untrusted is the state of an entry in Redis that no process trusts, so that it is not a
+// member of the ring. Only its ID is known.
+const Untrusted = "UNTRUSTED"
+
 // Member is one row of the ring.
 type Member struct {
 	ID          string    `json:"id"`
@@ -116,19 +125,21 @@ type Member struct {
 	State       string    `json:"state"`
 	Unhealthy   bool      `json:"unhealthy"`
 	Since       string    `json:"sinceHeartbeat"` // since the last heartbeat
-	Registered  time.Time `json:"registered"`
+	Registered  time.Time `json:"registered,omitzero"`
 	Tokens      int       `json:"tokens"`
 	Share       float64   `json:"share"` // fraction of all replicas of series
 	Incarnation string    `json:"incarnation,omitempty"`
 }
 
-// Loss is a window of a lost ingester that is not yet known to be uploaded by its
-// replicas.
+// Loss is a window with lost samples: of a lost ingester, until its replicas are known to
+// have uploaded it, or of an ingester without replicas whose write-ahead log is damaged.
 type Loss struct {
 	Ingester string `json:"ingester"`
 	Zone     string `json:"zone"`
-	Day      int64  `json:"day"`
-	Window   int    `json:"window"`
+	// Tenant is the only tenant that may have lost samples; empty if any may.
+	Tenant tenant.ID `json:"tenant,omitempty"`
+	Day    int64     `json:"day"`
+	Window int       `json:"window"`
 }
 
 // Options are the options of New. Ring is nil without a cluster.
@@ -160,6 +171,7 @@ func commands() []command {
 		{http.MethodPost, "/flush", []string{"wait", "instance"}, false, (*Commands).flush},
 		{http.MethodPost, "/compact", []string{"wait", "expire", "instance"}, false, (*Commands).compact},
 		{http.MethodPost, "/compact/accept-loss", []string{"day"}, false, (*Commands).acceptLoss},
+		{http.MethodGet, "/losses", []string{"pageSize", "pageCursor"}, false, (*Commands).listLosses},
 		{http.MethodGet, "/erasures/{tenant}", nil, false, (*Commands).erasure},
 		{http.MethodGet, "/aside", []string{"pageSize", "pageCursor"}, false, (*Commands).listAside},
 		{http.MethodPost, "/aside/drop", []string{"day", "window", "ingester", "tenant"}, false, (*Commands).dropAside},

@@ -43,6 +43,9 @@ func (f *fake) Compact(_ context.Context, instance string, all bool) (Task, erro
 
 func (f *fake) AcceptLoss(_ context.Context, day int64) (int, error) {
 	f.note("accept %d", day)
+	if day == 8 {
+		return 0, f.err
+	}
 	return 2, f.err
 }
 
@@ -68,7 +71,11 @@ func (f *fake) Status(context.Context) (json.RawMessage, error) {
 }
 
 func (f *fake) Members(context.Context) ([]Member, error) { return []Member{{ID: "a"}}, f.err }
-func (f *fake) Losses(context.Context) ([]Loss, error)    { return nil, f.err }
+func (f *fake) Losses(context.Context) ([]Loss, error) {
+	return []Loss{{Ingester: "i", Day: 8, Window: 2}, {Ingester: "i", Tenant: "t", Day: 7, Window: 3}}, f.err
+}
+
+func (f *fake) LostIngesters(context.Context) ([]Loss, error) { return nil, f.err }
 
 func (f *fake) Forget(_ context.Context, id string, force bool) (int, error) {
 	f.note("forget %s %v", id, force)
@@ -115,6 +122,14 @@ func TestCommands(t *testing.T) {
 		{"POST", "/compact/accept-loss?day=2147483647", nil, 400, "day must be", ""},
 		{"POST", "/compact/accept-loss?day=7&dry=true", nil, 400, "dry", ""},
 		{"POST", "/compact/accept-loss?day=7", down, 503, "repeat the command", "accept 7"},
+		{"POST", "/compact/accept-loss?day=8", nil, 404, `"field":"day","reason":"no samples of day 8 are lost"`, "accept 8"},
+		{"POST", "/compact/accept-loss?day=8", nil, 404, `GET /admin/v1/losses lists the windows with lost samples`, "accept 8"},
+		{"POST", "/compact/accept-loss?day=8", down, 503, "repeat the command", "accept 8"},
+		{"GET", "/losses", nil, 200, `{"items":[{"ingester":"i","zone":"","tenant":"t","day":7,"window":3},{"ingester":"i","zone":"","day":8,"window":2}]}`, ""},
+		{"GET", "/losses?pageSize=1", nil, 200, `"nextPageCursor":"000000007/03/i/t"`, ""},
+		{"GET", "/losses?pageSize=1&pageCursor=000000007/03/i/t", nil, 200, `{"items":[{"ingester":"i","zone":"","day":8,"window":2}]}`, ""},
+		{"GET", "/losses", down, 503, "could not read which samples are lost", ""},
+		{"GET", "/losses?day=1", nil, 400, "unknown query parameter", ""},
 		{"GET", "/erasures/gone", nil, 200, `"erasedObjects":5`, ""},
 		{"GET", "/erasures/here", nil, 404, "not a deleted tenant", ""},
 		{"GET", "/erasures/a%7Cb", nil, 400, "tenant", ""},
@@ -150,6 +165,9 @@ func TestCommands(t *testing.T) {
 		if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || tt.code >= 400 && (body.Code == "" || body.Message == "") {
 			t.Errorf("%s: response is not in the API's error format: %s", tt.path, w.Body)
 		}
+		if again := w.Header().Get("Retry-After") != ""; again != (tt.code == 503) {
+			t.Errorf("%s: status %d, has Retry-After: %v", tt.path, tt.code, again)
+		}
 		if tt.err != nil && !admin.IsProblem(tt.err) && tt.path != "/ring" && !strings.Contains(log.String(), tt.err.Error()) {
 			t.Errorf("%s: the log does not contain %v: %s", tt.path, tt.err, log.String())
 		}
@@ -159,7 +177,7 @@ func TestCommands(t *testing.T) {
 // TestWithoutCluster checks that a single process has no routes of the ring.
 func TestWithoutCluster(t *testing.T) {
 	h := admin.Passed(Root, commandsOver(&fake{}, false, &bytes.Buffer{}).Routes, slog.New(slog.DiscardHandler))
-	for path, want := range map[string]int{"/ring": 404, "/aside": 200} {
+	for path, want := range map[string]int{"/ring": 404, "/aside": 200, "/losses": 200} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, Root+path, nil))
 		if w.Code != want {
