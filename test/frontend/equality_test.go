@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/prometheus/model/timestamp"
 
 	"github.com/palliumhq/pallium/backend/frontend/split"
-	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
 // TestEquality asks FRONTEND_QUERIES random queries (default 150), each of the frontend,
@@ -25,22 +24,28 @@ func TestEquality(t *testing.T) {
 		n, _ = strconv.Atoi(s)
 	}
 	w := newWorld(t)
+	w.startSingle()
+	w.run(n)
+	kept := w.front.metric(`pallium_frontend_steps_total{source="cache"}`)
+	evaluated := w.front.metric(`pallium_frontend_steps_total{source="evaluated"}`)
+	t.Logf("%d answers exactly equal, %d but for last bits, %d errors; since the last restart %.0f steps from the cache, %.0f evaluated",
+		w.compare.exact, w.compare.near, w.compare.failed, kept, evaluated)
+	if w.compare.exact < n {
+		t.Error("few answers were compared")
+	}
+}
+
+// run asks n queries, with something happening before most of them.
+func (w *world) run(n int) {
 	before := "start"
 	for i := range n {
 		if did := w.disturb(i); did != "" {
 			before = did
 		}
 		w.check(i, before)
-		if t.Failed() {
+		if w.t.Failed() {
 			return
 		}
-	}
-	kept := w.front.Metric(`pallium_frontend_steps_total{source="cache"}`)
-	evaluated := w.front.Metric(`pallium_frontend_steps_total{source="evaluated"}`)
-	t.Logf("%d answers exactly equal, %d but for last bits, %d errors; since the last restart %.0f steps from the cache, %.0f evaluated",
-		w.compare.exact, w.compare.near, w.compare.failed, kept, evaluated)
-	if w.compare.exact < n {
-		t.Error("few answers were compared")
 	}
 }
 
@@ -50,16 +55,16 @@ func (w *world) check(i int, before string) {
 	q := w.query()
 	want, err := w.expect(q)
 	open := w.open(q)
-	for _, ask := range []struct {
-		name    string
-		process *programs.Pallium
-		token   string
-		control string
-	}{
-		{"frontend", w.front, w.tokens[0], ""}, {"frontend again", w.front, w.tokens[0], ""},
-		{"frontend, no-store", w.front, w.tokens[0], "no-store"}, {"no frontend", w.plain, w.tokens[1], ""},
-	} {
-		code, got := w.ask(ask.process, ask.token, q, ask.control)
+	type way struct{ name, edge, token, control string }
+	ways := []way{
+		{"frontend", w.edge(), w.tokens[0], ""}, {"frontend again", w.edge(), w.tokens[0], ""},
+		{"frontend, no-store", w.edge(), w.tokens[0], "no-store"},
+	}
+	if w.plain != nil {
+		ways = append(ways, way{"no frontend", w.plain.Edge, w.tokens[1], ""})
+	}
+	for _, ask := range ways {
+		code, got := w.ask(ask.edge, ask.token, q, ask.control)
 		switch {
 		case err != nil && code == http.StatusUnprocessableEntity:
 			w.compare.failed++

@@ -39,14 +39,24 @@ const (
 // wide are the limits of the tenant: samples of any age, and no budgets.
 var wide = []string{"past_grace=0s", "requests_per_second=0", "samples_per_second=0", "bytes_per_second=0", "max_query_samples=0"}
 
-// world is two Pallium processes, with the frontend and without, and the samples.
+// system is a Pallium with a query frontend.
+type system interface {
+	urls() []string // of edges
+	flush()
+	compact()
+	restart()              // of any process, without a clean stop
+	cli(args ...string)    // runs an admin command
+	metric(string) float64 // the sum over all processes
+}
+
+// world is two Palliums, with the frontend and, if there is one, without, and the samples.
 type world struct {
 	t       *testing.T
 	rnd     *rand.Rand
 	seed    int64
-	front   *programs.Pallium
-	plain   *programs.Pallium
-	tokens  []string // of front and plain
+	front   system
+	plain   *programs.Pallium // nil: there is none
+	tokens  []string          // of front and plain
 	samples *samples
 	engine  *promql.Engine
 	parser  parser.Parser
@@ -63,6 +73,7 @@ func do(t *testing.T, req *http.Request) (int, string) {
 	return a.Code, a.Body
 }
 
+// newWorld returns a world without a Pallium.
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, seed: time.Now().UnixNano(), samples: &samples{series: map[string]*sampled{}}, parser: parser.NewParser(parser.Options{})}
 	if s := os.Getenv("FRONTEND_SEED"); s != "" {
@@ -70,17 +81,42 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Logf("FRONTEND_SEED=%d", w.seed)
 	w.rnd = rand.New(rand.NewSource(w.seed))
-	const common = "log: {level: warn}\nself_monitoring: {disabled: true}\n"
-	w.front = programs.StartPallium(t, common)
-	w.plain = programs.StartPallium(t, common+"frontend: {enabled: false}\n")
-	for _, p := range []*programs.Pallium{w.front, w.plain} {
-		p.Tenant("t", wide...)
-		w.tokens = append(w.tokens, p.Token("t", "metrics:read,metrics:write,metrics:delete"))
-	}
 	w.engine = promql.NewEngine(promql.EngineOpts{MaxSamples: math.MaxInt, Timeout: time.Hour, LookbackDelta: 5 * time.Minute,
 		EnableAtModifier: true, EnableNegativeOffset: true, Parser: w.parser, NoStepSubqueryIntervalFn: func(int64) int64 { return minute }})
 	w.now = time.Now().UnixMilli()
 	w.start = (w.now/hour - 4*24) * hour
+	return w
+}
+
+// single is a single process.
+type single struct{ *programs.Pallium }
+
+func (s single) urls() []string             { return []string{s.Edge} }
+func (s single) flush()                     { s.Flush() }
+func (s single) compact()                   { s.Compact() }
+func (s single) restart()                   { s.Kill(); s.Restart() }
+func (s single) metric(name string) float64 { return s.Metric(name) }
+func (s single) cli(args ...string) {
+	if _, err := s.CLI(args...); err != nil {
+		panic(err)
+	}
+}
+
+// startSingle starts two processes, with the frontend and without.
+func (w *world) startSingle() {
+	const common = "log: {level: warn}\nself_monitoring: {disabled: true}\n"
+	front := programs.StartPallium(w.t, common)
+	w.front = single{front}
+	w.plain = programs.StartPallium(w.t, common+"frontend: {enabled: false}\n")
+	for _, p := range []*programs.Pallium{front, w.plain} {
+		p.Tenant("t", wide...)
+		w.tokens = append(w.tokens, p.Token("t", "metrics:read,metrics:write,metrics:delete"))
+	}
+	w.begin()
+}
+
+// begin writes the first samples.
+func (w *world) begin() {
 	w.fill()
 	var all []labels.Labels
 	for _, s := range w.samples.series {
@@ -89,7 +125,21 @@ func newWorld(t *testing.T) *world {
 	slices.SortFunc(all, labels.Compare)
 	w.smith = promqlsmith.New(w.rnd, all, promqlsmith.WithEnableOffset(true), promqlsmith.WithEnableAtModifier(true),
 		promqlsmith.WithAtModifierMaxTimestamp(w.now), promqlsmith.WithEnableVectorMatching(true), promqlsmith.WithMaxDepth(3))
-	return w
+}
+
+// edges returns the URL of one edge of each Pallium.
+func (w *world) edges() []string {
+	list := []string{w.edge()}
+	if w.plain != nil {
+		list = append(list, w.plain.Edge)
+	}
+	return list
+}
+
+// edge returns the URL of an edge of the frontend.
+func (w *world) edge() string {
+	all := w.front.urls()
+	return all[w.rnd.Intn(len(all))]
 }
 
 // fill writes four days of counters, gauges and native histograms; some series end, some
@@ -127,7 +177,7 @@ func (w *world) fill() {
 
 func (w *world) push(ls labels.Labels, list ...point) {
 	w.t.Helper()
-	w.samples.push(w.t, []string{w.front.Edge, w.plain.Edge}, w.tokens, ls, list)
+	w.samples.push(w.t, w.edges(), w.tokens, ls, list)
 }
 
 // backfill writes a few samples at any time of the four days.
@@ -163,8 +213,8 @@ func (w *world) remove() {
 	mint := w.start + w.rnd.Int63n(3*day)
 	maxt := mint + w.rnd.Int63n(day)
 	q := url.Values{"match[]": {fmt.Sprintf(`{i=%q}`, value)}, "start": {seconds(mint)}, "end": {seconds(maxt)}}
-	for i, p := range []*programs.Pallium{w.front, w.plain} {
-		code, text := programs.Do(w.t, http.MethodPost, p.Edge+"/prometheus/api/v1/admin/tsdb/delete_series?"+q.Encode(), w.tokens[i], "", nil)
+	for i, edge := range w.edges() {
+		code, text := programs.Do(w.t, http.MethodPost, edge+"/prometheus/api/v1/admin/tsdb/delete_series?"+q.Encode(), w.tokens[i], "", nil)
 		if code/100 != 2 {
 			w.t.Fatalf("delete: %d %s", code, text)
 		}
@@ -184,24 +234,21 @@ func (w *world) disturb(i int) string {
 		w.remove()
 		return "delete"
 	case 4:
-		w.front.Flush()
+		w.front.flush()
 		return "flush"
 	case 5:
-		w.front.Compact()
+		w.front.compact()
 		return "compact"
 	case 6:
 		if i%5 == 0 {
-			w.front.Kill()
-			w.front.Restart()
+			w.front.restart()
 			return "restart"
 		}
 	case 8, 9:
 		w.live()
 		return "live"
 	case 7:
-		if _, err := w.front.CLI("limits", "set", "t", fmt.Sprintf("max_query_series=%d", 1000+w.rnd.Intn(1000))); err != nil {
-			w.t.Fatal(err)
-		}
+		w.front.cli("limits", "set", "t", fmt.Sprintf("max_query_series=%d", 1000+w.rnd.Intn(1000)))
 		return "limits"
 	}
 	return ""
@@ -267,11 +314,11 @@ func (w *world) query() query {
 	return q
 }
 
-// ask returns the answer of a process, normalized.
-func (w *world) ask(p *programs.Pallium, token string, q query, cacheControl string) (int, answer) {
+// ask returns the answer of an edge, normalized.
+func (w *world) ask(edge, token string, q query, cacheControl string) (int, answer) {
 	w.t.Helper()
 	form := url.Values{"query": {q.text}, "start": {seconds(q.start)}, "end": {seconds(q.end)}, "step": {seconds(q.step)}}
-	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, p.Edge+"/prometheus/api/v1/query_range",
+	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, edge+"/prometheus/api/v1/query_range",
 		strings.NewReader(form.Encode()))
 	if err != nil {
 		w.t.Fatal(err)

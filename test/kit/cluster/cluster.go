@@ -52,8 +52,11 @@ type Options struct {
 	// Bigtable and Cloud Storage, for tests that put a proxy in between. nil replaces
 	// none.
 	Through func(name, address string) string
-	// QueriersApart makes queriers connect to Bigtable through "querier-bigtable".
+	// QueriersApart makes queriers connect to Bigtable through "querier-bigtable", and to
+	// Cloud Storage through "querier-gcs".
 	QueriersApart bool
+	// CacheRedis is the address of the Redis of the results cache; empty: that of the ring.
+	CacheRedis string
 }
 
 // Namespace is an existing network namespace that is connected to this machine by a
@@ -146,7 +149,7 @@ func New(o Options) (*Cluster, error) {
 	c.common, c.redis = stores(o.Through("bigtable", bigtable), gcsURL), o.Through("redis", redis)
 	c.commonQuerier = c.common
 	if o.QueriersApart {
-		c.commonQuerier = stores(o.Through("querier-bigtable", bigtable), gcsURL)
+		c.commonQuerier = stores(o.Through("querier-bigtable", bigtable), "http://"+o.Through("querier-gcs", gcs))
 	}
 	if o.Namespace != nil {
 		c.commonInside = stores(o.Through("inside-bigtable", bigtable), "http://"+o.Through("inside-gcs", gcs))
@@ -174,6 +177,10 @@ func (c *Cluster) backend(name, zone, target string) {
 	if n := c.o.Namespace; n != nil && n.Ingester == name {
 		common, redis = c.commonInside, c.redisInside
 	}
+	cache := redis
+	if c.o.CacheRedis != "" {
+		cache = c.o.CacheRedis
+	}
 	text := common + fmt.Sprintf(`data_dir: %s
 rpc_listen: "%s"
 internal_listen: "%s"
@@ -187,7 +194,7 @@ cluster:
 ingester: {memory_bytes: 536870912}
 compactor: {interval: 30s}
 shutdown_timeout: 25s
-%s`, c.path(name), rpc, c.address(name, 1), c.address(name, 2), name, c.o.Through(name, rpc), zone, redis, redis, c.o.Config)
+%s`, c.path(name), rpc, c.address(name, 1), c.address(name, 2), name, c.o.Through(name, rpc), zone, redis, cache, c.o.Config)
 	c.pallium(name, rpc, c.address(name, 2), text, "backend", "-target="+target)
 }
 
