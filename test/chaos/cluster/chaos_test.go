@@ -139,6 +139,8 @@ func (w *world) proxied() string {
 	}
 }
 
+func (w *world) frontend(i int) string { return fmt.Sprintf("frontend-%d", 1+i%2) }
+
 func (w *world) ingester() string { return fmt.Sprintf("ingester-%d", 1+w.rnd.Intn(3)) }
 
 // waitHealthy waits until every ingester answers queries again.
@@ -236,11 +238,33 @@ func faults() []fault {
 			w.waitRecovered()
 		}},
 		{name: "restart all in turn", noFailures: true, do: func(w *world) {
-			for _, name := range []string{"ingester-1", "ingester-2", "ingester-3", "compactor-1", "backend-1", "backend-2"} {
+			for _, name := range []string{"ingester-1", "ingester-2", "ingester-3", "compactor-1", "backend-1", "backend-2", "frontend-1", "frontend-2"} {
 				w.must(w.c.Stop(w.ctx, name, syscall.SIGTERM))
 				w.must(w.c.Start(w.ctx, name))
 				w.waitHealthy()
 			}
+		}},
+		{name: "query frontends killed in turn", noFailures: true, do: func(w *world) {
+			for i := range w.count(4, 20) {
+				name := w.frontend(i)
+				w.must(w.c.Stop(w.ctx, name, syscall.SIGKILL))
+				w.pause(time.Second, 5*time.Second)
+				w.must(w.c.Start(w.ctx, name))
+				w.pause(time.Second, 5*time.Second)
+			}
+		}},
+		{name: "a query frontend's process stopped", noFailures: true, do: func(w *world) {
+			name := w.frontend(w.rnd.Int())
+			w.must(w.c.Signal(name, syscall.SIGSTOP))
+			w.pause(8*time.Second, 40*time.Second)
+			w.must(w.c.Signal(name, syscall.SIGCONT))
+			w.pause(time.Second, 5*time.Second)
+		}},
+		{name: "a query frontend's connections hang", noFailures: true, do: func(w *world) {
+			w.disturb(w.frontend(w.rnd.Int()), Hang, w.length(8*time.Second, 40*time.Second))
+		}},
+		{name: "a query frontend's connections break", do: func(w *world) {
+			w.disturb(w.frontend(w.rnd.Int()), Partial, w.length(5*time.Second, time.Minute))
 		}},
 		{name: "cluster secret rotated", do: func(w *world) { w.rotateSecret() }}, // gateways restart, too
 		{name: "Redis restarted empty", noFailures: true, do: func(w *world) {
