@@ -130,6 +130,9 @@ func TestCleanDay(t *testing.T) {
 		t.Error("packs that arrived after the request still have the deleted series")
 	}
 	generation := x.Manifest("a", testDay).Version
+	fresh := map[tenant.ID]data{"a": storetest.Window(rng(), testDay, 3, 3, 3)}
+	x.Expect(fresh)
+	x.Must(nil, x.Store.Upload(ctx, x.Seal("i1", fresh, d.Number)))
 	x.Now = x.Now.Add(cleanTime)
 	x.compact(Due)
 	if x.cleans() != 0 || x.Manifest("a", testDay).Version != generation {
@@ -184,6 +187,13 @@ func TestCleanAgain(t *testing.T) {
 	}
 	if attempts != 1 {
 		t.Errorf("%d attempts within a second, want 1", attempts)
+	}
+	x.Now = x.Now.Add(cleanTime)
+	for range 2 { // the second one waits
+		_, _ = x.comp.Compact(ctx, Due)
+	}
+	if attempts != 2 || x.cleans() != 1 {
+		t.Errorf("%d attempts, want 2; %d requests are left, want 1", attempts, x.cleans())
 	}
 	failing = false
 	x.Now = x.Now.Add(cleanTime) // it is due again, and the request older than cleanTime

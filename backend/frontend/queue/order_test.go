@@ -1,0 +1,205 @@
+package queue
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestOrder checks who is served by one worker: tenants in turn by cost, FIFO inside
+// a tenant, classes by weight.
+func TestOrder(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		push func(q *Queue)
+		want string
+	}{
+		{"FIFO inside a tenant", func(q *Queue) { push(q, "a", Range, 4, 5e6) }, "a0 a1 a2 a3"},
+		{"equal costs: in turn", func(q *Queue) {
+			push(q, "a", Range, 3, 1e6)
+			push(q, "b", Range, 3, 1e6)
+		}, "a0 b0 a1 b1 a2 b2"},
+		{"by samples, not by queries", func(q *Queue) {
+			push(q, "a", Range, 3, 4e6)
+			push(q, "b", Range, 8, 1e6)
+		}, "a0 b0 b1 b2 b3 a1 b4 b5 b6 b7 a2"},
+		{"a cost without a bound is one step", func(q *Queue) {
+			push(q, "a", Range, 2, 1<<62)
+			push(q, "b", Range, 3, 1e6)
+		}, "a0 b0 b1 b2 a1"},
+		{"jobs that read nothing cost something", func(q *Queue) {
+			push(q, "a", Range, 3, 0)
+			push(q, "b", Range, 2, 2*MinCost)
+		}, "a0 b0 a1 b1 a2"},
+		{"range queries read twice as much", func(q *Queue) {
+			push(q, "r", Range, 6, 1e6)
+			push(q, "i", Instant, 3, 1e6)
+			push(q, "u", Rule, 3, 1e6)
+		}, "r0 i0 u0 r1 i1 u1 r2 r3 i2 u2 r4 r5"},
+		{"a short query of another class does not wait for long ones", func(q *Queue) {
+			push(q, "r", Range, 3, 1e9)
+			push(q, "i", Instant, 3, 1e5)
+		}, "r0 i0 i1 i2 r1 r2"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			q := newQueue(t, 1, Options{})
+			c.push(q)
+			if got := strings.TrimSpace(names(q, "q", 100)); got != c.want {
+				t.Errorf("order %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestActualCost checks that the accounts of tenants and classes are corrected by what
+// was read.
+func TestActualCost(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		actual int64
+		want   string
+	}{
+		{"unknown", -1, "b0 a1 b1"},
+		{"more", 3e6, "b0 b1 b2"},
+		{"less", 1, "b0 a1 a2"},
+	} {
+		for _, other := range []Class{Range, Instant} {
+			t.Run(c.name+" beside "+other.String(), func(t *testing.T) {
+				q := newQueue(t, 1, Options{})
+				push(q, "a", Rule, 4, 1e6)
+				cost := int64(1e6)
+				if other == Range {
+					cost *= 2 // by weight
+				}
+				push(q, "b", other, 4, cost)
+				j := q.try("q")
+				if j.Value != "a0" {
+					t.Fatalf("first job is %v", j.Value)
+				}
+				q.Done(j, c.actual)
+				if got := strings.TrimSpace(actualNames(q, 3, c.actual)); got != c.want {
+					t.Errorf("order %q, want %q", got, c.want)
+				}
+			})
+		}
+	}
+}
+
+// actualNames is names with the actual cost of tenant a's jobs.
+func actualNames(q *Queue, n int, actual int64) string {
+	s := ""
+	for range n {
+		j := q.try("q")
+		s += j.Value.(string) + " "
+		if j.Tenant == "a" {
+			q.Done(j, actual)
+		} else {
+			q.Done(j, -1)
+		}
+	}
+	return s
+}
+
+// TestComingBack checks what a tenant has when it comes back: no credit for the time
+// when it was not there, and its debt up to MaxDebt.
+func TestComingBack(t *testing.T) {
+	t.Run("no credit", func(t *testing.T) {
+		q := newQueue(t, 1, Options{})
+		push(q, "b", Range, 1, 1e6)
+		names(q, "q", 1)
+		push(q, "a", Range, 100, 1e6)
+		names(q, "q", 90)
+		push(q, "b", Range, 5, 1e6)
+		if got := names(q, "q", 6); strings.Count(got, "b") != 3 {
+			t.Errorf("b's share after it was away: %s", got)
+		}
+	})
+	t.Run("debt", func(t *testing.T) {
+		q := newQueue(t, 1, Options{})
+		push(q, "a", Range, 1, 5e6)
+		names(q, "q", 1)
+		push(q, "b", Range, 9, 1e6)
+		push(q, "a", Range, 1, 1e6)
+		if got := names(q, "q", 7); got != "b0 b1 b2 b3 b4 b5 a0 " && got != "b0 b1 b2 b3 b4 a0 b5 " {
+			t.Errorf("order with a debt of five jobs: %s", got)
+		}
+	})
+	t.Run("debt is bounded", func(t *testing.T) {
+		q := newQueue(t, 1, Options{})
+		push(q, "a", Range, 1, 1000*MaxDebt)
+		names(q, "q", 1)
+		push(q, "b", Range, 9, MaxDebt/4)
+		push(q, "a", Range, 1, 1e6)
+		if got := names(q, "q", 7); !strings.Contains(got, "a") {
+			t.Errorf("order with a huge debt: %s", got)
+		}
+	})
+	t.Run("a refund is no credit", func(t *testing.T) {
+		q := newQueue(t, 2, Options{MaxShare: 1})
+		push(q, "a", Instant, 1, 1000*MaxDebt)
+		over := q.try("q")
+		push(q, "a", Instant, 9, 1e6) // it is active again, with a debt
+		push(q, "b", Instant, 9, 1e6)
+		q.Done(over, 1)
+		if got := names(q, "q", 8); strings.Count(got, "b") != 4 {
+			t.Errorf("order after a refund that is larger than the debt: %s", got)
+		}
+	})
+	t.Run("beside one whose jobs read less than estimated", func(t *testing.T) {
+		q := newQueue(t, 4, Options{MaxShare: 1})
+		push(q, "a", Instant, 100, 1e8)
+		for _, j := range []*Job{q.try("q"), q.try("q"), q.try("q")} {
+			q.Done(j, 1e6)
+		}
+		push(q, "b", Instant, 20, 1e6)
+		if got := actualNames(q, 10, 1e6); strings.Count(got, "b") < 4 {
+			t.Errorf("a new tenant waits until the others have read what they were estimated to: %s", got)
+		}
+	})
+	t.Run("class", func(t *testing.T) {
+		q := newQueue(t, 1, Options{})
+		push(q, "a", Instant, 100, 1e6)
+		names(q, "q", 90)
+		push(q, "b", Rule, 5, 1e6)
+		if got := names(q, "q", 6); strings.Count(got, "b") != 3 {
+			t.Errorf("share of a class that is new: %s", got)
+		}
+		q = newQueue(t, 1, Options{})
+		push(q, "a", Instant, 1, 1000*MaxDebt)
+		names(q, "q", 1)
+		push(q, "b", Rule, 9, MaxDebt/4)
+		push(q, "a", Instant, 1, 1e6)
+		if got := names(q, "q", 7); !strings.Contains(got, "a") {
+			t.Errorf("order with a huge debt of a class: %s", got)
+		}
+	})
+}
+
+// TestCreditOfTheBlocked checks that a tenant, or a class, that a limit kept from being
+// served does not hold all others up afterwards.
+func TestCreditOfTheBlocked(t *testing.T) {
+	t.Run("tenant", func(t *testing.T) {
+		q := newQueue(t, 2, Options{MaxShare: 0.5})
+		push(q, "a", Instant, 400, MaxDebt/10)
+		long := q.try("q") // a holds what it may
+		push(q, "b", Instant, 1000, MaxDebt/10)
+		names(q, "q", 500)
+		q.AddWorkers("q", 1)
+		q.Done(long, 1)
+		got := names(q, "q", 40)
+		if n := strings.Count(got, "a"); n < 20 || n > 30 {
+			t.Errorf("%d of 40 jobs are a's, want its credit of 10 and half of the rest: %s", n, got)
+		}
+	})
+	t.Run("class", func(t *testing.T) {
+		q := newQueue(t, 2, Options{MaxShare: 1})
+		push(q, "a", Range, 400, MaxDebt/5)
+		long := q.try("q")
+		push(q, "b", Rule, 1000, MaxDebt/10)
+		names(q, "q", 500)
+		q.Done(long, 1)
+		got := names(q, "q", 40)
+		if n := strings.Count(got, "a"); n < 20 || n > 30 {
+			t.Errorf("%d of 40 jobs are range queries, want their credit of 10 and half of the rest: %s", n, got)
+		}
+	})
+}
