@@ -51,7 +51,7 @@ func (b *backend) buildQuerier(context.Context) error {
 		return err
 	}
 	r := runner.New(runner.Options{Engine: b.queries.engine, Parts: b.queries.engine, Queryable: b.api.Queryable, Memory: b.memory,
-		Cost: b.queries.engine.Cost, Switches: b.switches()})
+		Cost: b.queries.engine.Cost, Readers: b.queries.engine.Readers, Switches: b.switches()})
 	b.queries.worker = worker.New(worker.Options{Frontends: b.cluster.lenders(b), Run: r.Run, Slots: b.slots(),
 		Logger: b.opts.Logger, Registerer: b.registry})
 	return nil

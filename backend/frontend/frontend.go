@@ -16,6 +16,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/cache"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -33,6 +34,8 @@ type Evaluator interface {
 	// Cost returns the most series that one selector of a query selected, and the most
 	// samples that were held at the same time.
 	Cost(q promql.Query) (series, samples int64)
+	// Readers returns the ingesters whose samples are in all reads of a query that ran.
+	Readers(q promql.Query) evaluation.Readers
 	// Take takes memory for the request.
 	Take(ctx context.Context, bytes int64) error
 	// Charge accounts for the memory of an answer that was not evaluated.

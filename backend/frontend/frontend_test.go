@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
@@ -307,5 +308,40 @@ func TestFailure(t *testing.T) {
 	res = w.ask(`load + on () load`, origin, origin+2*day, hour)
 	if res.Err == nil || w.cache.puts != 0 {
 		t.Errorf("error = %v, %d answers kept", res.Err, w.cache.puts)
+	}
+}
+
+// TestZonesOfReads checks that an answer is kept with the ingesters that all of its reads had,
+// and used as long as enough of them are available.
+func TestZonesOfReads(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	const text = "sum(requests_total)"
+	ask := func() (fromCache bool) {
+		t.Helper()
+		before := w.parts.Load()
+		w.ask(text, origin+day, origin+2*day, 10*minute)
+		return w.parts.Load() == before
+	}
+	w.members = []string{"a", "b", "c"}
+	w.readers = evaluation.Readers{Any: true, IDs: []string{"c"}}
+	if ask(); ask() {
+		t.Error("kept an answer that was read from one zone")
+	}
+	w.readers = evaluation.Readers{Any: true, IDs: []string{"b", "c"}}
+	if ask(); !ask() {
+		t.Error("did not keep an answer that was read from two zones")
+	}
+	w.members = []string{"b", "c"}
+	if !ask() {
+		t.Error("did not use the answer while the third zone is down")
+	}
+	w.members = []string{"a", "b"}
+	if ask() {
+		t.Error("used the answer of zones b and c, of which c is down")
+	}
+	w.readers = evaluation.Readers{Any: true, IDs: []string{"a", "b"}}
+	if ask(); !ask() {
+		t.Error("did not keep the answer of zones a and b")
 	}
 }

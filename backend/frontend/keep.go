@@ -2,6 +2,7 @@ package frontend
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"time"
@@ -83,8 +84,10 @@ func (p *plan) usable(ctx context.Context, part *part, value []byte) *entry {
 	e, err := p.decode(ctx, part, value)
 	var reason string
 	switch {
-	case err != nil:
+	case errors.Is(err, errEntry):
 		reason = "damaged"
+	case err != nil:
+		reason = "memory"
 	case p.f.o.Now().Sub(e.stored).Abs() > maxAge:
 		reason = "old"
 	case p.f.o.Evaluator.CheckCost(ctx, e.cost.Series, e.cost.Samples) != nil:
@@ -174,8 +177,12 @@ func (p *plan) keep(ctx context.Context) {
 		p.f.metrics.notKept.WithLabelValues("versions_unavailable").Add(float64(len(list)))
 		return
 	}
-	then := p.versions.Ingesters
 	for i, e := range list {
+		then := p.readers(of[i])
+		if !p.versions.Confirms(then) {
+			p.f.metrics.notKept.WithLabelValues("readers").Inc()
+			continue
+		}
 		before, now := p.storeVersion(&p.versions, of[i]), p.storeVersion(&after, of[i])
 		if !after.Confirms(then) || !now.Equal(&before) {
 			p.f.metrics.notKept.WithLabelValues("changed").Inc()
@@ -184,6 +191,21 @@ func (p *plan) keep(ctx context.Context) {
 		e.key, e.ingesters, e.store, e.stored = of[i].key, then, before, p.f.o.Now()
 		p.f.o.Cache.Put(ctx, p.id, e.key, e.encode(p.step))
 	}
+}
+
+// readers returns the versions of the ingesters whose samples are in the whole answer of a
+// part: kept and evaluated steps.
+func (p *plan) readers(part *part) []series.IngesterVersion {
+	out := p.versions.Ingesters
+	if part.kept != nil {
+		out = series.Both(out, part.kept.ingesters)
+	}
+	for _, t := range part.tasks {
+		if t.readers.Any {
+			out = series.Both(out, p.versions.Of(t.readers.IDs))
+		}
+	}
+	return out
 }
 
 // grown returns the entry of a part with the steps that were evaluated, or nil if nothing

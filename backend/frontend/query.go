@@ -140,6 +140,7 @@ type task struct {
 	notes    []evaluation.Note
 	storable bool // the annotations can be kept
 	cost     evaluation.Cost
+	readers  evaluation.Readers
 }
 
 // evaluate runs all tasks, some at the same time. It returns the result of a task that
@@ -190,6 +191,7 @@ func (p *plan) evaluateTask(ctx context.Context, t *task) *promql.Result {
 		t.storable = false // evaluated by another version
 	}
 	t.cost.Series, t.cost.Samples = p.f.o.Evaluator.Cost(query)
+	t.readers = p.f.o.Evaluator.Readers(query)
 	if s := query.Stats(); s != nil && s.Samples != nil {
 		t.cost.Read = s.Samples.TotalSamples
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/cache"
 	"github.com/palliumhq/pallium/backend/cache/memory"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -52,6 +53,8 @@ type world struct {
 	changes  uint64
 	store    series.StoreVersion
 	noVer    error
+	readers  evaluation.Readers // of all evaluations
+	members  []string           // ingesters that are available, each in a domain of its own; nil: one
 	keep     time.Duration
 	most     int64  // samples; 0 = no limit
 	evaluate func() // called before each evaluation of a part; may be nil
@@ -112,7 +115,17 @@ func (w *world) versions(_ context.Context, _ tenant.ID, mint, maxt int64) (seri
 	if w.noVer != nil {
 		return series.Versions{}, w.noVer
 	}
-	v := series.Versions{Ingesters: []series.IngesterVersion{{Instance: "i", Epoch: 1, Changes: w.changes, Bound: w.bound}}}
+	v := series.Versions{Domains: map[string]int{}, Needed: 1}
+	members := w.members
+	if members == nil {
+		members = []string{"i"}
+	} else {
+		v.Needed, v.Domains = 2, map[string]int{"a": 1, "b": 1, "c": 1}
+	}
+	for _, id := range members {
+		v.Domains[id] = 1
+		v.Ingesters = append(v.Ingesters, series.IngesterVersion{Instance: id, Epoch: 1, Changes: w.changes, Bound: w.bound, Domain: id})
+	}
 	v.Store = w.store.Within(mint/day, maxt/day)
 	return v, nil
 }
@@ -262,6 +275,8 @@ func (w *world) CheckCost(_ context.Context, _, samples int64) error {
 	}
 	return nil
 }
+
+func (w *world) Readers(promql.Query) evaluation.Readers { return w.readers }
 
 func (w *world) Cost(q promql.Query) (series, samples int64) {
 	return 1, int64(q.Stats().Samples.PeakSamples)

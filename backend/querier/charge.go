@@ -59,6 +59,7 @@ type evaluation struct {
 	points   int64       // bytes held for points
 	raw      bool        // remote read: all samples are held in memory
 	note     func(error) // called with the error that ended the reading; may be nil
+	readers  readers
 }
 
 type evaluationKey struct{}

@@ -101,10 +101,11 @@ func (in *Ingesters) all(ctx context.Context) ([]Peer, error) {
 	return list, nil
 }
 
-// from is a response and the L0 packs from which it was read.
+// from is a response, the L0 packs from which it was read, and the ingester.
 type from[T any] struct {
 	value T
 	packs []ulid.ULID
+	id    string
 }
 
 // quorum returns all ingesters, and which of them a read of a tenant's range needs.
@@ -132,21 +133,28 @@ func fanOut[T any](
 	if err != nil {
 		return nil, nil, err
 	}
-	answers, err := peers.Enough(ctx, list, q, func(ctx context.Context, ing Ingester) (from[T], error) {
-		v, packs, err := call(ctx, ing)
-		return from[T]{v, packs}, err
+	named := make([]peers.Peer[*Peer], len(list))
+	for i := range list {
+		p := &list[i]
+		named[i] = peers.Peer[*Peer]{ID: p.ID, Domain: p.Domain, Unhealthy: p.Unhealthy, Client: p}
+	}
+	answers, err := peers.Enough(ctx, named, q, func(ctx context.Context, p *Peer) (from[T], error) {
+		v, packs, err := call(ctx, p.Client)
+		return from[T]{v, packs, p.ID}, err
 	}, func(f from[T]) { drop(f.value) })
 	if err != nil {
 		return nil, nil, err
 	}
 	var got []T
-	served := map[ulid.ULID]bool{}
+	served, ids := map[ulid.ULID]bool{}, map[string]bool{}
 	for _, a := range answers {
+		ids[a.id] = true
 		got = append(got, a.value)
 		for _, pack := range a.packs {
 			served[pack] = true
 		}
 	}
+	noteReaders(ctx, ids)
 	return got, func(id ulid.ULID) bool { return served[id] }, nil
 }
 

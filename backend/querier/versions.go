@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,10 +24,7 @@ type StoreVersions interface {
 func Versions(ctx context.Context, recent *Ingesters, long StoreVersions, id tenant.ID, mint, maxt int64) (series.Versions, error) {
 	var out series.Versions
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
-		out.Ingesters, err = recent.versions(ctx, id, mint, maxt)
-		return err
-	})
+	g.Go(func() error { return recent.versions(ctx, id, mint, maxt, &out) }) // sets all but Store
 	var store series.StoreVersion
 	g.Go(func() (err error) {
 		store, err = long.Version(ctx, id, mint, maxt)
@@ -41,35 +37,44 @@ func Versions(ctx context.Context, recent *Ingesters, long StoreVersions, id ten
 	return out, nil
 }
 
-// versionsTimeout is how long all ingesters have to answer. A query does not wait longer for
-// what only decides whether kept results can be used.
+// versionsTimeout is how long ingesters have to answer. A query does not wait longer for what
+// only decides whether kept results can be used.
 const versionsTimeout = 500 * time.Millisecond
 
-var errNotAll = errors.New("versions of all ingesters are needed, and some are unavailable or lost")
+var (
+	errVersionsLost = errors.New("samples were lost with an ingester")
+	errTooFewZones  = fmt.Errorf("%w: versions of too few ingesters", peers.ErrTooFew)
+)
 
-// versions asks all ingesters for their versions. It fails if one does not answer, or if a
-// domain counts as lost: two domains of three would not do. A sample that one domain had
-// before the first look may be acknowledged with a third one after a read that asked the
-// second and the third; a look at the first and the second would show no change.
-func (in *Ingesters) versions(ctx context.Context, id tenant.ID, mint, maxt int64) ([]series.IngesterVersion, error) {
+// versions asks all healthy ingesters for their versions. It fails if those that answer are
+// not all of enough domains, or if a domain counts as lost.
+func (in *Ingesters) versions(ctx context.Context, id tenant.ID, mint, maxt int64, out *series.Versions) error {
 	list, q, err := in.quorum(ctx, id, mint, maxt)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if len(q.Lost) > 0 || slices.ContainsFunc(list, func(p Peer) bool { return p.Unhealthy }) ||
-		peers.Domains(list) < peers.Needed(list, q) { // the ring of a process that has just started may be incomplete
-		return nil, errNotAll
+	if len(q.Lost) > 0 {
+		return errVersionsLost
 	}
 	ctx, cancel := context.WithTimeout(ctx, versionsTimeout)
 	defer cancel()
-	named := make([]peers.Peer[*Peer], len(list))
-	for i := range list {
-		p := &list[i]
-		named[i] = peers.Peer[*Peer]{ID: p.ID, Domain: p.Domain, Client: p}
+	out.Needed, out.Domains = peers.Needed(list, q), map[string]int{}
+	var asked []peers.Peer[Ingester]
+	for _, p := range list {
+		out.Domains[p.Domain]++
+		if !p.Unhealthy {
+			asked = append(asked, p)
+		}
 	}
-	return peers.All(ctx, named, func(ctx context.Context, p *Peer) (series.IngesterVersion, error) {
-		v, err := p.Client.Version(ctx, id)
-		v.Instance = p.ID // by which the ring knows it
-		return v, err
-	})
+	replies := peers.Each(ctx, asked, func(ctx context.Context, ing Ingester) (series.IngesterVersion, error) { return ing.Version(ctx, id) })
+	for i, r := range replies {
+		if r.Err == nil {
+			r.Value.Instance, r.Value.Domain = asked[i].ID, asked[i].Domain // by which the ring knows it
+			out.Ingesters = append(out.Ingesters, r.Value)
+		}
+	}
+	if !out.Confirms(out.Ingesters) {
+		return errTooFewZones
+	}
+	return nil
 }

@@ -3,6 +3,8 @@ package querier
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,52 +46,110 @@ func versionsOf(t *testing.T, lost []string, list ...*peer) (series.Versions, er
 	return Versions(t.Context(), in, fixedStore{}, "t", 0, 1)
 }
 
-// TestVersions: an answer is current if no ingester of any zone has changed. Two zones of
-// three would not do: a sample that zone a had before the first look may be acknowledged
-// with c after a read that asked b and c, and a and b would show no change.
+// TestVersions: an answer is current if the ingesters from which it was read make up enough
+// zones and have not changed.
 func TestVersions(t *testing.T) {
 	down := &peer{err: errors.New("down")}
 	z := func(changes ...uint64) []*peer { return zones(changes...) }
-	then, err := versionsOf(t, nil, z(1, 2, 3)...)
+	first, err := versionsOf(t, nil, z(1, 2, 3)...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(then.Ingesters) != 3 || then.Bound() != 1000 {
-		t.Fatalf("asked %d ingesters, bound %d; want 3 and 1000", len(then.Ingesters), then.Bound())
+	if len(first.Ingesters) != 3 || first.Bound() != 1000 {
+		t.Fatalf("asked %d ingesters, bound %d; want 3 and 1000", len(first.Ingesters), first.Bound())
 	}
 	restarted := z(1, 2, 3)
 	restarted[0].version.Epoch = 8
 	for _, tt := range []struct {
 		name string
 		now  []*peer
+		read string // ingesters from which the answer was read
 		want bool
 	}{
-		{"nothing changed", z(1, 2, 3), true},
-		{"one zone changed", z(1, 2, 4), false},
-		{"another zone changed", z(2, 2, 3), false},
-		{"an ingester joined", append(z(1, 2, 3), z(0)...), false},
-		{"an ingester restarted", restarted, false},
+		{"nothing changed", z(1, 2, 3), "abc", true},
+		{"nothing changed, two zones read", z(1, 2, 3), "bc", true},
+		{"one zone read", z(1, 2, 3), "c", false},
+		{"nothing read", z(1, 2, 3), "", false},
+		{"one zone changed that was not read", z(2, 2, 3), "bc", true},
+		{"one zone changed that was read", z(1, 2, 4), "bc", false},
+		{"one of three zones changed", z(1, 2, 4), "abc", true},
+		{"two zones changed", z(1, 3, 4), "abc", false},
+		{"an ingester joined a zone that was not read", append(z(1, 2, 3), z(0)...), "bc", true},
+		{"an ingester joined a zone that was read", append(z(1, 2, 3), z(0)...), "ab", false},
+		{"an ingester restarted that was read", restarted, "ab", false},
+		{"an ingester restarted that was not read", restarted, "bc", true},
+		// A sample that zone a had before the first look may be acknowledged with c after a read
+		// of b and c: a and b, which have not changed, do not show it.
+		{"a zone is down that was read", []*peer{z(1)[0], z(1, 2)[1], down}, "bc", false},
+		{"a zone is down that was not read", []*peer{down, z(1, 2)[1], z(1, 2, 3)[2]}, "bc", true},
 	} {
 		now, err := versionsOf(t, nil, tt.now...)
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
 		}
-		if got := now.Confirms(then.Ingesters); got != tt.want {
+		then := first.Of(strings.Split(tt.read, ""))
+		if got := now.Confirms(then); got != tt.want {
 			t.Errorf("%s: confirmed = %t, want %t: %+v", tt.name, got, tt.want, now)
-		}
-		if now.Confirms(nil) {
-			t.Errorf("%s: confirmed an answer without versions", tt.name)
 		}
 	}
 	for name, read := range map[string]func() (series.Versions, error){
-		"a zone is down":        func() (series.Versions, error) { return versionsOf(t, nil, down, z(1, 2)[1], z(1, 2, 3)[2]) },
+		"two zones are down":    func() (series.Versions, error) { return versionsOf(t, nil, down, down, z(1, 2, 3)[2]) },
 		"a zone counts as lost": func() (series.Versions, error) { return versionsOf(t, []string{"zone-b"}, z(1, 2, 3)...) },
 		"the ring has one zone": func() (series.Versions, error) { return versionsOf(t, nil, z(1)...) },
+		"half of two zones": func() (series.Versions, error) {
+			return versionsOf(t, nil, z(1)[0], down, down, down, z(1)[0], z(1)[0])
+		},
 	} {
 		if v, err := read(); err == nil {
 			t.Errorf("%s: %+v, want an error", name, v)
 		}
+	}
+	if got := series.Both(first.Of([]string{"a", "b"}), first.Of([]string{"b", "c"})); len(got) != 1 || got[0].Instance != "b" {
+		t.Errorf("versions in both lists: %+v", got)
+	}
+}
+
+// TestReaders checks that an evaluation knows which ingesters answered all of its reads.
+func TestReaders(t *testing.T) {
+	e := &evaluation{}
+	ctx := context.WithValue(t.Context(), evaluationKey{}, e)
+	read := func(list ...*peer) {
+		t.Helper()
+		var members []Peer
+		for i, p := range list {
+			members = append(members, Peer{ID: string(rune('a' + i)), Domain: string(rune('a' + i)), Client: p})
+		}
+		in := NewIngesters(IngestersOptions{Tolerate: 1, HedgeAfter: time.Hour, Peers: func(context.Context) ([]Peer, error) { return members, nil }})
+		defer in.Close()
+		sel, _, err := in.Select(ctx, series.Request{Tenant: "t"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sel.Release()
+	}
+	readersOf := func() string {
+		r := (&Engine{}).Readers(&query{ran: e})
+		return fmt.Sprint(r.Any, r.IDs)
+	}
+	if got := readersOf(); got != "false []" {
+		t.Errorf("before a read: %s", got)
+	}
+	up, down := &peer{}, &peer{err: errors.New("down")}
+	read(up, up, down)
+	if got := readersOf(); got != "true [a b]" {
+		t.Errorf("after a read: %s", got)
+	}
+	read(down, up, up)
+	if got := readersOf(); got != "true [b]" {
+		t.Errorf("after two reads: %s", got)
+	}
+	read(up, down, up)
+	if got := readersOf(); got != "true []" {
+		t.Errorf("after three reads: %s", got)
+	}
+	if r := (&Engine{}).Readers(&query{}); r.Any {
+		t.Errorf("of a query that did not run: %+v", r)
 	}
 }
 

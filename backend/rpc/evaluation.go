@@ -97,7 +97,7 @@ const (
 // sendAnswer sends an answer in pieces.
 func sendAnswer(r *evaluation.Request, a *evaluation.Answer, send func(*wire.EvaluationResponse) error) error {
 	end := &wire.EvaluationEnd{Joinable: a.Joinable, Series: a.Cost.Series, Samples: a.Cost.Samples, Read: a.Cost.Read,
-		Switches: a.Switches, Failure: encodeFailure(a.Err), Fault: encodeFailure(a.Fault)}
+		Switches: a.Switches, AnyReaders: a.Readers.Any, Readers: a.Readers.IDs, Failure: encodeFailure(a.Err), Fault: encodeFailure(a.Fault)}
 	for _, n := range a.Notes {
 		end.Notes = append(end.Notes, wire.EvaluationNote{Raw: n.Raw, Placed: n.Placed, Info: n.Info})
 	}
@@ -204,7 +204,8 @@ func (c *collector) add(in *wire.EvaluationResponse) (*evaluation.Answer, error)
 
 func (c *collector) complete(end *wire.EvaluationEnd) (*evaluation.Answer, error) {
 	a := &evaluation.Answer{Joinable: end.Joinable, Switches: end.Switches, Err: decodeFailure(end.Failure), Fault: decodeFailure(end.Fault),
-		Cost: evaluation.Cost{Series: end.Series, Samples: end.Samples, Read: end.Read}}
+		Readers: evaluation.Readers{Any: end.AnyReaders, IDs: end.Readers},
+		Cost:    evaluation.Cost{Series: end.Series, Samples: end.Samples, Read: end.Read}}
 	for _, n := range end.Notes {
 		a.Notes = append(a.Notes, evaluation.Note{Raw: n.Raw, Placed: n.Placed, Info: n.Info})
 	}

@@ -141,7 +141,8 @@ func TestAnswerEncoding(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := &evaluation.Answer{Value: tt.v, Joinable: true, Switches: "v1", Cost: evaluation.Cost{Series: 1, Samples: 2, Read: 3},
-				Notes: []evaluation.Note{{Raw: "r", Placed: "r (1:1)", Info: true}, {Raw: "w", Placed: "w"}}}
+				Readers: evaluation.Readers{Any: true, IDs: []string{"a", "b"}},
+				Notes:   []evaluation.Note{{Raw: "r", Placed: "r (1:1)", Info: true}, {Raw: "w", Placed: "w"}}}
 			got := pass(t, tt.r, want)
 			if !reflect.DeepEqual(got, want) {
 				t.Errorf("got  %+v\nwant %+v", got, want)

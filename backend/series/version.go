@@ -13,6 +13,7 @@ type IngesterVersion struct {
 	Epoch    uint64 // random, chosen when the process starts
 	Changes  uint64 // of the tenant's samples before the bound, since then
 	Bound    int64  // Unix milliseconds; never decreases within an epoch
+	Domain   string // failure domain, by which the ring knows it
 }
 
 // same reports whether two versions are of the same answers.
@@ -52,7 +53,9 @@ func (v *StoreVersion) Equal(o *StoreVersion) bool {
 
 // Versions is what the answers to queries of a tenant depend on besides the query.
 type Versions struct {
-	Ingesters []IngesterVersion // of all ingesters of the ring
+	Ingesters []IngesterVersion // of those that are available
+	Domains   map[string]int    // ingesters of the ring by failure domain
+	Needed    int               // complete domains that have every acknowledged sample together
 	Store     StoreVersion
 }
 
@@ -66,9 +69,31 @@ func (v *Versions) Bound() int64 {
 	return bound
 }
 
-// Confirms reports whether samples before the bound are as they were when the ingesters
-// had the given versions: all ingesters are among the given ones, and unchanged.
+// Confirms reports whether an answer that was read from ingesters of the given versions has
+// every sample before the bound that is acknowledged now: all ingesters of enough domains are
+// among the given ones, and unchanged.
 func (v *Versions) Confirms(then []IngesterVersion) bool {
-	return len(v.Ingesters) > 0 &&
-		!slices.ContainsFunc(v.Ingesters, func(now IngesterVersion) bool { return !slices.ContainsFunc(then, now.same) })
+	same := map[string]int{}
+	for _, now := range v.Ingesters {
+		if slices.ContainsFunc(then, now.same) {
+			same[now.Domain]++
+		}
+	}
+	complete := 0
+	for domain, all := range v.Domains {
+		if same[domain] == all {
+			complete++
+		}
+	}
+	return v.Needed > 0 && complete >= v.Needed
+}
+
+// Of returns the versions of the ingesters with the given IDs.
+func (v *Versions) Of(ids []string) []IngesterVersion {
+	return slices.DeleteFunc(slices.Clone(v.Ingesters), func(i IngesterVersion) bool { return !slices.Contains(ids, i.Instance) })
+}
+
+// Both returns the versions that two lists have.
+func Both(a, b []IngesterVersion) []IngesterVersion {
+	return slices.DeleteFunc(slices.Clone(a), func(i IngesterVersion) bool { return !slices.ContainsFunc(b, i.same) })
 }

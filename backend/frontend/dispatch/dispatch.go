@@ -166,6 +166,14 @@ func (d *Dispatcher) Cost(q promql.Query) (series, samples int64) {
 	return d.Evaluator.Cost(inner(q))
 }
 
+// Readers implements frontend.Evaluator.
+func (d *Dispatcher) Readers(q promql.Query) evaluation.Readers {
+	if own, ok := q.(*query); ok && own.answer != nil {
+		return own.answer.Readers
+	}
+	return d.Evaluator.Readers(inner(q))
+}
+
 func inner(q promql.Query) promql.Query {
 	if own, ok := q.(*query); ok {
 		return own.Query

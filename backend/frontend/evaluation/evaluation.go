@@ -50,12 +50,20 @@ type Answer struct {
 	// same query.
 	Joinable bool
 	Cost     Cost
+	Readers  Readers
 	// Switches are the settings of the process that evaluated, on which answers depend.
 	Switches string
 	Err      error
 	// Fault is the error with which data could not be read, if there was one. A retry,
 	// perhaps by another process, may succeed.
 	Fault error
+}
+
+// Readers are the ingesters whose samples are in an answer: those that answered all reads.
+// An answer without a read has no restriction.
+type Readers struct {
+	Any bool
+	IDs []string // ascending
 }
 
 // Cost is what an evaluation has read.

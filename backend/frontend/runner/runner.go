@@ -33,6 +33,7 @@ type Options struct {
 	Memory    *memory.Account // nil: memory is not accounted for
 	Gate      *querier.Gate   // of queries; nil for parts, whose query has a slot already
 	Cost      func(promql.Query) (series, samples int64)
+	Readers   func(promql.Query) evaluation.Readers
 	Switches  string // the engine's settings on which answers depend
 }
 
@@ -123,5 +124,8 @@ func (r *Runner) exec(ctx context.Context, q promql.Query, req *evaluation.Reque
 	}
 	if r.o.Cost != nil {
 		a.Cost.Series, a.Cost.Samples = r.o.Cost(q)
+	}
+	if r.o.Readers != nil {
+		a.Readers = r.o.Readers(q)
 	}
 }
