@@ -120,6 +120,10 @@ type BucketCell struct {
 	Part, Bucket int
 }
 
+// maxBucketReads is the number of days of which buckets are read at the same time. They are held
+// until their metrics are known, and are up to 128 KiB each, so fewer than maxReads.
+const maxBucketReads = 16
+
 // Buckets reads buckets that the names of published generations list, those of a day in one call
 // of the row store, and calls visit for each of them, one after the other. The catalogs were read
 // before, so a bucket that does not exist is an error, ErrInconsistent.
@@ -135,7 +139,7 @@ func (s *Generations) Buckets(ctx context.Context, list []BucketCell, visit func
 		visit(c, b)
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(maxReads)
+	g.SetLimit(maxBucketReads)
 	for c, buckets := range byDay {
 		g.Go(func() error { return s.bucketsOfDay(ctx, c, buckets, one) })
 	}

@@ -77,7 +77,7 @@ func TestNow(t *testing.T) {
 	}
 }
 
-// TestSentOnce checks that reads of objects are sent once, and pages of a listing up to four
+// TestSentOnce checks that reads of objects are sent once, and the page of a listing up to four
 // times: the tries of package retried are not multiplied by those of the client.
 func TestSentOnce(t *testing.T) {
 	for code, permanent := range map[int]bool{http.StatusServiceUnavailable: false, http.StatusTooManyRequests: false,
@@ -90,13 +90,20 @@ func TestSentOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = s.Close() }()
-		_, getErr := s.Get(t.Context(), "l1/a", 0, 1)
-		_, statErr := s.Stat(t.Context(), "l1/a")
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // if the client retries
+		defer cancel()
+		_, getErr := s.Get(ctx, "l1/a", 0, 1)
+		_, statErr := s.Stat(ctx, "l1/a")
 		if sent != 2 || getErr == nil || statErr == nil || Permanent(getErr) != permanent || Permanent(statErr) != permanent {
 			t.Errorf("%d: sent %d times; %v; %v", code, sent, getErr, statErr)
 		}
+		want := map[bool]int{true: 1, false: 4}[permanent]
 		sent = 0
-		if _, err := retried.New(s, retried.Options{Permanent: Permanent}).Get(t.Context(), "l1/a", 0, 1); err == nil || sent != map[bool]int{true: 1, false: 4}[permanent] {
+		if err := s.List(ctx, "l1/", func(objects.Object) bool { return true }); err == nil || sent != want {
+			t.Errorf("%d: a page was requested %d times, %v", code, sent, err)
+		}
+		sent = 0
+		if _, err := retried.New(s, retried.Options{Permanent: Permanent}).Get(ctx, "l1/a", 0, 1); err == nil || sent != want {
 			t.Errorf("%d: retried: sent %d times, %v", code, sent, err)
 		}
 	}

@@ -141,3 +141,51 @@ func (f *failing) Stat(context.Context, string) (objects.Object, error) {
 	f.calls++
 	return objects.Object{}, f.err
 }
+
+// slow is a store of which reads take as long as the test says.
+type slow struct {
+	objects.Store
+	takes time.Duration
+	calls atomic.Int64
+}
+
+func (s *slow) Get(ctx context.Context, _ string, _ int64, _ int) ([]byte, error) {
+	s.calls.Add(1)
+	select {
+	case <-time.After(s.takes):
+		return make([]byte, 1), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TestKinds checks that slow reads are hedged by the p95 of their size, and not at all if they
+// are larger than what their caller accounts for twice.
+func TestKinds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inner := &slow{}
+		s := New(inner, Options{})
+		get := func(n int, d time.Duration) int64 {
+			inner.takes = d
+			before := inner.calls.Load()
+			if _, err := s.Get(t.Context(), "l1/a", 0, n); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			return inner.calls.Load() - before
+		}
+		for range 100 {
+			get(1000, 30*time.Millisecond)
+			get(1<<20, 300*time.Millisecond)
+			get(5<<20, 3*time.Second)
+		}
+		for n, usual := range map[int]time.Duration{1000: 30 * time.Millisecond, 1 << 20: 300 * time.Millisecond, 5 << 20: 3 * time.Second} {
+			if fast, late := get(n, usual-1), get(n, 2*usual); fast != 1 || late != 2 {
+				t.Errorf("%d bytes: %d calls in less than %s, %d in twice that", n, fast, usual, late)
+			}
+		}
+		if calls := get(50<<20, 9*time.Second); calls != 1 {
+			t.Errorf("a read of 50 MiB made %d calls", calls)
+		}
+	})
+}

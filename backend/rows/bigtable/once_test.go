@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"cloud.google.com/go/bigtable/apiv2/bigtablepb"
 	"google.golang.org/grpc"
@@ -79,13 +80,15 @@ func TestSentOnce(t *testing.T) {
 			b := &broken{code: code}
 			s := serve(t, b)
 			visit := func(rows.Row) bool { return true }
-			err := s.ReadRows(t.Context(), []rows.Range{{Start: "k0"}}, rows.Filter{}, visit)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // if the client retries
+			defer cancel()
+			err := s.ReadRows(ctx, []rows.Range{{Start: "k0"}}, rows.Filter{}, visit)
 			if len(b.from) != 1 || status.Code(err) != code || Permanent(err) != permanent || !strings.Contains(err.Error(), "tablet moves") {
 				t.Errorf("sent %d times; permanent %v: %v", len(b.from), Permanent(err), err)
 			}
 			b.from = nil
 			want := map[bool]int{true: 1, false: 4}[permanent]
-			err = retried.New(s, retried.Options{Permanent: Permanent}).ReadRows(t.Context(), []rows.Range{{Start: "k0"}}, rows.Filter{}, visit)
+			err = retried.New(s, retried.Options{Permanent: Permanent}).ReadRows(ctx, []rows.Range{{Start: "k0"}}, rows.Filter{}, visit)
 			if len(b.from) != want || status.Code(err) != code {
 				t.Errorf("retried: sent %d times, want %d: %v", len(b.from), want, err)
 			}
