@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand"
 	"net/http"
 	"net/http/httptest"
@@ -84,14 +85,23 @@ func (s *clustered) metric(name string) (sum float64) {
 	return sum
 }
 
-// of returns a metric of one process; 0 if it has none.
+// of returns a metric of one process; 0 if it has none, or is down.
 func (s *clustered) of(admin, name string) float64 {
 	s.t.Helper()
 	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, admin+"/metrics", nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for line := range strings.Lines(programs.Send(s.t, req).Body) {
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
 		if rest, ok := strings.CutPrefix(line, name+" "); ok {
 			v, err := strconv.ParseFloat(strings.TrimSpace(rest), 64)
 			if err != nil {
@@ -188,9 +198,9 @@ func TestInCluster(t *testing.T) {
 	w.begin()
 	s.flush()
 	s.compact()
-	for name, run := range map[string]func(*world, *clustered){"equality": equality, "queriers killed": queriersKilled} {
-		t.Run(name, func(t *testing.T) { w.t, s.t = t, t; run(w, s) })
-	}
+	t.Run("equality", func(t *testing.T) { w.t, s.t = t, t; equality(w, s) })
+	t.Run("a zone is down", func(t *testing.T) { w.t, s.t = t, t; zoneDown(w, s) })
+	t.Run("queriers killed", func(t *testing.T) { w.t, s.t = t, t; queriersKilled(w, s) })
 	t.Run("object reads", func(t *testing.T) { w.t, s.t = t, t; objectReads(w, s, b) })
 	t.Run("redis", func(t *testing.T) { w.t, s.t = t, t; redisFaults(w, s, cache) })
 	w.t, s.t = t, t
@@ -212,6 +222,40 @@ func equality(w *world, s *clustered) {
 	}
 	if w.compare.exact < n {
 		w.t.Error("few answers were compared")
+	}
+}
+
+// zoneDown asks queries while one ingester after the other is down: answers are right, and
+// results are used.
+func zoneDown(w *world, s *clustered) {
+	for _, name := range []string{"ingester-1", "ingester-2", "ingester-3"} {
+		if err := s.c.Stop(w.t.Context(), name, syscall.SIGKILL); err != nil {
+			w.t.Fatal(err)
+		}
+		// The one that was down before may not be connected to all processes yet.
+		kit.UntilSlow(w.t, time.Minute, "queries succeed while "+name+" is down", func() bool {
+			for range 10 { // all processes
+				q := query{text: "sum(load)", start: w.start, end: w.now, step: 2 * hour}
+				if code, _ := w.ask(w.edge(), w.tokens[0], q, "no-store"); code != http.StatusOK {
+					return false
+				}
+			}
+			return true
+		})
+		used := s.metric(`pallium_frontend_steps_total{source="cache"}`)
+		for i := range number("FRONTEND_ZONE_QUERIES", 6) {
+			q := query{text: fmt.Sprintf("sum by (job) (rate(requests_total[1h])) * %d", i%3), start: w.start + day, end: w.start + 3*day,
+				step: 10 * minute}
+			w.must(q, fmt.Sprintf("%s is down, query %d", name, i))
+			if i%3 == 2 {
+				w.backfill()
+			}
+		}
+		kit.Until(w.t, "results are used while "+name+" is down", func() bool {
+			w.must(query{text: "max(requests_total)", start: w.start + day, end: w.start + 2*day, step: 10 * minute}, name+" is down")
+			return s.metric(`pallium_frontend_steps_total{source="cache"}`) > used
+		})
+		s.start(name)
 	}
 }
 

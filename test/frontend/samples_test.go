@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/model/histogram"
@@ -147,14 +148,21 @@ func (s *samples) push(t *testing.T, urls, tokens []string, ls labels.Labels, li
 		t.Fatal(err)
 	}
 	for i, url := range urls {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/api/v1/push", bytes.NewReader(snappy.Encode(nil, raw)))
-		if err != nil {
-			t.Fatal(err)
+		send := func() (int, string) {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/api/v1/push", bytes.NewReader(snappy.Encode(nil, raw)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+tokens[i])
+			req.Header.Set("Content-Type", "application/x-protobuf")
+			req.Header.Set("Content-Encoding", "snappy")
+			return do(t, req)
 		}
-		req.Header.Set("Authorization", "Bearer "+tokens[i])
-		req.Header.Set("Content-Type", "application/x-protobuf")
-		req.Header.Set("Content-Encoding", "snappy")
-		code, text := do(t, req)
+		code, text := send()
+		// While two ingesters of a cluster are down, senders repeat a push.
+		for end := time.Now().Add(time.Minute); code == http.StatusServiceUnavailable && time.Now().Before(end); code, text = send() {
+			time.Sleep(100 * time.Millisecond)
+		}
 		if code/100 != 2 {
 			t.Fatalf("push: %d %s", code, strings.TrimSpace(text))
 		}
