@@ -22,6 +22,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/runner"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/frontend/worker"
+	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
@@ -159,7 +160,7 @@ func (b *backend) buildFrontend(evaluator frontend.Evaluator, text parser.Parser
 		Versions: func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error) {
 			return querier.Versions(ctx, b.recent, b.longTerm, id, mint, maxt)
 		},
-		Switches: b.switches(), Workers: parts, Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
+		Settle: ingester.SealDelay, Switches: b.switches(), Workers: parts, Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
 	}
 	if b.cfg.Frontend.Cache {
 		var err error

@@ -54,7 +54,9 @@ type Options struct {
 	// (Unix milliseconds, inclusive).
 	Versions func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error)
 	Cache    cache.Cache // nil: answers are not kept
-	Engine   split.Options
+	// Settle is the least age of samples that may be before the ingesters' bound.
+	Settle time.Duration
+	Engine split.Options
 	// Switches are the engine's settings on which answers depend, as text.
 	Switches   string
 	Workers    int // parts of one query that are evaluated at the same time; at least 1

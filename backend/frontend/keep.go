@@ -47,7 +47,7 @@ func (p *plan) lookUp(ctx context.Context) {
 func (p *plan) readVersions(ctx context.Context) bool {
 	now := p.f.o.Now()
 	first := p.parts[0]
-	if w, _ := p.shape.Reads(first.steps.Start, first.steps.Start); w.To >= now.Add(-settleDelay).UnixMilli() {
+	if w, _ := p.shape.Reads(first.steps.Start, first.steps.Start); w.To >= now.Add(-p.f.o.Settle).UnixMilli() {
 		return false
 	}
 	oldest := int64(math.MinInt64)

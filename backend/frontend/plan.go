@@ -24,8 +24,6 @@ const (
 	// older samples is not cached, since what it contains depends on the time and on the
 	// clock of whoever reads.
 	retentionMargin = time.Hour
-	// settleDelay is the least age of samples that may be before the ingesters' bound.
-	settleDelay = 15 * time.Minute
 )
 
 // plan is how a range query is answered.

@@ -15,7 +15,7 @@ import (
 
 // borderEarly is how long before the next window one of its samples may end the
 // epoch. Senders' clocks are rarely further ahead.
-const borderEarly = sealDelay
+const borderEarly = SealDelay
 
 // cutAtBorder begins a new epoch if the newest sample of a request, or the current
 // time, is the first one after the end of the window.

@@ -144,7 +144,7 @@ func TestSealLogKeepsNeededSegments(t *testing.T) {
 			}
 			everything := r.IntN(5) == 0
 			next(everything)
-			s := seal{BeforeSegment: at.Segment, BeforeTime: series.WindowStart(now - sealDelay.Milliseconds()), FromTime: far}
+			s := seal{BeforeSegment: at.Segment, BeforeTime: series.WindowStart(now - SealDelay.Milliseconds()), FromTime: far}
 			if everything {
 				s.BeforeTime = endOfTime
 			}

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	sealDelay  = 15 * time.Minute // time after a window's end at which it is sealed
+	// SealDelay is the time after a window's end at which it is sealed.
+	SealDelay  = 15 * time.Minute
 	lateDelay  = time.Hour        // time after the first late sample at which late samples are sealed
 	idleSeries = 30 * time.Minute // time without samples after which a sealed series leaves the head
 	tickEvery  = 10 * time.Second
@@ -52,7 +53,7 @@ func (ing *Ingester) run(ctx context.Context) {
 // enough, or the whole head if memory or disk are nearly full.
 func (ing *Ingester) sealDue() error {
 	now := ing.opts.Now()
-	bound := series.WindowStart(now.Add(-sealDelay).UnixMilli())
+	bound := series.WindowStart(now.Add(-SealDelay).UnixMilli())
 	ing.dropPressed(now) // may make an early seal unnecessary
 	if done, err := ing.sealEarly(now); done {
 		return err

@@ -187,7 +187,7 @@ func (u *uploader) declare(ctx context.Context) error {
 	for w := range u.pendingWindows(nil) {
 		if !u.declared[w] {
 			end := w.Day*series.DayMillis + int64(w.Number+1)*series.WindowMillis
-			intents[w] = schema.Intent{Since: now.UnixMilli(), Zone: u.ing.opts.Zone, Late: now.UnixMilli() > end+sealDelay.Milliseconds()}
+			intents[w] = schema.Intent{Since: now.UnixMilli(), Zone: u.ing.opts.Zone, Late: now.UnixMilli() > end+SealDelay.Milliseconds()}
 		}
 	}
 	if len(intents) == 0 {

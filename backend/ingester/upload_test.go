@@ -203,7 +203,7 @@ func TestIntentsAndUploads(t *testing.T) {
 		t.Fatalf("after a push: %v", o)
 	}
 	b.push("a", entry(metric("old"), f(now-series.WindowMillis, 1)))
-	b.set(b.now.Add(2*time.Hour + sealDelay))
+	b.set(b.now.Add(2*time.Hour + SealDelay))
 	l.failWith(errors.New("down"))
 	if err := b.ing.Flush(); err != nil {
 		t.Fatal(err)

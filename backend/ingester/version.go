@@ -75,7 +75,7 @@ func (c *changeLog) raise(b int64) {
 // the bound. It raises the bound first, see changeLog.pushed.
 func (ing *Ingester) Version(id tenant.ID) series.IngesterVersion {
 	c := ing.changes
-	c.raise(series.WindowStart(ing.opts.Now().Add(-sealDelay).UnixMilli()))
+	c.raise(series.WindowStart(ing.opts.Now().Add(-SealDelay).UnixMilli()))
 	v := series.IngesterVersion{Instance: ing.opts.ID, Epoch: c.epoch, Bound: c.bound.Load()}
 	v.Changes = c.counter(id).Load()
 	return v

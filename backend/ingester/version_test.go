@@ -13,7 +13,7 @@ import (
 // TestVersion: changes of samples before the bound are counted, others are not.
 func TestVersion(t *testing.T) {
 	b := newBench(t)
-	bound := series.WindowStart(b.now.Add(-sealDelay).UnixMilli())
+	bound := series.WindowStart(b.now.Add(-SealDelay).UnixMilli())
 	m := labels.FromStrings("__name__", "m")
 	at := func(t int64) series.Entry { return entry(m, f(t, float64(t))) }
 	last := b.ing.Version("t")
