@@ -304,7 +304,7 @@ func (b *backend) tenants(ctx context.Context) (active, deleted []tenant.ID, err
 // audit log.
 func (b *backend) internal() http.Handler {
 	commands := admin.Passed(operator.Root, b.commands.Routes, b.opts.Logger)
-	queries := http.NotFoundHandler()
+	queries := http.Handler(api.NotServed("distributor, querier or query-frontend"))
 	if b.handler != nil {
 		queries = api.ForGateways(b.handler)
 	}

@@ -3,9 +3,11 @@ package main
 import (
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
@@ -77,6 +79,19 @@ func checkTargets(t *testing.T, cfg Config, o Options) {
 	} {
 		if is.got != is.want {
 			t.Errorf("%s: %v, want %v", what, is.got, is.want)
+		}
+	}
+	for path, served := range map[string]bool{
+		"/api/v1/push": has[TargetDistributor], "/prometheus/api/v1/query": has[TargetQuerier] || has[TargetFrontend],
+	} {
+		if served {
+			continue
+		}
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, path, http.NoBody)
+		tenant.Access{Tenant: "a", Policy: tenant.Unrestricted()}.SetHeaders(r.Header)
+		b.internal().ServeHTTP(w, r)
+		if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "this process does not have the role") {
+			t.Errorf("%s of another role: %d %s", path, w.Code, w.Body)
 		}
 	}
 	if err := p.close(); err != nil {

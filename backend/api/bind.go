@@ -3,6 +3,7 @@ package api
 import (
 	"maps"
 	"net/http"
+	"strings"
 
 	"github.com/go-chi/chi/v5"
 
@@ -24,8 +25,8 @@ func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
 	}
 }
 
-// bind assigns a handler to every route of the table that the backend serves,
-// and adds the routes of this process's roles to the router.
+// bind assigns a handler to every route of the table that backends serve. Routes of roles
+// that this process does not have answer with 503.
 func (a *api) bind(r chi.Router, table []routes.Route) error {
 	var prom http.Handler
 	if a.Queryable != nil {
@@ -55,6 +56,8 @@ func (a *api) bind(r chi.Router, table []routes.Route) error {
 		for _, method := range rt.Methods {
 			if a.serves(rt) {
 				r.Method(method, rt.Upstream(), handlers[rt.Name])
+			} else {
+				r.Method(method, rt.Upstream(), NotServed(rolesOf(rt)))
 			}
 		}
 	}
@@ -70,4 +73,27 @@ func (a *api) serves(rt *routes.Route) bool {
 		return a.Queryable != nil
 	}
 	return true
+}
+
+// rolesOf returns the names of the roles that serve a route.
+func rolesOf(rt *routes.Route) string {
+	if rt.Cost == routes.Samples {
+		return "distributor"
+	}
+	return "querier or query-frontend"
+}
+
+// NotServed returns the handler of routes that a process does not serve since it lacks a
+// role: a gateway is configured with the wrong backends. With 404, senders of remote write
+// would drop their samples; after 503 they send them again.
+func NotServed(roles string) http.HandlerFunc {
+	text := "this process does not have the role " + roles + ": correct upstream.urls and upstream.write_urls of the gateway"
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Retry-After", retryAfter)
+		if strings.HasPrefix(r.URL.Path, routes.PrometheusAPI+"/") {
+			writeError(w, http.StatusServiceUnavailable, "unavailable", text)
+			return
+		}
+		writeText(w, http.StatusServiceUnavailable, text)
+	}
 }

@@ -67,23 +67,20 @@ func TestBind(t *testing.T) {
 	}
 }
 
-// TestRolesHaveTheirRoutes checks that a process serves exactly the routes of
-// its roles.
+// TestRolesHaveTheirRoutes checks that a process serves exactly the routes of its roles,
+// and answers those of other roles with 503, after which senders keep their samples.
 func TestRolesHaveTheirRoutes(t *testing.T) {
 	for _, tt := range []struct{ push, read bool }{{true, true}, {true, false}, {false, true}, {false, false}} {
 		h := newAPI(forRoles(tt.push, tt.read))
 		for _, rt := range routes.Table() {
-			want := rt.By != routes.Gateway
-			switch rt.Cost {
-			case routes.Samples:
-				want = tt.push
-			case routes.Query:
-				want = tt.read
-			}
 			for _, path := range rt.Paths {
-				got := h.(chi.Routes).Match(chi.NewRouteContext(), rt.Methods[0], strings.Replace(path, "{name}", "x", 1))
-				if got != (want && path == rt.Upstream()) {
-					t.Errorf("push %v, read %v: %s %s is served: %v", tt.push, tt.read, rt.Methods[0], path, got)
+				path := strings.Replace(path, "{name}", "x", 1)
+				got := h.(chi.Routes).Match(chi.NewRouteContext(), rt.Methods[0], path)
+				if got != (rt.By != routes.Gateway && path == strings.Replace(rt.Upstream(), "{name}", "x", 1)) {
+					t.Errorf("push %v, read %v: %s %s is known: %v", tt.push, tt.read, rt.Methods[0], path, got)
+				}
+				if served := rt.Cost == routes.Samples && tt.push || rt.Cost == routes.Query && tt.read || rt.Cost < routes.Query; got && !served {
+					checkNotServed(t, h, &rt, path)
 				}
 			}
 		}
@@ -92,5 +89,19 @@ func TestRolesHaveTheirRoutes(t *testing.T) {
 	newAPI(forRoles(false, false)).ServeHTTP(w, as("a", httptest.NewRequest(http.MethodGet, "/api/v1/user_stats", nil)))
 	if w.Code != http.StatusOK {
 		t.Errorf("user_stats: %d %s", w.Code, w.Body)
+	}
+}
+
+func checkNotServed(t *testing.T, h http.Handler, rt *routes.Route, path string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, as("a", httptest.NewRequest(rt.Methods[0], path, nil)))
+	text, kind := "the role querier or query-frontend", "application/json"
+	if rt.Cost == routes.Samples {
+		text, kind = "the role distributor", "text/plain; charset=utf-8"
+	}
+	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || w.Header().Get("Content-Type") != kind ||
+		!strings.Contains(w.Body.String(), text) {
+		t.Errorf("%s %s: %d %v %s", rt.Methods[0], path, w.Code, w.Header(), w.Body)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"github.com/palliumhq/pallium/backend/distributor"
+	"github.com/palliumhq/pallium/backend/frontend/dispatch"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/peers"
@@ -93,6 +94,8 @@ func unavailable(err error) string {
 			"and of this range once an operator accepts the loss (pallium loss accept DAY)"
 	case errors.Is(err, ring.ErrTooFew), errors.Is(err, distributor.ErrUnavailable), errors.Is(err, peers.ErrTooFew):
 		return "too few ingesters are available; send the request again"
+	case errors.Is(err, dispatch.ErrNoQuerier):
+		return dispatch.ErrNoQuerier.Error() + "; send the request again"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "request took too long; send it again"
 	}

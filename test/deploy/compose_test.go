@@ -116,11 +116,7 @@ func TestCompose(t *testing.T) {
 				}
 			}
 			if len(s.Command) > 0 && s.Command[0] == "backend" {
-				for _, secret := range s.Secrets {
-					if secret != "cluster-secret" && secret != "redis-password" {
-						t.Errorf("a backend does not need %s", secret)
-					}
-				}
+				s.checkSecrets(t)
 			}
 			if value := s.Environment["PALLIUM_ADMIN_TOKEN_FILE"]; value != "" && value != "/run/secrets/admin-token" {
 				t.Errorf("admin token in %s", value)
@@ -134,10 +130,73 @@ func TestCompose(t *testing.T) {
 	}
 }
 
+// checkSecrets checks that a backend has the secrets that it needs, and no others.
+func (s *service) checkSecrets(t *testing.T) {
+	want, file := []string{"cluster-secret", "redis-password"}, ""
+	if answers(s.targets(t)) {
+		want, file = append(want, "results-redis-password"), "/run/secrets/results-redis-password"
+	}
+	if !slices.Equal(s.Secrets, want) {
+		t.Errorf("a backend has the secrets %v, and needs %v", s.Secrets, want)
+	}
+	if got := s.Environment["PALLIUM_CACHE_REDIS_PASSWORD_FILE"]; got != file {
+		t.Errorf("PALLIUM_CACHE_REDIS_PASSWORD_FILE is %q, want %q", got, file)
+	}
+}
+
+// targets returns the roles of a backend.
+func (s *service) targets(t *testing.T) map[string]bool {
+	t.Helper()
+	return targets(t, &container{Args: s.Command})
+}
+
+// TestComposeScrapes checks that Prometheus scrapes all processes of Pallium, and with
+// their roles.
+func TestComposeScrapes(t *testing.T) {
+	c := readComposition(t)
+	var prometheus struct {
+		Scrapes []struct {
+			Job    string `yaml:"job_name"`
+			Static []struct {
+				Targets []string
+				Labels  map[string]string
+			} `yaml:"static_configs"`
+		} `yaml:"scrape_configs"`
+	}
+	if err := yaml.Unmarshal(read(t, "deploy/compose/prometheus.yaml"), &prometheus); err != nil {
+		t.Fatal(err)
+	}
+	scraped := map[string]string{} // component by service
+	for _, s := range prometheus.Scrapes {
+		for _, one := range s.Static {
+			for _, target := range one.Targets {
+				if name, ok := strings.CutSuffix(target, ":9010"); ok && s.Job == "pallium" {
+					scraped[name] = one.Labels["component"]
+				}
+			}
+		}
+	}
+	for name, s := range c.Services {
+		want := ""
+		if len(s.Command) > 0 && s.Command[0] == "gateway" {
+			want = "gateway"
+		}
+		if len(s.Command) > 0 && s.Command[0] == "backend" {
+			want, _, _ = strings.Cut(strings.TrimPrefix(s.Command[1], "-target="), ",")
+			if want == "distributor" {
+				want = "backend" // with a querier
+			}
+		}
+		if scraped[name] != want {
+			t.Errorf("%s is scraped as %q, want %q", name, scraped[name], want)
+		}
+	}
+}
+
 // TestComposeConfigurations loads each service's configuration with Pallium.
 func TestComposeConfigurations(t *testing.T) {
 	c := readComposition(t)
-	zones, found := map[string]bool{}, 0
+	zones, found, frontends := map[string]bool{}, 0, 0
 	for name, s := range c.Services {
 		i := slices.Index(s.Command, "-config")
 		if i < 0 {
@@ -148,8 +207,12 @@ func TestComposeConfigurations(t *testing.T) {
 			cfg := load(t, string(read(t, s.source(t, s.Command[i+1]))), s.Environment)
 			for _, h := range slices.Concat(cfg.Upstream.URLs, cfg.Upstream.WriteURLs) {
 				host, _, _ := strings.Cut(strings.TrimPrefix(h, "http://"), ":")
-				if c.Services[host] == nil {
-					t.Errorf("upstream %s is not a service", h)
+				other := c.Services[host]
+				if other == nil {
+					t.Fatalf("upstream %s is not a service", h)
+				}
+				if has := other.targets(t); !answers(has) && slices.Contains(cfg.Upstream.URLs, h) || !has["distributor"] && slices.Contains(cfg.writeURLs(), h) {
+					t.Errorf("upstream %s does not have the roles", h)
 				}
 			}
 			if s.Command[0] == "migrate" {
@@ -158,13 +221,23 @@ func TestComposeConfigurations(t *testing.T) {
 			if cfg.Cluster.Instance != name {
 				t.Errorf("cluster.instance is %s", cfg.Cluster.Instance)
 			}
-			if s.Command[0] == "backend" && targets(t, &container{Args: s.Command})["ingester"] {
+			if s.Command[0] != "backend" {
+				return
+			}
+			has := s.targets(t)
+			if has["ingester"] {
 				zones[cfg.Cluster.Zone] = true
+			}
+			if has["query-frontend"] {
+				frontends++
+			}
+			if answers(has) && (!cfg.Cluster.CacheRedis.Set() || cfg.Cluster.CacheRedis.Addresses[0] == cfg.Cluster.Redis.Addresses[0]) {
+				t.Errorf("results are kept in %v, the ring in %v", cfg.Cluster.CacheRedis.Addresses, cfg.Cluster.Redis.Addresses)
 			}
 		})
 	}
-	if found != 9 || len(zones) != 3 || zones[""] {
-		t.Errorf("%d services of Pallium, ingesters in the zones %v", found, zones)
+	if found != 11 || frontends != 2 || len(zones) != 3 || zones[""] {
+		t.Errorf("%d services of Pallium, %d query frontends, ingesters in the zones %v", found, frontends, zones)
 	}
 }
 

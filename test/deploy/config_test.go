@@ -200,17 +200,32 @@ func (c *cluster) checkGateway(t *testing.T, cfg *config, one *container) {
 	if cfg.Cluster.Redis.Set() || !cfg.Cluster.CacheRedis.Set() {
 		t.Error("the gateway must have the Redis for shares of rate limits, and no other")
 	}
-	for target, urls := range map[string][]string{"querier": cfg.Upstream.URLs, "distributor": cfg.Upstream.WriteURLs} {
-		for _, u := range urls {
-			if err := c.serves(t, u, target); err != nil {
-				t.Errorf("upstream %s: %v", u, err)
-			}
+	for _, u := range cfg.Upstream.URLs {
+		if err := c.serves(t, u, answers); err != nil {
+			t.Errorf("upstream %s: %v", u, err)
+		}
+	}
+	for _, u := range cfg.writeURLs() {
+		if err := c.serves(t, u, func(has map[string]bool) bool { return has["distributor"] }); err != nil {
+			t.Errorf("upstream of writes %s: %v", u, err)
 		}
 	}
 }
 
-// serves checks that a URL refers to a service whose pods have a role.
-func (c *cluster) serves(t *testing.T, address string, role string) error {
+// writeURLs returns the backends to which a gateway sends writes.
+func (cfg *config) writeURLs() []string {
+	if len(cfg.Upstream.WriteURLs) > 0 {
+		return cfg.Upstream.WriteURLs
+	}
+	return cfg.Upstream.URLs
+}
+
+// answers reports whether a process with these roles answers queries, and so keeps results
+// of them in Redis.
+func answers(has map[string]bool) bool { return has["querier"] || has["query-frontend"] }
+
+// serves checks that a URL refers to a service whose pods have the roles.
+func (c *cluster) serves(t *testing.T, address string, can func(map[string]bool) bool) error {
 	u, err := url.Parse(address)
 	if err != nil {
 		return err
@@ -223,8 +238,8 @@ func (c *cluster) serves(t *testing.T, address string, role string) error {
 		return fmt.Errorf("the service has no port %s to internal", u.Port())
 	}
 	for _, m := range c.servers() {
-		if s.selects(t).matches(m.podLabels()) && !targets(t, &m.Spec.Template.Spec.Containers[0])[role] {
-			return fmt.Errorf("%s has no role %s", m.Metadata.Name, role)
+		if s.selects(t).matches(m.podLabels()) && !can(targets(t, &m.Spec.Template.Spec.Containers[0])) {
+			return fmt.Errorf("%s does not have the role", m.Metadata.Name)
 		}
 	}
 	return nil
@@ -236,7 +251,7 @@ func targets(t *testing.T, one *container) map[string]bool {
 		if list, ok := strings.CutPrefix(a, "-target="); ok {
 			out := map[string]bool{}
 			for _, name := range strings.Split(list, ",") {
-				if !slices.Contains([]string{"distributor", "ingester", "compactor", "querier"}, name) {
+				if !slices.Contains([]string{"distributor", "ingester", "compactor", "querier", "query-frontend"}, name) {
 					t.Fatalf("unknown role %q", name)
 				}
 				out[name] = true
@@ -254,6 +269,9 @@ func (c *cluster) checkBackend(t *testing.T, m *manifest, cfg *config, one *cont
 	}
 	if cfg.Cluster.Instance != m.Metadata.Name+"-0" || cfg.Cluster.Replication != 3 || !cfg.Cluster.Redis.Set() || cfg.Store.GCS.Bucket == "" || cfg.Store.Bigtable.Project == "" {
 		t.Errorf("cluster %+v, store %+v", cfg.Cluster, cfg.Store)
+	}
+	if answers(targets(t, one)) && (!cfg.Cluster.CacheRedis.Set() || cfg.Cluster.CacheRedis.Addresses[0] == cfg.Cluster.Redis.Addresses[0]) {
+		t.Errorf("results are kept in %v, the ring in %v", cfg.Cluster.CacheRedis.Addresses, cfg.Cluster.Redis.Addresses)
 	}
 	if !targets(t, one)["ingester"] {
 		return
@@ -287,7 +305,11 @@ func checkStop(t *testing.T, m *manifest, cfg *config) {
 // secrets than it needs.
 func (c *cluster) checkSecrets(t *testing.T, m *manifest) {
 	want := []string{"PALLIUM_CLUSTER_SECRET_FILE", "PALLIUM_REDIS_PASSWORD_FILE"}
-	if m.component() == "gateway" {
+	one := &m.Spec.Template.Spec.Containers[0]
+	switch {
+	case m.component() != "gateway" && answers(targets(t, one)):
+		want = append(want, "PALLIUM_CACHE_REDIS_PASSWORD_FILE")
+	case m.component() == "gateway":
 		want = []string{"PALLIUM_ADMIN_TOKEN_FILE", "PALLIUM_KEY_PEPPER_FILE", "PALLIUM_CLUSTER_SECRET_FILE", "PALLIUM_CACHE_REDIS_PASSWORD_FILE"}
 	}
 	env, items := c.environment(t, m), 0

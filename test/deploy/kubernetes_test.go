@@ -226,6 +226,34 @@ func TestZones(t *testing.T) {
 	}
 }
 
+// TestFrontends checks that one query frontend may be lost, and that no query ends them
+// together with a querier: they remember which queries ended one.
+func TestFrontends(t *testing.T) {
+	for _, b := range complete {
+		c := build(t, b)
+		found := 0
+		for _, m := range c.servers() {
+			if !m.ours() || m.component() == "gateway" {
+				continue
+			}
+			has := targets(t, &m.Spec.Template.Spec.Containers[0])
+			if !has["query-frontend"] {
+				continue
+			}
+			found++
+			if has["querier"] {
+				t.Errorf("%s: %s has queriers in the processes of query frontends", b, m.Metadata.Name)
+			}
+			if m.Spec.Replicas == nil || *m.Spec.Replicas < 2 {
+				t.Errorf("%s: %s has fewer than two replicas", b, m.Metadata.Name)
+			}
+		}
+		if found != 1 {
+			t.Errorf("%s: %d workloads have the role query-frontend", b, found)
+		}
+	}
+}
+
 func TestAutoscalers(t *testing.T) {
 	c := build(t, "overlays/production")
 	c.each(t, func(t *testing.T, h *manifest) {

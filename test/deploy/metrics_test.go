@@ -83,3 +83,15 @@ func TestRules(t *testing.T) {
 		t.Errorf("promtool: %v\n%s", err, out)
 	}
 }
+
+// TestAlerts evaluates alerts on series in testdata/alerts.yaml.
+func TestAlerts(t *testing.T) {
+	tool := os.Getenv("PROMTOOL")
+	if tool == "" {
+		t.Fatal("PROMTOOL is not set: run make deploy-check")
+	}
+	out, err := exec.Command(tool, "test", "rules", "testdata/alerts.yaml").CombinedOutput()
+	if err != nil {
+		t.Errorf("promtool: %v\n%s", err, out)
+	}
+}

@@ -22,10 +22,12 @@ func TestNetwork(t *testing.T) {
 				{"gateway", "", c.labels(t, "gateway"), 9011, to.ours() && to.component() != "gateway"},
 				{"gateway", "", c.labels(t, "gateway"), 9012, false},
 				{"gateway", "", c.labels(t, "gateway"), 9010, false},
-				{"gateway", "", c.labels(t, "gateway"), 6379, to.component() == "redis"},
+				{"gateway", "", c.labels(t, "gateway"), 6379, to.component() == "redis-cache"},
 				{"backend", "", c.labels(t, "compactor"), 9011, false},
 				{"backend", "", c.labels(t, "compactor"), 9012, to.ours() && to.component() != "gateway"},
-				{"backend", "", c.labels(t, "ingester"), 6379, to.component() == "redis"},
+				{"backend", "", c.labels(t, "ingester"), 6379, !to.ours()},
+				{"query frontend", "", c.labels(t, "query-frontend"), 9012, to.ours() && to.component() != "gateway"},
+				{"query frontend", "", c.labels(t, "query-frontend"), 6379, !to.ours()},
 				{"other pod", "", map[string]string{"app": "other"}, 9011, false},
 				{"other pod", "", map[string]string{"app": "other"}, 9012, false},
 				{"other pod", "", map[string]string{"app": "other"}, 6379, false},
@@ -72,8 +74,11 @@ func TestEgress(t *testing.T) {
 					t.Errorf("%s: %s to %s, port %d: %v", b, from.Metadata.Name, one.name, one.port, got)
 				}
 			}
-			if redis && !c.reaches(from.podLabels(), map[string]string{"app.kubernetes.io/name": "redis"}, "", 6379) && from.ours() {
-				t.Errorf("%s: %s cannot reach Redis", b, from.Metadata.Name)
+			for name, want := range map[string]bool{"redis": from.ours() && of != "gateway", "redis-cache": from.ours()} {
+				got := c.reaches(from.podLabels(), map[string]string{"app.kubernetes.io/name": name}, "", 6379)
+				if got != (redis && want) {
+					t.Errorf("%s: %s to %s: %v", b, from.Metadata.Name, name, got)
+				}
 			}
 		}
 		if !c.reaches(map[string]string{"app.kubernetes.io/name": "pallium-migrate"}, nil, "142.250.1.1", 443) {
