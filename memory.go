@@ -51,7 +51,7 @@ func (p *process) planMemory() error {
 		return err
 	}
 	if w.Store {
-		shareCaches(p.caches(), parts.Caches)
+		shareCaches(p.caches(), p.cacheWeights(), parts.Caches)
 	}
 	p.cfg.Ingester.MemoryBytes = parts.Head
 	if p.opts.Role == Gateway {
@@ -74,7 +74,7 @@ func (p *process) want(limit int64) memory.Want {
 	w := memory.Want{
 		Limit:        limit,
 		HeadBytes:    p.cfg.Ingester.MemoryBytes,
-		CacheBytes:   configuredCaches(p.caches()),
+		CacheBytes:   configuredCaches(p.caches(), p.cacheWeights()),
 		RequestBytes: p.cfg.Memory.RequestBytes,
 	}
 	if !p.cfg.Store.Bigtable.set() {
@@ -97,13 +97,23 @@ func (p *process) caches() []*int64 {
 	return []*int64{&s.PageCacheBytes, &s.FrameCacheBytes, &s.TableCacheBytes, &p.localPages, &p.cfg.Frontend.CacheBytes}
 }
 
-// cacheWeights are the relative sizes of the caches, which are also their sizes in MiB if
+// cacheWeights returns the relative sizes of the caches, which are also their sizes in MiB if
 // another cache is configured: pages, frames and tables of the long-term store, pages of
-// local packs, results of queries.
-var cacheWeights = [5]int64{64, 128, 64, 64, 64}
+// local packs, results of queries. A query frontend without a querier reads only labels and
+// versions from the store.
+func (p *process) cacheWeights() [5]int64 {
+	w := [5]int64{64, 128, 64, 64, 64}
+	if !p.targets[TargetIngester] {
+		w[3] = 0
+	}
+	if p.targets[TargetFrontend] && !p.targets[TargetQuerier] {
+		w[0], w[1], w[2], w[4] = 32, 32, 16, 240
+	}
+	return w
+}
 
 // configuredCaches returns the total size of all caches if any is configured, else 0.
-func configuredCaches(caches []*int64) int64 {
+func configuredCaches(caches []*int64, weights [5]int64) int64 {
 	sum, any := int64(0), false
 	for i, c := range caches {
 		if *c > 0 {
@@ -111,7 +121,7 @@ func configuredCaches(caches []*int64) int64 {
 			sum += *c
 			continue
 		}
-		sum += cacheWeights[i] << 20
+		sum += weights[i] << 20
 	}
 	if !any {
 		return 0
@@ -121,19 +131,19 @@ func configuredCaches(caches []*int64) int64 {
 
 // shareCaches sets the sizes of the caches that are not configured. total is 0 if the memory
 // limit is unknown.
-func shareCaches(caches []*int64, total int64) {
-	any := configuredCaches(caches) > 0
+func shareCaches(caches []*int64, weights [5]int64, total int64) {
+	any := configuredCaches(caches, weights) > 0
 	all := int64(0)
-	for _, w := range cacheWeights {
+	for _, w := range weights {
 		all += w
 	}
 	for i, c := range caches {
 		switch {
 		case *c > 0:
 		case any || total == 0:
-			*c = cacheWeights[i] << 20
+			*c = weights[i] << 20
 		default:
-			*c = total / all * cacheWeights[i]
+			*c = total / all * weights[i]
 		}
 	}
 }

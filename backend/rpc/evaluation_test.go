@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/frontend/dispatch"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
 	"github.com/palliumhq/pallium/backend/frontend/split"
@@ -170,7 +171,7 @@ func TestFailureEncoding(t *testing.T) {
 		promql.ErrStorage{Err: fmt.Errorf("%w; try again later", memory.ErrFull)},
 		promql.ErrStorage{Err: memory.ErrEnded}, promql.ErrStorage{Err: series.ErrLost},
 		fmt.Errorf("read: %w", peers.ErrLost), fmt.Errorf("read: %w", peers.ErrTooFew), fmt.Errorf("read: %w", ring.ErrTooFew),
-		fmt.Errorf("read: %w", context.DeadlineExceeded),
+		fmt.Errorf("read: %w", context.DeadlineExceeded), promql.ErrStorage{Err: dispatch.ErrNoQuerier},
 	} {
 		a := pass(t, r, &evaluation.Answer{Err: want, Fault: want})
 		for _, got := range []error{a.Err, a.Fault} {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/prometheus/promql"
 
+	"github.com/palliumhq/pallium/backend/frontend/dispatch"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/peers"
 	"github.com/palliumhq/pallium/backend/querier"
@@ -41,6 +42,7 @@ func causes() []cause {
 		{"zones_lost", peers.ErrLost},
 		{"too_few_peers", peers.ErrTooFew},
 		{"too_few_ingesters", ring.ErrTooFew},
+		{"no_querier", dispatch.ErrNoQuerier},
 		{"unavailable", wire.ErrUnavailable},
 		{"deadline", context.DeadlineExceeded},
 		{"canceled", context.Canceled},

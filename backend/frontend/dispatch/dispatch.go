@@ -87,6 +87,9 @@ type Dispatcher struct {
 	draining chan struct{}
 	drain    sync.Once
 	metrics  metrics
+
+	mu     sync.Mutex
+	warned time.Time // when it was last logged that no querier is connected
 }
 
 type metrics struct {
@@ -172,6 +175,20 @@ func (d *Dispatcher) Readers(q promql.Query) evaluation.Readers {
 		return own.answer.Readers
 	}
 	return d.Evaluator.Readers(inner(q))
+}
+
+// warnNoQuerier logs, at most once a minute, that no querier is connected.
+func (d *Dispatcher) warnNoQuerier() {
+	now := d.o.Now()
+	d.mu.Lock()
+	recent := now.Sub(d.warned).Abs() < time.Minute
+	if !recent {
+		d.warned = now
+	}
+	d.mu.Unlock()
+	if !recent {
+		d.o.Logger.Warn("queries fail: no querier is connected to this query frontend")
+	}
 }
 
 func inner(q promql.Query) promql.Query {

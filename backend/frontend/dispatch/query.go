@@ -109,6 +109,7 @@ func (q *query) attempt(ctx context.Context, avoid string, alone bool) (t *task,
 		case <-noQuerier:
 			noQuerier = d.o.Timer(noQuerierWait)
 			if d.o.Queue.Workers() == 0 && d.o.Queue.Remove(job) {
+				d.warnNoQuerier()
 				d.o.Engine.Unreadable(ctx, ErrNoQuerier)
 				return nil, &promql.Result{Err: promql.ErrStorage{Err: ErrNoQuerier}}
 			}
