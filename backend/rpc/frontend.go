@@ -13,6 +13,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/dispatch"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
@@ -118,7 +119,7 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation
 		case piece := <-w.answers:
 			a, err := c.add(piece)
 			if err != nil { // the rest of the answer would follow: the slot cannot be used again
-				return &evaluation.Answer{Err: err}, dispatch.ErrSlotBroken
+				return &evaluation.Answer{Err: querier.Explained(ctx, err)}, dispatch.ErrSlotBroken
 			}
 			if a != nil {
 				return a, nil
@@ -138,9 +139,12 @@ func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (*evaluation.An
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	// Without the deadline, which the request has: gRPC would end the call a moment earlier
+	// than ctx, with an error that is not one of the query.
+	call, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	stream, err := p.frontend.Query(ctx, in)
+	defer context.AfterFunc(ctx, cancel)()
+	stream, err := p.frontend.Query(call, in)
 	if err != nil {
 		return nil, wire.Error(err)
 	}
@@ -155,7 +159,7 @@ func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (*evaluation.An
 		}
 		a, err := c.add(piece)
 		if a != nil || err != nil {
-			return a, err
+			return a, querier.Explained(ctx, err)
 		}
 	}
 }

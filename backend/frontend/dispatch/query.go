@@ -107,8 +107,9 @@ func (q *query) attempt(ctx context.Context, avoid string, alone bool) (t *task,
 		case <-t.done:
 			return t, nil
 		case <-noQuerier:
-			noQuerier = d.o.Timer(noQuerierWait)
-			if d.o.Queue.Workers() == 0 && d.o.Queue.Remove(job) {
+			without := d.o.Queue.Without()
+			noQuerier = d.o.Timer(max(noQuerierWait-without, time.Second))
+			if without >= noQuerierWait && d.o.Queue.Remove(job) {
 				d.o.Engine.Unreadable(ctx, ErrNoQuerier)
 				return nil, &promql.Result{Err: promql.ErrStorage{Err: ErrNoQuerier}}
 			}
@@ -122,7 +123,8 @@ func (q *query) attempt(ctx context.Context, avoid string, alone bool) (t *task,
 	}
 }
 
-// noQuerierWait is how long a query waits for a querier to connect.
+// noQuerierWait is how long no querier must have been connected until queries fail: queriers
+// restart, and canceled evaluations end streams.
 const noQuerierWait = 5 * time.Second
 
 // finish returns the result of the last attempt.
