@@ -14,7 +14,8 @@
 // of the samples. Two limits keep workers free for who comes next: range queries never
 // hold the last worker (if there are two or more), and one tenant never holds more
 // than MaxShare of them, nor, with range queries, the last one that range queries may
-// hold (if they may hold two or more), even when nobody else waits.
+// hold (if they may hold two or more), nor the last one that the tenant may hold (if it
+// may hold two or more), even when nobody else waits.
 //
 // A job that waits is given to the worker that has waited longest among those that
 // may run it. Every operation costs at most O(log n) in tenants, except that a change
