@@ -111,12 +111,14 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation
 		return &evaluation.Answer{Err: err}, dispatch.ErrSlotBroken
 	}
 	if err := w.stream.Send(in); err != nil {
-		return nil, fmt.Errorf("%w: %w", dispatch.ErrQuerierEnded, err)
+		return nil, fmt.Errorf("%w: %w", dispatch.ErrNotBegun, err)
 	}
 	c := newCollector(r, memory.FromContext(ctx))
+	begun := !r.Alone // otherwise the querier says when
 	for {
 		select {
 		case piece := <-w.answers:
+			begun = true
 			a, err := c.add(piece)
 			if err != nil { // the rest of the answer would follow: the slot cannot be used again
 				return &evaluation.Answer{Err: querier.Explained(ctx, err)}, dispatch.ErrSlotBroken
@@ -125,6 +127,9 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation
 				return a, nil
 			}
 		case <-w.ended:
+			if !begun {
+				return nil, dispatch.ErrNotBegun
+			}
 			return nil, dispatch.ErrQuerierEnded
 		case <-ctx.Done():
 			return nil, dispatch.ErrSlotBroken
@@ -230,6 +235,14 @@ func (w *Work) Answer(r *evaluation.Request, a *evaluation.Answer) error {
 	return sendAnswer(r, a, func(piece *wire.EvaluationResponse) error {
 		return w.stream.Send(&wire.WorkMessage{Answer: piece})
 	})
+}
+
+// Began tells the frontend that the evaluation begins, by a piece of the answer without
+// series.
+func (w *Work) Began() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stream.Send(&wire.WorkMessage{Answer: &wire.EvaluationResponse{}})
 }
 
 // Leave tells the frontend that the slot takes no more evaluations after the current one.

@@ -251,21 +251,36 @@ func TestWork(t *testing.T) {
 	w.Wait(ctx)
 }
 
-// TestQuerierDies checks that a frontend notices the end of a querier at once.
+// TestQuerierDies checks that a frontend notices the end of a querier at once, and whether
+// the evaluation had begun.
 func TestQuerierDies(t *testing.T) {
-	f := newSlots()
-	p, _ := serveFrontend(t, f)
-	stream, err := p.Work(ctx, "q")
-	if err != nil {
-		t.Fatal(err)
-	}
-	slot := <-f.list
-	go func() {
-		_, _ = stream.Next()
+	for _, tt := range []struct {
+		alone, began bool
+		want         error
+	}{
+		{false, false, dispatch.ErrQuerierEnded},
+		{true, false, dispatch.ErrNotBegun},
+		{true, true, dispatch.ErrQuerierEnded},
+	} {
+		f := newSlots()
+		p, _ := serveFrontend(t, f)
+		stream, err := p.Work(ctx, "q")
+		if err != nil {
+			t.Fatal(err)
+		}
+		slot := <-f.list
+		go func() {
+			_, _ = stream.Next()
+			if tt.began {
+				_ = stream.Began()
+			}
+			_ = stream.stream.CloseSend() // after what was sent
+		}()
+		r := exampleRequest()
+		r.Alone = tt.alone
+		if _, err := slot.Evaluate(ctx, r); !errors.Is(err, tt.want) {
+			t.Errorf("alone %v, began %v: %v", tt.alone, tt.began, err)
+		}
 		stream.Close()
-	}()
-	r := exampleRequest()
-	if _, err := slot.Evaluate(ctx, r); !errors.Is(err, dispatch.ErrQuerierEnded) {
-		t.Errorf("error %v", err)
 	}
 }

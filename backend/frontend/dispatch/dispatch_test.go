@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -243,6 +244,24 @@ func TestSuspect(t *testing.T) {
 	w.mu.Unlock()
 	if res := w.exec(t.Context(), "x"); res.Err != nil {
 		t.Errorf("the query after five minutes: %v", res.Err)
+	}
+}
+
+// TestNotBegun checks that a query is not suspect if one of its queriers disappeared while
+// the query waited there to be alone: another query may have ended it.
+func TestNotBegun(t *testing.T) {
+	w := newWorld(t)
+	w.slot("a", dies)
+	w.slot("b", func(context.Context, *evaluation.Request) (*evaluation.Answer, error) { return nil, ErrNotBegun })
+	done := make(chan *promql.Result)
+	go func() { done <- w.exec(t.Context(), "x") }()
+	w.until(func() bool { return w.d.o.Queue.Workers() == 0 })
+	w.slot("c", ok)
+	if res := <-done; res.Err != nil {
+		t.Errorf("error %v", res.Err)
+	}
+	if got := strings.Join(w.seen, ", "); !strings.HasSuffix(got, "c alone") {
+		t.Errorf("evaluations %s", got)
 	}
 }
 

@@ -36,6 +36,7 @@ type task struct {
 	answer  *evaluation.Answer
 	result  *promql.Result
 	ended   bool // the querier disappeared
+	unbegun bool // it disappeared before it began, so this evaluation is not the reason
 }
 
 // read returns the samples that the attempt has read; -1 if that is unknown.
@@ -75,6 +76,8 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 			return q.d.o.Engine.Interrupted(ctx)
 		}
 		switch {
+		case t.unbegun:
+			q.d.metrics.repeated.WithLabelValues("querier_ended").Inc()
 		case t.ended:
 			if deaths++; deaths > 1 {
 				q.d.suspects.add(&q.request)

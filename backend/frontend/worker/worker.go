@@ -34,6 +34,8 @@ type Stream interface {
 	// canceled.
 	Context() context.Context
 	Answer(r *evaluation.Request, a *evaluation.Answer) error
+	// Began tells the frontend that an evaluation begins that waited until it is alone.
+	Began() error
 	// Leave tells the frontend that this is the last evaluation. It may be called at the
 	// same time as the other methods.
 	Leave() error
@@ -208,6 +210,11 @@ func (w *Worker) evaluate(s Stream, r *evaluation.Request) error {
 		return err
 	}
 	defer w.slots.Release(n)
+	if r.Alone {
+		if err := s.Began(); err != nil {
+			return err
+		}
+	}
 	w.running.Inc()
 	defer w.running.Dec()
 	a, release := w.o.Run(s.Context(), r)

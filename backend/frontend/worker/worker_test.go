@@ -24,6 +24,7 @@ type stream struct {
 	left     chan struct{}
 	once     sync.Once
 	broken   bool
+	began    *atomic.Int64
 }
 
 func (s *stream) Next() (*evaluation.Request, error) {
@@ -43,6 +44,7 @@ func (s *stream) Answer(*evaluation.Request, *evaluation.Answer) error {
 	}
 	return nil
 }
+func (s *stream) Began() error { s.began.Add(1); return nil }
 func (s *stream) Leave() error { s.once.Do(func() { close(s.left) }); return nil }
 func (s *stream) Close()       { s.cancel() }
 
@@ -58,6 +60,7 @@ type world struct {
 	most      atomic.Int64
 	alone     atomic.Bool // an evaluation that must be alone was not
 	hold      chan struct{}
+	began     atomic.Int64
 	broken    atomic.Bool // answers cannot be sent
 	once      bool        // the frontends are listed once
 }
@@ -85,7 +88,7 @@ func (w *world) list(context.Context) ([]Frontend, error) {
 			w.mu.Lock()
 			w.open[id]++
 			w.mu.Unlock()
-			s := &stream{requests: w.requests, left: make(chan struct{}), broken: w.broken.Load()}
+			s := &stream{requests: w.requests, left: make(chan struct{}), broken: w.broken.Load(), began: &w.began}
 			s.ctx, s.cancel = context.WithCancel(ctx)
 			context.AfterFunc(s.ctx, func() { w.mu.Lock(); w.open[id]--; w.mu.Unlock() })
 			return s, nil
@@ -216,6 +219,9 @@ func TestSlots(t *testing.T) {
 	sent.Wait()
 	cancel()
 	worker.Wait(t.Context())
+	if n := w.began.Load(); n != 3 {
+		t.Errorf("%d evaluations that must be alone said that they begin, want 3", n)
+	}
 	if w.most.Load() > 4 || w.alone.Load() {
 		t.Errorf("%d evaluations at the same time, want at most 4; one that must be alone was not: %v", w.most.Load(), w.alone.Load())
 	}
