@@ -211,7 +211,7 @@ func (m *membership) lenders(b *backend) func(context.Context) ([]worker.Fronten
 		list, err := m.frontends(ctx)
 		var out []worker.Frontend
 		for _, in := range list {
-			out = append(out, worker.Frontend{ID: in.ID, Open: func(context.Context) (worker.Stream, error) {
+			out = append(out, worker.Frontend{ID: in.ID, Unhealthy: in.Unhealthy, Open: func(context.Context) (worker.Stream, error) {
 				p, err := m.pool.Peer(in.Addr)
 				if err != nil {
 					return nil, err

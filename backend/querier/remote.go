@@ -10,19 +10,24 @@ import (
 	evaluations "github.com/palliumhq/pallium/backend/frontend/evaluation"
 )
 
-// Interrupted returns the result of a query whose context ended before it was evaluated.
+// Interrupted returns the result of a query whose context ended before it was answered, with
+// the errors of Prometheus' engine: whether it waited or was evaluated is not known here.
 func (e *Engine) Interrupted(ctx context.Context) *promql.Result {
 	if err := explain(ctx, ctx.Err()); err != nil {
 		return e.failed(err)
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return &promql.Result{Err: promql.ErrQueryTimeout("the queue")}
+		return &promql.Result{Err: promql.ErrQueryTimeout("expression evaluation")}
 	}
-	return &promql.Result{Err: promql.ErrQueryCanceled("the queue")}
+	return &promql.Result{Err: promql.ErrQueryCanceled("expression evaluation")}
 }
 
 // Unreadable notes an error with which another process could not read data for a query.
 func (e *Engine) Unreadable(ctx context.Context, err error) { NoteFault(ctx, err) }
+
+// Explained returns an error of the memory of a process, or of a limit, as the engine would
+// return it, and any other error unchanged.
+func Explained(ctx context.Context, err error) error { return explained(ctx, err) }
 
 // Request returns the tenant, the policy and the limits of a query.
 func (e *Engine) Request(ctx context.Context) (evaluations.Request, error) {

@@ -13,6 +13,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/dispatch"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
@@ -110,20 +111,25 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation
 		return &evaluation.Answer{Err: err}, dispatch.ErrSlotBroken
 	}
 	if err := w.stream.Send(in); err != nil {
-		return nil, fmt.Errorf("%w: %w", dispatch.ErrQuerierEnded, err)
+		return nil, fmt.Errorf("%w: %w", dispatch.ErrNotBegun, err)
 	}
 	c := newCollector(r, memory.FromContext(ctx))
+	begun := !r.Alone // otherwise the querier says when
 	for {
 		select {
 		case piece := <-w.answers:
+			begun = true
 			a, err := c.add(piece)
 			if err != nil { // the rest of the answer would follow: the slot cannot be used again
-				return &evaluation.Answer{Err: err}, dispatch.ErrSlotBroken
+				return &evaluation.Answer{Err: querier.Explained(ctx, err)}, dispatch.ErrSlotBroken
 			}
 			if a != nil {
 				return a, nil
 			}
 		case <-w.ended:
+			if !begun {
+				return nil, dispatch.ErrNotBegun
+			}
 			return nil, dispatch.ErrQuerierEnded
 		case <-ctx.Done():
 			return nil, dispatch.ErrSlotBroken
@@ -138,9 +144,12 @@ func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (*evaluation.An
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	// Without the deadline, which the request has: gRPC would end the call a moment earlier
+	// than ctx, with an error that is not one of the query.
+	call, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	stream, err := p.frontend.Query(ctx, in)
+	defer context.AfterFunc(ctx, cancel)()
+	stream, err := p.frontend.Query(call, in)
 	if err != nil {
 		return nil, wire.Error(err)
 	}
@@ -155,7 +164,7 @@ func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (*evaluation.An
 		}
 		a, err := c.add(piece)
 		if a != nil || err != nil {
-			return a, err
+			return a, querier.Explained(ctx, err)
 		}
 	}
 }
@@ -226,6 +235,14 @@ func (w *Work) Answer(r *evaluation.Request, a *evaluation.Answer) error {
 	return sendAnswer(r, a, func(piece *wire.EvaluationResponse) error {
 		return w.stream.Send(&wire.WorkMessage{Answer: piece})
 	})
+}
+
+// Began tells the frontend that the evaluation begins, by a piece of the answer without
+// series.
+func (w *Work) Began() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stream.Send(&wire.WorkMessage{Answer: &wire.EvaluationResponse{}})
 }
 
 // Leave tells the frontend that the slot takes no more evaluations after the current one.

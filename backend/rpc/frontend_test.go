@@ -5,17 +5,20 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 
 	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/frontend/dispatch"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/worker"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
@@ -34,6 +37,9 @@ func (s *slots) Query(ctx context.Context, r *evaluation.Request) (*evaluation.A
 	if r.Text == "hang" {
 		<-ctx.Done()
 		return &evaluation.Answer{Err: promql.ErrQueryCanceled("x")}, func() { close(s.released) }, nil
+	}
+	if r.Text == "vector" {
+		return &evaluation.Answer{Value: vector()}, func() {}, nil
 	}
 	return &evaluation.Answer{Value: promql.String{V: r.Text}}, func() { close(s.released) }, nil
 }
@@ -115,6 +121,70 @@ func TestQuery(t *testing.T) {
 	}
 }
 
+// TestQueryDeadline checks that a call ends when the time of the query is over, not a moment
+// earlier: the caller answers with the reason for which its context ended.
+func TestQueryDeadline(t *testing.T) {
+	f := newSlots()
+	p, _ := serveFrontend(t, f)
+	r := exampleRequest()
+	r.Part, r.Times.Step, r.Text = nil, 0, "hang"
+	for i := range 300 {
+		f.released = make(chan struct{})
+		short, cancel := context.WithTimeout(ctx, 2*time.Millisecond)
+		if _, err := p.Query(short, r); err == nil || short.Err() == nil {
+			t.Fatalf("call %d: %v before the end of the context (%v)", i, err, short.Err())
+		}
+		cancel()
+		select {
+		case <-f.released:
+		case <-time.After(10 * time.Millisecond): // the call ended before it was received
+		}
+	}
+}
+
+// TestQueryMemory checks the error of an answer for which this process has no memory.
+func TestQueryMemory(t *testing.T) {
+	f := newSlots()
+	p, _ := serveFrontend(t, f)
+	r := exampleRequest()
+	r.Part, r.Times.Step, r.Text = nil, 0, "vector"
+	account := memory.NewAccount(100_000, prometheus.NewRegistry())
+	other, h := account.Begin(memory.Request{Tenant: "other"}), account.Begin(memory.Request{Tenant: "t"})
+	defer other.Close()
+	defer h.Close()
+	for other.Take(1000) == nil {
+	}
+	_, err := p.Query(memory.NewContext(ctx, h), r)
+	var internal promql.ErrStorage
+	if !errors.As(err, &internal) {
+		t.Errorf("error %T %v, want one that is answered with 503", err, err)
+	}
+
+	stream, err := p.Work(ctx, "q")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot := <-f.list
+	go func() {
+		if r, err := stream.Next(); err == nil {
+			_ = stream.Answer(r, &evaluation.Answer{Value: vector()})
+		}
+	}()
+	a, err := slot.Evaluate(memory.NewContext(ctx, h), r)
+	if !errors.Is(err, dispatch.ErrSlotBroken) || a == nil || !errors.As(a.Err, &internal) {
+		t.Errorf("answer of a querier %+v, %v", a, err)
+	}
+	stream.Close()
+}
+
+func vector() promql.Vector {
+	var v promql.Vector
+	for i := range 100 {
+		v = append(v, promql.Sample{Metric: labels.FromStrings("i", strconv.Itoa(i))})
+	}
+	return v
+}
+
 // TestWork checks slots over the network: evaluations, their cancellation, a querier that
 // leaves or dies, and a frontend that ends a slot.
 func TestWork(t *testing.T) {
@@ -181,21 +251,36 @@ func TestWork(t *testing.T) {
 	w.Wait(ctx)
 }
 
-// TestQuerierDies checks that a frontend notices the end of a querier at once.
+// TestQuerierDies checks that a frontend notices the end of a querier at once, and whether
+// the evaluation had begun.
 func TestQuerierDies(t *testing.T) {
-	f := newSlots()
-	p, _ := serveFrontend(t, f)
-	stream, err := p.Work(ctx, "q")
-	if err != nil {
-		t.Fatal(err)
-	}
-	slot := <-f.list
-	go func() {
-		_, _ = stream.Next()
+	for _, tt := range []struct {
+		alone, began bool
+		want         error
+	}{
+		{false, false, dispatch.ErrQuerierEnded},
+		{true, false, dispatch.ErrNotBegun},
+		{true, true, dispatch.ErrQuerierEnded},
+	} {
+		f := newSlots()
+		p, _ := serveFrontend(t, f)
+		stream, err := p.Work(ctx, "q")
+		if err != nil {
+			t.Fatal(err)
+		}
+		slot := <-f.list
+		go func() {
+			_, _ = stream.Next()
+			if tt.began {
+				_ = stream.Began()
+			}
+			_ = stream.stream.CloseSend() // after what was sent
+		}()
+		r := exampleRequest()
+		r.Alone = tt.alone
+		if _, err := slot.Evaluate(ctx, r); !errors.Is(err, tt.want) {
+			t.Errorf("alone %v, began %v: %v", tt.alone, tt.began, err)
+		}
 		stream.Close()
-	}()
-	r := exampleRequest()
-	if _, err := slot.Evaluate(ctx, r); !errors.Is(err, dispatch.ErrQuerierEnded) {
-		t.Errorf("error %v", err)
 	}
 }

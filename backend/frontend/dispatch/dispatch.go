@@ -26,6 +26,9 @@ import (
 var (
 	// ErrQuerierEnded is returned if the querier disappeared before it answered.
 	ErrQuerierEnded = errors.New("the querier disappeared before it answered")
+	// ErrNotBegun is returned if it disappeared before it began: the evaluation, which may
+	// have waited to be alone, is not the reason.
+	ErrNotBegun = errors.New("the querier disappeared before it began")
 	// ErrSlotBroken is returned if the slot cannot be used again: the evaluation was
 	// canceled, or its answer was not received completely.
 	ErrSlotBroken = errors.New("the answer of the querier is not wanted any more")
@@ -44,8 +47,8 @@ var (
 type Slot interface {
 	// Querier returns the name of the querier.
 	Querier() string
-	// Evaluate runs an evaluation. The error is ErrQuerierEnded or ErrSlotBroken, after
-	// which the slot must not be used; with ErrSlotBroken there may also be an answer.
+	// Evaluate runs an evaluation. The error is ErrQuerierEnded, ErrNotBegun or
+	// ErrSlotBroken, after which the slot must not be used; with ErrSlotBroken there may also be an answer.
 	Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error)
 	// Leaving is closed when the querier takes no more evaluations.
 	Leaving() <-chan struct{}
@@ -212,7 +215,7 @@ func (d *Dispatcher) Serve(ctx context.Context, slot Slot) error {
 		r.Alone = t.alone
 		var err error
 		t.answer, err = slot.Evaluate(t.ctx, &r)
-		t.ended = errors.Is(err, ErrQuerierEnded)
+		t.ended, t.unbegun = errors.Is(err, ErrQuerierEnded), errors.Is(err, ErrNotBegun)
 		return err
 	})
 }

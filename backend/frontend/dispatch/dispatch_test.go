@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -229,6 +230,7 @@ func TestSuspect(t *testing.T) {
 	if res := w.exec(t.Context(), "x"); !errors.Is(res.Err, errSuspect) {
 		t.Fatalf("error %v", res.Err)
 	}
+	w.until(func() bool { return w.d.o.Queue.Workers() == 0 })
 	w.slot("c", ok)
 	n := len(w.seen)
 	if res := w.exec(t.Context(), "x"); !errors.Is(res.Err, errSuspect) || len(w.seen) != n {
@@ -242,6 +244,24 @@ func TestSuspect(t *testing.T) {
 	w.mu.Unlock()
 	if res := w.exec(t.Context(), "x"); res.Err != nil {
 		t.Errorf("the query after five minutes: %v", res.Err)
+	}
+}
+
+// TestNotBegun checks that a query is not suspect if one of its queriers disappeared while
+// the query waited there to be alone: another query may have ended it.
+func TestNotBegun(t *testing.T) {
+	w := newWorld(t)
+	w.slot("a", dies)
+	w.slot("b", func(context.Context, *evaluation.Request) (*evaluation.Answer, error) { return nil, ErrNotBegun })
+	done := make(chan *promql.Result)
+	go func() { done <- w.exec(t.Context(), "x") }()
+	w.until(func() bool { return w.d.o.Queue.Workers() == 0 })
+	w.slot("c", ok)
+	if res := <-done; res.Err != nil {
+		t.Errorf("error %v", res.Err)
+	}
+	if got := strings.Join(w.seen, ", "); !strings.HasSuffix(got, "c alone") {
+		t.Errorf("evaluations %s", got)
 	}
 }
 
@@ -343,8 +363,26 @@ func TestCancel(t *testing.T) {
 func TestNoQuerier(t *testing.T) {
 	w := newWorld(t)
 	done := make(chan *promql.Result)
+	pass := func(d time.Duration) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.now = w.now.Add(d)
+	}
+	pass(time.Hour)
+	gone := w.slot("q", ok) // stops at the end of the five seconds, and would come back
+	close(gone.leaving)
+	w.until(func() bool { return w.d.o.Queue.Workers() == 0 })
 	go func() { done <- w.exec(t.Context(), "x") }()
 	w.timer <- time.Time{}
+	pass(noQuerierWait - time.Second)
+	w.timer <- time.Time{} // received, so the query went on
+	w.timer <- time.Time{}
+	pass(time.Second)
+	select {
+	case res := <-done:
+		t.Fatalf("before five seconds: %v", res.Err)
+	case w.timer <- time.Time{}:
+	}
 	res := <-done
 	var internal promql.ErrStorage
 	if !errors.As(res.Err, &internal) || !errors.Is(w.engine.noted[0], ErrNoQuerier) {

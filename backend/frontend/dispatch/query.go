@@ -36,6 +36,7 @@ type task struct {
 	answer  *evaluation.Answer
 	result  *promql.Result
 	ended   bool // the querier disappeared
+	unbegun bool // it disappeared before it began, so this evaluation is not the reason
 }
 
 // read returns the samples that the attempt has read; -1 if that is unknown.
@@ -75,6 +76,8 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 			return q.d.o.Engine.Interrupted(ctx)
 		}
 		switch {
+		case t.unbegun:
+			q.d.metrics.repeated.WithLabelValues("querier_ended").Inc()
 		case t.ended:
 			if deaths++; deaths > 1 {
 				q.d.suspects.add(&q.request)
@@ -107,8 +110,9 @@ func (q *query) attempt(ctx context.Context, avoid string, alone bool) (t *task,
 		case <-t.done:
 			return t, nil
 		case <-noQuerier:
-			noQuerier = d.o.Timer(noQuerierWait)
-			if d.o.Queue.Workers() == 0 && d.o.Queue.Remove(job) {
+			without := d.o.Queue.Without()
+			noQuerier = d.o.Timer(max(noQuerierWait-without, time.Second))
+			if without >= noQuerierWait && d.o.Queue.Remove(job) {
 				d.warnNoQuerier()
 				d.o.Engine.Unreadable(ctx, ErrNoQuerier)
 				return nil, &promql.Result{Err: promql.ErrStorage{Err: ErrNoQuerier}}
@@ -123,7 +127,8 @@ func (q *query) attempt(ctx context.Context, avoid string, alone bool) (t *task,
 	}
 }
 
-// noQuerierWait is how long a query waits for a querier to connect.
+// noQuerierWait is how long no querier must have been connected until queries fail: queriers
+// restart, and canceled evaluations end streams.
 const noQuerierWait = 5 * time.Second
 
 // finish returns the result of the last attempt.

@@ -63,14 +63,14 @@ func (q *Queue) arrange(o *owner) {
 
 // mostOfTenant returns how many workers one tenant may hold, and how many with range
 // queries: since these never hold the last worker, one more is left to the range
-// queries of other tenants.
+// queries of other tenants, and one of its own to its instant and rule queries.
 func (q *Queue) mostOfTenant() (all, ranges int) {
 	if q.o.MaxShare >= 1 {
 		return max(q.workers, 1), max(q.workers, 1)
 	}
 	const rounding = 1e-9 // 0.29 * 100 is a little less than 29
 	all = max(1, int(q.o.MaxShare*float64(q.workers)+rounding))
-	return all, min(all, max(1, q.workers-2))
+	return all, max(1, min(all-1, q.workers-2))
 }
 
 // mayRun reports whether one more job of a class may run.

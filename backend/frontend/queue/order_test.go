@@ -1,8 +1,11 @@
 package queue
 
 import (
+	"context"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 )
 
 // TestOrder checks who is served by one worker: tenants in turn by cost, FIFO inside
@@ -202,4 +205,33 @@ func TestCreditOfTheBlocked(t *testing.T) {
 			t.Errorf("%d of 40 jobs are range queries, want their credit of 10 and half of the rest: %s", n, got)
 		}
 	})
+}
+
+// TestOwnInstant checks that the range queries of a tenant leave one of its workers to its
+// own instant queries, unless it may hold only one.
+func TestOwnInstant(t *testing.T) {
+	for n := 3; n <= 20; n++ {
+		q := New(Options{})
+		q.AddWorkers("q", n)
+		ctx, cancel := context.WithCancel(t.Context())
+		var takers sync.WaitGroup
+		for range n {
+			takers.Go(func() { _, _ = q.Take(ctx, "q") })
+		}
+		for waiting := 0; waiting < n; time.Sleep(time.Millisecond) {
+			q.mu.Lock()
+			waiting = q.takers.Len()
+			q.mu.Unlock()
+		}
+		for range n {
+			q.Push(&Job{Tenant: "a", Class: Range, Cost: 1e9})
+		}
+		j := &Job{Tenant: "a", Class: Instant}
+		q.Push(j)
+		if q.Remove(j) {
+			t.Errorf("%d workers: an instant query waits for range queries of its tenant", n)
+		}
+		cancel()
+		takers.Wait()
+	}
 }

@@ -43,7 +43,7 @@ func (m *model) mostOfTenant(c Class) int {
 	}
 	most := max(1, int(m.share*float64(n)+1e-9))
 	if c == Range && n >= 3 {
-		return min(most, n-2)
+		return max(1, min(most-1, n-2))
 	}
 	if c == Range {
 		return 1

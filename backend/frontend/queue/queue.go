@@ -14,7 +14,8 @@
 // of the samples. Two limits keep workers free for who comes next: range queries never
 // hold the last worker (if there are two or more), and one tenant never holds more
 // than MaxShare of them, nor, with range queries, the last one that range queries may
-// hold (if they may hold two or more), even when nobody else waits.
+// hold (if they may hold two or more), nor the last one that the tenant may hold (if it
+// may hold two or more), even when nobody else waits.
 //
 // A job that waits is given to the worker that has waited longest among those that
 // may run it. Every operation costs at most O(log n) in tenants, except that a change
@@ -109,6 +110,7 @@ type Queue struct {
 	mu       sync.Mutex
 	queriers map[string]int // workers of each querier that has some
 	workers  int
+	emptied  time.Time  // when the last worker left, if there is none
 	takers   *list.List // of *taker, FIFO
 	classes  [classes]class
 	level    level // of the classes
@@ -135,6 +137,7 @@ func New(o Options) *Queue {
 	q := &Queue{
 		o: o, queriers: map[string]int{}, takers: list.New(), owners: map[tenant.ID]*owner{}, sweepAt: minSweep,
 	}
+	q.emptied = o.Now()
 	q.metrics = newMetrics(o.Registerer)
 	for c := range Class(classes) {
 		q.classes[c].weight = weights[c]
@@ -154,6 +157,9 @@ func (q *Queue) changeWorkers(querier string, n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.workers += n
+	if q.workers == 0 {
+		q.emptied = q.o.Now()
+	}
 	q.metrics.workers.Set(float64(q.workers))
 	if q.queriers[querier] += n; q.queriers[querier] <= 0 {
 		delete(q.queriers, querier)
@@ -169,6 +175,16 @@ func (q *Queue) Workers() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.workers
+}
+
+// Without returns how long there has been no worker; 0 if there is one.
+func (q *Queue) Without() time.Duration {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.workers > 0 {
+		return 0
+	}
+	return q.o.Now().Sub(q.emptied)
 }
 
 // Push adds a job. It never blocks and never rejects: the number of a tenant's queries

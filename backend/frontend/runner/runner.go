@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
@@ -91,7 +92,7 @@ func (r *Runner) context(ctx context.Context, req *evaluation.Request) (_ contex
 	ctx = evaluation.WithClass(ctx, req.Class)
 	stop := func() {}
 	if t := req.Timeout; t > 0 {
-		ctx, stop = context.WithTimeoutCause(ctx, t, querier.TimedOut(&req.Limits))
+		ctx, stop = context.WithTimeoutCause(ctx, t+grace, querier.TimedOut(&req.Limits))
 	}
 	return ctx, fault, func() {
 		stop()
@@ -99,6 +100,10 @@ func (r *Runner) context(ctx context.Context, req *evaluation.Request) (_ contex
 		h.Close()
 	}
 }
+
+// grace is added to the timeout of a request: the process that sent it ends it in time, with
+// an error that tells a timeout of the client from the limit.
+const grace = time.Second
 
 func (r *Runner) query(ctx context.Context, req *evaluation.Request) (promql.Query, error) {
 	opts := promql.NewPrometheusQueryOpts(false, req.Lookback, nil)

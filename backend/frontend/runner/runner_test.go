@@ -99,7 +99,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("access %v, %v", access, err)
 	case querier.Limits(e.ctx) != &req.Limits:
 		t.Error("not the limits of the request")
-	case !ok || time.Until(deadline) < 59*time.Minute:
+	case !ok || time.Until(deadline) < 59*time.Minute || time.Until(deadline) > time.Hour+grace:
 		t.Errorf("deadline %v", deadline)
 	case !frontend.Uncached(e.ctx) || !querier.Partial(e.ctx) || evaluation.ClassOf(e.ctx, true) != queue.Rule:
 		t.Error("options of the request are lost")

@@ -5,6 +5,7 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,8 +18,11 @@ import (
 
 // Frontend is a query frontend of the ring.
 type Frontend struct {
-	ID   string
-	Open func(ctx context.Context) (Stream, error)
+	ID string
+	// Unhealthy frontends have no part of the slots. Streams to them stay open: they may
+	// still send evaluations.
+	Unhealthy bool
+	Open      func(ctx context.Context) (Stream, error)
 }
 
 // Stream is a slot that was lent to a frontend.
@@ -30,6 +34,8 @@ type Stream interface {
 	// canceled.
 	Context() context.Context
 	Answer(r *evaluation.Request, a *evaluation.Answer) error
+	// Began tells the frontend that an evaluation begins that waited until it is alone.
+	Began() error
 	// Leave tells the frontend that this is the last evaluation. It may be called at the
 	// same time as the other methods.
 	Leave() error
@@ -53,18 +59,21 @@ type Worker struct {
 	slots *semaphore.Weighted
 
 	mu      sync.Mutex
-	lent    map[string]int // by frontend
+	lent    map[string][]*loan // by frontend
 	begun   bool
 	ended   chan struct{} // closed when Run returns
 	running prometheus.Gauge
 }
+
+// loan is a slot that is lent.
+type loan struct{ leave context.CancelFunc } // ends it after its evaluation
 
 // New returns a Worker.
 func New(o Options) *Worker {
 	auto := promauto.With(o.Registerer)
 	auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_querier_slots",
 		Help: "Evaluations that the querier runs for query frontends at the same time."}).Set(float64(o.Slots))
-	return &Worker{o: o, slots: semaphore.NewWeighted(int64(o.Slots)), lent: map[string]int{}, ended: make(chan struct{}),
+	return &Worker{o: o, slots: semaphore.NewWeighted(int64(o.Slots)), lent: map[string][]*loan{}, ended: make(chan struct{}),
 		running: auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_querier_running_evaluations",
 			Help: "Evaluations that the querier is running for query frontends."})}
 }
@@ -93,10 +102,9 @@ func (w *Worker) Run(ctx context.Context) {
 		if err != nil {
 			w.o.Logger.Debug("reading the query frontends of the ring failed", "err", err)
 		}
+		list = slices.DeleteFunc(list, func(f Frontend) bool { return f.Unhealthy })
 		for _, f := range list {
-			for range w.missing(f.ID, (w.o.Slots+len(list)-1)/len(list)) {
-				running.Go(func() { w.lend(ctx, f) })
-			}
+			w.adjust(ctx, f, (w.o.Slots+len(list)-1)/len(list), &running)
 		}
 		select {
 		case <-timer.C:
@@ -120,31 +128,49 @@ func (w *Worker) Wait(ctx context.Context) {
 	}
 }
 
-// missing returns how many slots are to be lent to a frontend in addition, and counts
-// them.
-func (w *Worker) missing(id string, want int) int {
+// adjust makes n the number of slots that are lent to a frontend. Those beyond it leave:
+// otherwise the frontends would have more slots than there are after one of them was away,
+// and evaluations of one would wait for those of another.
+func (w *Worker) adjust(ctx context.Context, f Frontend, n int, running *sync.WaitGroup) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := max(want-w.lent[id], 0)
-	w.lent[id] += n
-	return n
+	for len(w.lent[f.ID]) > n {
+		w.lent[f.ID][n].leave()
+		w.forget(f.ID, w.lent[f.ID][n])
+	}
+	for len(w.lent[f.ID]) < n {
+		own, leave := context.WithCancel(ctx)
+		l := &loan{leave}
+		w.lent[f.ID] = append(w.lent[f.ID], l)
+		running.Go(func() {
+			for w.lend(own, f) {
+			}
+			leave()
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.forget(f.ID, l)
+		})
+	}
 }
 
-// lend lends one slot to a frontend until the stream or ctx ends.
-func (w *Worker) lend(ctx context.Context, f Frontend) {
-	defer func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if w.lent[f.ID]--; w.lent[f.ID] == 0 {
-			delete(w.lent, f.ID)
-		}
-	}()
+// forget is called with w.mu held.
+func (w *Worker) forget(id string, l *loan) {
+	w.lent[id] = slices.DeleteFunc(w.lent[id], func(o *loan) bool { return o == l })
+	if len(w.lent[id]) == 0 {
+		delete(w.lent, id)
+	}
+}
+
+// lend lends one slot to a frontend until the stream or ctx ends. It reports whether to lend
+// it again at once: the stream ended during an evaluation, which the frontend has probably
+// canceled.
+func (w *Worker) lend(ctx context.Context, f Frontend) (again bool) {
 	// Not canceled with ctx: an evaluation that runs is completed.
 	s, err := f.Open(context.WithoutCancel(ctx))
 	if err != nil {
 		w.o.Logger.Debug("lending a slot to a query frontend failed", "frontend", f.ID, "err", err)
 		pause(ctx)
-		return
+		return false
 	}
 	defer s.Close()
 	stop := context.AfterFunc(ctx, func() {
@@ -157,11 +183,11 @@ func (w *Worker) lend(ctx context.Context, f Frontend) {
 		r, err := s.Next()
 		if err != nil {
 			pause(ctx)
-			return
+			return ctx.Err() == nil
 		}
 		if err := w.evaluate(s, r); err != nil {
 			w.o.Logger.Debug("an answer for a query frontend was not sent", "frontend", f.ID, "err", err)
-			return
+			return ctx.Err() == nil
 		}
 	}
 }
@@ -184,6 +210,11 @@ func (w *Worker) evaluate(s Stream, r *evaluation.Request) error {
 		return err
 	}
 	defer w.slots.Release(n)
+	if r.Alone {
+		if err := s.Began(); err != nil {
+			return err
+		}
+	}
 	w.running.Inc()
 	defer w.running.Dec()
 	a, release := w.o.Run(s.Context(), r)

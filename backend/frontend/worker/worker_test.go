@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,6 +23,8 @@ type stream struct {
 	requests chan *evaluation.Request
 	left     chan struct{}
 	once     sync.Once
+	broken   bool
+	began    *atomic.Int64
 }
 
 func (s *stream) Next() (*evaluation.Request, error) {
@@ -34,36 +37,58 @@ func (s *stream) Next() (*evaluation.Request, error) {
 		return nil, s.ctx.Err()
 	}
 }
-func (s *stream) Context() context.Context                             { return s.ctx }
-func (s *stream) Answer(*evaluation.Request, *evaluation.Answer) error { return nil }
-func (s *stream) Leave() error                                         { s.once.Do(func() { close(s.left) }); return nil }
-func (s *stream) Close()                                               { s.cancel() }
+func (s *stream) Context() context.Context { return s.ctx }
+func (s *stream) Answer(*evaluation.Request, *evaluation.Answer) error {
+	if s.broken {
+		return errors.New("canceled")
+	}
+	return nil
+}
+func (s *stream) Began() error { s.began.Add(1); return nil }
+func (s *stream) Leave() error { s.once.Do(func() { close(s.left) }); return nil }
+func (s *stream) Close()       { s.cancel() }
 
 // world is a worker with some frontends.
 type world struct {
 	mu        sync.Mutex
 	frontends []string
+	unhealthy string
+	opened    atomic.Int64
 	open      map[string]int // slots by frontend
 	requests  chan *evaluation.Request
 	running   atomic.Int64
 	most      atomic.Int64
 	alone     atomic.Bool // an evaluation that must be alone was not
 	hold      chan struct{}
+	began     atomic.Int64
+	broken    atomic.Bool // answers cannot be sent
+	once      bool        // the frontends are listed once
+}
+
+func (w *world) change(unhealthy string, frontends ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unhealthy, w.frontends = unhealthy, frontends
 }
 
 func (w *world) list(context.Context) ([]Frontend, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var out []Frontend
-	for _, id := range w.frontends {
-		out = append(out, Frontend{ID: id, Open: func(ctx context.Context) (Stream, error) {
+	list := w.frontends
+	if w.once {
+		w.frontends = nil
+	}
+	for _, id := range list {
+		out = append(out, Frontend{ID: id, Unhealthy: id == w.unhealthy, Open: func(ctx context.Context) (Stream, error) {
 			if id == "away" {
 				return nil, errors.New("not available")
 			}
+			w.opened.Add(1)
 			w.mu.Lock()
 			w.open[id]++
 			w.mu.Unlock()
-			s := &stream{requests: w.requests, left: make(chan struct{})}
+			s := &stream{requests: w.requests, left: make(chan struct{}), broken: w.broken.Load(), began: &w.began}
 			s.ctx, s.cancel = context.WithCancel(ctx)
 			context.AfterFunc(s.ctx, func() { w.mu.Lock(); w.open[id]--; w.mu.Unlock() })
 			return s, nil
@@ -96,12 +121,17 @@ func (w *world) worker(slots int) *Worker {
 
 func (w *world) until(t *testing.T, want string) {
 	t.Helper()
+	w.untilAny(t, want)
+}
+
+func (w *world) untilAny(t *testing.T, want ...string) {
+	t.Helper()
 	var got string
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		w.mu.Lock()
 		got = fmt.Sprint(w.open)
 		w.mu.Unlock()
-		if got == want {
+		if slices.Contains(want, got) {
 			return
 		}
 	}
@@ -126,6 +156,51 @@ func TestShares(t *testing.T) {
 	w.worker(1).Wait(t.Context()) // never ran
 }
 
+// TestPartsAgain checks that a frontend gives slots back that it had while another one was
+// away, and that one that is unhealthy, which may never come back, has no part of them.
+func TestPartsAgain(t *testing.T) {
+	w := newWorld("a")
+	worker := w.worker(4)
+	ctx, cancel := context.WithCancel(t.Context())
+	go worker.Run(ctx)
+	w.until(t, "map[a:4]")
+	w.requests <- &evaluation.Request{}
+	w.change("", "a", "b")
+	w.untilAny(t, "map[a:2 b:2]", "map[a:3 b:2]") // one that runs an evaluation completes it
+	<-w.hold
+	w.until(t, "map[a:2 b:2]")
+	w.change("b", "a", "b")
+	w.until(t, "map[a:4 b:2]")
+	w.change("", "a", "b")
+	w.until(t, "map[a:2 b:2]")
+	cancel()
+	worker.Wait(t.Context())
+}
+
+// TestCanceled checks that a slot is lent again at once after its evaluation was canceled:
+// otherwise one tenant that cancels queries takes the slots of all.
+func TestCanceled(t *testing.T) {
+	w := newWorld("a")
+	worker := w.worker(1)
+	w.broken.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	w.once = true // so that only the same slot is lent again
+	go worker.Run(ctx)
+	for i := range 50 {
+		select {
+		case w.requests <- &evaluation.Request{}:
+			<-w.hold
+		case <-time.After(20 * time.Second):
+			t.Fatalf("the slot was lent %d times", i)
+		}
+	}
+	if n := w.opened.Load(); n < 50 {
+		t.Errorf("%d streams for 50 canceled evaluations", n)
+	}
+	cancel()
+	worker.Wait(t.Context())
+}
+
 // TestSlots checks that a querier runs no more evaluations than it has slots, although more
 // are lent, and that one which must be alone is.
 func TestSlots(t *testing.T) {
@@ -144,6 +219,9 @@ func TestSlots(t *testing.T) {
 	sent.Wait()
 	cancel()
 	worker.Wait(t.Context())
+	if n := w.began.Load(); n != 3 {
+		t.Errorf("%d evaluations that must be alone said that they begin, want 3", n)
+	}
 	if w.most.Load() > 4 || w.alone.Load() {
 		t.Errorf("%d evaluations at the same time, want at most 4; one that must be alone was not: %v", w.most.Load(), w.alone.Load())
 	}
