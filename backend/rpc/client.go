@@ -42,8 +42,8 @@ func NewPool(m *cluster.Member) *Pool { return &Pool{member: m, peers: map[strin
 const (
 	// clientPing and clientPong are the interval and timeout of pings. A peer that stops
 	// responding is detected within their sum. From then on calls fail at once until it
-	// responds again.
-	clientPing  = 3 * time.Second
+	// responds again. gRPC allows no shorter interval.
+	clientPing  = 10 * time.Second
 	clientPong  = 3 * time.Second
 	dialTimeout = 3 * time.Second
 	// maxRedialGap is the time within which a peer that returns is used again. It is short,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -36,6 +37,10 @@ func (s frontendServer) Query(in *wire.EvaluationRequest, out wire.Frontend_Quer
 	r, err := decodeRequest(in)
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	// The caller asks another frontend if this one shows no sign of life; see Peer.Query.
+	if err := out.Send(&wire.EvaluationResponse{}); err != nil {
+		return err
 	}
 	a, release, err := s.f.Query(out.Context(), r)
 	if err != nil {
@@ -137,6 +142,10 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation
 	}
 }
 
+// aliveTimeout is how long a frontend has to send the first, empty piece of an answer: a
+// process that hangs is noticed by its connection only after 13 s.
+const aliveTimeout = 2 * time.Second
+
 // Query sends a query to a frontend. The error wraps wire.ErrUnavailable if another
 // frontend may answer.
 func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error) {
@@ -153,9 +162,15 @@ func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (*evaluation.An
 	if err != nil {
 		return nil, wire.Error(err)
 	}
-	c := newCollector(r, memory.FromContext(ctx))
+	hangs := time.AfterFunc(aliveTimeout, cancel)
+	defer hangs.Stop()
+	c, alive := newCollector(r, memory.FromContext(ctx)), false
 	for {
 		piece, err := stream.Recv()
+		if !hangs.Stop() && err != nil && ctx.Err() == nil && !alive {
+			return nil, fmt.Errorf("%w: no sign of life for %s", wire.ErrUnavailable, aliveTimeout)
+		}
+		alive = true
 		if errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("%w: the answer was not complete", wire.ErrUnavailable)
 		}

@@ -185,6 +185,48 @@ func vector() promql.Vector {
 	return v
 }
 
+// hung is a frontend whose process does not run.
+type hung struct{ wire.FrontendServer }
+
+func (hung) Query(_ *wire.EvaluationRequest, out wire.Frontend_QueryServer) error {
+	<-out.Context().Done()
+	return out.Context().Err()
+}
+
+// TestFrontendHangs checks that another frontend is asked if one shows no sign of life, and
+// that one which works on a query has as long as the query.
+func TestFrontendHangs(t *testing.T) {
+	m := member(t, secret, cluster.TLSFiles{})
+	s := NewServer(m, nil, nil, nil)
+	wire.RegisterFrontendServer(s.grpc, hung{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	pool := NewPool(m)
+	t.Cleanup(func() { _ = pool.Close(); s.Stop(ctx); <-done })
+	p, err := pool.Peer(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := exampleRequest()
+	r.Part, r.Times.Step, r.Text = nil, 0, "hang"
+	if _, err := p.Query(ctx, r); !errors.Is(err, wire.ErrUnavailable) {
+		t.Errorf("a frontend that hangs: %v", err)
+	}
+
+	f := newSlots()
+	p, _ = serveFrontend(t, f)
+	canceled, cancel := context.WithTimeout(ctx, aliveTimeout+500*time.Millisecond)
+	defer cancel()
+	if _, err := p.Query(canceled, r); errors.Is(err, wire.ErrUnavailable) || err == nil {
+		t.Errorf("a frontend that works longer than %s: %v", aliveTimeout, err)
+	}
+	<-f.released
+}
+
 // TestWork checks slots over the network: evaluations, their cancellation, a querier that
 // leaves or dies, and a frontend that ends a slot.
 func TestWork(t *testing.T) {

@@ -87,7 +87,7 @@ const (
 )
 
 // Run lends slots until ctx ends, and then returns when the evaluations that run have
-// ended. Each frontend has an equal part of the slots, rounded up.
+// ended.
 func (w *Worker) Run(ctx context.Context) {
 	w.mu.Lock()
 	w.begun = true
@@ -104,7 +104,7 @@ func (w *Worker) Run(ctx context.Context) {
 		}
 		list = slices.DeleteFunc(list, func(f Frontend) bool { return f.Unhealthy })
 		for _, f := range list {
-			w.adjust(ctx, f, (w.o.Slots+len(list)-1)/len(list), &running)
+			w.adjust(ctx, f, w.part(len(list)), &running)
 		}
 		select {
 		case <-timer.C:
@@ -112,6 +112,17 @@ func (w *Worker) Run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// leastPart is the least number of slots of a frontend: with fewer, its limits for tenants and
+// classes would leave no slot free for others.
+const leastPart = 4
+
+// part returns how many slots each of n frontends has: equal parts of all, rounded up, but at
+// least leastPart or all of them. So the frontends may have more slots together than there
+// are; evaluations beyond them wait in the querier.
+func (w *Worker) part(n int) int {
+	return max((w.o.Slots+n-1)/n, min(leastPart, w.o.Slots))
 }
 
 // Wait waits until Run, if it was called, has returned, or ctx ends.

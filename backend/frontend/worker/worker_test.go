@@ -142,37 +142,46 @@ func (w *world) untilAny(t *testing.T, want ...string) {
 // and that one which is not available does not stop the others.
 func TestShares(t *testing.T) {
 	w := newWorld("a", "b", "away")
-	worker := w.worker(7)
+	worker := w.worker(15)
 	ctx, cancel := context.WithCancel(t.Context())
 	go worker.Run(ctx)
-	w.until(t, "map[a:3 b:3]")
+	w.until(t, "map[a:5 b:5]")
 	w.mu.Lock()
 	w.frontends = []string{"a", "b", "c"}
 	w.mu.Unlock()
-	w.until(t, "map[a:3 b:3 c:3]")
+	w.until(t, "map[a:5 b:5 c:5]")
 	cancel()
 	worker.Wait(t.Context())
 	w.until(t, "map[a:0 b:0 c:0]")
 	w.worker(1).Wait(t.Context()) // never ran
 }
 
+// TestLeastPart checks that frontends have enough slots for their limits.
+func TestLeastPart(t *testing.T) {
+	for _, tt := range []struct{ slots, frontends, want int }{{1, 1, 1}, {1, 5, 1}, {3, 2, 3}, {4, 2, 4}, {8, 1, 8}, {8, 2, 4}, {9, 2, 5}, {8, 4, 4}, {40, 3, 14}} {
+		if got := newWorld().worker(tt.slots).part(tt.frontends); got != tt.want {
+			t.Errorf("%d slots for %d frontends: %d each, want %d", tt.slots, tt.frontends, got, tt.want)
+		}
+	}
+}
+
 // TestPartsAgain checks that a frontend gives slots back that it had while another one was
 // away, and that one that is unhealthy, which may never come back, has no part of them.
 func TestPartsAgain(t *testing.T) {
 	w := newWorld("a")
-	worker := w.worker(4)
+	worker := w.worker(16)
 	ctx, cancel := context.WithCancel(t.Context())
 	go worker.Run(ctx)
-	w.until(t, "map[a:4]")
+	w.until(t, "map[a:16]")
 	w.requests <- &evaluation.Request{}
 	w.change("", "a", "b")
-	w.untilAny(t, "map[a:2 b:2]", "map[a:3 b:2]") // one that runs an evaluation completes it
+	w.untilAny(t, "map[a:8 b:8]", "map[a:9 b:8]") // one that runs an evaluation completes it
 	<-w.hold
-	w.until(t, "map[a:2 b:2]")
+	w.until(t, "map[a:8 b:8]")
 	w.change("b", "a", "b")
-	w.until(t, "map[a:4 b:2]")
+	w.until(t, "map[a:16 b:8]")
 	w.change("", "a", "b")
-	w.until(t, "map[a:2 b:2]")
+	w.until(t, "map[a:8 b:8]")
 	cancel()
 	worker.Wait(t.Context())
 }
@@ -208,7 +217,7 @@ func TestSlots(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	worker := w.worker(4)
 	go worker.Run(ctx)
-	w.until(t, "map[a:2 b:2 c:2]")
+	w.until(t, "map[a:4 b:4 c:4]")
 	var sent sync.WaitGroup
 	for i := range 30 {
 		sent.Go(func() { w.requests <- &evaluation.Request{Alone: i%10 == 0} })
