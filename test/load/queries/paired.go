@@ -46,14 +46,15 @@ func paired(ctx context.Context, o options) (err error) {
 	if err := w.prepare(ctx, o); err != nil {
 		return err
 	}
-	if o.has("paired") {
-		for _, set := range []struct {
-			name string
-			end  time.Time
-		}{{"until now", w.end}, {"until six hours ago", w.end.Add(-past)}} {
-			if err := w.single(ctx, o, set.name, set.end); err != nil {
-				return err
-			}
+	for _, set := range []struct {
+		part, name string
+		end        time.Time
+	}{{"now", "until now", w.end}, {"past", "until six hours ago", w.end.Add(-past)}} {
+		if !o.has(set.part) {
+			continue
+		}
+		if err := w.single(ctx, o, set.name, set.end); err != nil {
+			return err
 		}
 	}
 	if o.has("dashboard") {
