@@ -38,7 +38,7 @@ type condition struct {
 // and beside one that uses as much CPU with short ones, in turns.
 func fairness(ctx context.Context, o options) (err error) {
 	w := &world{}
-	if w.t, err = newPallium("fairness", o.pallium, filepath.Join(o.dir, "fairness"), ""); err != nil {
+	if w.t, err = newPallium("fairness", o.pallium, filepath.Join(o.dir, "fairness"), o.config+"\n"); err != nil {
 		return err
 	}
 	defer func() { w.t.stop(syscall.SIGKILL) }()
@@ -66,8 +66,8 @@ func fairness(ctx context.Context, o options) (err error) {
 		}
 		steady.join(one)
 	}
-	fmt.Printf("\nfairness: tenant B, a dashboard of %d panels over 6 h every %s; %d series over 30 days at 60 s for each tenant\n",
-		dashboardPanels, o.every, o.fairSeries)
+	fmt.Printf("\nfairness: tenant B, a dashboard of %d panels over 6 h every %s; tenant A, %d queries that wait, each over\n  30 days of %d series at 60 s; tenant C, short queries\n",
+		dashboardPanels, o.every, o.queued, o.fairSeries)
 	for _, c := range []*condition{&alone, &heavy, &steady} {
 		fmt.Printf("  %-9s %4d panels: p50 %7.1f ms, p90 %7.1f ms, p99 %7.1f ms; %.2f s CPU per second; the other tenant had %d answers\n", c.name,
 			len(c.walls), ms(quantile(c.walls, 0.5)), ms(quantile(c.walls, 0.9)), ms(quantile(c.walls, 0.99)), c.cpu.Seconds()/c.wall.Seconds(),
@@ -94,7 +94,11 @@ func (w *world) prepare(ctx context.Context, o options) (err error) {
 			return err
 		}
 		w.t.token = *token
-		if err := newGenerator(o.fairSeries, time.Minute, w.end.Add(-month)).fill(ctx, w.end, true, w.t); err != nil {
+		series := o.fairSeries
+		if i > 0 {
+			series /= 4 // a dashboard and short queries need fewer
+		}
+		if err := newGenerator(series, time.Minute, w.end.Add(-month)).fill(ctx, w.end, true, w.t); err != nil {
 			return err
 		}
 	}
@@ -129,7 +133,7 @@ func (w *world) phase(ctx context.Context, o options, c *condition, clients int,
 	var err error
 	for next := began; time.Since(began) < o.phase && err == nil; {
 		var walls []time.Duration
-		walls, err = w.t.refresh(ctx, w.viewer, panels(6 * time.Hour)[:dashboardPanels], w.end.Add(-past+time.Since(began)))
+		walls, err = w.t.refresh(ctx, w.viewer, panels(6 * time.Hour)[:dashboardPanels], w.end.Add(time.Since(began)))
 		c.walls = append(c.walls, walls...)
 		if next = next.Add(o.every); err == nil {
 			err = sleep(ctx, time.Until(next))

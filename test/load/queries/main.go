@@ -32,6 +32,7 @@ type options struct {
 	phase               time.Duration
 	phases              int
 	queued              int
+	config              string
 	profile             string
 }
 
@@ -40,7 +41,7 @@ func main() {
 	flag.StringVar(&o.pallium, "pallium", os.Getenv("PALLIUM"), "Pallium's `binary`")
 	flag.StringVar(&o.prometheus, "prometheus", os.Getenv("PROMETHEUS"), "Prometheus' `binary`")
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the data; default: a temporary one")
-	flag.StringVar(&o.parts, "parts", "now,past,dashboard,trips,fairness", "what to measure: queries that end now, or six hours ago, ...")
+	flag.StringVar(&o.parts, "parts", "now,past,dashboard,trips,fairness", "what to measure: queries that end now, or six hours ago, ...; parts: the cost of division alone")
 	flag.IntVar(&o.series, "series", 2000, "series; the issue asks for 20000")
 	flag.DurationVar(&o.interval, "interval", 15*time.Second, "interval between two samples of a series")
 	flag.DurationVar(&o.span, "span", 24*time.Hour, "the longest range of queries; there are samples of 7 hours more")
@@ -48,10 +49,11 @@ func main() {
 	flag.IntVar(&o.repeats, "repeats", 3, "how often each query is repeated in a round")
 	flag.DurationVar(&o.refreshes, "dashboard", 10*time.Minute, "how long the dashboard is refreshed")
 	flag.DurationVar(&o.every, "every", 5*time.Second, "time between refreshes of a dashboard")
-	flag.IntVar(&o.fairSeries, "fair-series", 400, "series of each tenant, over 30 days at 60 s, for the fairness of queries")
+	flag.IntVar(&o.fairSeries, "fair-series", 400, "series of the heavy tenant, over 30 days at 60 s, for the fairness of queries")
 	flag.DurationVar(&o.phase, "phase", 40*time.Second, "how long a phase of the measurement of fairness takes")
 	flag.IntVar(&o.phases, "phases", 4, "pairs of phases")
 	flag.IntVar(&o.queued, "queued", 200, "queries of the heavy tenant that wait all the time")
+	flag.StringVar(&o.config, "fair-config", "", "more `YAML` of the configuration for the fairness of queries")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of both Palliums to this `directory`")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -72,7 +74,7 @@ func run(ctx context.Context, o options) error {
 	}
 	defer os.RemoveAll(dir)
 	o.dir = dir
-	if o.has("now") || o.has("past") || o.has("dashboard") || o.has("trips") {
+	if o.has("now") || o.has("past") || o.has("parts") || o.has("dashboard") || o.has("trips") {
 		if err := paired(ctx, o); err != nil {
 			return err
 		}

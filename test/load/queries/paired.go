@@ -57,6 +57,11 @@ func paired(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
+	if o.has("parts") {
+		if err := w.parts(ctx, o); err != nil {
+			return err
+		}
+	}
 	if o.has("dashboard") {
 		if err := w.dashboard(ctx, o); err != nil {
 			return err
@@ -206,6 +211,34 @@ func (w *trio) askAll(ctx context.Context, q rangeQuery, t *tally, turn int, o o
 		}
 		t.alike[i] = max(t.alike[i], same)
 	}
+	return nil
+}
+
+// parts compares the CPU time of evaluating a query in parts with that of the whole: the
+// same queries without the cache, again and again.
+func (w *trio) parts(ctx context.Context, o options) error {
+	targets := []*target{w.front, w.plain}
+	for _, t := range targets {
+		defer t.profile(o.profile, filepath.Base(t.dir)+"-parts", 30)()
+	}
+	fmt.Println("\nwithout the cache: CPU in ms in parts, as a whole, ratio")
+	var sums [2]time.Duration
+	for i, p := range panels(spans(o.span)...) {
+		q := p.at(w.end.Add(-past))
+		q.noStore = true
+		var spent [2]time.Duration
+		for k := range 2 * o.repeats {
+			j := (i + k) % 2
+			_, c, err := targets[j].measure(ctx, q)
+			if err != nil {
+				return err
+			}
+			spent[j] += c.cpu / time.Duration(o.repeats)
+			sums[j] += c.cpu / time.Duration(o.repeats)
+		}
+		fmt.Printf("%-4s %7.1f %7.1f %5.2f %s\n", short(p.span), ms(spent[0]), ms(spent[1]), ratio(spent[0], spent[1]), p.text)
+	}
+	fmt.Printf("all  %7.1f %7.1f %5.2f\n", ms(sums[0]), ms(sums[1]), ratio(sums[0], sums[1]))
 	return nil
 }
 

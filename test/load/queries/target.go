@@ -208,6 +208,7 @@ type rangeQuery struct {
 	text       string
 	start, end time.Time
 	step       time.Duration
+	noStore    bool // evaluate it, and keep nothing
 }
 
 // cost is what an answer took.
@@ -223,6 +224,9 @@ func (t *target) ask(ctx context.Context, token string, q rangeQuery) ([]byte, t
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if q.noStore {
+		req.Header.Set("Cache-Control", "no-store")
+	}
 	begin := time.Now()
 	resp, err := t.client.Do(req)
 	if err != nil {
