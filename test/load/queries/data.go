@@ -62,7 +62,8 @@ func newGenerator(n int, interval time.Duration, start time.Time) *generator {
 	g := &generator{interval: interval, next: start, rnd: rand.New(rand.NewSource(1))}
 	for i := range n {
 		target := i / perTarget
-		s := generated{target: uint64(target), offset: time.Duration(target*733%int(interval/time.Millisecond)) * time.Millisecond, rate: 1 + float64(i%17)}
+		offset := time.Duration(target*733%int(interval/time.Millisecond)) * time.Millisecond
+		s := generated{target: uint64(target), offset: offset, rate: 1 + float64(i%17)}
 		name, le := "http_requests_total", ""
 		switch at := i % perTarget; {
 		case at < 9:

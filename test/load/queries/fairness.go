@@ -66,12 +66,12 @@ func fairness(ctx context.Context, o options) (err error) {
 		}
 		steady.join(one)
 	}
-	fmt.Printf("\nfairness: tenant B, a dashboard of %d panels over 6 h every %s; tenant A, %d queries that wait, each over\n  30 days of %d series at 60 s; tenant C, short queries\n",
-		dashboardPanels, o.every, o.queued, o.fairSeries)
+	fmt.Printf("\nfairness: tenant B, a dashboard of %d panels over 6 h every %s\n", dashboardPanels, o.every)
+	fmt.Printf("  tenant A, %d queries over 30 days at 60 s, it has %d series; tenant C, short queries\n", o.queued, o.fairSeries)
 	for _, c := range []*condition{&alone, &heavy, &steady} {
-		fmt.Printf("  %-9s %4d panels: p50 %7.1f ms, p90 %7.1f ms, p99 %7.1f ms; %.2f s CPU per second; the other tenant had %d answers\n", c.name,
-			len(c.walls), ms(quantile(c.walls, 0.5)), ms(quantile(c.walls, 0.9)), ms(quantile(c.walls, 0.99)), c.cpu.Seconds()/c.wall.Seconds(),
-			c.other)
+		fmt.Printf("  %-9s %4d panels: p50 %7.1f ms, p90 %7.1f ms, p99 %7.1f ms; %.2f s CPU per second; the other had %d answers\n",
+			c.name, len(c.walls), ms(quantile(c.walls, 0.5)), ms(quantile(c.walls, 0.9)), ms(quantile(c.walls, 0.99)),
+			c.cpu.Seconds()/c.wall.Seconds(), c.other)
 	}
 	fmt.Printf("  beside A / beside C: p50 %.2f, p90 %.2f, p99 %.2f\n", ratio(quantile(heavy.walls, 0.5), quantile(steady.walls, 0.5)),
 		ratio(quantile(heavy.walls, 0.9), quantile(steady.walls, 0.9)), ratio(quantile(heavy.walls, 0.99), quantile(steady.walls, 0.99)))

@@ -41,7 +41,8 @@ func main() {
 	flag.StringVar(&o.pallium, "pallium", os.Getenv("PALLIUM"), "Pallium's `binary`")
 	flag.StringVar(&o.prometheus, "prometheus", os.Getenv("PROMETHEUS"), "Prometheus' `binary`")
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the data; default: a temporary one")
-	flag.StringVar(&o.parts, "parts", "now,past,dashboard,trips,fairness", "what to measure: queries that end now, or six hours ago, ...; parts: the cost of division alone")
+	flag.StringVar(&o.parts, "parts", "now,past,dashboard,trips,fairness",
+		"what to measure: queries that end now, or six hours ago, ...; parts: the cost of division alone")
 	flag.IntVar(&o.series, "series", 2000, "series; the issue asks for 20000")
 	flag.DurationVar(&o.interval, "interval", 15*time.Second, "interval between two samples of a series")
 	flag.DurationVar(&o.span, "span", 24*time.Hour, "the longest range of queries; there are samples of 7 hours more")

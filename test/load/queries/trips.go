@@ -101,7 +101,8 @@ func trips(ctx context.Context, data string, end time.Time, span time.Duration) 
 				return fmt.Errorf("%s: %w", p.text, err)
 			}
 			c := r.count.Take()
-			line += fmt.Sprintf("%2d %3d %4d %8.1f %8.1f %7.1f | ", c.Rounds, c.RowCalls, c.Gets, float64(c.RowBytes)/1024, float64(c.GotBytes)/1024, ms(wall))
+			line += fmt.Sprintf("%2d %3d %4d %8.1f %8.1f %7.1f | ", c.Rounds, c.RowCalls, c.Gets, float64(c.RowBytes)/1024,
+				float64(c.GotBytes)/1024, ms(wall))
 		}
 		fmt.Println(line + p.text)
 	}
