@@ -8,7 +8,7 @@ type panel struct {
 	span time.Duration
 }
 
-// steps are Grafana's for a panel about 1,000 pixels wide.
+// step returns Grafana's step for a panel about 1,000 pixels wide.
 func (p panel) step() time.Duration {
 	switch {
 	case p.span <= time.Hour:
