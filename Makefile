@@ -35,7 +35,7 @@ CLUSTERENV := PALLIUM=$(CURDIR)/bin/pallium REDIS_SERVER=$(REDIS_SERVER) \
 	BIGTABLE_EMULATOR_BIN=$(TOOLS)/bigtable-emulator-$(BIGTABLE_EMULATOR_VERSION) \
 	FAKE_GCS_SERVER_BIN=$(TOOLS)/fake-gcs-server-$(FAKE_GCS_SERVER_VERSION)
 
-.PHONY: run build release test check cover generate unit race lint vet fuzz e2e chaos cluster cluster-stop redis proto deploy-check model bench load load-cluster tools clean
+.PHONY: run build release test check cover generate unit race lint vet fuzz e2e chaos cluster cluster-stop redis proto deploy-check model bench bench-queries load load-cluster tools clean
 
 run: build                      ## build and serve on :9009, data in ./data
 	./bin/pallium all $(ARGS)
@@ -125,6 +125,9 @@ load: build $(TOOLS)/prometheus-$(PROMETHEUS_VERSION)  ## load test, compared wi
 
 load-cluster: build $(EMULATORS) redis  ## load test of a cluster, compared with one process
 	$(CLUSTERENV) $(GO) run ./test/load/cluster
+
+bench-queries: build $(TOOLS)/prometheus-$(PROMETHEUS_VERSION)  ## range queries with the query frontend, without it, and of Prometheus; ARGS has flags of test/load/queries
+	PALLIUM=$(CURDIR)/bin/pallium PROMETHEUS=$(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(GO) run $(BUILDFLAGS) ./test/load/queries $(ARGS)
 
 tools: $(TOOLS)/prometheus-$(PROMETHEUS_VERSION) $(TOOLS)/promtool-$(PROMETHEUS_VERSION) $(TOOLS)/node_exporter-$(NODE_EXPORTER_VERSION) $(TOOLS)/golangci-lint-$(LINT_VERSION) $(EMULATORS) $(KUBETOOLS)
 

@@ -37,7 +37,7 @@ func coldOver(ctx context.Context, parent string, days int, interval int64) (err
 	if _, err := w.compact(ctx); err != nil {
 		return err
 	}
-	w.count.delay(5*time.Millisecond, 30*time.Millisecond)
+	w.count.Delay(5*time.Millisecond, 30*time.Millisecond)
 	all := equal("__name__", "cold")
 	for _, q := range []shape{
 		{"all of 10,000 series", days, []*labels.Matcher{all}, ""},
@@ -46,14 +46,14 @@ func coldOver(ctx context.Context, parent string, days int, interval int64) (err
 		if err := w.reopen(); err != nil {
 			return err
 		}
-		w.count.take()
+		w.count.Take()
 		stop, start := peakHeap(), time.Now()
 		selected, samples, err := w.timed(ctx, t, q, days)
 		took, peak := time.Since(start), stop()
 		if err != nil {
 			return err
 		}
-		c := w.count.take()
+		c := w.count.Take()
 		fmt.Printf("| %s, %d days at %d s | %s | %s | %d | %d | %d | %s | %s | %s | %d |\n", q.name, days, interval/1000,
 			selected.Round(time.Millisecond), (took - selected).Round(time.Millisecond), c.Rounds, c.RowCalls, c.Gets, mib(c.RowBytes),
 			mib(c.GotBytes), mib(peak), samples)

@@ -75,17 +75,17 @@ func measureShapes(ctx context.Context, parent string) (err error) {
 		len(r.series))
 	fmt.Println("| query | rounds | row calls | gets | bytes of rows | bytes of objects | series | samples |\n| --- | --- | --- | --- | --- " +
 		"| --- | --- | --- |")
-	w.count.delay(25*time.Millisecond, 25*time.Millisecond)
+	w.count.Delay(25*time.Millisecond, 25*time.Millisecond)
 	for _, q := range shapes() {
 		if err := w.reopen(); err != nil {
 			return err
 		}
-		w.count.take()
+		w.count.Take()
 		n, samples, err := w.ask(ctx, t, q, r.days)
 		if err != nil {
 			return fmt.Errorf("%s: %w", q.name, err)
 		}
-		c := w.count.take()
+		c := w.count.Take()
 		fmt.Printf("| %s | %d | %d | %d | %s | %s | %d | %d |\n",
 			q.name, c.Rounds, c.RowCalls, c.Gets, mib(c.RowBytes), mib(c.GotBytes), n, samples)
 	}

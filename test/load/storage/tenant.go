@@ -30,7 +30,7 @@ func measureTenant(ctx context.Context, parent, kind string, list []oneSeries, o
 	}
 	n, unique := float64(len(list)), float64(r.samples)
 	line(t, "series, unique samples", "", "%d, %.1f M", len(list), unique/1e6)
-	up := w.count.take()
+	up := w.count.Take()
 	report, cpu, err := compactProfiled(ctx, w, o.cpuProfile)
 	if err != nil {
 		return err
@@ -38,7 +38,7 @@ func measureTenant(ctx context.Context, parent, kind string, list []oneSeries, o
 	if report.Samples != r.samples || report.Series != int64(len(list)) {
 		return fmt.Errorf("compacted %d series and %d samples, want %d and %d", report.Series, report.Samples, len(list), r.samples)
 	}
-	down := w.count.take()
+	down := w.count.Take()
 	l1, packs, err := w.objectBytes(ctx, "l1/")
 	if err != nil {
 		return err
@@ -114,7 +114,7 @@ func measureRebuild(ctx context.Context, w *world, t tenant.ID, l1 int64) error 
 			return err
 		}
 	}
-	w.count.take()
+	w.count.Take()
 	if err := w.reopen(); err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func measureRebuild(ctx context.Context, w *world, t tenant.ID, l1 int64) error 
 	if err != nil {
 		return err
 	}
-	c, took := w.count.take(), time.Since(start)
+	c, took := w.count.Take(), time.Since(start)
 	after, err := w.cells(ctx, t)
 	if err != nil {
 		return err

@@ -20,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows/pebble"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/test/load/counted"
 )
 
 const firstDay = 20_000
@@ -27,7 +28,7 @@ const firstDay = 20_000
 // world is a store in a directory of its own, with its tenants.
 type world struct {
 	dir     string
-	count   *counterOf
+	count   *counted.Counter
 	rows    rows.Store
 	objects *dir.Store
 	store   *store.Store
@@ -36,7 +37,7 @@ type world struct {
 }
 
 func newWorld(parent, name string) (*world, error) {
-	w := &world{dir: filepath.Join(parent, name), count: &counterOf{}}
+	w := &world{dir: filepath.Join(parent, name), count: &counted.Counter{}}
 	if err := os.MkdirAll(w.dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -58,12 +59,12 @@ func (w *world) reopen() (err error) {
 			return err
 		}
 	}
-	ix, err := index.New(index.Options{Rows: countedRows{w.rows, w.count}, Now: func() time.Time { return w.now }})
+	ix, err := index.New(index.Options{Rows: counted.Rows{Store: w.rows, Counter: w.count}, Now: func() time.Time { return w.now }})
 	if err != nil {
 		return err
 	}
 	w.store, err = store.Open(store.Options{
-		Index: ix, Objects: countedObjects{w.objects, w.count}, Scratch: filepath.Join(w.dir, "scratch"),
+		Index: ix, Objects: counted.Objects{Store: w.objects, Counter: w.count}, Scratch: filepath.Join(w.dir, "scratch"),
 		Retention: func(context.Context, tenant.ID) (time.Duration, error) { return 0, nil },
 		Deleted:   func(context.Context, tenant.ID) (bool, error) { return false, nil },
 		Now:       func() time.Time { return w.now },
