@@ -61,9 +61,15 @@ func newSlots() *slots {
 // serveFrontend runs a server with a frontend and returns a client. stop kills the server.
 func serveFrontend(t *testing.T, f Frontend) (p *Peer, stop func()) {
 	t.Helper()
+	return serveCalls(t, func(s *Server) { s.ServeFrontend(f) })
+}
+
+// serveCalls runs a server with the calls that register adds.
+func serveCalls(t *testing.T, register func(*Server)) (p *Peer, stop func()) {
+	t.Helper()
 	m := member(t, secret, cluster.TLSFiles{})
 	s := NewServer(m, nil, nil, nil)
-	s.ServeFrontend(f)
+	register(s)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -196,21 +202,7 @@ func (hung) Query(_ *wire.EvaluationRequest, out wire.Frontend_QueryServer) erro
 // TestFrontendHangs checks that another frontend is asked if one shows no sign of life, and
 // that one which works on a query has as long as the query.
 func TestFrontendHangs(t *testing.T) {
-	m := member(t, secret, cluster.TLSFiles{})
-	s := NewServer(m, nil, nil, nil)
-	wire.RegisterFrontendServer(s.grpc, hung{})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(l) }()
-	pool := NewPool(m)
-	t.Cleanup(func() { _ = pool.Close(); s.Stop(ctx); <-done })
-	p, err := pool.Peer(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, _ := serveCalls(t, func(s *Server) { wire.RegisterFrontendServer(s.grpc, hung{}) })
 	r := exampleRequest()
 	r.Part, r.Times.Step, r.Text = nil, 0, "hang"
 	if _, err := p.Query(ctx, r); !errors.Is(err, wire.ErrUnavailable) {

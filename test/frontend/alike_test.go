@@ -1,12 +1,9 @@
 package frontend
 
 import (
-	"cmp"
-	"context"
 	"math"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -109,31 +106,10 @@ func (w *world) special() {
 // query frontends and in a single process.
 func TestAlike(t *testing.T) {
 	w := newWorld(t)
-	c, err := cluster.New(cluster.Options{Dir: t.TempDir(), Free: true, Config: "self_monitoring: {disabled: true}\n",
-		Binaries: cluster.Binaries{Pallium: programs.Binary(t, "PALLIUM"), Redis: cmp.Or(os.Getenv("REDIS_SERVER"), "redis-server"),
-			Bigtable: programs.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: programs.Binary(t, "FAKE_GCS_SERVER_BIN")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := context.Background()
-	t.Cleanup(func() {
-		if err := c.Down(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := c.Up(ctx); err != nil {
-		t.Fatal(err)
-	}
-	s := &clustered{t: t, rnd: w.rnd, c: c}
-	w.front = s
-	token, err := c.NewToken(ctx, "t", "metrics:read", "metrics:write", "metrics:delete")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.cli(append([]string{"limits", "set", "t"}, wide...)...)
+	w.startCluster(cluster.Options{})
 	w.plain = programs.StartPallium(t, "log: {level: warn}\nself_monitoring: {disabled: true}\n")
 	w.plain.Tenant("t", wide...)
-	w.tokens = []string{token, w.plain.Token("t", "metrics:read,metrics:write,metrics:delete")}
+	w.tokens = append(w.tokens, w.plain.Token("t", "metrics:read,metrics:write,metrics:delete"))
 	w.begin()
 	w.special()
 	w.compareAll("no limits")

@@ -152,7 +152,7 @@ func TestInCluster(t *testing.T) {
 	front := httptest.NewServer(b)
 	t.Cleanup(front.Close)
 	cache := programs.Redis(t)
-	s := w.startCluster(cache.Addr, func(name, address string) string {
+	s := w.startCluster(cluster.Options{QueriersApart: true, CacheRedis: cache.Addr, Through: func(name, address string) string {
 		if name != "querier-gcs" {
 			return address
 		}
@@ -161,7 +161,10 @@ func TestInCluster(t *testing.T) {
 			r.Out.Host = address
 		}})
 		return strings.TrimPrefix(front.URL, "http://")
-	})
+	}})
+	w.begin()
+	s.flush()
+	s.compact()
 	t.Run("equality", func(t *testing.T) { w.t, s.t = t, t; equality(w, s) })
 	t.Run("a zone is down", func(t *testing.T) { w.t, s.t = t, t; zoneDown(w, s) })
 	t.Run("queriers killed", func(t *testing.T) { w.t, s.t = t, t; queriersKilled(w, s) })
@@ -170,17 +173,17 @@ func TestInCluster(t *testing.T) {
 	w.t, s.t = t, t
 }
 
-// startCluster starts a cluster with a tenant, and writes the first samples.
-func (w *world) startCluster(cache string, through func(name, address string) string) *clustered {
+// startCluster starts a cluster with a tenant.
+func (w *world) startCluster(o cluster.Options) *clustered {
 	w.t.Helper()
 	binary := os.Getenv("REDIS_SERVER")
 	if binary == "" {
 		binary = "redis-server"
 	}
-	c, err := cluster.New(cluster.Options{Dir: w.t.TempDir(), Free: true, QueriersApart: true, CacheRedis: cache,
-		Config: "self_monitoring: {disabled: true}\n", Through: through,
-		Binaries: cluster.Binaries{Pallium: programs.Binary(w.t, "PALLIUM"), Redis: binary,
-			Bigtable: programs.Binary(w.t, "BIGTABLE_EMULATOR_BIN"), GCS: programs.Binary(w.t, "FAKE_GCS_SERVER_BIN")}})
+	o.Dir, o.Free, o.Config = w.t.TempDir(), true, "self_monitoring: {disabled: true}\n"
+	o.Binaries = cluster.Binaries{Pallium: programs.Binary(w.t, "PALLIUM"), Redis: binary,
+		Bigtable: programs.Binary(w.t, "BIGTABLE_EMULATOR_BIN"), GCS: programs.Binary(w.t, "FAKE_GCS_SERVER_BIN")}
+	c, err := cluster.New(o)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -206,9 +209,6 @@ func (w *world) startCluster(cache string, through func(name, address string) st
 	}
 	w.tokens = []string{token}
 	s.cli(append([]string{"limits", "set", "t"}, wide...)...)
-	w.begin()
-	s.flush()
-	s.compact()
 	return s
 }
 
