@@ -33,7 +33,7 @@ import (
 	"github.com/palliumhq/pallium/gateway/admin/operator"
 )
 
-// backend is the backend part of a process: its roles and what they share.
+// backend is the backend part of a process: its roles and the parts that they share.
 type backend struct {
 	*process
 	roles    []role
@@ -168,7 +168,7 @@ func (b *backend) openIngester(ctx context.Context, o ingester.Options) error {
 // learnDeletions gives the ingester the tombstones that it missed: those made while it
 // was not a member, or all of them if its file of tombstones is damaged. Otherwise deleted
 // samples in its log would reappear, and new samples would be deleted as if they were
-// older than the tombstones. The ingester must not serve before.
+// older than the tombstones. The ingester must not serve before learnDeletions returns.
 func (b *backend) learnDeletions(ctx context.Context) error {
 	active, _, err := b.tenants(ctx)
 	if err == nil {
@@ -181,9 +181,9 @@ func (b *backend) learnDeletions(ctx context.Context) error {
 }
 
 // sealHead writes the head into packs, so that the next start has no log to replay. If it
-// fails nothing is lost: the log has all samples. Sealing starts however little time is
-// left before deadline: its duration is unknown, and an interrupted sealing makes the next
-// start no slower than none.
+// fails, nothing is lost: the log has all samples. Sealing starts even if little time is left
+// before the deadline: its duration is unknown, and interrupting it does not make the next
+// start slower.
 func (b *backend) sealHead(deadline time.Time) {
 	b.opts.Logger.Info("sealing the head before exit; if interrupted, the next start replays the write-ahead log",
 		"head_bytes", b.ingester.Stats().HeadBytes, "time_left", deadline.Sub(b.opts.Now()).Round(time.Millisecond))
@@ -210,8 +210,9 @@ func (b *backend) buildCompactor(context.Context) error {
 	return nil
 }
 
-// compactionBytes returns the limit in bytes for the input of concurrent compactions, given
-// the limit of Go's memory: decoded input is several times as large.
+// compactionBytes returns the limit in bytes for the input of concurrent compactions. It is
+// a small part of limit, the limit of Go's memory, because decoded input is several times as
+// large.
 func compactionBytes(limit int64) int64 { return min(max(limit/32, 16<<20), 256<<20) }
 
 // buildDistributor builds the distributor role.
@@ -249,7 +250,7 @@ func (b *backend) buildAPIOptions() {
 	} else {
 		b.recent = b.cluster.recent(b)
 	}
-	b.onClose("unused responses of ingesters", b.recent.Close)
+	b.onClose("requests to ingesters that are still in progress", b.recent.Close)
 	b.api = api.Options{
 		Limits: b.limitsOf, Memory: b.memory, Gate: querier.NewGate(b.registry), SeriesCount: b.recent.SeriesCount,
 		Lookback: querier.LookbackDelta, Logger: b.opts.Logger, Registerer: b.registry,
@@ -257,8 +258,8 @@ func (b *backend) buildAPIOptions() {
 	}
 }
 
-// cleanTombstones asks for the removal of a tenant's deleted series from all packs now. A
-// compactor of this process starts at once, another one at its next interval.
+// cleanTombstones requests that a tenant's deleted series are removed from all packs now. A
+// compactor of this process starts at once, one of another process at its next interval.
 func (b *backend) cleanTombstones(ctx context.Context, id tenant.ID) error {
 	days, err := b.keeper.CleanDeletions(ctx, id)
 	if err == nil && days > 0 && b.compactor != nil {
@@ -299,7 +300,7 @@ func (b *backend) tenants(ctx context.Context) (active, deleted []tenant.ID, err
 }
 
 // internal returns the handler of internal_listen, which only authenticated gateways of
-// the cluster reach: the API, for requests that a gateway has authenticated, and the
+// the cluster can reach: the API, for requests that a gateway has authenticated, and the
 // operators' commands, for which the gateway has checked the credential and writes the
 // audit log.
 func (b *backend) internal() http.Handler {

@@ -264,7 +264,7 @@ type called struct{ b *backend }
 func (c called) Leave(ctx context.Context, wait bool) error {
 	leaver := c.b.cluster.leaver
 	if leaver == nil {
-		return fmt.Errorf("%w: it is not an ingester", rpc.ErrConflict)
+		return fmt.Errorf("%w: this process is not an ingester", rpc.ErrConflict)
 	}
 	err := leaver.Check(ctx)
 	switch {

@@ -229,7 +229,7 @@ func aboveZero(key string, d model.Duration) error {
 	if d > 0 {
 		return nil
 	}
-	return fmt.Errorf("%s must be above zero", key)
+	return fmt.Errorf("%s is %s, it must be above zero", key, d)
 }
 
 // checkPlaces checks the data directory, the addresses and the certificate.

@@ -31,9 +31,9 @@ var instanceName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._-]{0,126}[a-zA-Z
 func (c *Cluster) check() error {
 	switch {
 	case c.Instance != "" && !instanceName.MatchString(c.Instance):
-		return fmt.Errorf("instance %q must be 1 to 128 letters, digits, '.', '_' and '-'", c.Instance)
+		return fmt.Errorf("instance %q must be 1 to 128 letters, digits, '.', '_' and '-', and begin and end with a letter or digit", c.Instance)
 	case c.Zone != "" && !instanceName.MatchString(c.Zone):
-		return fmt.Errorf("zone %q must be 1 to 128 letters, digits, '.', '_' and '-'", c.Zone)
+		return fmt.Errorf("zone %q must be 1 to 128 letters, digits, '.', '_' and '-', and begin and end with a letter or digit", c.Zone)
 	case c.Replication < 1 || c.Replication > 7 || c.Replication%2 == 0:
 		return fmt.Errorf("replication is %d; choose 1, 3, 5 or 7", c.Replication)
 	}

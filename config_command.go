@@ -34,7 +34,7 @@ func configCommands() []command.Command {
 					*file = args[0]
 				}
 				if *file == "" {
-					return command.Misused("FILE is missing or empty")
+					return command.Misused("FILE is missing or empty: name the configuration file")
 				}
 				return useConfig(*file, true, sh.Out)
 			}
@@ -60,7 +60,7 @@ func useConfig(file string, check bool, stdout io.Writer) error {
 		if err := cfg.checkFiles(); err != nil {
 			return command.Invalid(inFile(file, err))
 		}
-		fmt.Fprintf(stdout, "%s can be used\n", file)
+		fmt.Fprintf(stdout, "%s is valid\n", file)
 		return nil
 	}
 	return show(&cfg, stdout)

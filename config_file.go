@@ -119,7 +119,7 @@ func (f *configFile) section(n *yaml.Node, into reflect.Value, path string) {
 
 func (f *configFile) unknown(key *yaml.Node, t reflect.Type, path string) {
 	known := keysOf(t)
-	hint := "known here: " + shortList(known)
+	hint := "allowed here: " + shortList(known)
 	if near := nearest.Word(key.Value, known); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}

@@ -103,7 +103,7 @@ func (s *Store) bucketKeys() string {
 
 func (s *Store) check() error {
 	if s.PageCacheBytes < 0 || s.FrameCacheBytes < 0 || s.TableCacheBytes < 0 || s.MaxQueryBytes < 0 {
-		return errors.New("store: sizes must not be negative")
+		return errors.New("store: page_cache_bytes, frame_cache_bytes, table_cache_bytes and max_query_bytes must not be negative")
 	}
 	if b := &s.Bigtable; b.set() && (b.Project == "" || b.Instance == "") {
 		return errors.New("store.bigtable needs both project and instance")
@@ -133,7 +133,7 @@ func (s *Store) checkTogether() error {
 }
 
 // ownStore is the part of errors that says why a process must not use a store of its own.
-const ownStore = "without it, the process would use a private store in its data directory that no other process sees"
+const ownStore = "otherwise the process would use a private store in its data directory that no other process sees"
 
 // checkRole returns an error for a process that would use an embedded store for data that
 // must be shared: it would seem to work, but no other process would see its data. The needs of

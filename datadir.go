@@ -60,9 +60,9 @@ const ingesterLock = "ingester.lock"
 
 // lockIngester keeps other processes from opening the ingester of this process's data
 // directory: two would write one log, and each would delete what the other needs. The
-// kernel releases the lock with the process, however that ends. The row store of a
-// process that is all there is has a lock of its own; an ingester of a cluster has no
-// row store in its directory.
+// kernel releases the lock when the process ends, also after a crash. In a single process
+// the embedded row store has a lock of its own as well; an ingester of a cluster has no row
+// store in its directory.
 func (p *process) lockIngester() error {
 	if !p.targets[TargetIngester] {
 		return nil

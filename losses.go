@@ -68,7 +68,7 @@ func (o operations) Losses(ctx context.Context) ([]operator.Loss, error) {
 			return fmt.Errorf("decode status: %w", err)
 		}
 		if s.Ingester == nil {
-			return fmt.Errorf("the status of %s lacks its ingester", s.Instance)
+			return fmt.Errorf("the status of %s has no part about its ingester", s.Instance)
 		}
 		mu.Lock()
 		defer mu.Unlock()

@@ -38,12 +38,12 @@ func table() *command.Table {
 		t.Groups = append(t.Groups, g)
 	}
 	t.Groups = append(t.Groups,
-		command.Group{Title: "Stores (open the stores themselves; embedded ones must not be in use)", Commands: maintenanceCommands()},
+		command.Group{Title: "Stores (opened directly: stop a server that uses embedded ones first)", Commands: maintenanceCommands()},
 		command.Group{Title: "Other", Commands: append(configCommands(),
 			command.Command{Name: "version", About: "print version, commit and build",
 				Setup: func(*flag.FlagSet) command.Action { return printVersion }},
 			command.Completion("pallium"),
-			command.Command{Name: "help", Args: "[COMMAND]", About: "print this, or the flags of a command", Max: -1,
+			command.Command{Name: "help", Args: "[COMMAND]", About: "print this text, or the flags of a command", Max: -1,
 				Setup: func(*flag.FlagSet) command.Action { return nil }})})
 	return t
 }
@@ -125,7 +125,7 @@ func serve(role Role, flags *serverFlags, stderr io.Writer) error {
 	select {
 	case err = <-ended:
 	case s := <-second:
-		logger.Error("second signal to stop: the process ends at once; nothing acknowledged is lost, the next start replays the write-ahead log",
+		logger.Error("received a second signal to stop: exiting at once; nothing acknowledged is lost, the next start replays the write-ahead log",
 			"signal", s.String())
 		return command.ErrReported
 	}
@@ -228,7 +228,7 @@ func reloadOnHangup(reload func() error, hangup chan os.Signal, logger *slog.Log
 				logger.Error("reload failed: the previous certificate or keys stay in use", "err", err)
 				continue
 			}
-			logger.Info("reloaded")
+			logger.Info("reload complete")
 		}
 	}()
 	return func() {

@@ -14,7 +14,7 @@ func maintenanceCommands() []command.Command {
 	list := []command.Command{
 		{Name: "migrate up", About: "bring tables and layout of the stores to this version",
 			Setup: func(fs *flag.FlagSet) command.Action { return maintain(fs, migrateTo(false)) }},
-		{Name: "migrate status", About: "show the version of the stores and what is to do",
+		{Name: "migrate status", About: "show the version of the stores and the pending steps",
 			Setup: func(fs *flag.FlagSet) command.Action { return maintain(fs, migrateTo(true)) }},
 		{Name: "verify", About: "check the long-term store, and repair its index with -rebuild-index", Setup: verify},
 	}
@@ -49,8 +49,8 @@ func migrateTo(look bool) maintenance {
 
 func verify(fs *flag.FlagSet) command.Action {
 	var v VerifyOptions
-	fs.BoolVar(&v.Data, "data", false, "read and decode every pack, not only their ends")
-	fs.BoolVar(&v.Rebuild, "rebuild-index", false, "first write the index again from the packs")
+	fs.BoolVar(&v.Data, "data", false, "read and decode all of every pack, not only its index at the end")
+	fs.BoolVar(&v.Rebuild, "rebuild-index", false, "first rebuild the index from the packs")
 	fs.Func("tenant", "check this `tenant` only; may be repeated", func(s string) error {
 		id, err := tenant.ParseID(s)
 		v.Tenants = append(v.Tenants, id)

@@ -24,7 +24,7 @@ func TestNoStore(t *testing.T) {
 		},
 	} {
 		cfg := testConfig(t)
-		if err := run(cfg); err == nil || !strings.Contains(err.Error(), "there is no store in the data directory "+cfg.DataDir) {
+		if err := run(cfg); err == nil || !strings.Contains(err.Error(), "no store in the data directory "+cfg.DataDir) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := os.Stat(cfg.DataDir); !errors.Is(err, fs.ErrNotExist) {

@@ -162,8 +162,8 @@ func (m *membership) compactAnywhere(ctx context.Context, expire bool) (compacto
 	return compactor.Report{}, errs
 }
 
-// l0Gone is how long after a tenant's deletion level 0 packs, which have samples of many
-// tenants, may still have samples of the deleted one: until they are compacted, plus a week.
+// l0Gone is the longest time for which level 0 packs still have samples of a deleted tenant.
+// Such a pack has samples of many tenants; it is compacted first and deleted a week later.
 const l0Gone = 9 * 24 * time.Hour
 
 // Erasure implements operator.Backend.
@@ -278,7 +278,7 @@ func (o clusterOperations) Leave(ctx context.Context, id string, wait bool) erro
 		return admin.Conflict("instance", "ingester %s cannot leave: %s", id, err)
 	case err != nil:
 		o.b.opts.Logger.Error("ingester could not leave the ring", "instance", id, "err", err)
-		return admin.Unavailable("the ingester could not leave, nothing is lost; repeat the command: %s", err)
+		return admin.Unavailable("the ingester could not leave; nothing is lost, repeat the command: %s", err)
 	}
 	return nil
 }

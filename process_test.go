@@ -266,9 +266,9 @@ func TestSignals(t *testing.T) {
 		signals       []syscall.Signal
 		says          string
 	}{
-		{"one", "2s", []syscall.Signal{syscall.SIGTERM}, "requests were cancelled"},
-		{"two", "1h", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM}, "second signal to stop"},
-		{"two of different kinds", "1h", []syscall.Signal{syscall.SIGINT, syscall.SIGTERM}, "second signal to stop"},
+		{"one", "2s", []syscall.Signal{syscall.SIGTERM}, "requests were canceled"},
+		{"two", "1h", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM}, "received a second signal to stop"},
+		{"two of different kinds", "1h", []syscall.Signal{syscall.SIGINT, syscall.SIGTERM}, "received a second signal to stop"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

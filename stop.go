@@ -135,7 +135,7 @@ func (p *process) drain(ctx context.Context, servers []*http.Server) error {
 	for i, s := range servers {
 		drained.Go(func() {
 			if err := s.Shutdown(ctx); err != nil {
-				errs[i] = errors.Join(fmt.Errorf("requests were cancelled: %w", err), s.Close())
+				errs[i] = errors.Join(fmt.Errorf("requests were canceled: %w", err), s.Close())
 			}
 		})
 	}

@@ -221,7 +221,7 @@ func TestEndlessRequest(t *testing.T) {
 	p.cancel()
 	p.cancel = nil
 	err := <-p.ended
-	if err == nil || errors.Is(err, ErrStopTimeout) || !strings.Contains(err.Error(), "requests were cancelled") {
+	if err == nil || errors.Is(err, ErrStopTimeout) || !strings.Contains(err.Error(), "requests were canceled") {
 		t.Errorf("run = %v\n%s", err, p.log)
 	}
 	kit.Receive(t, "the upstream's request", left)

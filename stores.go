@@ -111,12 +111,12 @@ func migrationEnv(ctx context.Context, cfg *Config, o Options, create bool) (mig
 	b := &cfg.Store.Bigtable
 	if !b.set() {
 		dir := filepath.Join(cfg.DataDir, "rows")
-		must := dir // opening would create an empty store, in which nothing is wrong
+		must := dir // otherwise opening would create an empty store, and a check of it would find nothing wrong
 		if create {
 			must = cfg.DataDir
 		}
 		if _, err := os.Stat(must); err != nil {
-			return e, done, fmt.Errorf("there is no store in the data directory %s (-data-dir, data_dir): %w", cfg.DataDir, err)
+			return e, done, fmt.Errorf("no store in the data directory %s: set -data-dir or data_dir: %w", cfg.DataDir, err)
 		}
 		e.Open = func(context.Context) (rows.Store, error) {
 			return pebble.Open(dir, pebble.Options{Logger: o.Logger})

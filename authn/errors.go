@@ -11,7 +11,7 @@ const (
 	Invalid                     // 401: malformed, unknown, or not signed by the issuer that it names
 	Expired                     // 401
 	Revoked                     // 401
-	Throttled                   // 503: not checked, because too many credentials from its network are waiting
+	Throttled                   // 503: not checked in time, or rejected unchecked, because too many credentials are waiting
 	Unavailable                 // 503: a store is unavailable; never shown as 401
 )
 

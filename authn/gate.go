@@ -22,8 +22,8 @@ var errBusy = errors.New("too many credentials are waiting to be checked")
 // gate bounds how many checks of one kind run at the same time, so that they leave the
 // CPUs and the store to others, and how many requests wait for a check. Networks are
 // served round robin, and so are the addresses within a network. If too many requests
-// wait, one of the address with the most waiting requests is rejected: an address with
-// few requests is always served.
+// wait, rejectOne chooses the one to reject, so that networks and addresses with few
+// requests are still served.
 type gate struct {
 	mu       sync.Mutex
 	free     int
@@ -35,7 +35,7 @@ type gate struct {
 type networkQueue struct {
 	net   netip.Prefix
 	n     int
-	lines []*addressQueue // in the order in which they are served next
+	addrs []*addressQueue // in the order in which they are served next
 }
 
 // addressQueue holds the waiting requests of one address. Requests with credentials that
@@ -43,7 +43,7 @@ type networkQueue struct {
 type addressQueue struct {
 	src          netip.Prefix
 	failures     float64
-	known, fresh []waiter
+	known, fresh []waiter // requests with and without such a credential
 }
 
 func (l *addressQueue) n() int { return len(l.known) + len(l.fresh) }
@@ -53,9 +53,9 @@ type waiter chan error
 
 func newGate(atOnce int) *gate { return &gate{free: atOnce} }
 
-// enter waits until the check may run. failures is the number of failures of the address;
-// it decides which of two addresses with equally many requests is rejected. The error is
-// errBusy or the context's; if it is nil, leave must be called.
+// enter waits until the check may run. known says that the credential was valid recently.
+// failures is the number of failed checks of the address; see rejectOne. The error is errBusy
+// or the context's; if it is nil, the caller must call leave after the check.
 func (g *gate) enter(ctx context.Context, src netip.Addr, known bool, failures float64) error {
 	g.mu.Lock()
 	if g.free > 0 {
@@ -95,8 +95,8 @@ func (g *gate) leave() {
 		return
 	}
 	c := g.networks[0]
-	l := c.lines[0]
-	c.lines = append(c.lines[1:], l)
+	l := c.addrs[0]
+	c.addrs = append(c.addrs[1:], l)
 	g.networks = append(g.networks[1:], c)
 	from := &l.fresh
 	if len(l.known) > 0 {
@@ -115,12 +115,12 @@ func (g *gate) add(src netip.Addr, known bool, failures float64) waiter {
 		g.networks = append(g.networks, &networkQueue{net: n})
 	}
 	c := g.networks[i]
-	j := slices.IndexFunc(c.lines, func(l *addressQueue) bool { return l.src == s })
+	j := slices.IndexFunc(c.addrs, func(l *addressQueue) bool { return l.src == s })
 	if j < 0 {
-		j = len(c.lines)
-		c.lines = append(c.lines, &addressQueue{src: s})
+		j = len(c.addrs)
+		c.addrs = append(c.addrs, &addressQueue{src: s})
 	}
-	l := c.lines[j]
+	l := c.addrs[j]
 	l.failures = failures
 	w := make(waiter, 1)
 	if known {
@@ -133,44 +133,48 @@ func (g *gate) add(src netip.Addr, known bool, failures float64) waiter {
 	return w
 }
 
-// take removes waiter i of from, which belongs to l in c, and removes queues that are
-// empty then.
+// take removes waiter i of from, which belongs to l in c, and then l and c if they are
+// empty.
 func (g *gate) take(c *networkQueue, l *addressQueue, from *[]waiter, i int) {
 	*from = slices.Delete(*from, i, i+1)
 	g.waiting--
 	c.n--
 	if l.n() == 0 {
-		c.lines = slices.DeleteFunc(c.lines, func(o *addressQueue) bool { return o == l })
+		c.addrs = slices.DeleteFunc(c.addrs, func(o *addressQueue) bool { return o == l })
 	}
 	if c.n == 0 {
 		g.networks = slices.DeleteFunc(g.networks, func(o *networkQueue) bool { return o == c })
 	}
 }
 
-// rejectOne rejects the newest request of the address with the most waiting requests, in
-// the network with the most; with equal numbers, of the address with the most failures.
+// rejectOne rejects one waiting request: of the network with the most waiting requests, and
+// in it of the address with the most. If there are several, it takes the address with the
+// most failures. Of that address, it rejects the newest request whose credential was not
+// valid recently, or the newest request if all were.
 func (g *gate) rejectOne() {
 	var worst *networkQueue
-	var worstLine *addressQueue
+	var worstAddr *addressQueue
 	for _, c := range g.networks {
 		l := c.worst()
-		if worst == nil || c.n > worst.n || c.n == worst.n && l.failures >= worstLine.failures {
-			worst, worstLine = c, l
+		if worst == nil || c.n > worst.n || c.n == worst.n && l.failures >= worstAddr.failures {
+			worst, worstAddr = c, l
 		}
 	}
-	from := &worstLine.fresh
+	from := &worstAddr.fresh
 	if len(*from) == 0 {
-		from = &worstLine.known
+		from = &worstAddr.known
 	}
 	last := len(*from) - 1
 	w := (*from)[last]
-	g.take(worst, worstLine, from, last)
+	g.take(worst, worstAddr, from, last)
 	w <- errBusy
 }
 
+// worst returns the address of which rejectOne rejects a request.
+// worst returns the address of which rejectOne rejects a request.
 func (c *networkQueue) worst() *addressQueue {
-	w := c.lines[0]
-	for _, l := range c.lines[1:] {
+	w := c.addrs[0]
+	for _, l := range c.addrs[1:] {
 		if l.n() > w.n() || l.n() == w.n() && l.failures >= w.failures {
 			w = l
 		}
@@ -183,7 +187,7 @@ func (g *gate) remove(w waiter) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, c := range g.networks {
-		for _, l := range c.lines {
+		for _, l := range c.addrs {
 			for _, from := range []*[]waiter{&l.known, &l.fresh} {
 				if i := slices.Index(*from, w); i >= 0 {
 					g.take(c, l, from, i)
@@ -195,6 +199,8 @@ func (g *gate) remove(w waiter) bool {
 	return false
 }
 
+// load returns the number of waiting requests.
+// load returns the number of waiting requests.
 func (g *gate) load() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -46,7 +46,8 @@ type scopeRule struct {
 }
 
 // identity builds the identity that the claims describe. If no tenant or scope is valid,
-// the identity has none and the request is rejected with 403; there is no default.
+// the identity has none and the request is rejected with 403; there is no default. If the
+// subject is invalid, the second result is the reason code.
 func (i *issuer) identity(claims map[string]any) (tenant.Identity, string) {
 	sub := ""
 	if v, present := claims["sub"]; present {
@@ -64,10 +65,11 @@ func (i *issuer) identity(claims map[string]any) (tenant.Identity, string) {
 	}, ""
 }
 
-// tenants maps the claim to tenant IDs. One invalid ID invalidates the whole claim: a
-// token with one wrong value is not trusted for the others. The same holds for the tenant
-// of Pallium's own metrics, which reveal the names of all tenants, unless a mapping names
-// it explicitly: with some providers, users choose the names of their groups.
+// tenants maps the claim to tenant IDs. If there is a mapping, values that it does not match
+// are ignored. One invalid ID invalidates the whole claim: a token with one wrong value is
+// not trusted for the others. The tenant of Pallium's own metrics also invalidates the claim,
+// unless a mapping names it explicitly: its metrics reveal the names of all tenants, and with
+// some providers users choose the names of their groups.
 func (i *issuer) tenants(claim any) []tenant.ID {
 	values, ok := stringList(claim)
 	if !ok || len(values) > maxTenants {
@@ -104,8 +106,9 @@ func (i *issuer) findRule(v string) *tenantRule {
 	return nil
 }
 
-// scopes parses a list, or one string of words in the format of OAuth 2.0. Words that are
-// not Pallium's scopes (openid, profile) are ignored.
+// scopes returns the scopes of a claim, which is a list, or one string of words separated by
+// spaces as in OAuth 2.0. Words that are not Pallium's scopes (openid, profile), or that the
+// mapping does not match if there is one, are ignored.
 func (i *issuer) scopes(claim any) []tenant.Scope {
 	values, ok := stringList(claim)
 	if !ok {

@@ -20,10 +20,9 @@ var (
 	errTrailing  = errors.New("data after the JSON object")
 )
 
-// parseObject decodes one JSON object unambiguously. Go's struct decoding takes
-// {"tenant":"a","Tenant":"b"} as b, and the last one of repeated names; here, names that
-// are equal, or differ only in case, are rejected at every level. Numbers are
-// json.Number.
+// parseObject decodes one JSON object unambiguously. At every level, it rejects names that are
+// equal or differ only in case: decoding {"tenant":"a","Tenant":"b"} into a Go struct would
+// silently use b. Numbers are json.Number.
 func parseObject(data []byte) (map[string]any, error) {
 	if !utf8.Valid(data) {
 		return nil, errNotUTF8

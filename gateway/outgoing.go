@@ -29,7 +29,7 @@ var forwarded = [...]string{
 	"X-Prometheus-Remote-Read-Version", "X-Prometheus-Remote-Write-Version",
 }
 
-// grant is what the gateway decided about one request.
+// grant is the gateway's decision about one request that it allows.
 type grant struct {
 	access    tenant.Access
 	limits    *limits.Limits
@@ -40,7 +40,7 @@ type grant struct {
 }
 
 // outgoing builds the request to the backend, for the proxy and for a handler in the same
-// process. It copies nothing from the client's request except what is named here.
+// process. Of the client's request, it copies only the method and the forwarded headers.
 func outgoing(r *http.Request, g *grant, b *body) *http.Request {
 	u := &url.URL{Path: g.path, RawQuery: g.query}
 	out := &http.Request{

@@ -9,7 +9,8 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// maxUses bounds the number of keys whose use is held in memory between flushes.
+// maxUses bounds the number of keys whose use is held in memory between flushes. Uses of
+// further keys are not recorded.
 const maxUses = 100_000
 
 // uses holds the times when keys were used until they are written.

@@ -22,8 +22,8 @@ import (
 // admit wraps the handler of a read whose parameters are a form. It accounts
 // for the request's memory until the response is written, checks the size of
 // expressions and selectors before they are parsed, sets a deadline of
-// query_timeout, which includes the time in the queue, and takes a slot of the
-// tenant in the gate. While it waits for a slot, a request holds only the
+// query_timeout, which includes the time in the queue, and waits for one of the
+// tenant's slots in the gate. While it waits for a slot, a request holds only the
 // memory of its text.
 func (a *api) admit(next http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -44,7 +44,8 @@ func (a *api) admit(next http.Handler) http.HandlerFunc {
 }
 
 // account starts the accounting of a read's memory and its timeout, with the
-// tenant's current limits, which apply to the whole read. end ends both.
+// tenant's current limits, which apply to the whole read. end releases the
+// memory and stops the timeout.
 func (a *api) account(r *http.Request) (_ *http.Request, lim *limits.Limits, end func()) {
 	id := access(r)
 	l := a.Limits(id)
@@ -133,10 +134,11 @@ func (c *textCheck) length(n int) {
 	}
 }
 
-// unlimited is the rest of a limit that is not set: more instructions than any
-// program has.
+// unlimited is the number of instructions that are left if the limit is not set:
+// more than any program has.
 const unlimited = 1 << 30
 
+// left returns how many instructions the rest of the texts may have.
 func (c *textCheck) left() int {
 	if c.lim.MaxRegexInstructions <= 0 {
 		return unlimited
@@ -152,7 +154,7 @@ func (c *textCheck) count(n int, err error) {
 	c.instructions += n
 }
 
-// take takes memory for the compiled texts, or returns the error of a text.
+// take reserves memory for the compiled texts, or returns the error of a text.
 func (c *textCheck) take(h *memory.Holding) error {
 	if c.err != nil {
 		return c.err
@@ -165,7 +167,7 @@ func (c *textCheck) take(h *memory.Holding) error {
 func readForm(w http.ResponseWriter, r *http.Request, lim *limits.Limits) error {
 	if r.Body == nil || r.Body == http.NoBody || r.Method == http.MethodGet || r.Method == http.MethodHead {
 		if err := r.ParseForm(); err != nil {
-			return badRequest{fmt.Errorf("parameters: %w", err)}
+			return badRequest{fmt.Errorf("parse the parameters of the request: %w", err)}
 		}
 		return nil
 	}
@@ -181,19 +183,20 @@ func readForm(w http.ResponseWriter, r *http.Request, lim *limits.Limits) error 
 	// With a MaxBytesReader, ParseForm does not apply its own limit of 10 MB.
 	r.Body = http.MaxBytesReader(w, readCloser{bytes.NewReader(buf.Bytes())}, int64(buf.Len())+1)
 	if err := r.ParseForm(); err != nil {
-		return badRequest{fmt.Errorf("parameters: %w", err)}
+		return badRequest{fmt.Errorf("parse the parameters of the request: %w", err)}
 	}
 	if media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); media != "multipart/form-data" {
 		return nil
 	}
 	if err := r.ParseMultipartForm(int64(buf.Len())); err != nil {
-		return badRequest{fmt.Errorf("parameters: %w", err)}
+		return badRequest{fmt.Errorf("parse the parameters of the request: %w", err)}
 	}
 	return nil
 }
 
-// unavailable responds with 503, in the format of Prometheus' API, to a request
-// that must be repeated independent of the error.
+// unavailable responds with 503, in the format of Prometheus' API, whatever the
+// error is: the client must send the request again, because it may have taken
+// effect in part.
 func (a *api) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 	code, text := status(err)
 	if code != http.StatusServiceUnavailable || timedOut(err) {

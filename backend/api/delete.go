@@ -49,8 +49,8 @@ func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
 }
 
 // cleanTombstones implements clean_tombstones of Prometheus' admin API, without
-// parameters; it responds with 204. Prometheus responds when it has rewritten its blocks;
-// here this is asked for, because the compactor may be another process.
+// parameters; it responds with 204. Unlike Prometheus, which responds after rewriting its
+// blocks, it only requests the rewrite, because the compactor may be another process.
 func (a *api) cleanTombstones(w http.ResponseWriter, r *http.Request) {
 	if err := a.CleanTombstones(r.Context(), access(r)); err != nil {
 		a.unavailable(w, r, fmt.Errorf("clean tombstones: %w", err))
@@ -67,7 +67,7 @@ func (a *api) parseDeletion(r *http.Request) (Deletion, error) {
 	for _, m := range r.Form["match[]"] {
 		set, err := a.Parser.ParseMetricSelector(m)
 		if err != nil {
-			return d, err
+			return d, fmt.Errorf("parameter match[]: %w", err)
 		}
 		d.Sets = append(d.Sets, set)
 	}

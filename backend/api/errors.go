@@ -90,8 +90,8 @@ func unavailable(err error) string {
 	case errors.Is(err, series.ErrLost):
 		return series.ErrLost.Error()
 	case errors.Is(err, peers.ErrLost):
-		return "samples of this time range were lost with ingesters of several zones; queries of other times work, " +
-			"and of this range once an operator accepts the loss (pallium loss accept DAY)"
+		return "samples of this time range were lost with ingesters of several zones; " +
+			"queries outside the range work; to query it without the lost samples, an operator runs: pallium loss accept DAY"
 	case errors.Is(err, ring.ErrTooFew), errors.Is(err, distributor.ErrUnavailable), errors.Is(err, peers.ErrTooFew):
 		return "too few ingesters are available; send the request again"
 	case errors.Is(err, dispatch.ErrNoQuerier):
@@ -99,11 +99,11 @@ func unavailable(err error) string {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "request took too long; send it again"
 	}
-	// Not known to be caused by the caller, so a retry may succeed.
+	// The caller did not cause any other error, as far as is known, so a retry may succeed.
 	return "internal error; send the request again"
 }
 
-// timedOut reports whether an error is that of the limit query_timeout.
+// timedOut reports whether a request failed because it exceeded query_timeout.
 func timedOut(err error) bool {
 	var exceeded *limits.Exceeded
 	return errors.As(err, &exceeded) && exceeded.Of(limits.QueryTimeout)
@@ -117,8 +117,8 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // note sets Retry-After on the response for a failed request if a retry may
-// succeed, and logs internal errors. A query that exceeds query_timeout is not
-// one.
+// succeed, and logs the error if the status is 500 or above, unless the query
+// exceeded query_timeout.
 func (a *api) note(w http.ResponseWriter, r *http.Request, code int, err error) {
 	if code >= http.StatusInternalServerError || code == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", retryAfter)

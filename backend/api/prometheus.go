@@ -26,8 +26,8 @@ const (
 )
 
 // prometheus returns Prometheus' API handler, for paths relative to
-// routes.PrometheusAPI. It returns an error if Prometheus' API lacks one of its
-// routes in the table.
+// routes.PrometheusAPI. It returns an error if the table has a route of
+// Prometheus' API that this version of Prometheus does not have.
 func (a *api) prometheus(table []routes.Route) (http.Handler, error) {
 	p := a.newPrometheus()
 	if err := checkRegistered(p.Register, table); err != nil {
@@ -111,7 +111,7 @@ func (a *api) newPrometheus() *v1.API {
 type unavailableWriter struct {
 	http.ResponseWriter
 	fault    func() error
-	replaced bool // the response was written; what the handler writes is dropped
+	replaced bool // the replacement was written: output of the handler is dropped
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -121,9 +121,9 @@ func (w *unavailableWriter) WriteHeader(code int) {
 		instead, text := status(err)
 		kind := "unavailable"
 		switch {
-		case instead == http.StatusTooManyRequests: // of the tenant's query frontend
+		case instead == http.StatusTooManyRequests: // the queue of the tenant's query frontend is full
 			kind = "too_many_requests"
-		case timedOut(err): // the handlers of labels have 422 for it
+		case timedOut(err): // Prometheus' handlers of labels respond with 422
 			kind = "timeout"
 		}
 		if instead != http.StatusTooManyRequests {

@@ -135,8 +135,8 @@ type readCloser struct{ *bytes.Reader }
 
 func (readCloser) Close() error { return nil }
 
-// readFault records errors below Prometheus' remote read handler, which
-// responds with 500 to every error.
+// readFault records errors of the queryable that Prometheus' remote read handler
+// calls, because the handler responds with 500 to every error.
 type readFault struct {
 	exceeded *limits.Exceeded
 	cause    func() error // see querier.NoteFaults
@@ -156,11 +156,11 @@ func noteFault(ctx context.Context, err error) {
 type readWriter struct {
 	http.ResponseWriter
 	fault    *readFault
-	replaced bool // the response was written; what the handler writes is dropped
+	replaced bool // the replacement was written: output of the handler is dropped
 }
 
 func (w *readWriter) WriteHeader(code int) {
-	if code >= http.StatusBadRequest { // was set for a successful response
+	if code >= http.StatusBadRequest { // the handler sets Content-Encoding before it knows whether it succeeds
 		w.Header().Del("Content-Encoding")
 	}
 	switch {
@@ -192,7 +192,8 @@ func (w *readWriter) Flush() { _ = http.NewResponseController(w.ResponseWriter).
 
 func (w *readWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// readQueryable records in the context of a remote read why a selection failed.
+// readQueryable wraps a Queryable. It records the error of a failed selection in
+// the context of the remote read.
 type readQueryable struct{ Queryable }
 
 func (q readQueryable) Querier(mint, maxt int64) (storage.Querier, error) {

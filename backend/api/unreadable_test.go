@@ -78,7 +78,7 @@ func TestOneBody(t *testing.T) {
 		{fmt.Errorf("%w: zone file-7", peers.ErrTooFew), "too few ingesters are available; send the request again"},
 		{fmt.Errorf("read: %w: file-7", ring.ErrTooFew), "too few ingesters are available; send the request again"},
 		{fmt.Errorf("%w: %w: file-7", peers.ErrTooFew, peers.ErrLost), "samples of this time range were lost with ingesters of several zones; " +
-			"queries of other times work, and of this range once an operator accepts the loss (pallium loss accept DAY)"},
+			"queries outside the range work; to query it without the lost samples, an operator runs: pallium loss accept DAY"},
 		{fmt.Errorf("%w: file-7", dispatch.ErrNoQuerier), "no querier is connected to the query frontend; send the request again"},
 		{fmt.Errorf("%w: file-7", series.ErrLost), series.ErrLost.Error()},
 		{fmt.Errorf("%w: file-7", memory.ErrFull), memory.ErrFull.Error() + "; send the request again"},

@@ -10,7 +10,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// checkLength is called before the parser, because the AST is much larger than
+// checkLength returns an error if a query exceeds max_query_length, and nil
+// otherwise. It is called before the parser, because the AST is much larger than
 // the text.
 func checkLength(lim *limits.Limits, text string) *limits.Exceeded {
 	if most := lim.MaxQueryLength; most > 0 && len(text) > most {

@@ -29,7 +29,7 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
 }
 
-// CheckKey reports whether a row key has an allowed length.
+// CheckKey returns an error if a row key is empty or too long.
 func CheckKey(key string) error {
 	switch {
 	case key == "":
@@ -52,7 +52,7 @@ func CheckRow(m RowMutation) error {
 }
 
 // CheckRows checks the number of mutations in a MutateRows, and that no key appears
-// twice. CheckRow checks each row.
+// twice. It does not check the rows: callers use CheckRow for each.
 func CheckRows(ms []RowMutation) error {
 	n, seen := 0, make(map[string]struct{}, len(ms))
 	for _, m := range ms {
@@ -74,7 +74,7 @@ func CheckCondition(key string, c Condition, then, otherwise []Mutation) error {
 		return err
 	}
 	if c.Test < IsAbsent || c.Test > HasValue {
-		return invalid("condition without a test")
+		return invalid("condition has no test, or an unknown one")
 	}
 	if err := checkCell(c.Family, c.Qualifier); err != nil {
 		return err
@@ -147,7 +147,7 @@ func checkFamily(f Family) error {
 // CheckRead checks the arguments of a ReadRows.
 func CheckRead(ranges []Range, f Filter) error {
 	if len(ranges) > MaxRanges {
-		return invalid("%d ranges, the limit is %d", len(ranges), MaxRanges)
+		return invalid("read has %d ranges, the limit is %d", len(ranges), MaxRanges)
 	}
 	for _, fam := range f.Families {
 		if err := checkFamily(fam); err != nil {

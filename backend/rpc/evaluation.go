@@ -25,7 +25,7 @@ import (
 func encodeRequest(ctx context.Context, r *evaluation.Request) (*wire.EvaluationRequest, error) {
 	lim, err := json.Marshal(&r.Limits)
 	if err != nil {
-		return nil, fmt.Errorf("encode the limits of a query: %w", err)
+		return nil, fmt.Errorf("evaluation request: encode the limits: %w", err)
 	}
 	h := http.Header{}
 	r.Access.SetHeaders(h)
@@ -62,19 +62,20 @@ func decodeRequest(in *wire.EvaluationRequest) (*evaluation.Request, error) {
 		r.Part = &split.Range{Start: in.First, End: in.Last}
 	}
 	if r.Class < queue.Range || r.Class > queue.Rule {
-		return nil, fmt.Errorf("unknown class %d of a query", in.Class)
+		return nil, fmt.Errorf("evaluation request: unknown class %d", in.Class)
 	}
 	if r.Times.Step < 0 || r.Instant() && r.Part != nil {
-		return nil, errors.New("invalid times of a query")
+		return nil, errors.New("evaluation request: negative step, or a part of an instant query")
 	}
 	if err := json.Unmarshal(in.Limits, &r.Limits); err != nil {
-		return nil, fmt.Errorf("limits of a query: %w", err)
+		return nil, fmt.Errorf("evaluation request: decode the limits: %w", err)
 	}
 	return r, nil
 }
 
-// spacing returns the time before the first point of an answer, and the distance of points
-// in milliseconds.
+// spacing returns the time from which the points of an answer are counted (Unix milliseconds,
+// the first step of a range query or part) and the distance of points in milliseconds; see
+// evaluation.AppendSeries.
 func spacing(r *evaluation.Request) (start, step int64) {
 	if r.Instant() || r.Times.Step%time.Millisecond != 0 {
 		return r.Times.Start.UnixMilli(), 1
@@ -94,7 +95,7 @@ const (
 	kindString = "string"
 )
 
-// sendAnswer sends an answer in pieces.
+// sendAnswer sends an answer in one or more messages, the last of which has End.
 func sendAnswer(r *evaluation.Request, a *evaluation.Answer, send func(*wire.EvaluationResponse) error) error {
 	end := &wire.EvaluationEnd{Joinable: a.Joinable, Series: a.Cost.Series, Samples: a.Cost.Samples, Read: a.Cost.Read,
 		Switches: a.Switches, AnyReaders: a.Readers.Any, Readers: a.Readers.IDs, Failure: encodeFailure(a.Err), Fault: encodeFailure(a.Fault)}
@@ -162,7 +163,7 @@ func seriesOf(s *promql.Sample) *promql.Series {
 	return out
 }
 
-// collector puts an answer together.
+// collector builds an answer from the messages that sendAnswer sent.
 type collector struct {
 	start, step int64
 	holding     *memory.Holding
@@ -175,25 +176,26 @@ func newCollector(r *evaluation.Request, h *memory.Holding) *collector {
 	return c
 }
 
-// Bytes in memory of an answer that is received: per byte of its encoding (points of twice
-// the size, its buffer and the copy of gRPC), and for each series.
+// The memory that is reserved for a received answer: answerFactor bytes for each byte of its
+// encoding (decoded points have twice the size, and the message and gRPC's copy exist as
+// well), and answerSeriesBytes for each series.
 const (
 	answerFactor      = 4
 	answerSeriesBytes = 200
 )
 
-// add adds a piece. It returns the complete answer after the last one, and nil before. The
-// error is one of memory, or of an invalid message.
+// add adds a message. It returns the complete answer after the last message, and nil before.
+// It returns an error if there is not enough memory or the message is invalid.
 func (c *collector) add(in *wire.EvaluationResponse) (*evaluation.Answer, error) {
 	if in.Count < 0 || in.Count > int64(len(in.Series)) {
-		return nil, fmt.Errorf("invalid answer: %d series in %d bytes", in.Count, len(in.Series))
+		return nil, fmt.Errorf("invalid evaluation response: %d series cannot be encoded in %d bytes", in.Count, len(in.Series))
 	}
 	if err := c.holding.Take(answerFactor*int64(len(in.Series)) + answerSeriesBytes*in.Count); err != nil {
 		return nil, err
 	}
 	list, err := evaluation.ReadAll(in.Series, int(in.Count), c.start, c.step)
 	if err != nil {
-		return nil, fmt.Errorf("invalid answer: %w", err)
+		return nil, fmt.Errorf("invalid evaluation response: %w", err)
 	}
 	c.series = append(c.series, list...)
 	if in.End == nil {
@@ -218,7 +220,7 @@ func (c *collector) complete(end *wire.EvaluationEnd) (*evaluation.Answer, error
 
 func (c *collector) value(end *wire.EvaluationEnd) (parser.Value, error) {
 	if len(c.series) > 0 && end.Kind != kindMatrix && end.Kind != kindVector {
-		return nil, fmt.Errorf("invalid answer: a %q with series", end.Kind)
+		return nil, fmt.Errorf("invalid evaluation response: a value of kind %q has series", end.Kind)
 	}
 	switch end.Kind {
 	case kindNone:
@@ -241,7 +243,7 @@ func (c *collector) value(end *wire.EvaluationEnd) (parser.Value, error) {
 	case kindString:
 		return promql.String{T: end.Time, V: end.Text}, nil
 	}
-	return nil, fmt.Errorf("invalid answer: unknown kind %q", end.Kind)
+	return nil, fmt.Errorf("invalid evaluation response: unknown kind of value %q", end.Kind)
 }
 
 // sampleOf is the reverse of seriesOf.
@@ -253,7 +255,7 @@ func sampleOf(s *promql.Series, to *promql.Sample) error {
 	case len(s.Histograms) == 1 && len(s.Floats) == 0:
 		to.T, to.H = s.Histograms[0].T, s.Histograms[0].H
 	default:
-		return fmt.Errorf("invalid answer: a vector with %d points of %s", len(s.Floats)+len(s.Histograms), s.Metric)
+		return fmt.Errorf("invalid evaluation response: a vector has %d points of %s, not 1", len(s.Floats)+len(s.Histograms), s.Metric)
 	}
 	return nil
 }

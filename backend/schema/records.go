@@ -16,8 +16,8 @@ const MaxMetricName = 4 << 10
 type Manifest struct {
 	Version   Version
 	Day       int64
-	Expiry    int64  // Unix milliseconds, by the retention when it was written; 0 = never
-	Tombstone uint64 // number of the last deletion of series applied
+	Expiry    int64  // Unix milliseconds, from the retention at the time of writing; 0 means never
+	Tombstone uint64 // number of the last deletion of series that was applied to the samples
 	Written   int64  // Unix milliseconds
 	Packs     []PackEntry
 	Sources   []ulid.ULID // L0 packs merged in this generation
@@ -110,7 +110,8 @@ func DecodeManifest(value []byte) (Manifest, error) {
 	return m, r.end("manifest")
 }
 
-// check returns an error if the packs are not in the order that PartsOf requires.
+// check makes r fail if the packs are not in the order that PartsOf requires, or have
+// impossible times.
 func (m *Manifest) check(r *reader) {
 	for i := range m.Packs {
 		p := &m.Packs[i]
@@ -142,7 +143,7 @@ type L0Entry struct {
 	MaxTime    int64
 	Series     int64
 	Samples    int64
-	Tombstone  uint64 // number of the last deletion of series applied
+	Tombstone  uint64 // number of the last deletion of series that was applied to the samples
 	Sealed     int64  // Unix milliseconds
 }
 
@@ -299,7 +300,8 @@ func DecodeGarbage(value []byte) (Garbage, error) {
 	return g, r.end("garbage entry")
 }
 
-// Lease says which process does a job. It only avoids duplicate work.
+// Lease says which process does a job. It only avoids duplicate work: correctness does not
+// depend on it.
 type Lease struct {
 	Holder string
 	Until  int64 // Unix milliseconds

@@ -1,6 +1,6 @@
-// Package store implements the long-term store: packs in the object store, and the
-// index by which their series are found, written, published and read together.
-// Package lifecycle deletes from the store, package fsck checks and repairs it.
+// Package store implements the long-term store. It writes packs to the object store
+// and the index of their series to the row store, publishes them, and reads both.
+// Package lifecycle deletes from the store; package fsck checks and repairs it.
 //
 // Ingesters upload sealed packs (level 0, Upload). The compactor merges them into
 // one sorted copy of a tenant's day (level 1, Generation) and publishes it by one
@@ -34,7 +34,7 @@ type Options struct {
 	Scratch string // directory for packs that are being written; emptied by Open
 
 	// Retention returns a tenant's current retention; 0 keeps samples forever.
-	// When it fails, nothing of the tenant is deleted. Reads do not call it: the
+	// If it returns an error, nothing of the tenant is deleted. Reads do not call it: the
 	// caller of a read clips the range.
 	Retention func(context.Context, tenant.ID) (time.Duration, error)
 	// Deleted reports whether a tenant was deleted. The data of a deleted tenant
@@ -56,7 +56,7 @@ type Options struct {
 const (
 	garbageDelay = 6 * time.Hour       // from publication to the deletion of the replaced generation; longer than any query
 	attemptDelay = 48 * time.Hour      // until an unpublished attempt is swept
-	expiryDelay  = 30 * 24 * time.Hour // from the end of retention to the expiry of cells, by the retention when they were written
+	expiryDelay  = 30 * 24 * time.Hour // from the end of retention, as it was when a cell was written, to the cell's expiry
 
 	maxAttemptAge = 24 * time.Hour // an older attempt may not be published
 
@@ -85,7 +85,7 @@ type Store struct {
 }
 
 // Open returns a store on the index and the object store of the options. The caller
-// closes those two.
+// closes the index and the object store.
 func Open(o Options) (*Store, error) {
 	if o.Index == nil || o.Objects == nil || o.Scratch == "" || o.Retention == nil || o.Deleted == nil {
 		return nil, errNoOption

@@ -10,10 +10,11 @@ const (
 	mostPiece  = 1 << 20
 )
 
-// Buffer stores bytes as they arrive, and reserves the memory for them before: a sender
-// that announces much and sends little holds little memory.
+// Buffer stores bytes as they arrive. It reserves memory piece by piece, each before it is
+// filled, so that a sender that announces a large body and sends little holds little memory.
 type Buffer struct {
-	// Take reserves memory; nil reserves nothing. Nothing is stored after its error.
+	// Take reserves memory; if it is nil, nothing is reserved. After an error of Take, no more
+	// bytes are stored.
 	Take func(n int64) error
 
 	pieces [][]byte
@@ -28,7 +29,7 @@ func (b *Buffer) grow() (*[]byte, error) {
 	if n := len(b.pieces); n > 0 && len(b.pieces[n-1]) < cap(b.pieces[n-1]) {
 		return &b.pieces[n-1], nil
 	}
-	next := int(min(max(b.size, leastPiece), mostPiece)) // doubles the size
+	next := int(min(max(b.size, leastPiece), mostPiece)) // doubles the total size while that is below mostPiece
 	if b.Take != nil {
 		if err := b.Take(int64(next)); err != nil {
 			return nil, err

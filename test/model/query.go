@@ -23,7 +23,7 @@ type query struct {
 	edges  []string
 	view   *View
 	slacks slacks
-	// without names kinds of queries that are left out.
+	// without has the kinds of queries that are left out.
 	without map[string]bool
 
 	edge     string
@@ -88,7 +88,7 @@ func (q *query) ask(ctx context.Context) *Difference {
 	return kinds()[q.kind](q, ctx)
 }
 
-// someTime often returns the time of a sample.
+// someTime returns the time of a random sample of a random series, or now if the series has none.
 func (q *query) someTime(now int64) int64 {
 	q.view.t.mu.Lock() // a writer may add to the view
 	defer q.view.t.mu.Unlock()
@@ -138,7 +138,7 @@ func unreadable(err error) *Difference {
 
 func seconds(ms int64) string { return strconv.FormatFloat(float64(ms)/1000, 'f', 3, 64) }
 
-// ranged returns the selector with a range.
+// ranged returns the selector with the range of the query.
 func (q *query) ranged() string { return fmt.Sprintf("%s[%dms]", q.selector, q.to-q.from) }
 
 func (q *query) rangeSelector(ctx context.Context) *Difference {
@@ -222,7 +222,7 @@ func (q *query) read(ctx context.Context, chunks bool) *Difference {
 	return q.view.expect(q.slacks).raw(q.results, q.matchers, q.from+1, q.to, (*Value).text)
 }
 
-// lists requests a list for a whole range.
+// lists requests a list, such as the label names, for the range of the query.
 func (q *query) lists(ctx context.Context, path string, match bool) (json.RawMessage, bool, *Difference) {
 	params := url.Values{"start": {seconds(q.from + 1)}, "end": {seconds(q.to)}}
 	if match {

@@ -8,8 +8,8 @@ import (
 const (
 	// failuresToOpen is how many consecutive failures open a circuit.
 	failuresToOpen = 3
-	// openFor is how long an open circuit allows no call. Then it allows one each openFor,
-	// until one succeeds.
+	// openFor is how long an open circuit allows no call. After that it allows one call
+	// per openFor, until one succeeds.
 	openFor = time.Second
 )
 
@@ -18,8 +18,8 @@ type circuit struct {
 	now func() time.Time
 
 	mu       sync.Mutex
-	failures int // consecutive
-	until    time.Time
+	failures int       // consecutive
+	until    time.Time // no call is allowed before
 }
 
 // allow reports whether a call may be made.

@@ -11,8 +11,8 @@ const (
 	// queueValues bounds the values that wait to be written, including those that are being
 	// written.
 	queueValues = 4096
-	// queueShare is the divisor of values and bytes for one tenant: one that stores much leaves room for
-	// the others.
+	// queueShare divides the limits of values and bytes: no tenant may use more than that
+	// part of the queue.
 	queueShare = 4
 	// itemBytes is the approximate memory of a queued value in addition to its key and value.
 	itemBytes = 200
@@ -27,41 +27,42 @@ type item struct {
 
 func (i *item) bytes() int { return len(i.key) + cap(i.value) + itemBytes }
 
-// load is how much is queued.
+// load is a number of queued values and their bytes.
 type load struct{ values, bytes int }
 
-// queue has the values that wait to be written, first in, first out.
+// queue holds the values that wait to be written, in the order in which they were added.
 type queue struct {
 	most  int           // bytes
-	ready chan struct{} // has an element if items may not be empty
+	ready chan struct{} // receives when items were added
 
-	mu     sync.Mutex
-	items  []item
-	all    load
-	of     map[tenant.ID]load
-	closed bool
+	mu       sync.Mutex
+	items    []item
+	total    load
+	byTenant map[tenant.ID]load
+	closed   bool
 }
 
 func newQueue(bytes int) *queue {
-	return &queue{most: bytes, ready: make(chan struct{}, 1), of: map[tenant.ID]load{}}
+	return &queue{most: bytes, ready: make(chan struct{}, 1), byTenant: map[tenant.ID]load{}}
 }
 
 // size returns the bytes in the queue.
 func (q *queue) size() float64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return float64(q.all.bytes)
+	return float64(q.total.bytes)
 }
 
-// add adds a value and returns "", or returns why it did not.
+// add adds a value and returns "". If it drops the value, it returns the reason, which is the
+// result in the metric of puts.
 func (q *queue) add(i item) string {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	mine, n := q.of[i.id], i.bytes()
+	mine, n := q.byTenant[i.id], i.bytes()
 	switch {
 	case q.closed:
 		return closed
-	case q.all.values >= queueValues || q.all.bytes+n > q.most:
+	case q.total.values >= queueValues || q.total.bytes+n > q.most:
 		return queueFull
 	case mine.values >= queueValues/queueShare || mine.bytes+n > q.most/queueShare:
 		return tenantShare
@@ -75,17 +76,18 @@ func (q *queue) add(i item) string {
 	return ""
 }
 
+// grow adds numbers, which may be negative, to the load of the queue and of a tenant.
 func (q *queue) grow(id tenant.ID, values, bytes int) {
-	q.all.values += values
-	q.all.bytes += bytes
-	mine := q.of[id]
+	q.total.values += values
+	q.total.bytes += bytes
+	mine := q.byTenant[id]
 	mine.values += values
 	mine.bytes += bytes
 	if mine.values == 0 {
-		delete(q.of, id)
+		delete(q.byTenant, id)
 		return
 	}
-	q.of[id] = mine
+	q.byTenant[id] = mine
 }
 
 // take waits for values and returns up to most of them, or nil when ctx ends. They count as
@@ -105,6 +107,7 @@ func (q *queue) take(ctx context.Context, most int) []item {
 	}
 }
 
+// first removes and returns up to most items.
 func (q *queue) first(most int) []item {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -126,7 +129,8 @@ func (q *queue) done(items []item) {
 	}
 }
 
-// close empties the queue, which accepts no more values, and returns how many were left.
+// close drops the values that still wait and returns how many these were. After it, add drops
+// every value.
 func (q *queue) close() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()

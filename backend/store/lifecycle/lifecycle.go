@@ -28,7 +28,7 @@ type Keeper struct {
 func New(s *store.Store) *Keeper {
 	o := s.Options()
 	fenced := promauto.With(o.Registerer).NewCounter(prometheus.CounterOpts{Name: "pallium_store_fences_raised_total",
-		Help: "Fences raised by sweeps: running compactions of the tenant's day must start over before the sweep deletes its leftovers."})
+		Help: "Fences raised by sweeps before they delete objects and rows of unpublished compactions; those that still run must start again."})
 	return &Keeper{opts: o, index: o.Index, store: s, fenced: fenced}
 }
 
@@ -41,8 +41,8 @@ func tenantDay(t tenant.ID, day int64) index.TenantDay { return index.TenantDay{
 // longer than any attempt may take.
 const fenceLife = 7 * 24 * time.Hour
 
-// forgetFence deletes the fence number of an empty day when no attempt that started
-// before the day expired can be running.
+// forgetFence deletes the fence number of an empty day once fenceLife has passed, when
+// no attempt that started before the day expired can still be running.
 func (k *Keeper) forgetFence(ctx context.Context, c *index.Catalog) error {
 	at, ok := c.VersionTime()
 	if !ok || c.Manifest != nil || len(c.L0) > 0 || k.nowMillis()-at < fenceLife.Milliseconds() {
