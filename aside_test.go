@@ -81,7 +81,7 @@ func TestAside(t *testing.T) {
 		"/aside/drop?day=1&window=12&tenant=team-a":      {400, `window \"12\"`},
 		"/aside/drop?day=1&window=0&tenant=":             {400, "tenant"},
 		strings.Replace(drop, "window=0", "window=1", 1): {404, "GET /admin/v1/aside"},
-		strings.Replace(drop, "team-a", "team-b", 1):     {404, "has set no series aside"},
+		strings.Replace(drop, "team-a", "team-b", 1):     {404, "no series of that tenant and window are set aside"},
 	} {
 		if code, text := admin(http.MethodPost, path); code != want.code || !strings.Contains(text, want.says) {
 			t.Errorf("%s: %d %s", path, code, text)

@@ -58,7 +58,7 @@ func TestClockJumps(t *testing.T) {
 	}
 	action("compact?wait=true&expire=all", 500)
 	found("/metrics", "pallium_clock_trusted 0", true)
-	found("/", "Nothing is deleted by its time", true)
+	found("/", "Nothing is deleted by age", true)
 	if log := p.log.String(); strings.Count(log, "clock cannot be trusted") != 1 {
 		t.Errorf("log:\n%s", log)
 	}
@@ -66,7 +66,7 @@ func TestClockJumps(t *testing.T) {
 	action("compact?wait=true&expire=all", 200)
 	action("compact?wait=true&expire=some", 400)
 	found("/metrics", "pallium_clock_trusted 1", true)
-	found("/", "Nothing is deleted by its time", false)
+	found("/", "Nothing is deleted by age", false)
 	if code, text := p.query(key, "count_over_time(up[1h])"); code != 200 || !strings.Contains(text, `"2"`) {
 		t.Errorf("query: %d %s", code, text)
 	}

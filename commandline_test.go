@@ -52,7 +52,7 @@ func TestWrongUsage(t *testing.T) {
 		"help tokn":             `did you mean "pallium token"?`,
 		"help token isue":       `did you mean "pallium token issue"?`,
 		"help token issue now":  `unexpected argument "now" after "pallium token issue"|Run 'pallium help token issue'`,
-		"completion powershell": "there are scripts for bash, zsh and fish",
+		"completion powershell": "choose bash, zsh or fish",
 		"completion":            "bash|zsh|fish is missing",
 		// Arguments.
 		"all extra":                              `unexpected argument "extra"|Usage: pallium all [FLAGS]`,

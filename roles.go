@@ -81,7 +81,7 @@ func roles() []role {
 			build: (*backend).buildDistributor, requests: true, serve: (*backend).watchZones, ready: (*backend).zonesMissing},
 		{name: TargetQuerier, doc: "serves queries from ingesters and the long-term store", needs: everything,
 			build: (*backend).buildQuerier, requests: true, serve: (*backend).lendSlots},
-		{name: TargetFrontend, doc: "divides queries, caches results, and gives evaluations to queriers in fair turns", needs: everything,
+		{name: TargetFrontend, doc: "divides queries, caches results, and queues evaluations fairly between tenants", needs: everything,
 			build: (*backend).buildQueryFrontend, requests: true},
 	}
 }

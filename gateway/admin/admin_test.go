@@ -124,7 +124,7 @@ func TestRequests(t *testing.T) {
 		{`POST /tokens/TK/revoke {"why":"x"}`, nil, 400, `unknown field \"why\"`},
 		{`DELETE /tokens/TK`, nil, 428, `If-Match`},
 		{"GET /audit-events?pageSize=1", nil, 200, `"nextPageCursor"`},
-		{"GET /panic", nil, 500, `internal error; the server's log has the cause`},
+		{"GET /panic", nil, 500, `internal error; search the server's log`},
 	} {
 		method, rest, _ := strings.Cut(strings.ReplaceAll(c.request, "TK", tk), " ")
 		path, body, _ := strings.Cut(rest, " ")

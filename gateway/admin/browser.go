@@ -23,7 +23,7 @@ func CheckHosts(names []string) error {
 }
 
 // RequireHost accepts only requests whose Host is an IP address, localhost or one of the
-// names, and sets headers on every response that keep other sites from using it. Without
+// names. It sets headers on every response that keep other sites from using the response. Without
 // the check, a site that makes its own name resolve to this listener (DNS rebinding)
 // would have the same origin as the listener and could read /metrics.
 func RequireHost(names []string, next http.Handler) http.Handler {
@@ -34,7 +34,7 @@ func RequireHost(names []string, next http.Handler) http.Handler {
 		h.Set("Content-Security-Policy", ContentSecurityPolicy)
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		if !hostAllowed(r.Host, names) {
-			http.Error(w, fmt.Sprintf("host %.100q is not a known name of this listener: use an IP address or localhost, "+
+			http.Error(w, fmt.Sprintf("host %.100q is not an accepted name of this listener: use an IP address or localhost, "+
 				"or add the name to admin_hosts in the configuration", r.Host), http.StatusMisdirectedRequest)
 			return
 		}

@@ -44,9 +44,9 @@ func Conflict(field, format string, args ...any) error {
 	return Fail(http.StatusConflict, field, format, args...)
 }
 
-// WithHint adds how to fix a mistake in terms of the API to an error of Fail or a similar
-// function. It becomes part of the message, but not of details[].reason, which the command
-// line shows.
+// WithHint adds advice in terms of the API to an error of Fail or a similar function. The
+// advice becomes part of the message, but not of details[].reason, which the command line
+// shows.
 func WithHint(err error, format string, args ...any) error {
 	var p *problem
 	if !errors.As(err, &p) {
@@ -67,7 +67,7 @@ func IsProblem(err error) bool {
 // error.
 func Query(r *http.Request, known ...string) (url.Values, error) { return query(r, known...) }
 
-// Flag returns a boolean query parameter; it is false if it is missing.
+// Flag returns a boolean query parameter, which is false if it is missing.
 func Flag(q url.Values, name string) (bool, error) { return flag(q, name) }
 
 // Param returns a decoded parameter of the request's path.
@@ -97,7 +97,7 @@ func Passed(root string, routes func(chi.Router), logger *slog.Logger) http.Hand
 // HeaderRequestID carries the ID of a forwarded request.
 const HeaderRequestID = headerRequestID
 
-// passed uses the gateway's ID of the request.
+// passed gives a forwarded request the ID that the gateway gave it.
 func (a *api) passed(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := apikey.Redact(shorten(r.Header.Get(headerRequestID)))

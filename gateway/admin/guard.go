@@ -60,7 +60,8 @@ type guard struct {
 	others   bucket // shared by networks beyond maxNetworks
 }
 
-// bucket counts how many more logins of a network may fail.
+// bucket counts how many more logins of a network may fail before further ones are rejected
+// unchecked.
 type bucket struct {
 	left  float64
 	since time.Time
@@ -92,7 +93,7 @@ func (g *guard) require(next http.Handler) http.Handler {
 			g.failures.WithLabelValues("too_many").Inc()
 			w.Header().Set("Retry-After", strconv.Itoa(int(loginRefill/time.Second)))
 			writeProblem(w, r, &problem{status: http.StatusTooManyRequests, message: "too many failed logins from this network; try again in " +
-				"some seconds"})
+				"a few seconds"})
 		default:
 			g.failures.WithLabelValues("wrong").Inc()
 			g.logger.Warn("admin login failed", "source", source(r), "request", requestID(r))
@@ -110,7 +111,7 @@ var (
 
 func (g *guard) check(r *http.Request) error {
 	if g.usable && g.matches(r.Header.Values("Authorization")) {
-		return nil // even if others in its network failed too often: a revocation must not wait for them
+		return nil // even after too many failures in the same network: a revocation must not wait
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

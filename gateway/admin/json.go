@@ -92,8 +92,8 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 // retryAfter is the value of Retry-After in every response with status 503, in seconds.
 const retryAfter = "5"
 
-// reject sends an error response. An error that is not the client's mistake is logged,
-// and its text is not sent.
+// reject sends an error response. It logs an error that is not the client's mistake, and does
+// not send its text.
 func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 	var p *problem
 	var e *control.Error
@@ -105,7 +105,7 @@ func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 		a.logger.Error("admin request failed", "method", r.Method, "path", apikey.Redact(r.URL.Path), "request", requestID(r), "err", err)
 		p = &problem{
 			status:  http.StatusServiceUnavailable,
-			message: "the request failed, probably because the store is unavailable; the server's log has the cause under request " + requestID(r),
+			message: "the request failed, probably because the store is unavailable; search the server's log for request " + requestID(r),
 		}
 	}
 	// A key that was sent instead of a name must not end up in shells and their logs.
@@ -213,7 +213,8 @@ func decodeProblem(err error) error {
 		if wrong.Field == "" {
 			return badField("", "the body must be a JSON object, but is of type %s", wrong.Value)
 		}
-		return badField(wrong.Field, "field %q must not be of type %s", wrong.Field, wrong.Value)
+		return badField(wrong.Field, "field %q must not be of type %s; docs/admin-api.md has the type of each field",
+			wrong.Field, wrong.Value)
 	}
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		field = strings.Trim(field, `"`)

@@ -27,7 +27,7 @@ type Listener struct {
 	listener net.Listener
 	server   *http.Server
 	handler  atomic.Pointer[http.Handler]
-	failed   chan error // what Serve returned
+	failed   chan error // receives the error that Serve returned
 	ended    chan struct{}
 	early    *prometheus.Registry
 }
@@ -74,8 +74,8 @@ func (ad *Listener) Server() *http.Server { return ad.server }
 // Failed receives the error with which serving ended.
 func (ad *Listener) Failed() <-chan error { return ad.failed }
 
-// Early returns the registry of the metrics that are served during the start: those that
-// are complete while parts of the process do not exist yet.
+// Early returns the registry of the metrics that are also served during the start, because
+// they do not depend on parts of the process that are built later.
 func (ad *Listener) Early() *prometheus.Registry { return ad.early }
 
 // Close closes the listener and waits until its goroutine has ended.
@@ -90,7 +90,7 @@ func (ad *Listener) Close() error {
 
 func (ad *Listener) answer(h http.Handler) { ad.handler.Store(&h) }
 
-// starting returns the handler for the time of the start.
+// starting returns the handler of requests during the start.
 func (ad *Listener) starting(doing func() string, logger *slog.Logger) http.Handler {
 	r := chi.NewRouter()
 	r.Handle("/metrics", promhttp.HandlerFor(ad.early, promhttp.HandlerOpts{}))
@@ -107,12 +107,12 @@ func (ad *Listener) starting(doing func() string, logger *slog.Logger) http.Hand
 
 func serveHealthy(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("healthy\n")) }
 
-// Surface is what the listener serves once the process has started: metrics and health to
-// everyone who can reach it, and profiles, the overview page and the API to clients with
+// Surface has the handlers of the listener for a started process: metrics and health for
+// everyone who can reach it, and profiles, the overview page and the API for clients with
 // a token.
 type Surface struct {
 	Metrics *prometheus.Registry
-	// Ready returns an error if the process is not ready; impaired is what a ready
+	// Ready returns an error if the process is not ready. impaired says which work a ready
 	// process cannot do at the moment.
 	Ready func(context.Context) (impaired, err error)
 	// Token protects the profiles and the page; without it, neither is served. TokenName
@@ -153,7 +153,7 @@ func (s Surface) Handler() http.Handler {
 	})
 }
 
-// Serve replaces the handler of the start by that of the surface.
+// Serve replaces the handler of the start by the handler of the surface.
 func (ad *Listener) Serve(s Surface) { ad.answer(s.Handler()) }
 
 func (s *Surface) serveReady(w http.ResponseWriter, r *http.Request) {

@@ -68,7 +68,7 @@ func (a *api) rescue(next http.Handler) http.Handler {
 			a.logger.Error("admin request panicked", "path", apikey.Redact(r.URL.Path), "request", requestID(r), "panic", v,
 				"stack", string(debug.Stack()))
 			writeProblem(w, r,
-				&problem{status: http.StatusInternalServerError, message: "internal error; the server's log has the cause under " +
+				&problem{status: http.StatusInternalServerError, message: "internal error; search the server's log for " +
 					"request " + requestID(r)})
 		}()
 		next.ServeHTTP(w, r)
@@ -124,8 +124,8 @@ func (a *api) finish(next http.Handler) http.Handler {
 	})
 }
 
-// detached returns the request's context without its cancellation when the client
-// disconnects.
+// detached returns a context with the values of the request's, which is not canceled when the
+// client disconnects, but ends after changeTimeout.
 func detached(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(r.Context()), changeTimeout)
 }

@@ -172,7 +172,7 @@ type simulateView struct {
 	LabelPolicy string    `json:"labelPolicy,omitempty"`
 }
 
-// simulate responds with what the edge would decide for a token or a policy.
+// simulate responds with the decision that the edge would make for a token or a policy.
 func (a *api) simulate(w http.ResponseWriter, r *http.Request) error {
 	var b simulateBody
 	if err := decode(r, &b, false); err != nil {

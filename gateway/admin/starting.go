@@ -11,6 +11,6 @@ func Starting(doing func() string, logger *slog.Logger) http.Handler {
 	a := &api{logger: logger}
 	return a.identify(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, r, &problem{status: http.StatusServiceUnavailable,
-			message: "the process is still starting: send the request again when /ready returns 200. It is " + doing()})
+			message: "the process is not ready: send the request again when /ready returns 200; " + doing()})
 	}))
 }

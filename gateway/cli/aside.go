@@ -47,7 +47,7 @@ func asideList(*flag.FlagSet) action {
 	}
 }
 
-// setAside returns the record of what an ingester set aside for a tenant and window, or an
+// setAside returns the record of the series that an ingester set aside for a tenant and window, or an
 // error that names the records that exist.
 func (s *session) setAside(ctx context.Context, key asideAnswer) (found asideAnswer, err error) {
 	all, _, err := items[asideAnswer](ctx, s, path("aside"), url.Values{})
@@ -62,10 +62,10 @@ func (s *session) setAside(ctx context.Context, key asideAnswer) (found asideAns
 		flags = append(flags, fmt.Sprintf("-tenant %s -day %s -window %d -ingester %s",
 			quoted(a.Tenant), dateOf(a.Day), a.Window, quoted(a.Ingester)))
 	}
-	none := fmt.Sprintf("ingester %q has set no series of tenant %q aside in window %d of %s",
-		shorten(key.Ingester), shorten(key.Tenant), key.Window, dateOf(key.Day))
+	none := fmt.Sprintf("no series of tenant %q in window %d of %s are set aside by ingester %q",
+		shorten(key.Tenant), key.Window, dateOf(key.Day), shorten(key.Ingester))
 	if len(flags) == 0 {
-		return found, fmt.Errorf("%s; no series are set aside at all", none)
+		return found, fmt.Errorf("%s; no other series are set aside either", none)
 	}
 	return found, fmt.Errorf("%s; series are set aside for: %s", none, firstOf(flags, "pallium aside list"))
 }

@@ -23,7 +23,7 @@ type eventAnswer struct {
 }
 
 func auditVerbs() []command.Command {
-	return []command.Command{verb("audit list", "", "list requests for changes, the newest first", 0, 0, auditList)}
+	return []command.Command{verb("audit list", "", "list requests that made or tried to make a change, newest first", 0, 0, auditList)}
 }
 
 const maxEvents = 500 // the largest page of the API

@@ -238,7 +238,7 @@ func TestAdminToken(t *testing.T) {
 		{"environment", map[string]string{"PALLIUM_ADMIN_TOKEN": adminToken}, "", ""},
 		{"file", map[string]string{"PALLIUM_ADMIN_TOKEN_FILE": file}, "", ""},
 		{"data directory", nil, " -data-dir " + dir, ""},
-		{"environment takes precedence", map[string]string{"PALLIUM_ADMIN_TOKEN": "wrong"}, " -data-dir " + dir, "the token was read from PALLIUM_ADMIN_TOKEN"},
+		{"environment takes precedence", map[string]string{"PALLIUM_ADMIN_TOKEN": "wrong"}, " -data-dir " + dir, "the admin token from PALLIUM_ADMIN_TOKEN: use the token of this server"},
 		{"none", nil, " -data-dir " + filepath.Join(dir, "none"), "no admin token: set PALLIUM_ADMIN_TOKEN"},
 		{"empty", map[string]string{"PALLIUM_ADMIN_TOKEN_FILE": empty}, "", "is empty"},
 	} {
@@ -268,7 +268,7 @@ func TestServers(t *testing.T) {
 		{"no server", "http://127.0.0.1:1", nil, 1, "check that Pallium is running and that -admin-url is right"},
 		{"no URL", "127.0.0.1:9010", nil, 2, "must have the form http(s)://host[:port]"},
 		{"another server", srv.URL, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "nginx", 404) }, 1, "404 Not Found: check that -admin-url is Pallium's admin listener"},
-		{"not JSON", srv.URL, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) }, 1, "does its version differ from this one?"},
+		{"not JSON", srv.URL, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) }, 1, "has the version of this command"},
 		{"redirect", srv.URL, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, s.url, http.StatusFound) }, 1, "302 Found"},
 		{"endless", srv.URL, func(w http.ResponseWriter, _ *http.Request) {
 			for range 20 {

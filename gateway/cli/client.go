@@ -40,8 +40,8 @@ func path(parts ...string) string {
 	return apiRoot + strings.Join(parts, "/")
 }
 
-// call sends a request. body is encoded as JSON unless it is nil, and the response is
-// decoded into into unless that is nil.
+// call sends a request. It encodes body as JSON and decodes the response into the value that
+// into points to; both may be nil.
 func (s *session) call(ctx context.Context, method, path, etag string, body, into any) (answer, error) {
 	token, from, err := s.token(ctx)
 	if err != nil {
@@ -66,15 +66,16 @@ func (s *session) call(ctx context.Context, method, path, etag string, body, int
 		return a, s.failed(ctx, req, from, err)
 	}
 	if into != nil && json.Unmarshal(a.body, into) != nil {
-		return a, s.foreign()
+		return a, s.undecodable()
 	}
 	return a, nil
 }
 
-// foreign is the error of a response that cannot be decoded. The cause is in terms of Go.
-func (s *session) foreign() error {
-	return fmt.Errorf("the response of %s has an unknown form: check that -admin-url is Pallium's admin listener; "+
-		"does its version differ from this one?", s.url)
+// undecodable returns the error of a response that cannot be decoded. It omits the cause,
+// whose text is about Go types.
+func (s *session) undecodable() error {
+	return fmt.Errorf("the response of %s cannot be decoded: check that -admin-url is Pallium's admin listener, and that the server "+
+		"has the version of this command ('pallium version')", s.url)
 }
 
 func (s *session) request(ctx context.Context, method, path string, body any) (*http.Request, error) {
@@ -209,7 +210,7 @@ func items[T any](ctx context.Context, s *session, path string, q url.Values) (p
 		for _, r := range page.Items {
 			var v T
 			if err := json.Unmarshal(r, &v); err != nil {
-				return nil, nil, s.foreign()
+				return nil, nil, s.undecodable()
 			}
 			parsed, raw = append(parsed, v), append(raw, r)
 		}

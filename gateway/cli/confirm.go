@@ -17,11 +17,11 @@ func yesFlag(fs *flag.FlagSet) *bool {
 	return fs.Bool("yes", false, "do not ask for confirmation, for scripts")
 }
 
-// errUnchanged is returned if a destructive command was not confirmed.
+// errUnchanged is wrapped by errors of commands that ended before they sent a change.
 var errUnchanged = errors.New("nothing was changed")
 
-// confirm shows what a command is about to destroy and asks the user to type a word,
-// which is not empty.
+// confirm shows what a command is about to destroy and requires the user to type a word,
+// which must not be empty.
 func (s *session) confirm(ctx context.Context, yes bool, warning, word string) error {
 	if yes {
 		return nil
@@ -36,7 +36,7 @@ func (s *session) confirm(ctx context.Context, yes bool, warning, word string) e
 	return fmt.Errorf("%w: %q was typed instead of %q", errUnchanged, shorten(typed), word)
 }
 
-// ask asks a question that y or yes answers in the affirmative.
+// ask prints a question and returns nil if the user types y or yes, else errUnchanged.
 func (s *session) ask(ctx context.Context, yes bool, question string) error {
 	if yes {
 		return nil
@@ -69,8 +69,8 @@ func (s *session) question(ctx context.Context, text string) (string, error) {
 	return line, nil
 }
 
-// within runs a function that cannot be canceled, such as a read from a terminal, and
-// does not wait for its end once ctx is done.
+// within runs a function that cannot be canceled, such as a read from a terminal. Once ctx
+// is done, it returns the error of ctx without waiting for the function.
 func within[T any](ctx context.Context, do func() (T, error)) (T, error) {
 	type result struct {
 		value T

@@ -23,10 +23,10 @@ type apiError struct {
 	} `json:"details"`
 }
 
-// Error returns the reason in the words of the command line. The server's message also
-// has the way out in the words of the API, which the reason lacks.
+// Error returns what is wrong and what to do, in the words of the command line. The server's
+// Message is used only if it has no detail: its advice is in the words of the API.
 func (e *apiError) Error() string {
-	text, help := e.reason(), e.wayOut()
+	text, help := e.reason(), e.advice()
 	if help != "" {
 		text += "; " + help
 	}
@@ -44,7 +44,8 @@ func (e *apiError) field() string {
 	return e.Details[0].Field
 }
 
-// reason is what is wrong, with the flag in the place of the field that it begins with.
+// reason returns what is wrong. If the server's text begins with a field of the API, the
+// field is replaced by the flag.
 func (e *apiError) reason() string {
 	field := e.field()
 	if field == "" || e.Details[0].Reason == "" {
@@ -52,7 +53,7 @@ func (e *apiError) reason() string {
 	}
 	reason := e.Details[0].Reason
 	if e.Status == http.StatusPreconditionFailed {
-		return "it was changed by another request in the meantime: repeat the command"
+		return "the object was changed by another request in the meantime: repeat the command"
 	}
 	if rest, ok := strings.CutPrefix(reason, "tenant ID "); ok {
 		return "tenant name " + rest
@@ -82,13 +83,14 @@ func flagOf(field string) string {
 	return ""
 }
 
-// wayOut is what to do, for fields whose server's advice is in the words of the API.
-func (e *apiError) wayOut() string {
+// advice returns what to do, for fields about which the server's advice is in the words of
+// the API; otherwise "".
+func (e *apiError) advice() string {
 	switch e.field() {
 	case "cascade":
 		return "-cascade deletes them with the policy"
 	case "force":
-		return "-force does it all the same"
+		return "-force removes it anyway"
 	case "aside":
 		return "'pallium aside list' shows all series that are set aside"
 	case "tenant":
@@ -112,8 +114,8 @@ func isStatus(err error, status int) bool {
 	return errors.As(err, &e) && e.Status == status
 }
 
-// failed returns the error of a request. ctx is the command's; from is where the token
-// was read from.
+// failed returns the error for the user after a request failed with err. ctx is the context
+// of the command; from names the source of the admin token.
 func (s *session) failed(ctx context.Context, req *http.Request, from string, err error) error {
 	var e *apiError
 	var network *net.OpError
@@ -124,7 +126,7 @@ func (s *session) failed(ctx context.Context, req *http.Request, from string, er
 	case errors.As(err, &e):
 		return s.rejected(e, from)
 	case ctx.Err() != nil && maybe:
-		return fmt.Errorf("%w: the server may still carry it out; %s", command.ErrInterrupted, look)
+		return fmt.Errorf("%w: the server may still carry out the command; %s", command.ErrInterrupted, look)
 	case ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", command.ErrInterrupted, errUnchanged)
 	case errors.Is(err, context.DeadlineExceeded):
@@ -135,16 +137,16 @@ func (s *session) failed(ctx context.Context, req *http.Request, from string, er
 		err = fmt.Errorf("the admin API cannot be reached: check that Pallium is running and that -admin-url is right: %w", err)
 	}
 	if maybe {
-		err = fmt.Errorf("%w; the server may still carry it out; %s", err, look)
+		err = fmt.Errorf("%w; the server may still carry out the command; %s", err, look)
 	}
 	return err
 }
 
-// rejected returns the error of an error response.
+// rejected returns the error for the user after the server responded with an error.
 func (s *session) rejected(e *apiError, from string) error {
 	switch {
 	case e.Status == http.StatusUnauthorized:
-		return fmt.Errorf("the server rejected the admin token; the token was read from %s", from)
+		return fmt.Errorf("the server rejected the admin token from %s: use the token of this server", from)
 	case e.Status == http.StatusMethodNotAllowed, e.Status == http.StatusNotFound && e.field() == "path":
 		return fmt.Errorf("this server does not have this command: either it is an older version, or it is a gateway in front of Mimir, "+
 			"Cortex or Loki, which has only the commands for tenants, tokens, policies and limits (request %s)", e.RequestID)

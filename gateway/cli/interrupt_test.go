@@ -56,12 +56,12 @@ func TestInterruptedQuestion(t *testing.T) {
 func TestInterruptedRequest(t *testing.T) {
 	for line, want := range map[string]string{
 		"tenant list":                 "interrupted: nothing was changed\n",
-		"flush":                       "interrupted: the server may still carry it out; 'pallium status' shows whether it did\n",
-		"ring leave i":                "interrupted: the server may still carry it out; 'pallium ring list' shows whether it did\n",
-		"tenant create a":             "interrupted: the server may still carry it out; 'pallium tenant list' shows whether it did\n",
-		"token rotate tk_a":           "interrupted: the server may still carry it out; 'pallium token list' shows whether it did\n",
-		"loss accept 2024-01-01 -yes": "interrupted: the server may still carry it out; 'pallium loss list' shows whether it did\n",
-		"policy create p -tenants a -scopes metrics:read": "interrupted: the server may still carry it out; 'pallium policy list' shows whether it did\n",
+		"flush":                       "interrupted: the server may still carry out the command; 'pallium status' shows whether it did\n",
+		"ring leave i":                "interrupted: the server may still carry out the command; 'pallium ring list' shows whether it did\n",
+		"tenant create a":             "interrupted: the server may still carry out the command; 'pallium tenant list' shows whether it did\n",
+		"token rotate tk_a":           "interrupted: the server may still carry out the command; 'pallium token list' shows whether it did\n",
+		"loss accept 2024-01-01 -yes": "interrupted: the server may still carry out the command; 'pallium loss list' shows whether it did\n",
+		"policy create p -tenants a -scopes metrics:read": "interrupted: the server may still carry out the command; 'pallium policy list' shows whether it did\n",
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
@@ -109,7 +109,7 @@ func TestBrokenConnection(t *testing.T) {
 	defer srv.Close()
 	s := &shell{t: t, url: srv.URL, env: map[string]string{"PALLIUM_ADMIN_TOKEN": adminToken}}
 	for line, want := range map[string]string{
-		"tenant create a": "the server may still carry it out; 'pallium tenant list' shows whether it did",
+		"tenant create a": "the server may still carry out the command; 'pallium tenant list' shows whether it did",
 		"tenant list":     "the admin API cannot be reached",
 	} {
 		if code, _, errs := s.run(line); code != 1 || !strings.Contains(errs, want) {

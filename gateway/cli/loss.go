@@ -22,7 +22,7 @@ type lossAnswer struct {
 
 func lossVerbs() []command.Command {
 	return []command.Command{
-		verb("loss list", "", "list windows with samples that were lost with a disk or log and that no replica has uploaded yet", 0, 0, lossList),
+		verb("loss list", "", "list windows whose samples were lost with a disk or log and are not yet uploaded by a replica", 0, 0, lossList),
 		destroys(verb("loss accept", "DAY", "accept that a UTC day is compacted and queried without its lost samples", 1, 1,
 			lossAccept)),
 	}
@@ -65,8 +65,8 @@ func lossAccept(fs *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		warning := fmt.Sprintf("This permanently gives up the lost samples of %s of %s (day %d). If replicas have copies, they upload them by "+
-			"themselves: 'pallium loss list' shows the windows that are still missing.", counted(windows, "window"), dateOf(n), n)
+		warning := fmt.Sprintf("This permanently gives up the lost samples of %s of %s (day %d). Replicas that have copies upload them "+
+			"automatically: 'pallium loss list' shows the windows that are still missing.", counted(windows, "window"), dateOf(n), n)
 		if err := s.confirm(ctx, *yes, warning, args[0]); err != nil {
 			return err
 		}
@@ -88,8 +88,8 @@ func lossesOf(n int) string {
 	return fmt.Sprintf("%d losses", n)
 }
 
-// lostWindows returns the number of a day's windows with lost samples, or an error that
-// names the days that have some if this day has none.
+// lostWindows returns the number of a day's windows with lost samples. If there are none, it
+// returns an error that names the days that have such windows.
 func (s *session) lostWindows(ctx context.Context, day int64) (int, error) {
 	all, err := s.losses(ctx)
 	if err != nil {

@@ -17,7 +17,7 @@ func operatorVerbs() []command.Command {
 		verb("status", "", "show the state of ingesters, compactors and the ring", 0, 0, showStatus),
 		verb("flush", "", "seal everything in memory and upload it", 0, 0, flush),
 		verb("compact", "", "compact everything that is uploaded, including open days", 0, 0, compact),
-		verb("erasure show", "TENANT", "show what was erased of a deleted tenant", 1, 1, erasureShow),
+		verb("erasure show", "TENANT", "show how much data of a deleted tenant was erased", 1, 1, erasureShow),
 	}
 }
 
@@ -83,8 +83,8 @@ func compact(fs *flag.FlagSet) action {
 	}
 }
 
-// confirmExpiry shows how many days an expiry without limit deletes, as far as compactors
-// know, and asks for a confirmation.
+// confirmExpiry shows how many days an expiry without limit deletes, as the compactors last
+// counted them, and asks for a confirmation.
 func (s *session) confirmExpiry(ctx context.Context, yes bool) error {
 	if yes {
 		return nil
@@ -100,7 +100,7 @@ func (s *session) confirmExpiry(ctx context.Context, yes bool) error {
 		}
 	}
 	warning := fmt.Sprintf("This permanently deletes all days of all tenants that are beyond their retention now, without the usual limit on "+
-		"their number.\nCompactors know of %s that wait for that. The clocks and the retentions must be right: 'pallium limits show TENANT'.",
+		"their number.\nCompactors report %s that are waiting because of this limit. Check the clocks and the retentions first: 'pallium limits show TENANT'.",
 		counted(days, "day"))
 	return s.confirm(ctx, false, warning, "expire-all")
 }
@@ -121,7 +121,7 @@ func erasureShow(*flag.FlagSet) action {
 		}
 		return s.print(a, e.SharedBy, func() {
 			s.fields("tenant", e.Tenant, "deleted", e.DeletedAt, "objects erased", strconv.Itoa(e.Objects),
-				"bytes erased", strconv.FormatInt(e.Bytes, 10), "index erased", strconv.FormatBool(e.Index), "shared packs gone by", e.SharedBy)
+				"bytes erased", strconv.FormatInt(e.Bytes, 10), "index erased", strconv.FormatBool(e.Index), "shared packs erased by", e.SharedBy)
 		})
 	}
 }
@@ -210,10 +210,11 @@ func (s *session) sayStatus(st *statusAnswer) {
 			doing = "compacting " + dateOf(c.Day)
 		}
 		s.say("compactor %s: %s, last run %s\n", p.Instance, doing, c.LastRun.UTC().Format(time.RFC3339))
-		for _, text := range []string{c.LastErr, c.Clock} {
-			if text != "" {
-				s.say("  %s\n", text)
-			}
+		if c.LastErr != "" {
+			s.say("  %s\n", c.LastErr)
+		}
+		if c.Clock != "" {
+			s.say("  nothing is deleted by age: %s\n", c.Clock)
 		}
 		for _, w := range c.Waiting {
 			s.say("  %s is waiting: %s\n", dateOf(w.Day), w.Reason)

@@ -115,7 +115,7 @@ func TestOperator(t *testing.T) {
 		{line: "flush -instance i -background", want: "started", did: `flush "i"`},
 		{line: "compact", want: "compacted", did: `compact "" false`},
 		{line: "compact -instance c -expire-all -q -yes", want: "done\n", did: `compact "c" true`},
-		{line: "compact -expire-all", code: 1, want: "Compactors know of 7 days that wait for that."},
+		{line: "compact -expire-all", code: 1, want: "Compactors report 7 days that are waiting because of this limit."},
 		{line: "compact -expire-all", typed: "y\n", code: 1, want: `nothing was changed: "y" was typed instead of "expire-all"`},
 		{line: "compact -expire-all", typed: "expire-all\n", want: "compacted", did: `compact "" true`},
 		{line: "status", want: "ingester i-1: 9 series of 2 tenants in the head, 3 MiB; 1 local pack\n"},
@@ -144,7 +144,7 @@ func TestOperator(t *testing.T) {
 		{line: "ring forget ingester-1", code: 1, want: "nothing was changed"},
 		{line: "ring forget ingester-1", typed: "ingester-1", want: "replicas must upload 4 windows", did: "forget ingester-1 false"},
 		{line: "ring forget -yes x\x1b[2J", want: "replicas must upload 4 windows", did: "forget x\x1b[2J false"},
-		{line: "ring forget alive -yes", code: 1, want: "still sends heartbeats: stop it first; -force does it all the same"},
+		{line: "ring forget alive -yes", code: 1, want: "still sends heartbeats: stop it first; -force removes it anyway"},
 		{line: "ring forget alive -yes -force", want: "If the process still runs, it joins again with its next heartbeat", did: "forget alive true"},
 		{line: "aside list", want: "a       2024-10-04  3       ingester-1  7       70       0      too large"},
 		{line: "aside drop", code: 2, want: "-tenant is missing"},
@@ -184,11 +184,11 @@ func TestUnknownNames(t *testing.T) {
 		{"ring forget i", false, `pallium ring forget: instance "i" is not in the ring; its members are ingester-1, alive, "x\x1b[2J"` + "\n"},
 		{"ring forget -force i", true, `pallium ring forget: instance "i" is not in the ring, which is empty` + "\n"},
 		{drop + "-tenant b -window 3 -ingester ingester-1", false,
-			`pallium aside drop: ingester "ingester-1" has set no series of tenant "b" aside in window 3 of 2024-10-04` + existing + "\n"},
+			`pallium aside drop: no series of tenant "b" in window 3 of 2024-10-04 are set aside by ingester "ingester-1"` + existing + "\n"},
 		{drop + "-tenant a -window 4 -ingester ingester-1", false, existing},
 		{drop + "-tenant a -window 3 -ingester ingester-2", false, existing},
 		{"aside drop -day 2024-10-05 -tenant a -window 3 -ingester ingester-1", false, existing},
-		{drop + "-tenant a -window 3 -ingester ingester-1", true, "; no series are set aside at all\n"},
+		{drop + "-tenant a -window 3 -ingester ingester-1", true, "; no other series are set aside either\n"},
 	} {
 		for _, yes := range []string{"", " -yes"} {
 			c.empty = tt.empty

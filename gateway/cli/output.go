@@ -93,7 +93,7 @@ func (s *session) sayTable(head []string, rows [][]string) {
 	for _, row := range rows {
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
-	_ = w.Flush() // the shell remembers errors of stdout
+	_ = w.Flush() // Shell.Lost returns errors of stdout
 }
 
 // fields prints pairs of names and values, one per line.
@@ -104,13 +104,13 @@ func (s *session) fields(pairs ...string) {
 			fmt.Fprintf(w, "%s:\t%s\n", pairs[i], pairs[i+1])
 		}
 	}
-	_ = w.Flush() // the shell remembers errors of stdout
+	_ = w.Flush() // Shell.Lost returns errors of stdout
 }
 
 // change is a value before and after a command.
 type change struct{ name, before, after string }
 
-// changes prints the values that a command changed of an object.
+// changes prints which values of an object a command changed.
 func (s *session) changes(object string, list []change) {
 	changed := false
 	for _, c := range list {

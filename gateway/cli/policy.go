@@ -43,16 +43,16 @@ func policyVerbs() []command.Command {
 }
 
 func policyCreate(fs *flag.FlagSet) action {
-	tenants := fs.String("tenants", "", "`tenants` for which its keys are valid, separated by commas")
-	scopes := fs.String("scopes", "", "`scopes` of its keys, separated by commas, such as metrics:read,rules:read")
+	tenants := fs.String("tenants", "", "`tenants` for which keys of the policy are valid, separated by commas")
+	scopes := fs.String("scopes", "", "`scopes` of the policy's keys, separated by commas, such as metrics:read,rules:read")
 	display := fs.String("display-name", "", "display `name`")
 	return func(ctx context.Context, s *session, args []string) error {
 		realms := realmsOf(*tenants)
 		if len(realms) == 0 {
-			return command.Misused("-tenants is missing: name the tenants for which its keys are valid")
+			return command.Misused("-tenants is missing: name the tenants for which keys of the policy are valid")
 		}
 		if len(split(*scopes)) == 0 {
-			return command.Misused("-scopes is missing: name the rights of its keys, such as metrics:read")
+			return command.Misused("-scopes is missing: name the scopes of the policy's keys, such as metrics:read")
 		}
 		body := map[string]any{"name": args[0], "displayName": *display, "scopes": split(*scopes), "realms": realms}
 		a, err := s.call(ctx, http.MethodPost, path("access-policies"), "", body, nil)
@@ -72,8 +72,8 @@ func realmsOf(tenants string) []realm {
 }
 
 func policySet(fs *flag.FlagSet) action {
-	tenants := fs.String("tenants", "", "all `tenants` for which its keys are valid, separated by commas")
-	scopes := fs.String("scopes", "", "all `scopes` of its keys, separated by commas")
+	tenants := fs.String("tenants", "", "all `tenants` for which keys of the policy are valid, separated by commas")
+	scopes := fs.String("scopes", "", "all `scopes` of the policy's keys, separated by commas")
 	display := fs.String("display-name", "", "display `name`")
 	return func(ctx context.Context, s *session, args []string) error {
 		if !given(fs, "tenants") && !given(fs, "scopes") && !given(fs, "display-name") {
@@ -158,8 +158,8 @@ func policyDelete(fs *flag.FlagSet) action {
 	}
 }
 
-// confirmKeys asks for a confirmation that the keys of a policy are deleted. A key that is
-// issued while the user types ends the command.
+// confirmKeys asks for a confirmation that the keys of a policy are deleted. It returns an
+// error if a key is issued while the user types.
 func (s *session) confirmKeys(ctx context.Context, yes bool, policy string) error {
 	if yes {
 		return nil

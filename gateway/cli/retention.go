@@ -41,7 +41,8 @@ func builtIn() map[string]json.RawMessage {
 // bare returns a limit's value in the format of the command line.
 func bare(value json.RawMessage) string { return strings.Trim(string(value), `"`) }
 
-// retentionOf returns the retention by layers of limits, the most specific first.
+// retentionOf returns the retention that layers of limits set, the most specific layer first,
+// or the default.
 func (l *limitsAnswer) retentionOf(layers ...limits.Partial) string {
 	for _, layer := range layers {
 		if v, ok := layer.Get(retention); ok {
@@ -62,13 +63,13 @@ func lowered(before, after string) (keep time.Duration, shorter bool) {
 }
 
 // confirmRetention asks for a confirmation if a change lowers a retention, which deletes
-// samples. of says whose it is.
+// samples. of names the tenants.
 func (s *session) confirmRetention(ctx context.Context, yes bool, of, before, after, word string) error {
 	keep, shorter := lowered(before, after)
 	if !shorter {
 		return nil
 	}
-	warning := fmt.Sprintf("This lowers the retention of %s from %s to %s.\nAll samples from before %s are deleted permanently, soon after "+
+	warning := fmt.Sprintf("This lowers the retention of %s from %s to %s.\nAll samples older than %s are deleted permanently, soon after "+
 		"the change.", of, withZero(retention, before), after, time.Now().Add(-keep).UTC().Format(time.RFC3339))
 	return s.confirm(ctx, yes, warning, word)
 }
@@ -102,7 +103,7 @@ func (s *session) confirmPlan(ctx context.Context, yes bool, plan string, before
 	return s.confirmRetention(ctx, false, of, l.retentionOf(before), l.retentionOf(after), plan)
 }
 
-// withZero returns the value of a limit, with what 0 means.
+// withZero returns the value of a limit; if it is 0, with the meaning of 0 in parentheses.
 func withZero(name, value string) string {
 	if value != "0" && value != "0s" {
 		return value

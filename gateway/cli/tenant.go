@@ -179,7 +179,7 @@ func (s *session) whatIsLost(ctx context.Context, name string) (string, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "This deletes tenant %s permanently:\n", name)
 	fmt.Fprintf(&b, "  - all its samples, in memory and in the long-term store\n")
-	fmt.Fprintf(&b, "  - the access to it of %s%s and %s\n",
+	fmt.Fprintf(&b, "  - access to the tenant with %s%s and %s\n",
 		counted(len(keys), "active API key"), named(keys), counted(len(policies), "access policy"))
 	fmt.Fprintf(&b, "  - its name, which can never be used again\n")
 	return b.String(), nil

@@ -84,7 +84,7 @@ func lacksTenant(err error) bool {
 }
 
 // showsKeys returns an error if standard output discards everything: a new key would be
-// lost. The Go runtime opens the null device in the place of a closed standard output.
+// lost. If standard output is closed, the Go runtime opens the null device instead.
 func (s *session) showsKeys() error {
 	out, ok := s.Unwrapped().(*os.File)
 	if !ok {
@@ -100,8 +100,8 @@ func (s *session) showsKeys() error {
 	return nil
 }
 
-// printKey prints a new key. It exists nowhere else, so that standard error gets it if
-// standard output fails.
+// printKey prints a new key. If standard output fails, it prints the key to standard error,
+// because the key is stored nowhere.
 func (s *session) printKey(a answer, what string, t tokenAnswer) error {
 	err := s.print(a, t.Token, func() { s.sayKey(what, t) })
 	if s.Lost() != nil {
@@ -124,7 +124,7 @@ func issueBody(tenant, scopes, policy, name, expires string) (map[string]any, er
 	case tenant == "":
 		return nil, command.Misused("-tenant is missing: set -tenant and -scopes, or -policy")
 	case len(split(scopes)) == 0:
-		return nil, command.Misused("-scopes is missing: name the rights of the key, such as metrics:write,metrics:read")
+		return nil, command.Misused("-scopes is missing: name the scopes of the key, such as metrics:write,metrics:read")
 	default:
 		body["tenant"], body["scopes"] = tenant, split(scopes)
 	}
@@ -208,14 +208,14 @@ func tokenDelete(fs *flag.FlagSet) action {
 	}
 }
 
-// askForToken asks whether a token is to be ended, and returns its ETag.
+// askForToken asks for a confirmation to revoke or delete a token, and returns its ETag.
 func (s *session) askForToken(ctx context.Context, yes bool, verb, id string) (etag string, err error) {
 	var t tokenAnswer
 	have, err := s.call(ctx, http.MethodGet, path("tokens", id), "", nil, &t)
 	if err != nil {
 		return "", err
 	}
-	return have.etag, s.ask(ctx, yes, fmt.Sprintf("%s token %s (%s, %s, for %s)? Its keys become invalid immediately and for good.",
+	return have.etag, s.ask(ctx, yes, fmt.Sprintf("%s token %s (%s, %s, for %s)? Its keys become invalid immediately and permanently.",
 		verb, id, t.Name, t.Status, orNone(strings.Join(t.Tenants, ", "))))
 }
 

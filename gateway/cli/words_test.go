@@ -60,10 +60,10 @@ func TestStrangeServers(t *testing.T) {
 		body   string
 		want   string
 	}{
-		{"other types", 200, `{"items":[7],"nextPageCursor":""}`, "has an unknown form: check that -admin-url"},
-		{"an array", 200, `[]`, "does its version differ from this one?"},
+		{"other types", 200, `{"items":[7],"nextPageCursor":""}`, "cannot be decoded: check that -admin-url"},
+		{"an array", 200, `[]`, "has the version of this command"},
 		{"wrong token", 401, `{"code":"unauthorized","message":"no or wrong admin token: send it as Authorization: Bearer <token>"}`,
-			"the server rejected the admin token; the token was read from "},
+			"the server rejected the admin token from "},
 		{"no such path", 404, `{"message":"m","requestId":"r-17","details":[{"field":"path","reason":"m"}]}`, "this server does not have this command"},
 		{"no such method", 405, `{"message":"m","requestId":"r-17"}`, "this server does not have this command"},
 		{"changed meanwhile", 412, `{"message":"m","requestId":"r-17","details":[{"field":"If-Match","reason":"read it with the new ETag"}]}`,

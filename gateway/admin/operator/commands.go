@@ -72,8 +72,8 @@ func (c *Commands) erasure(w http.ResponseWriter, r *http.Request, _ url.Values)
 	return nil
 }
 
-// cursor returns the sort key of a record; that of the last record of a page is the
-// page's cursor.
+// cursor returns the sort key of a record. The cursor of a page is the sort key of its last
+// record.
 func (k *AsideKey) cursor() string {
 	return fmt.Sprintf("%09d/%02d/%s/%s", k.Day, k.Window, k.Ingester, k.Tenant)
 }
@@ -89,15 +89,15 @@ func (c *Commands) listAside(w http.ResponseWriter, r *http.Request, q url.Value
 func (c *Commands) listLosses(w http.ResponseWriter, r *http.Request, q url.Values) error {
 	all, err := c.o.Backend.Losses(r.Context())
 	if err != nil {
-		return c.failed(r, err, "could not read which samples are lost")
+		return c.failed(r, err, "could not read the windows with lost samples")
 	}
 	return writePage(w, q, all, func(l *Loss) string {
 		return (&AsideKey{Ingester: l.Ingester, Tenant: l.Tenant, Day: l.Day, Window: l.Window}).cursor()
 	})
 }
 
-// writePage sends the page of a list that a request asks for. cursor returns the key by
-// which the list is sorted; no two items have the same.
+// writePage sends the requested page of a list. cursor returns the sort key of an item, which
+// is different for all items.
 func writePage[T any](w http.ResponseWriter, q url.Values, all []T, cursor func(*T) string) error {
 	size, err := admin.PageSize(q)
 	if err != nil {
@@ -151,8 +151,8 @@ func (c *Commands) dropAside(w http.ResponseWriter, r *http.Request, q url.Value
 	}
 	c.o.Logger.Warn("operator dropped series that were set aside",
 		"ingester", key.Ingester, "tenant", key.Tenant, "day", key.Day, "window", key.Window, "series", got.Series, "samples", got.Samples)
-	message := "marked for deletion: the ingester deletes the files within about a minute; " +
-		"if it sets more series aside before that, the mark is removed: repeat the command"
+	message := "marked for deletion: the ingester deletes the files within about a minute, " +
+		"unless it sets more series aside before; if 'pallium aside list' still shows them after that, repeat the command"
 	if lost {
 		message = "the record of the lost ingester was deleted"
 	}
@@ -179,7 +179,7 @@ func (c *Commands) showRing(w http.ResponseWriter, r *http.Request, _ url.Values
 	}
 	losses, err := c.o.Ring.LostIngesters(r.Context())
 	if err != nil {
-		return c.failed(r, err, "could not read the losses of ingesters")
+		return c.failed(r, err, "could not read the windows of lost ingesters")
 	}
 	admin.WriteJSON(w, http.StatusOK, map[string]any{"members": append([]Member{}, members...), "losses": append([]Loss{}, losses...)})
 	return nil

@@ -52,8 +52,8 @@ func NewForwarder(backends []string, transport http.RoundTripper, logger *slog.L
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			admin.Serve(func(http.ResponseWriter, *http.Request) error {
 				logger.Error("failed to forward an operator command to a backend", "path", r.URL.Path, "request", admin.RequestID(r), "err", err)
-				return admin.Fail(http.StatusServiceUnavailable, "", "no backend could be reached, or the connection to it broke; the gateway's "+
-					"log has the cause under request %s",
+				return admin.Fail(http.StatusServiceUnavailable, "", "no backend could be reached, or the connection to it broke; search the "+
+					"gateway's log for request %s",
 					admin.RequestID(r))
 			}, logger)(w, r)
 		},

@@ -33,21 +33,21 @@ type Backend interface {
 	// Compact compacts everything that is uploaded, including open days; with expireAll
 	// it then deletes all days beyond retention.
 	Compact(ctx context.Context, instance string, expireAll bool) (Task, error)
-	// AcceptLoss allows a day (counted since 1970) to be compacted although ingesters
-	// with pending uploads of it are lost. It returns the number of windows that are
-	// affected.
+	// AcceptLoss allows a day (counted since 1970) to be compacted and queried without the
+	// samples that lost ingesters had not uploaded. It returns the number of losses that
+	// it accepted.
 	AcceptLoss(ctx context.Context, day int64) (int, error)
-	// Losses lists the windows that AcceptLoss may accept.
+	// Losses lists the windows with losses that AcceptLoss can accept.
 	Losses(context.Context) ([]Loss, error)
-	// Erasure reports what was erased of a deleted tenant; it returns nil for any other
-	// tenant.
+	// Erasure reports how much data of a deleted tenant was erased. It returns nil for any
+	// other tenant.
 	Erasure(context.Context, tenant.ID) (*Erasure, error)
 	// Asides lists series that no pack could hold, ordered by day, window, ingester and
 	// tenant.
 	Asides(context.Context) ([]Aside, error)
-	// DropAside deletes the series of one record. It returns ErrNoAside if the record
-	// does not exist. lost reports whether the ingester is lost; in that case the record
-	// was deleted.
+	// DropAside marks the series of one record for deletion by the ingester. It returns
+	// ErrNoAside if the record does not exist. If the ingester is lost, it deletes the
+	// record and lost is true.
 	DropAside(ctx context.Context, key AsideKey) (dropped Aside, lost bool, err error)
 	// Status returns the JSON that the overview page shows.
 	Status(context.Context) (json.RawMessage, error)
@@ -58,11 +58,11 @@ type Ring interface {
 	// Members lists everything in the ring, ingesters first, and then the entries that are
 	// Untrusted.
 	Members(context.Context) ([]Member, error)
-	// LostIngesters lists the windows of lost ingesters, as far as the long-term store has
-	// them.
+	// LostIngesters lists the windows that lost ingesters had not uploaded and that their
+	// replicas have not uploaded yet.
 	LostIngesters(context.Context) ([]Loss, error)
-	// Forget removes an instance that will not come back from the ring; the instance need
-	// not be reachable. It returns the number of pending windows that its replicas must
+	// Forget removes from the ring an instance that will not return; the instance need not be
+	// reachable. It returns the number of pending windows that its replicas must
 	// upload.
 	Forget(ctx context.Context, instance string, force bool) (windows int, err error)
 	// Leave removes an ingester from the cluster without loss. With wait it returns when
@@ -77,10 +77,10 @@ var (
 	// ErrUnavailable is wrapped by errors of commands that may succeed when repeated.
 	ErrUnavailable = errors.New("temporarily unavailable")
 	// ErrNoAside is returned if there is no record with the given key.
-	ErrNoAside = errors.New("that ingester has set no series aside for that tenant and window")
+	ErrNoAside = errors.New("no series of that tenant and window are set aside by that ingester")
 )
 
-// Erasure reports what was erased of a deleted tenant.
+// Erasure reports how much data of a deleted tenant was erased.
 type Erasure struct {
 	Tenant    tenant.ID `json:"tenant"`
 	DeletedAt time.Time `json:"deletedAt"`
@@ -112,8 +112,8 @@ type Aside struct {
 	Dropped *time.Time `json:"dropped,omitempty"`
 }
 
-// Untrusted is the state of an entry in Redis that no process trusts, so that it is not a
-// member of the ring. Only its ID is known.
+// Untrusted is the state of an entry in Redis that no process trusts and that is therefore
+// not a member of the ring. Only its ID is known.
 const Untrusted = "UNTRUSTED"
 
 // Member is one row of the ring.
@@ -131,8 +131,8 @@ type Member struct {
 	Incarnation string    `json:"incarnation,omitempty"`
 }
 
-// Loss is a window with lost samples: of a lost ingester, until its replicas are known to
-// have uploaded it, or of an ingester without replicas whose write-ahead log is damaged.
+// Loss is a window with lost samples: of a lost ingester, until its replicas have uploaded
+// the window, or of an ingester without replicas whose write-ahead log is damaged.
 type Loss struct {
 	Ingester string `json:"ingester"`
 	Zone     string `json:"zone"`
@@ -205,8 +205,8 @@ func (f *Forwarder) Routes(r chi.Router) {
 	}
 }
 
-// failed logs an error of a command and returns the error for the client, which names the
-// request to search the log for.
+// failed logs an error of a command and returns the error for the client, which has the ID of
+// the request but not the cause.
 func (c *Commands) failed(r *http.Request, err error, message string) error {
 	if admin.IsProblem(err) {
 		return err
@@ -216,7 +216,7 @@ func (c *Commands) failed(r *http.Request, err error, message string) error {
 	if errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 		status = http.StatusServiceUnavailable
 	}
-	return admin.Fail(status, "", "%s; the backend's log has the cause under request %s", message, admin.RequestID(r))
+	return admin.Fail(status, "", "%s; search the backend's log for request %s", message, admin.RequestID(r))
 }
 
 // begin runs a task that may take long. With wait=true it responds with the task's

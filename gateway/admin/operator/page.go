@@ -71,7 +71,7 @@ const timeFormat = "2006-01-02 15:04:05"
 type view struct {
 	Version, Role string
 	Now           time.Time
-	Error         string // why the status is missing
+	Error         string // the reason why the status is missing
 
 	Processes []struct {
 		Instance string

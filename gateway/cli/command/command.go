@@ -1,8 +1,8 @@
-// Package command is a program's commands as a table, from which running one, help,
-// suggestions for mistyped words and shell completion follow. It is our own, on
-// package flag: the well-kept libraries (cobra, kong, urfave/cli) accept flags of more
-// than one letter with two dashes only, and -config, -target and the like are in unit
-// files and manifests.
+// Package command runs the commands of a program from a table. Help, suggestions for
+// mistyped words and shell completion are derived from the same table. It is built on
+// package flag and not on cobra, kong or urfave/cli, because these require two dashes for
+// flags of more than one letter, and existing unit files and manifests have -config,
+// -target and others with one dash.
 package command
 
 import (
@@ -26,7 +26,7 @@ const (
 	ExitInterrupted = 130 // a signal ended the command, as shells report an interrupt
 )
 
-// Shell is what a command runs in.
+// Shell has the standard streams and the environment of a command.
 type Shell struct {
 	In       io.Reader
 	Out, Err io.Writer
@@ -39,23 +39,23 @@ type Action func(ctx context.Context, sh *Shell, args []string) error
 // Command is one command, such as "token issue".
 type Command struct {
 	Name  string // one to three words; the first is the noun
-	Args  string // as usage shows them, such as "TENANT KEY=VALUE..."
+	Args  string // as shown in the usage, such as "TENANT KEY=VALUE..."
 	About string // one line for help
 	// Min and Max are the number of arguments; a Max of -1 is any number.
 	Min, Max int
 	// Destroys commands are never suggested for a mistyped word.
 	Destroys bool
-	// Setup declares the flags and returns what runs the command.
+	// Setup declares the flags and returns the function that runs the command.
 	Setup func(fs *flag.FlagSet) Action
 }
 
-// Group is commands under one heading of the help text.
+// Group has the commands under one heading of the help text.
 type Group struct {
 	Title    string
 	Commands []Command
 }
 
-// Table is all commands of a program.
+// Table has all commands of a program.
 type Table struct {
 	Program string
 	Groups  []Group
@@ -68,14 +68,14 @@ type usageError struct{ message string }
 
 func (e *usageError) Error() string { return e.message }
 
-// Misused returns the error of a wrong command line. It is printed with the usage. The
-// middle of a very long text is left out.
+// Misused returns an error for a wrong command line. Run prints it together with the usage.
+// The middle of a very long text is left out.
 func Misused(format string, args ...any) error {
 	return &usageError{brief(fmt.Sprintf(format, args...))}
 }
 
-// brief leaves out the middle of a text that is longer than any text of ours, because it
-// repeats a very long argument.
+// brief leaves out the middle of a text that is very long because it repeats a very long
+// argument.
 func brief(text string) string {
 	const most, part = 8000, 200 // bytes
 	if len(text) <= most {
@@ -84,13 +84,13 @@ func brief(text string) string {
 	return strings.ToValidUTF8(text[:part], "") + " ... " + strings.ToValidUTF8(text[len(text)-part:], "")
 }
 
-// invalidError has the exit code of a wrong command line, without usage.
+// invalidError ends a command with ExitUsage, without printing the usage.
 type invalidError struct{ error }
 
 func (e invalidError) Unwrap() error { return e.error }
 
-// Invalid marks an error of what a command was given to read, such as its
-// configuration: it ends with ExitUsage.
+// Invalid marks an error in a file that a command read, such as its configuration: the
+// command ends with ExitUsage.
 func Invalid(err error) error {
 	if err == nil {
 		return nil
@@ -98,8 +98,8 @@ func Invalid(err error) error {
 	return invalidError{err}
 }
 
-// briefWords leaves out the middle of words that are longer than any path of a file, since
-// errors repeat paths and URLs.
+// briefWords leaves out the middle of very long words in a very long error: errors repeat
+// paths and URLs, and no valid path of a file is that long.
 func briefWords(text string) string {
 	const most, part = 5000, 200 // bytes
 	if len(text) <= most {
@@ -114,12 +114,12 @@ func briefWords(text string) string {
 	return strings.Join(words, " ")
 }
 
-// ErrReported ends a command with ExitFailed when the reason is in its output or log
-// already.
+// ErrReported ends a command with ExitFailed and prints nothing, because the reason is
+// already in its output or log.
 var ErrReported = errors.New("command failed; see the error above")
 
-// ErrInterrupted is wrapped by the error of a command that a signal ended: it ends with
-// ExitInterrupted.
+// ErrInterrupted is wrapped by the error of a command that a signal interrupted; the exit
+// code is ExitInterrupted.
 var ErrInterrupted = errors.New("interrupted")
 
 // Run runs the command line and returns the exit code of the process.
@@ -229,8 +229,8 @@ func parse(fs *flag.FlagSet, args []string) (positional []string, err error) {
 	}
 }
 
-// explain puts an error of package flag into the words of the rest, with a suggestion
-// for an unknown flag.
+// explain rewords an error of package flag like the other errors of the command line, with
+// a suggestion for an unknown flag.
 func explain(fs *flag.FlagSet, err error) string {
 	text := err.Error()
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
@@ -275,7 +275,7 @@ func (t *Table) all() []*Command {
 	return out
 }
 
-// named returns the command of a name; nil without one.
+// named returns the command with a name, or nil.
 func (t *Table) named(name string) *Command {
 	for _, c := range t.all() {
 		if c.Name == name {
@@ -285,8 +285,8 @@ func (t *Table) named(name string) *Command {
 	return nil
 }
 
-// find returns the command whose name is the longest beginning of the arguments; nil
-// for NOUN -h.
+// find returns the command with the longest name that the arguments begin with, and the
+// remaining arguments. It returns nil for NOUN -h.
 func (t *Table) find(args []string) (*Command, []string, error) {
 	words := 0
 	for words < len(args) && words < 3 && !strings.HasPrefix(args[words], "-") {

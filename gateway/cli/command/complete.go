@@ -7,18 +7,19 @@ import (
 	"strings"
 )
 
-// completeWords is the hidden command by which shells ask for what may follow.
+// completeWords is the hidden command that completion scripts call to list possible next
+// words.
 const completeWords = "__complete"
 
-// Completion is the command that prints completion scripts; its table has it and what
-// it completes.
+// Completion returns the command that prints completion scripts. It must be in the table
+// whose commands the scripts complete.
 func Completion(program string) Command {
-	return Command{Name: "completion", Args: "bash|zsh|fish", About: "print a script with which a shell completes commands and flags",
+	return Command{Name: "completion", Args: "bash|zsh|fish", About: "print a script for completion of commands and flags in a shell",
 		Min: 1, Max: 1, Setup: func(*flag.FlagSet) Action { return completion(program) }}
 }
 
-// complete prints what may follow some words, of which the last may be incomplete:
-// a word, a tab and what it means on each line.
+// complete prints the possible completions of the last of the words, which may be empty.
+// Each line has a word, a tab and the meaning of the word.
 func (t *Table) complete(words []string, w io.Writer) {
 	if len(words) == 0 {
 		words = []string{""}
@@ -68,7 +69,8 @@ func (t *Table) completeWord(done, last string, w io.Writer) {
 	}
 }
 
-// completeFlag prints the flags of the command that the words begin with.
+// completeFlag prints the flags that begin with last, of the command at the beginning of the
+// words.
 func (t *Table) completeFlag(words []string, last string, w io.Writer) {
 	c, _, err := t.find(words)
 	if err != nil || c == nil {

@@ -54,7 +54,7 @@ func (t *Table) everything() string {
 	return b.String()
 }
 
-// list is a table of commands.
+// list returns a table of commands as text.
 func (t *Table) list(list []*Command) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
@@ -79,14 +79,14 @@ func (t *Table) usageOf(c *Command, fs *flag.FlagSet) string {
 	return b.String()
 }
 
-// below lists the commands whose name begins with some words and goes on.
+// below returns the commands whose names begin with the words and have further ones.
 func (t *Table) below(words string) []*Command {
 	return slices.DeleteFunc(t.all(), func(c *Command) bool { return !strings.HasPrefix(c.Name, words+" ") })
 }
 
-// unknown is the error text for words that are no command. It suggests what is near:
-// a noun for a noun, and below a noun a command of the same noun that destroys
-// nothing.
+// unknown returns the error text for words that are not a command. If the first word is not
+// a noun, it suggests a similar noun; otherwise it suggests a similar command of that noun,
+// but none that Destroys.
 func (t *Table) unknown(words []string) string {
 	given := strings.Join(words, " ")
 	if list := t.below(given); len(list) > 0 {
@@ -114,7 +114,8 @@ func (t *Table) unknown(words []string) string {
 	return text + fmt.Sprintf("\n\nRun '%s help' for all commands.", t.Program)
 }
 
-// suggest names the command below prefix whose next word is near.
+// suggest returns a suggestion of the command that begins with prefix and whose next word is
+// similar to word, or "".
 func (t *Table) suggest(word, prefix string, list []*Command) string {
 	var next []string
 	for _, c := range list {

@@ -5,8 +5,8 @@ import (
 	"io"
 )
 
-// output is a command's standard output. It remembers the first error of a write, so that
-// a command whose output is lost never ends as if it had succeeded.
+// output is a command's standard output. It stores the first write error, so that a command
+// whose output was lost does not exit with 0.
 type output struct {
 	w   io.Writer
 	err error

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// The scripts have the program itself say what may follow, so that they fit every
-// version. PROGRAM is its name.
+// The scripts call the program itself for completions, so that they need not change with its
+// commands. PROGRAM is replaced by the program's name.
 const (
 	bashScript = `# bash completion for PROGRAM. Load it now:  source <(PROGRAM completion bash)
 # or for all shells:  PROGRAM completion bash > /etc/bash_completion.d/PROGRAM
@@ -56,7 +56,7 @@ func completion(program string) Action {
 	return func(_ context.Context, sh *Shell, args []string) error {
 		script, ok := map[string]string{"bash": bashScript, "zsh": zshScript, "fish": fishScript}[args[0]]
 		if !ok {
-			return Misused("unknown shell %q; there are scripts for bash, zsh and fish", args[0])
+			return Misused("unknown shell %q; choose bash, zsh or fish", args[0])
 		}
 		_, err := fmt.Fprint(sh.Out, strings.ReplaceAll(script, "PROGRAM", program))
 		return err
