@@ -125,8 +125,8 @@ func serve(role Role, flags *serverFlags, stderr io.Writer) error {
 	select {
 	case err = <-ended:
 	case s := <-second:
-		logger.Error("received a second signal to stop: exiting at once; nothing acknowledged is lost, the next start replays the write-ahead log",
-			"signal", s.String())
+		logger.Error("received a second signal to stop: exiting at once; nothing acknowledged is lost, "+
+			"the next start replays the write-ahead log", "signal", s.String())
 		return command.ErrReported
 	}
 	if errors.Is(err, ErrStopTimeout) { // already logged

@@ -42,7 +42,7 @@ type Options struct {
 	wrapObjects func(objects.Store) objects.Store
 }
 
-// process is a server: its edge, its backend roles and what they share. open builds it, run
+// process is a server: its edge, its backend roles and the parts that they share. open builds it, run
 // serves until its context ends.
 type process struct {
 	cfg     Config
@@ -71,7 +71,7 @@ type process struct {
 	serving atomic.Bool // the process serves requests
 
 	// requests has the context of all requests, which ends when they are drained or
-	// cancelled. background runs work that requests started without waiting for it, and
+	// canceled. background runs work that requests started without waiting for it, and
 	// ends before the parts are closed.
 	requests, background *background.Group
 

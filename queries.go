@@ -30,10 +30,10 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// queries is what answers PromQL in a process. A query passes, as far as the process has
-// them: the engine that sends it to its tenant's home, the one that joins equal queries,
-// the frontend that divides it and caches results, the dispatcher that waits for a slot,
-// and the engine that evaluates it.
+// queries has the parts of a process that answer PromQL. A query goes through those of the
+// following that the process has, in this order: the engine that sends it to its tenant's
+// home, the engine that joins equal queries, the frontend that divides it and caches results,
+// the dispatcher that waits for a slot, and the engine that evaluates it.
 type queries struct {
 	engine     *querier.Engine
 	dispatcher *dispatch.Dispatcher // nil without the role query-frontend
@@ -128,7 +128,7 @@ func (b *backend) buildDispatcher() *dispatch.Dispatcher {
 		Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry})
 	if b.cluster == nil {
 		for range b.slots() {
-			b.start("slots of queries", d.ServeHere)
+			b.start("query slots", d.ServeHere)
 		}
 	}
 	return d

@@ -98,7 +98,7 @@ func (p *process) serveBackend(g *background.Group) {
 	})
 }
 
-// requestContext returns the context of all requests, which ends when they are cancelled.
+// requestContext returns the context of all requests, which ends when they are canceled.
 func (p *process) requestContext(net.Listener) context.Context { return p.requests.Context() }
 
 // logAddresses returns log attributes with the addresses of the listeners.

@@ -55,7 +55,7 @@ func (p *process) onServe(begin func()) { p.onServing = append(p.onServing, begi
 type ending struct {
 	begun   chan struct{} // closed when stopping begins
 	once    sync.Once
-	waiting atomic.Pointer[string] // what is waited for
+	waiting atomic.Pointer[string] // the part that stop is waiting for
 	done    chan struct{}          // closed when stopping is complete
 }
 
@@ -64,9 +64,10 @@ func newEnding() *ending { return &ending{begun: make(chan struct{}), done: make
 // begin starts the timeout of stopping.
 func (e *ending) begin() { e.once.Do(func() { close(e.begun) }) }
 
-// waitFor sets what is waited for from now on.
+// waitFor sets the part that stop is waiting for from now on.
 func (e *ending) waitFor(what string) { e.waiting.Store(&what) }
 
+// waitsFor returns the part that stop is waiting for.
 func (e *ending) waitsFor() string {
 	if p := e.waiting.Load(); p != nil {
 		return *p

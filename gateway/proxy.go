@@ -31,7 +31,7 @@ func newTransport(dial dialer) *http.Transport {
 		ReadBufferSize:        32 << 10,
 	}
 	if dial != nil {
-		t.DialContext, t.DialTLSContext = dial, dial // dial encrypts by itself, whatever the scheme of the URL
+		t.DialContext, t.DialTLSContext = dial, dial // dial encrypts the connection, whatever the scheme of the URL
 	}
 	return t
 }

@@ -27,10 +27,10 @@ type recorder struct {
 
 	status   int
 	written  int64 // samples, as the backend reports them
-	extra    int64 // what a write costs in addition to its samples, in samples
+	extra    int64 // cost of a write in samples, in addition to its own samples
 	counted  bool  // whether the backend reported counts
 	rejected *rejection
-	discard  bool // drop what the backend still writes
+	discard  bool // drop further output of the backend
 }
 
 // internalHeaders never leave the gateway, even if a backend sends them.
@@ -40,7 +40,7 @@ var internalHeaders = [...]string{http.CanonicalHeaderKey(tenant.HeaderOrgID), t
 // the samples that it contains.
 const headerCharged = "X-Pallium-Samples-Charged"
 
-// The counts of what a write contained, from remote write 2.0. Exemplars are not samples.
+// Headers of remote write 2.0 with the numbers of samples and histograms in a write.
 const (
 	headerSamples    = "X-Prometheus-Remote-Write-Samples-Written"
 	headerHistograms = "X-Prometheus-Remote-Write-Histograms-Written"
@@ -106,7 +106,7 @@ func (w *recorder) count(h http.Header) {
 	}
 }
 
-// outcome returns what the request cost. Its samples are quota.UnknownSamples if the backend
+// outcome returns the cost of the request. Its samples are quota.UnknownSamples if the backend
 // accepted a write without reporting a count.
 func (w *recorder) outcome(read int64) quota.Outcome {
 	o := quota.Outcome{Read: read, Samples: w.written, Extra: w.extra}
@@ -139,8 +139,8 @@ func (w *recorder) Write(p []byte) (int, error) {
 // errReplaced stops a backend whose response was replaced.
 var errReplaced = errors.New("response was replaced by an error of the gateway")
 
-// replace responds with the rejection instead of with what the backend has written so
-// far. Only a buffered response can be replaced.
+// replace responds with the rejection instead of the response that the backend has written
+// so far. Only a buffered response can be replaced.
 func (w *recorder) replace(f *rejection) {
 	w.discard = true
 	w.answer(f)

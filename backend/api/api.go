@@ -47,7 +47,7 @@ type Options struct {
 	Metadata    func(context.Context, tenant.ID) ([]series.MetricMetadata, error) // ascending by metric
 	SeriesCount func(context.Context, tenant.ID) (int, error)                     // active series of a tenant
 	Delete      func(context.Context, Deletion) error
-	// CleanTombstones asks for the removal of a tenant's deleted series from all packs now.
+	// CleanTombstones requests that a tenant's deleted series are removed from all packs now.
 	CleanTombstones func(context.Context, tenant.ID) error
 	Limits          func(tenant.ID) limits.Limits
 	Memory          *memory.Account // nil: the memory of requests is not accounted for

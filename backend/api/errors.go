@@ -99,7 +99,7 @@ func unavailable(err error) string {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "request took too long; send it again"
 	}
-	// The caller did not cause any other error, as far as is known, so a retry may succeed.
+	// No other error is known to be caused by the caller, so a retry may succeed.
 	return "internal error; send the request again"
 }
 

@@ -46,14 +46,14 @@ const (
 	clientPing  = 10 * time.Second
 	clientPong  = 3 * time.Second
 	dialTimeout = 3 * time.Second
-	// maxRedialGap is the time within which a peer that returns is used again. It is short,
-	// because until then no other replica may fail. A refused connection costs little, and an attempt without a
-	// response takes dialTimeout anyway.
+	// maxRedialGap is the time within which a peer that can be reached again is used again. It
+	// is short, because until then no other replica may fail. A refused connection costs
+	// little, and an attempt without a response takes dialTimeout anyway.
 	maxRedialGap = 400 * time.Millisecond
 	firstRedial  = 100 * time.Millisecond
 	// pauseAfter is the number of consecutive timeouts of pushes after which no pushes are
-	// sent to a peer for pauseFor. Reads still call it: they hedge. They do not count: a
-	// tenant chooses the timeout of its queries.
+	// sent to a peer for pauseFor. Reads still call it, because they are hedged; their
+	// timeouts do not count, because a tenant chooses the timeout of its queries.
 	pauseAfter = 5
 	pauseFor   = 2 * time.Second
 )
@@ -132,7 +132,7 @@ type Peer struct {
 // connect to.
 var errNoAddress = errors.New("no address: the member's ring entry has no recent heartbeat")
 
-var errPaused = fmt.Errorf("%w: the last pushes to it timed out", wire.ErrUnavailable)
+var errPaused = fmt.Errorf("%w: the last pushes to this peer timed out", wire.ErrUnavailable)
 
 // healthy returns an error while no pushes may be sent to the peer.
 func (p *Peer) healthy() error {
@@ -185,7 +185,7 @@ func selectRequest(req series.Request) wire.SelectRequest {
 		Matchers: wire.MatchersOf(req.Matchers), MaxSeries: int64(req.MaxSeries), LabelsOnly: req.LabelsOnly}
 }
 
-var errTruncated = fmt.Errorf("%w: its response was truncated", wire.ErrUnavailable)
+var errTruncated = fmt.Errorf("%w: the response was truncated", wire.ErrUnavailable)
 
 // Select implements querier.Ingester. The memory of the selection is released with the
 // selection, or at once after an error, since other ingesters are then queried instead.
@@ -362,7 +362,7 @@ func (p *Peer) SeriesCount(ctx context.Context, id tenant.ID) (int, error) {
 	return int(resp.Series), nil
 }
 
-// Version returns the version of the ingester's answers for old samples of a tenant.
+// Version returns the version of the ingester's responses about old samples of a tenant.
 func (p *Peer) Version(ctx context.Context, id tenant.ID) (series.IngesterVersion, error) {
 	resp, err := p.ingester.Version(ctx, &wire.TenantRequest{Tenant: string(id)})
 	if err = p.note(ctx, err); err != nil {

@@ -33,7 +33,7 @@ type cause struct {
 	err  error
 }
 
-// causes returns the errors by which a process decides what to answer.
+// causes returns the errors on which the response to a query depends.
 func causes() []cause {
 	return []cause{
 		{"memory_full", memory.ErrFull},
@@ -91,8 +91,8 @@ func exceededText(e *limits.Exceeded) string {
 	return string(data)
 }
 
-// decodeFailure is the reverse of encodeFailure. The errors have the types by which
-// Prometheus' API decides on a status.
+// decodeFailure is the reverse of encodeFailure. The errors have the types on which the
+// status of Prometheus' API depends.
 func decodeFailure(in *wire.EvaluationFailure) error {
 	if in == nil {
 		return nil

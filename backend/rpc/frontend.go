@@ -20,8 +20,8 @@ import (
 
 // Frontend is the query frontend that the server calls.
 type Frontend interface {
-	// Query answers a query. The caller must call release when it does not need the
-	// answer any more. The error is for a frontend that accepts no queries.
+	// Query answers a query. The caller must call release when it no longer needs the
+	// answer. It returns an error only if the frontend accepts no queries.
 	Query(ctx context.Context, r *evaluation.Request) (a *evaluation.Answer, release func(), err error)
 	// Serve gives evaluations to a slot of a querier, until the slot or ctx ends.
 	Serve(ctx context.Context, slot dispatch.Slot) error
@@ -38,7 +38,7 @@ func (s frontendServer) Query(in *wire.EvaluationRequest, out wire.Frontend_Quer
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	// The caller asks another frontend if this one shows no sign of life; see Peer.Query.
+	// The caller uses another frontend if this one does not respond in time; see Peer.Query.
 	if err := out.Send(&wire.EvaluationResponse{}); err != nil {
 		return err
 	}
@@ -142,8 +142,8 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation
 	}
 }
 
-// aliveTimeout is how long a frontend has to send the first, empty piece of an answer: a
-// process that hangs is noticed by its connection only after 13 s.
+// aliveTimeout is how long a frontend may take to send the first, empty piece of an answer.
+// Without it, a process that hangs would be detected by its connection only after 13 s.
 const aliveTimeout = 2 * time.Second
 
 // Query sends a query to a frontend. The error wraps wire.ErrUnavailable if another
@@ -153,8 +153,8 @@ func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (*evaluation.An
 	if err != nil {
 		return nil, err
 	}
-	// Without the deadline, which the request has: gRPC would end the call a moment earlier
-	// than ctx, with an error that is not one of the query.
+	// The call has no deadline, because the request contains it: gRPC would end the call a
+	// moment earlier than ctx, with an error of its own instead of that of the query.
 	call, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
@@ -168,11 +168,11 @@ func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (*evaluation.An
 	for {
 		piece, err := stream.Recv()
 		if !hangs.Stop() && err != nil && ctx.Err() == nil && !alive {
-			return nil, fmt.Errorf("%w: no sign of life for %s", wire.ErrUnavailable, aliveTimeout)
+			return nil, fmt.Errorf("%w: the query frontend did not respond within %s", wire.ErrUnavailable, aliveTimeout)
 		}
 		alive = true
 		if errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("%w: the answer was not complete", wire.ErrUnavailable)
+			return nil, fmt.Errorf("%w: the response of the query frontend is incomplete", wire.ErrUnavailable)
 		}
 		if err != nil {
 			return nil, wire.Error(err)
@@ -210,8 +210,8 @@ func (p *Peer) Work(ctx context.Context, instance string) (*Work, error) {
 	return w, nil
 }
 
-// receive passes on requests until the stream ends. It also runs during an evaluation: gRPC
-// notices only by it that the frontend has ended the stream.
+// receive passes on requests until the stream ends. It also runs during an evaluation,
+// because gRPC detects only in a receive that the frontend has ended the stream.
 func (w *Work) receive() {
 	defer w.cancel()
 	for {
@@ -230,7 +230,7 @@ func (w *Work) receive() {
 // errWorkEnded is returned after the frontend has ended the stream.
 var errWorkEnded = errors.New("the query frontend has ended the stream")
 
-// Next returns the next evaluation, or an error if there is none any more.
+// Next returns the next evaluation, or an error when the stream has ended.
 func (w *Work) Next() (*evaluation.Request, error) {
 	select {
 	case in := <-w.requests:

@@ -199,8 +199,8 @@ func (hung) Query(_ *wire.EvaluationRequest, out wire.Frontend_QueryServer) erro
 	return out.Context().Err()
 }
 
-// TestFrontendHangs checks that another frontend is asked if one shows no sign of life, and
-// that one which works on a query has as long as the query.
+// TestFrontendHangs checks that another frontend is used if one does not respond, and
+// that a frontend which works on a query has as much time as the query.
 func TestFrontendHangs(t *testing.T) {
 	p, _ := serveCalls(t, func(s *Server) { wire.RegisterFrontendServer(s.grpc, hung{}) })
 	r := exampleRequest()

@@ -87,7 +87,7 @@ func NewServer(m *cluster.Member, ing Ingester, comp Compactor, mem *memory.Acco
 func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(cluster.Bound(l)) }
 
 // Stop waits for calls in progress until ctx ends, and then cancels them. It does not wait
-// for handlers that continue after their call was cancelled.
+// for handlers that continue after their call was canceled.
 func (s *Server) Stop(ctx context.Context) {
 	done := make(chan struct{})
 	go func() { defer close(done); s.grpc.GracefulStop() }()

@@ -37,7 +37,7 @@ var (
 // Generation is one attempt to write a complete new generation of a tenant's day:
 // packs, then the rows of the index, then one conditional write that makes both
 // visible and removes the manifest they replace. Readers see nothing of it before
-// that write, and the sweep deletes an attempt that never gets there. Generation is
+// that write, and the sweep deletes an attempt that was never published. Generation is
 // not safe for concurrent use.
 type Generation struct {
 	s        *Store

@@ -32,7 +32,7 @@ type narrowing struct {
 	uses []uses // each one rules out the metrics that it does not list
 }
 
-// uses is a matcher and what the buckets say about it.
+// uses holds a matcher with the values and metrics that the buckets have for it.
 type uses struct {
 	label   *schema.Label
 	buckets map[int][]string // values of the matcher that may be in the bucket

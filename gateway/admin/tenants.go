@@ -33,7 +33,8 @@ func viewTenant(t control.Tenant) tenantView {
 // sameName rejects a body whose name differs from that in the path.
 func sameName(inPath, inBody string) error {
 	if inBody != "" && inBody != inPath {
-		return badField("name", "name is %q in the body and %q in the path: leave it out of the body, names cannot be changed", shorten(inBody), inPath)
+		return badField("name", "name is %q in the body and %q in the path: leave it out of the body, names cannot be changed",
+			shorten(inBody), inPath)
 	}
 	return nil
 }

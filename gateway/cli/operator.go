@@ -100,7 +100,8 @@ func (s *session) confirmExpiry(ctx context.Context, yes bool) error {
 		}
 	}
 	warning := fmt.Sprintf("This permanently deletes all days of all tenants that are beyond their retention now, without the usual limit on "+
-		"their number.\nCompactors report %s that are waiting because of this limit. Check the clocks and the retentions first: 'pallium limits show TENANT'.",
+		"their number.\nCompactors report %s that are waiting because of this limit. Check the clocks and the retentions first: "+
+		"'pallium limits show TENANT'.",
 		counted(days, "day"))
 	return s.confirm(ctx, false, warning, "expire-all")
 }

@@ -160,8 +160,9 @@ func (a *timedAnswer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // Unwrap supports http.ResponseController.
 func (a *timedAnswer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// finish sets the deadline for what the server still has in its buffer. A small response
-// is buffered as a whole; so are those to pipelined requests that nobody reads.
+// finish sets the deadline for sending the part of the response that is still in the
+// server's buffer. A small response is buffered as a whole, and so are the responses to
+// pipelined requests of a client that does not read them.
 func (a *timedAnswer) finish() {
 	if a.hijacked {
 		return

@@ -48,7 +48,7 @@ func (w *Whole) Unwrap() http.ResponseWriter { return w.w }
 // response is complete.
 func (w *Whole) Flush() {}
 
-// Reset drops what was written, so that another response can be written.
+// Reset drops the response written so far, so that another response can be written.
 func (w *Whole) Reset() { w.status, w.buffer = 0, Buffer{} }
 
 // Send sends the response, after which the server closes the connection. If the response

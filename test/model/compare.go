@@ -42,7 +42,7 @@ func (o options) String() string {
 	return strings.Join(out, " or ")
 }
 
-// expectation is what a response may contain.
+// expectation describes the possible contents of a response.
 type expectation struct {
 	v            *View
 	nothing, all int64 // where retention cuts

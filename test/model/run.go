@@ -284,8 +284,8 @@ func (r *run) send(ctx context.Context, t *Tenant, samples []Sample, edge string
 	return !a.unsent
 }
 
-// stray sends valid samples and one that is always invalid: it must be rejected, and
-// the others accepted.
+// stray sends valid samples and one that is always invalid. Only the invalid sample must be
+// rejected.
 func (r *run) stray() {
 	t := r.tenant()
 	if !r.repeatDeletion(t) {
@@ -316,8 +316,8 @@ func (r *run) stray() {
 	}
 }
 
-// ask runs random queries, one after the other, and compares the responses. Nothing is
-// pushed meanwhile.
+// ask runs random queries, one after the other, and compares the responses. No samples
+// are pushed at the same time.
 func (r *run) ask(t *Tenant, n int) {
 	for range n {
 		r.askOnce(t, r.gen.rnd.Int63())

@@ -140,7 +140,7 @@ type Tenant struct {
 	samples   int              // number of acknowledged samples
 }
 
-// View is what the response of a running query may contain: the state when the query
+// View has the state that the response of a running query may contain: the state when the query
 // was sent, and every write that was in flight until the response arrived.
 type View struct {
 	t      *Tenant

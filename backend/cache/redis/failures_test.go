@@ -183,7 +183,7 @@ func TestQueueIsFull(t *testing.T) {
 	for _, r := range []string{tenantShare, queueFull, tooLarge, closed} {
 		sum += c.put(r)
 	}
-	if want := float64(queueValues + 5 + 12 + 1 + 1); sum != want || c.queue.size() != 0 || len(c.queue.of) != 0 {
+	if want := float64(queueValues + 5 + 12 + 1 + 1); sum != want || c.queue.size() != 0 || len(c.queue.byTenant) != 0 {
 		t.Errorf("%v values were counted, want %v; the queue has %v bytes", sum, want, c.queue.size())
 	}
 }

@@ -14,7 +14,7 @@ const (
 	hit         = "hit"          // the value opened
 	absent      = "absent"       // Redis does not have the name
 	stored      = "stored"       // Redis acknowledged the value
-	invalid     = "invalid"      // the value does not open
+	invalid     = "invalid"      // the value cannot be decrypted
 	timeout     = "timeout"      // no answer in time
 	failed      = "error"        // no connection, or the answer is an error or garbage
 	circuitOpen = "circuit_open" // not asked, because of earlier failures
@@ -33,7 +33,7 @@ func newMetrics(reg prometheus.Registerer, queued func() float64) *metrics {
 	m := &metrics{
 		lookups: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_results_cache_redis_lookups_total",
-			Help: "Keys looked up in the results cache in Redis, by result. All but hit are misses; invalid: the value does not open.",
+			Help: "Keys looked up in the results cache in Redis, by result. All but hit are misses; invalid: the value cannot be decrypted.",
 		}, []string{"result"}),
 		puts: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_results_cache_redis_puts_total",

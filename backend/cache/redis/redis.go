@@ -1,12 +1,12 @@
 // Package redis is a cache in Redis, which the frontends of a cluster share. Correctness
 // does not depend on Redis: it may lose everything, and others may be able to write to it.
 // Names and values are sealed (package sealed), so that Redis learns neither tenants nor
-// queries, and what no process of the cluster stored under a key is a miss. What remains
-// possible is a replay: an older value of the same tenant and key opens. The frontend
-// compares the versions of every value with the current ones.
+// queries, and a value that no process of the cluster stored under a key is a miss. Only a
+// replay is possible: an older value of the same tenant and key can be decrypted. So the
+// frontend compares the versions of every value with the current ones.
 //
 // Every failure is a miss. Reads wait for Redis at most 50 ms, writes are done in the
-// background, and after consecutive failures Redis is not asked for a second. The package
+// background, and after consecutive failures no command is sent to Redis for a second. The package
 // uses the commands GETRANGE and SET, each for one key, and so also works with a Redis
 // Cluster.
 package redis
@@ -30,9 +30,9 @@ import (
 const (
 	// prefix is the beginning of all names in Redis.
 	prefix = "pallium:results:"
-	// batchKeys is how many names one round trip asks for.
+	// batchKeys is how many names one round trip reads.
 	batchKeys = 16
-	// maxGetBytes is the size of the values after which a Get asks for no more, as one
+	// maxGetBytes is the total size of values after which a Get reads no more, so that one
 	// query cannot use unlimited memory.
 	maxGetBytes = 64 << 20
 )
@@ -40,7 +40,8 @@ const (
 // Options are the options of New. Seal is required.
 type Options struct {
 	Seal *sealed.Seal
-	// TTL is when Redis may forget a value; default 24 hours. It only saves space.
+	// TTL is the time after which Redis deletes a value; default 24 hours. It only limits the
+	// space in Redis.
 	TTL time.Duration
 	// GetTimeout and PutTimeout limit how long a Get and a write to Redis take; default 50
 	// milliseconds and one second.
@@ -172,7 +173,7 @@ func (c *Cache) getBatch(ctx, limited context.Context, id tenant.ID, keys []stri
 	return bytes
 }
 
-// open returns the first value that opens, and the result of the look-up for the metric. err is
+// open returns the first value that can be decrypted, and the result of the look-up for the metric. err is
 // the error of the whole pipeline.
 func (c *Cache) open(ctx context.Context, id tenant.ID, key string, commands []*goredis.StringCmd, err error) ([]byte, string) {
 	result := absent
@@ -202,7 +203,7 @@ func (c *Cache) open(ctx context.Context, id tenant.ID, key string, commands []*
 // Commands that do not fail with it have errors of their own.
 func (c *Cache) pipeline(ctx context.Context, fill func(goredis.Pipeliner)) (err error) {
 	// The library panics if a server announces a value of impossible length. A server that
-	// answers garbage must not end the process.
+	// sends invalid replies must not end the process.
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("read the reply of Redis: %v", v)

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Kinds of reads, by what the time to the first row depends on.
+// Kinds of reads. The time to the first row depends on the kind.
 const (
 	few  = "rows_few"  // up to fewKeys single keys
 	many = "rows_many" // more single keys
@@ -29,8 +29,8 @@ const stall = 20 * time.Second
 
 // Options configure a Store.
 type Options struct {
-	// Permanent reports whether an error of the adapter stays the same if the read is
-	// repeated, besides those of package rows; nil: none does.
+	// Permanent reports whether an error of the adapter would occur again if the read was
+	// repeated. Errors of package rows always would. If it is nil, no other error would.
 	Permanent  func(error) bool
 	Registerer prometheus.Registerer // nil: none
 }

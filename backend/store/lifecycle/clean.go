@@ -10,11 +10,11 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// uploadTime is the time after a deletion of series in which ingesters upload what they
-// sealed before it.
+// uploadTime is the time after a deletion of series in which ingesters upload the packs that
+// they sealed before it.
 const uploadTime = time.Hour
 
-// CleanDeletions asks the compactor to remove a tenant's deleted series from the packs of
+// CleanDeletions requests the compactor to remove a tenant's deleted series from the packs of
 // all days now, also from those of days that have not ended. It returns the number of days
 // for which this was not requested already. It writes nothing if all deletions are applied
 // to all packs.

@@ -25,7 +25,7 @@ type world struct {
 	asked                 atomic.Int64 // makes expressions differ
 }
 
-// condition is what was measured while one of the other tenants was active.
+// condition has the measurements of the dashboard while one of the other tenants was active.
 type condition struct {
 	name  string
 	walls []time.Duration
@@ -34,8 +34,8 @@ type condition struct {
 	other int64 // queries of the other tenant that were answered
 }
 
-// fairness measures the latency of a dashboard beside a tenant with many queued long queries,
-// and beside one that uses as much CPU with short ones, in turns.
+// fairness measures the latency of a dashboard while another tenant has many long queries
+// queued, and while another tenant uses as much CPU with short queries, in turns.
 func fairness(ctx context.Context, o options) (err error) {
 	w := &world{}
 	if w.t, err = newPallium("fairness", o.pallium, filepath.Join(o.dir, "fairness"), o.config+"\n"); err != nil {

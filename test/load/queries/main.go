@@ -1,8 +1,8 @@
 // Command queries compares range queries of Pallium with its query frontend, of Pallium
 // without it and of Prometheus over the same samples: CPU time and latency of typical
 // Grafana queries that are sent for the first time and again, of a dashboard that is
-// refreshed while samples are written, and of a tenant's dashboard beside a tenant with
-// many long queries. It also counts the round trips to the stores of cold queries.
+// refreshed while samples are written, and of a tenant's dashboard while another tenant
+// runs many long queries. It also counts the round trips to the stores of cold queries.
 //
 // The processes get the same query one after another, in turns, so that the ratios are
 // meaningful even where absolute times are not.

@@ -148,7 +148,7 @@ func spans(longest time.Duration) []time.Duration {
 	return out
 }
 
-// tally is what a query took in each of the processes.
+// tally has the cost of a query in each of the processes.
 type tally struct {
 	first, again [3]cost
 	alike        [2]alike // of the Palliums and Prometheus, the worst

@@ -211,7 +211,7 @@ type rangeQuery struct {
 	noStore    bool // evaluate it, and keep nothing
 }
 
-// cost is what an answer took.
+// cost is the CPU time and the latency of a query.
 type cost struct{ cpu, wall time.Duration }
 
 // ask sends a range query with a token and returns the body of the answer.
