@@ -231,7 +231,11 @@ func query(r *http.Request, known ...string) (url.Values, error) {
 	}
 	for name, values := range q {
 		if !slices.Contains(known, name) {
-			return nil, badField(shorten(name), "unknown query parameter %q; supported: %s", shorten(name), strings.Join(known, ", "))
+			supported := "supported: " + strings.Join(known, ", ")
+			if len(known) == 0 {
+				supported = "this path has no parameters"
+			}
+			return nil, badField(shorten(name), "unknown query parameter %q; %s", shorten(name), supported)
 		}
 		if len(values) > 1 {
 			return nil, badField(name, "query parameter %s appears twice", name)
