@@ -103,7 +103,7 @@ func (s *Store) bucketKeys() string {
 
 func (s *Store) check() error {
 	if s.PageCacheBytes < 0 || s.FrameCacheBytes < 0 || s.TableCacheBytes < 0 || s.MaxQueryBytes < 0 {
-		return errors.New("store: page_cache_bytes, frame_cache_bytes, table_cache_bytes and max_query_bytes must not be negative")
+		return errors.New("store: sizes must not be negative (page_cache_bytes, frame_cache_bytes, table_cache_bytes, max_query_bytes)")
 	}
 	if b := &s.Bigtable; b.set() && (b.Project == "" || b.Instance == "") {
 		return errors.New("store.bigtable needs both project and instance")
