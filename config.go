@@ -88,7 +88,7 @@ type Ingester struct {
 type Querier struct {
 	ExperimentalFunctions bool `yaml:"experimental_functions"`
 	// Concurrency is the number of evaluations at the same time for query frontends, or of a
-	// single process; 0 means twice the number of CPUs, at least 4.
+	// single process; 0 means one more than CPUs, at least 3.
 	Concurrency int `yaml:"concurrency"`
 }
 

@@ -45,6 +45,10 @@ type queries struct {
 // that comes finds a slot.
 const maxTenantShare = 0.75
 
+// tenantAlone is how long no other tenant has had an evaluation when a tenant may hold more.
+// Dashboards are refreshed more often.
+const tenantAlone = 5 * time.Minute
+
 // buildQuerier builds the querier role: in a cluster, its slots are lent to the query
 // frontends of the ring.
 func (b *backend) buildQuerier(context.Context) error {
@@ -123,7 +127,7 @@ const partsInCluster = 16
 
 // buildDispatcher returns a dispatcher; in a single process with slots of its own.
 func (b *backend) buildDispatcher() *dispatch.Dispatcher {
-	waiting := queue.New(queue.Options{MaxShare: maxTenantShare, Now: b.opts.Now, Registerer: b.registry})
+	waiting := queue.New(queue.Options{MaxShare: maxTenantShare, Alone: tenantAlone, Now: b.opts.Now, Registerer: b.registry})
 	d := dispatch.New(dispatch.Options{Engine: b.queries.engine, Queue: waiting, Switches: b.switches(), Timer: time.After,
 		Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry})
 	if b.cluster == nil {
@@ -134,13 +138,14 @@ func (b *backend) buildDispatcher() *dispatch.Dispatcher {
 	return d
 }
 
-// slots returns the number of evaluations at the same time: more than there are CPUs, since
-// some wait for stores.
+// slots returns the number of evaluations at the same time: one more than there are CPUs, and
+// at least three. A tenant with long queries may hold all but two of them, so it leaves a CPU
+// to others.
 func (b *backend) slots() int {
 	if n := b.cfg.Querier.Concurrency; n > 0 {
 		return n
 	}
-	return max(4, 2*runtime.GOMAXPROCS(0))
+	return max(3, runtime.GOMAXPROCS(0)+1)
 }
 
 // switches returns the settings on which answers depend. Processes of two versions may

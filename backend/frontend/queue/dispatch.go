@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 )
@@ -54,18 +55,42 @@ func (q *Queue) firstClass() *account {
 
 // arrange puts a tenant into or out of the classes' heaps after a change.
 func (q *Queue) arrange(o *owner) {
-	most, mostRange := q.mostOfTenant()
+	most, mostRange := q.mostOfTenant(o)
 	for c := range q.classes {
 		f := &o.flows[c]
 		q.classes[c].arrange(f, o.running < most && (Class(c) != Range || f.running < mostRange))
 	}
 }
 
-// mostOfTenant returns how many workers one tenant may hold, and how many with range
+// noteActivity notes that a tenant pushes a job or that one of its jobs is done.
+func (q *Queue) noteActivity(o *owner, now time.Time) {
+	if q.latest.of(o) {
+		q.latest = activity{o, now}
+		return
+	}
+	q.latest, q.other = activity{o, now}, q.latest
+	if before := q.other.owner; before != nil {
+		q.arrange(before) // it may have been alone
+	}
+}
+
+// of reports whether the activity is of a tenant, which may have been forgotten in between.
+func (a *activity) of(o *owner) bool { return a.owner != nil && a.owner.id == o.id }
+
+// alone reports whether no tenant but o has had a job for a while.
+func (q *Queue) alone(o *owner) bool {
+	last := q.latest
+	if last.of(o) {
+		last = q.other
+	}
+	return q.o.Alone > 0 && (last.owner == nil || last.owner.idle() && q.o.Now().Sub(last.at) >= q.o.Alone)
+}
+
+// mostOfTenant returns how many workers a tenant may hold, and how many with range
 // queries: since these never hold the last worker, one more is left to the range
 // queries of other tenants, and one of its own to its instant and rule queries.
-func (q *Queue) mostOfTenant() (all, ranges int) {
-	if q.o.MaxShare >= 1 {
+func (q *Queue) mostOfTenant(o *owner) (all, ranges int) {
+	if q.o.MaxShare >= 1 || q.alone(o) {
 		return max(q.workers, 1), max(q.workers, 1)
 	}
 	const rounding = 1e-9 // 0.29 * 100 is a little less than 29

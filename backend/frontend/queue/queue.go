@@ -15,7 +15,8 @@
 // hold the last worker (if there are two or more), and one tenant never holds more
 // than MaxShare of them, nor, with range queries, the last one that range queries may
 // hold (if they may hold two or more), nor the last one that the tenant may hold (if it
-// may hold two or more), even when nobody else waits.
+// may hold two or more), even when nobody else waits. Only a tenant that has been alone
+// for Options.Alone is not limited by its share.
 //
 // A job that waits is given to the worker that has waited longest among those that
 // may run it. Every operation costs at most O(log n) in tenants, except that a change
@@ -90,8 +91,11 @@ const (
 type Options struct {
 	// MaxShare is the share of all workers that one tenant may hold, rounded down, but
 	// always at least one. 0 or less means DefaultMaxShare, 1 or more no limit.
-	MaxShare   float64
-	Now        func() time.Time // for the metric of waiting times
+	MaxShare float64
+	// Alone is how long no other tenant may have had a job before a tenant is not limited
+	// by MaxShare; 0 or less means that it always is.
+	Alone      time.Duration
+	Now        func() time.Time
 	Registerer prometheus.Registerer
 }
 
@@ -117,6 +121,15 @@ type Queue struct {
 	owners   map[tenant.ID]*owner
 	sweepAt  int    // number of owners at which the idle ones are removed
 	events   uint64 // numbers jobs and turns
+	// latest is the last tenant that pushed a job or had one done, other the last one
+	// before it that is not the same.
+	latest, other activity
+}
+
+// activity is the last time when a tenant pushed a job or had one done.
+type activity struct {
+	owner *owner
+	at    time.Time
 }
 
 // taker is a Take that waits.
@@ -206,6 +219,7 @@ func (q *Queue) Push(j *Job) {
 	}
 	j.owner = o
 	q.wait(j)
+	q.noteActivity(o, j.pushed)
 	q.dispatch()
 }
 
@@ -275,6 +289,7 @@ func (q *Queue) Done(j *Job, actual int64) {
 	}
 	q.release(j, cost)
 	q.arrange(j.owner)
+	q.noteActivity(j.owner, q.o.Now())
 	j.state, j.owner = outside, nil
 	q.dispatch()
 }

@@ -81,6 +81,53 @@ func TestLimits(t *testing.T) {
 	})
 }
 
+// TestAlone checks that a tenant that has been alone for a while is not limited by its share,
+// and is again from the first job of another tenant on.
+func TestAlone(t *testing.T) {
+	clock := kit.NewClock(time.Unix(1000, 0))
+	q := newQueue(t, 4, Options{Alone: time.Minute, Now: clock.Now})
+	take := func(when string, want int) (held []*Job) {
+		t.Helper()
+		for j := q.try("q"); j != nil; j = q.try("q") {
+			held = append(held, j)
+		}
+		if len(held) != want {
+			t.Fatalf("%s: %d jobs run, want %d", when, len(held), want)
+		}
+		return held
+	}
+	done := func(jobs []*Job) {
+		for _, j := range jobs {
+			q.Done(j, -1)
+		}
+	}
+	push(q, "a", Range, 20, 1)
+	held := take("nobody else was there", 3) // all range queries leave one worker
+	q.Done(held[2], -1)
+	q.Remove(push(q, "b", Range, 1, 1)[0])
+	held = append(held[:2], take("another tenant was there", 0)...)
+
+	clock.Advance(time.Minute - 1)
+	done(held[:1])
+	held = append(held[1:], take("a minute has not passed", 1)...)
+	clock.Advance(1)
+	done(held[:1])
+	held = append(held[1:], take("a minute has passed", 2)...)
+
+	done(take("another tenant gets the worker that is left", 0))
+	other := push(q, "b", Instant, 1, 1)
+	take("it runs", 1)
+	clock.Advance(2 * time.Minute) // one query of the other tenant that takes long
+	done(held)
+	held = take("the other tenant is still running", 2)
+	done(other)
+	done(held[:1])
+	held = append(held[1:], take("the other tenant has just been done", 1)...)
+	clock.Advance(2 * time.Minute)
+	done(held[:1])
+	take("the other tenant has been done for a while", 2)
+}
+
 // TestWorkersComeAndGo checks that jobs that wait only for a limit run when workers
 // come, and that a querier that has gone gets none.
 func TestWorkersComeAndGo(t *testing.T) {
