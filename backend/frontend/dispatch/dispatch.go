@@ -9,6 +9,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -87,6 +88,7 @@ type Dispatcher struct {
 	o        Options
 	costs    *costs
 	suspects *suspects
+	here     atomic.Int64 // slots of this process
 	draining chan struct{}
 	drain    sync.Once
 	metrics  metrics
@@ -152,13 +154,9 @@ func (d *Dispatcher) query(ctx context.Context, inner promql.Query, err error, o
 		inner.Close()
 		return nil, err
 	}
-	r.Text, r.Times, r.Part, r.Uncached = text, whole, part, true
-	r.Class = evaluation.ClassOf(ctx, r.Instant())
-	if opts != nil {
-		r.Lookback = opts.LookbackDelta()
-	}
-	return &query{Query: inner, d: d, request: r,
-		local: opts != nil && (opts.EnablePerStepStats() || opts.UseStartTimestamps() != nil)}, nil
+	r = r.Of(ctx, opts, text, whole)
+	r.Part, r.Uncached = part, true
+	return &query{Query: inner, d: d, request: r, local: !evaluation.Portable(opts)}, nil
 }
 
 // Check implements frontend.Evaluator.
@@ -224,6 +222,8 @@ func (d *Dispatcher) Serve(ctx context.Context, slot Slot) error {
 func (d *Dispatcher) ServeHere(ctx context.Context) {
 	remove := d.o.Queue.AddWorkers("", 1)
 	defer remove()
+	d.here.Add(1)
+	defer d.here.Add(-1)
 	_ = d.each(ctx, "", nil, func(t *task) error {
 		t.result = t.query.Query.Exec(t.ctx)
 		return nil

@@ -89,6 +89,7 @@ type world struct {
 	d      *Dispatcher
 	engine *engine
 	timer  chan time.Time
+	reg    *prometheus.Registry
 
 	mu   sync.Mutex
 	now  time.Time
@@ -103,6 +104,7 @@ func newWorld(t *testing.T) *world {
 		return w.now
 	}
 	reg := prometheus.NewRegistry()
+	w.reg = reg
 	w.d = New(Options{Engine: w.engine, Queue: queue.New(queue.Options{MaxShare: 1, Now: clock, Registerer: reg}), Switches: "v1",
 		Timer: func(time.Duration) <-chan time.Time { return w.timer }, Now: clock, Logger: slog.New(slog.DiscardHandler), Registerer: reg})
 	return w
@@ -190,6 +192,61 @@ func TestHere(t *testing.T) {
 	if res := w.exec(t.Context(), "x"); res != w.engine.here {
 		t.Errorf("result %v", res)
 	}
+}
+
+// TestStatistics checks that a query with statistics for each step waits for a slot of this
+// process if it has any, and is evaluated without one otherwise: queriers do not send them.
+func TestStatistics(t *testing.T) {
+	w := newWorld(t)
+	w.engine.here = &promql.Result{Value: promql.Scalar{V: 3}}
+	query := func(opts promql.QueryOpts) promql.Query {
+		q, err := w.d.NewInstantQuery(t.Context(), nil, opts, "x", w.now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return q
+	}
+	statistics := promql.NewPrometheusQueryOpts(true, 0, nil)
+	w.slot("a", ok)
+	if res := query(statistics).Exec(t.Context()); res != w.engine.here || len(w.seen) > 0 {
+		t.Errorf("result %v of %v, want that of this process", res, w.seen)
+	}
+
+	w = newWorld(t)
+	w.engine.here, w.engine.began = &promql.Result{}, make(chan struct{})
+	busy, cancel := context.WithCancel(t.Context())
+	go w.d.ServeHere(t.Context())
+	keeps, waits := query(nil), query(statistics)
+	go keeps.Exec(busy)
+	<-w.engine.began
+	go waits.Exec(t.Context())
+	w.until(func() bool {
+		select {
+		case <-w.engine.began:
+			t.Fatal("evaluated without a slot")
+		default:
+		}
+		return w.waiting() == 1
+	})
+	cancel()
+	<-w.engine.began
+}
+
+// waiting returns how many evaluations wait for a slot.
+func (w *world) waiting() (n float64) {
+	w.t.Helper()
+	families, err := w.reg.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "pallium_frontend_queue_jobs" {
+				n += m.GetGauge().GetValue()
+			}
+		}
+	}
+	return n
 }
 
 // TestQuerierEnds checks that a query is repeated once after its querier disappeared: alone,

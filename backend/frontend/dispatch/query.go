@@ -61,7 +61,7 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 		q.d.metrics.suspects.Inc()
 		return &promql.Result{Err: errSuspect}
 	}
-	if q.local {
+	if q.local && q.d.here.Load() == 0 {
 		return q.Query.Exec(ctx)
 	}
 	var t *task
@@ -146,9 +146,7 @@ func (q *query) finish(ctx context.Context, t *task) *promql.Result {
 	if t.answer.Err != nil {
 		return q.d.Failed(t.answer.Err)
 	}
-	if s := q.Stats(); s != nil && s.Samples != nil {
-		s.Samples.TotalSamples, s.Samples.PeakSamples = t.answer.Cost.Read, int(t.answer.Cost.Samples)
-	}
+	t.answer.Cost.Report(q.Query)
 	return t.answer.Result()
 }
 

@@ -39,6 +39,23 @@ type Request struct {
 	Alone bool
 }
 
+// Portable reports whether a query with these options can be answered in parts, by another
+// process, or with an equal query: its statistics are those of a whole query, and it uses
+// start timestamps or not as configured.
+func Portable(opts promql.QueryOpts) bool {
+	return opts == nil || !opts.EnablePerStepStats() && opts.UseStartTimestamps() == nil
+}
+
+// Of returns the request for a query of the tenant, the policy and the limits of r.
+func (r Request) Of(ctx context.Context, opts promql.QueryOpts, text string, times split.Times) Request {
+	r.Text, r.Times = text, times
+	r.Class = ClassOf(ctx, r.Instant())
+	if opts != nil {
+		r.Lookback = opts.LookbackDelta()
+	}
+	return r
+}
+
 // Instant reports whether the request is an instant query.
 func (r *Request) Instant() bool { return r.Times.Step == 0 }
 
@@ -71,6 +88,13 @@ type Cost struct {
 	Series  int64 // the most that one selector selected
 	Samples int64 // the most that were held at the same time
 	Read    int64 // samples read in all
+}
+
+// Report sets the statistics of a query that another process answered.
+func (c Cost) Report(q promql.Query) {
+	if s := q.Stats(); s != nil && s.Samples != nil {
+		s.Samples.TotalSamples, s.Samples.PeakSamples = c.Read, int(c.Samples)
+	}
 }
 
 // And returns the cost of two ranges of steps.

@@ -15,7 +15,9 @@ import (
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 	"github.com/prometheus/prometheus/util/annotations"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/backend/frontend/split"
 )
 
 func example() promql.Matrix {
@@ -109,6 +111,26 @@ func sameSet(a, b []string) bool {
 		}
 	}
 	return true
+}
+
+func TestRequestOf(t *testing.T) {
+	at := split.Times{Start: time.Unix(1, 0), End: time.Unix(2, 0), Step: time.Second}
+	from := Request{Access: tenant.Access{Tenant: "acme"}, Partial: true}
+	got := from.Of(context.Background(), promql.NewPrometheusQueryOpts(false, time.Minute, nil), "x", at)
+	want := Request{Access: from.Access, Partial: true, Text: "x", Times: at, Lookback: time.Minute, Class: queue.Range}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("request %+v, want %+v", got, want)
+	}
+	use := true
+	for _, tt := range []struct {
+		opts promql.QueryOpts
+		want bool
+	}{{nil, true}, {promql.NewPrometheusQueryOpts(false, 0, nil), true}, {promql.NewPrometheusQueryOpts(true, 0, nil), false},
+		{promql.NewPrometheusQueryOpts(false, 0, &use), false}} {
+		if got := Portable(tt.opts); got != tt.want {
+			t.Errorf("%+v: portable %t", tt.opts, got)
+		}
+	}
 }
 
 func TestClassOf(t *testing.T) {

@@ -107,7 +107,7 @@ func (e *Engine) query(ctx context.Context, here promql.Query, err error, opts p
 	if here.Statement() == nil { // rejected before it was parsed
 		return here, nil
 	}
-	if opts != nil && (opts.EnablePerStepStats() || opts.UseStartTimestamps() != nil) { // which are not sent
+	if !evaluation.Portable(opts) {
 		return here, nil
 	}
 	r, err := e.o.Request(ctx)
@@ -115,10 +115,8 @@ func (e *Engine) query(ctx context.Context, here promql.Query, err error, opts p
 		here.Close()
 		return nil, err
 	}
-	r.Text, r.Times, r.Class, r.Uncached = text, times, evaluation.ClassOf(ctx, times.Step == 0), e.o.Uncached(ctx)
-	if opts != nil {
-		r.Lookback = opts.LookbackDelta()
-	}
+	r = r.Of(ctx, opts, text, times)
+	r.Uncached = e.o.Uncached(ctx)
 	return &query{Query: here, e: e, request: r}, nil
 }
 
@@ -173,9 +171,7 @@ func (q *query) result(ctx context.Context, a *evaluation.Answer) *promql.Result
 	if a.Err != nil {
 		return q.e.o.Failed(a.Err)
 	}
-	if s := q.Stats(); s != nil && s.Samples != nil {
-		s.Samples.TotalSamples, s.Samples.PeakSamples = a.Cost.Read, int(a.Cost.Samples)
-	}
+	a.Cost.Report(q.Query)
 	return a.Result()
 }
 

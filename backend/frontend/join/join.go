@@ -78,7 +78,7 @@ func (e *Engine) query(ctx context.Context, inner promql.Query, err error, opts 
 	if err != nil {
 		return nil, err
 	}
-	if e.o.Uncached(ctx) || opts != nil && (opts.EnablePerStepStats() || opts.UseStartTimestamps() != nil) {
+	if e.o.Uncached(ctx) || !evaluation.Portable(opts) {
 		return inner, nil
 	}
 	r, err := e.o.Request(ctx)
@@ -86,10 +86,7 @@ func (e *Engine) query(ctx context.Context, inner promql.Query, err error, opts 
 		inner.Close()
 		return nil, err
 	}
-	r.Text, r.Times, r.Class = text, times, evaluation.ClassOf(ctx, times.Step == 0)
-	if opts != nil {
-		r.Lookback = opts.LookbackDelta()
-	}
+	r = r.Of(ctx, opts, text, times)
 	return &query{Query: inner, e: e, key: r.Key()}, nil
 }
 
