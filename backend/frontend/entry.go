@@ -21,6 +21,7 @@ import (
 type entry struct {
 	key       string
 	ingesters []series.IngesterVersion
+	recent    bool // it depends on samples at or after the ingesters' bound
 	store     series.StoreVersion
 	stored    time.Time       // to the millisecond
 	steps     split.Range     // of the points; Unix milliseconds, inclusive
@@ -30,7 +31,7 @@ type entry struct {
 }
 
 // entryFormat is the first byte of an encoded entry.
-const entryFormat = 1
+const entryFormat = 2
 
 // errEntry is returned for a value that is not an entry.
 var errEntry = errors.New("value of the results cache is damaged")
@@ -44,7 +45,9 @@ func (e *entry) encode(step int64) []byte {
 		b.PutUvarintStr(v.Instance)
 		b.PutBE64(v.Epoch)
 		b.PutUvarint64(v.Changes)
+		b.PutUvarint64(v.Recent)
 	}
+	b.PutByte(boolByte(e.recent))
 	b.B = append(b.B, e.store.Deletions[:]...)
 	b.PutUvarint(len(e.store.Days))
 	for _, d := range e.store.Days {
@@ -106,8 +109,10 @@ func decodeEntry(key string, value []byte, step int64) (*entry, error) {
 		return nil, errEntry
 	}
 	for n := d.Uvarint(); n > 0 && d.Err() == nil; n-- {
-		e.ingesters = append(e.ingesters, series.IngesterVersion{Instance: d.UvarintStr(), Epoch: d.Be64(), Changes: d.Uvarint64()})
+		e.ingesters = append(e.ingesters, series.IngesterVersion{Instance: d.UvarintStr(), Epoch: d.Be64(),
+			Changes: d.Uvarint64(), Recent: d.Uvarint64()})
 	}
+	e.recent = d.Byte() == 1
 	copy(e.store.Deletions[:], evaluation.Take(&d, len(e.store.Deletions)))
 	for n := d.Uvarint(); n > 0 && d.Err() == nil; n-- {
 		day := series.DayVersion{Day: d.Varint64()}

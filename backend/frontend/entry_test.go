@@ -19,7 +19,8 @@ func exampleEntry() *entry {
 	return &entry{
 		key:       "key",
 		stored:    time.UnixMilli(1_700_000_000_123),
-		ingesters: []series.IngesterVersion{{Instance: "a", Epoch: 1 << 63, Changes: 3}, {Instance: "b", Epoch: 2}},
+		ingesters: []series.IngesterVersion{{Instance: "a", Epoch: 1 << 63, Changes: 3, Recent: 9}, {Instance: "b", Epoch: 2}},
+		recent:    true,
 		store:     series.StoreVersion{Deletions: [16]byte{1}, Days: []series.DayVersion{{Day: -1, Digest: [16]byte{2}}, {Day: 20_000}}},
 		steps:     split.Range{Start: 1000, End: 61_000},
 		cost:      evaluation.Cost{Series: 5, Samples: 6, Read: 7},

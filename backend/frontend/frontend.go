@@ -18,6 +18,7 @@ import (
 	"github.com/palliumhq/pallium/backend/cache"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/lru"
 	"github.com/palliumhq/pallium/backend/series"
 )
 
@@ -31,6 +32,9 @@ type Evaluator interface {
 	// that of an answer that would have read too much.
 	Check(q promql.Query) error
 	CheckCost(ctx context.Context, series, samples int64) error
+	// TooLarge reports whether an evaluation failed because it read too much, so that one of
+	// fewer steps may succeed.
+	TooLarge(err error) bool
 	// Cost returns the most series that one selector of a query selected, and the most
 	// samples that were held at the same time.
 	Cost(q promql.Query) (series, samples int64)
@@ -54,7 +58,7 @@ type Options struct {
 	// (Unix milliseconds, inclusive).
 	Versions func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error)
 	Cache    cache.Cache // nil: answers are not kept
-	// Settle is the least age of samples that may be before the ingesters' bound.
+	// Settle is the least age of samples that may be before the ingesters' recent bound.
 	Settle time.Duration
 	Engine split.Options
 	// Switches are the engine's settings on which answers depend, as text.
@@ -69,7 +73,21 @@ type Options struct {
 type Frontend struct {
 	o       Options
 	metrics metrics
+	// noted are expressions whose evaluations have annotations.
+	noted *lru.Cache[notedKey, struct{}]
 }
+
+type notedKey struct {
+	tenant tenant.ID
+	text   string
+}
+
+// mostNoted is the maximum number of expressions in noted, longestNoted the length of one.
+// Longer ones count as noted.
+const (
+	mostNoted    = 10_000
+	longestNoted = 2 << 10
+)
 
 type metrics struct {
 	steps    *prometheus.CounterVec // by where they came from
@@ -87,7 +105,7 @@ func New(o Options) *Frontend {
 	}
 	o.Workers = max(o.Workers, 1)
 	auto := promauto.With(o.Registerer)
-	return &Frontend{o: o, metrics: metrics{
+	return &Frontend{o: o, noted: lru.New[notedKey, struct{}](mostNoted, nil), metrics: metrics{
 		steps: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_steps_total",
 			Help: "Steps of range queries that were answered, by source: cache, or evaluated."}, []string{"source"}),
 		unusable: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_unusable_results_total",

@@ -14,6 +14,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // expressions are of all kinds that the plan tells apart.
@@ -58,10 +59,11 @@ func TestAnswers(t *testing.T) {
 		case 0:
 			w.write(origin+rnd.Int63n(5*day), rnd.Float64(), "__name__", "load", "i", fmt.Sprint(rnd.Intn(6)))
 		case 1:
-			at := w.bound + rnd.Int63n(hour) // not counted
+			at := w.bound + rnd.Int63n(8*hour) // perhaps after the recent bound: not counted
 			w.write(at, rnd.Float64(), "__name__", "requests_total", "job", "job-0", "i", "7")
 		case 2:
 			w.bound += rnd.Int63n(hour)
+			w.recent = max(w.recent, w.bound+rnd.Int63n(5*hour))
 		case 3:
 			w.store.Days = []series.DayVersion{{Day: origin/day + rnd.Int63n(4), Digest: [16]byte{byte(i)}}}
 		case 4:
@@ -106,7 +108,10 @@ func TestKept(t *testing.T) {
 		{"retention cuts the first day", "sum(load)", start, end, func(w *world) { w.keep = 98 * time.Hour },
 			steps(origin, origin+day)},
 		{"versions cannot be read", "sum(load)", start, end, func(w *world) { w.noVer = errors.New("down") }, steps(start, end)},
-		{"annotations", "rate(load[10m])", start, end, nil, 0},
+		{"annotations, of which day is not known", "rate(load[10m])", start, end, nil, steps(start, end)},
+		{"annotations that are expected", "rate(load[10m])", start, end, func(w *world) { w.ask("rate(load[10m])", start, end, hour) }, 0},
+		{"recent samples", "sum(load)", start, origin + 5*day, func(w *world) { w.recent = origin + 4*day + 8*hour },
+			steps(origin+4*day+8*hour, origin+5*day)},
 		{"around 1970", "sum(load)", -2 * day, 2 * day, nil, 0},
 		{"around 1970, no samples", "pi()", -2 * hour, hour, nil, 4},
 	} {
@@ -140,10 +145,12 @@ func TestStale(t *testing.T) {
 		{"a deletion", func(w *world) { w.store.Deletions = [16]byte{1} }, 3 * perDay},
 		{"nothing", func(*world) {}, 0},
 		{"a sample after the bound", func(w *world) { w.write(w.bound, 1, "__name__", "load", "i", "0") }, 0},
+		{"a sample after the recent bound", func(w *world) { w.write(w.recent, 1, "__name__", "load", "i", "0") }, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.fill()
+			w.recent = w.bound + hour
 			w.ask("sum(load)", start, end, hour)
 			tt.change(w)
 			before := w.steps.Load()
@@ -152,6 +159,90 @@ func TestStale(t *testing.T) {
 				t.Errorf("%d steps were evaluated again, want about %d", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestRecent: late samples after the bound make only what is kept of recent steps unusable,
+// also after the bound has moved, and until the day is stored again as settled.
+func TestRecent(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	start, end := origin+2*day, origin+4*day+5*hour // a day begins at an hour
+	w.recent = origin + 4*day + 10*hour
+	evaluated := func(when string, want int64) {
+		t.Helper()
+		before := w.steps.Load()
+		w.ask("sum(load)", start, end, hour)
+		if got := w.steps.Load() - before; got != want {
+			t.Errorf("%s: %d steps were evaluated, want %d", when, got, want)
+		}
+	}
+	late := func(at int64) { w.write(at, float64(w.late), "__name__", "load", "i", "9") }
+	evaluated("first", 54)
+	evaluated("again", 0)
+	late(w.bound + 2*hour)
+	evaluated("after a late sample", 29) // of the day that begins at hour 97, and the one before, whose last step is at the bound
+	w.bound += 10 * hour
+	evaluated("after the bound has moved", 0) // and stores the day
+	w.recent += 10 * hour
+	late(w.recent - hour)
+	evaluated("after a late sample that is later than all steps", 0)
+	late(w.bound - 9*hour)
+	evaluated("after a late sample of the day", 54)
+	start, end = origin+2*day, origin+2*day+10*hour
+	w.ask("max(load)", start, end-5*hour, hour)
+	late(w.bound + hour)
+	w.ask("max(load)", start, end, hour)
+	before := w.steps.Load()
+	w.ask("max(load)", start, end, hour)
+	if w.steps.Load() != before {
+		t.Error("a settled entry did not grow after a late sample that it does not have")
+	}
+}
+
+// TestRuns checks which parts are evaluated together.
+func TestRuns(t *testing.T) {
+	for _, tt := range []struct {
+		name, text string
+		start, end int64
+		change     func(*world)
+		want       int64 // evaluations
+	}{
+		{"a few days", "sum(load)", origin, origin + 3*day, nil, 1},
+		{"with recent steps", "sum(load)", origin, origin + 5*day, nil, 1},
+		{"a week and a day", "sum(load)", origin - 5*day, origin + 3*day, nil, 2},
+		{"a part that is wider than a run", "sum_over_time(load[15d])", origin, origin + 5*day, nil, 1},
+		{"a day in the middle is kept", "sum(load)", origin, origin + 3*day, func(w *world) {
+			w.ask("sum(load)", origin+hour, origin+day, hour)
+			w.parts.Store(0)
+		}, 2},
+		{"annotations", "rate(load[10m])", origin, origin + 3*day, func(w *world) {
+			w.ask("rate(load[10m])", origin, origin+day, hour)
+			w.parts.Store(0)
+			w.changes++
+		}, 4},
+		{"a limit of the whole", "sum(load)", origin, origin + 2*day, func(w *world) { w.longest = 24 }, 4}, // the first fails
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.fill()
+			if tt.change != nil {
+				tt.change(w)
+			}
+			if res := w.ask(tt.text, tt.start, tt.end, hour); res.Err != nil {
+				t.Fatal(res.Err)
+			}
+			if n := w.parts.Load(); n != tt.want {
+				t.Errorf("%d evaluations, want %d", n, tt.want)
+			}
+		})
+	}
+	w := newWorld(t)
+	w.fill()
+	w.longest = 23 // a part has 24 steps
+	var exceeded *limits.Exceeded
+	if res := w.ask("sum(load)", origin, origin+2*day, hour); !errors.As(res.Err, &exceeded) {
+		t.Errorf("a part exceeds a limit: %v", res.Err)
 	}
 }
 
@@ -172,6 +263,34 @@ func TestChangedMeanwhile(t *testing.T) {
 	w.ask("sum(load)", origin, origin+2*day, hour)
 	if w.cache.puts == 0 {
 		t.Error("no answer was kept when nothing changed")
+	}
+	w.recent = w.bound + 4*hour
+	before := w.cache.puts
+	w.evaluate = func() {
+		w.evaluate = nil
+		w.late++
+	}
+	w.ask("max(load)", w.bound+2*hour, w.bound+3*hour, hour)
+	if w.cache.puts != before {
+		t.Error("an answer was kept though a recent sample was written meanwhile")
+	}
+}
+
+// TestUnjoinable: annotations with a state that were received as text can be returned only if
+// they are those of a single evaluation.
+func TestUnjoinable(t *testing.T) {
+	answer := evaluation.Answer{Notes: []evaluation.Note{{Raw: "r"}}}
+	for _, tt := range []struct {
+		name        string
+		evaluations int64
+		kept        *entry
+		want        bool
+	}{{"one evaluation", 1, nil, false}, {"two", 2, nil, true}, {"one and a kept part", 1, &entry{}, true}} {
+		p := &plan{parts: []part{{}, {kept: tt.kept}}, tasks: []task{{warnings: answer.Result().Warnings}, {}}}
+		p.answered.Store(tt.evaluations)
+		if got := p.unjoinable(); got != tt.want {
+			t.Errorf("%s: unjoinable %t", tt.name, got)
+		}
 	}
 }
 

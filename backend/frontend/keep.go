@@ -40,6 +40,7 @@ func (p *plan) lookUp(ctx context.Context) {
 		t := &p.tasks[i]
 		t.part.tasks = append(t.part.tasks, t)
 	}
+	p.setRuns()
 }
 
 // readVersions reads the current versions, and determines what may be cached. It returns
@@ -63,7 +64,9 @@ func (p *plan) readVersions(ctx context.Context) bool {
 		p.f.metrics.notKept.WithLabelValues("versions_unavailable").Inc()
 		return false
 	}
-	p.setKeepable(p.versions.Bound(), oldest)
+	bound, recent := p.versions.Bounds()
+	p.bound = bound
+	p.setKeepable(recent, oldest)
 	return true
 }
 
@@ -122,7 +125,7 @@ func (p *plan) decode(ctx context.Context, part *part, value []byte) (*entry, er
 // current reports whether the samples of an entry are as they were.
 func (p *plan) current(part *part, e *entry) bool {
 	now := p.storeVersion(&p.versions, part)
-	return now.Equal(&e.store) && p.versions.Confirms(e.ingesters)
+	return now.Equal(&e.store) && p.versions.Confirms(e.ingesters, e.recent)
 }
 
 // storeVersion returns the version of the days on which a part depends.
@@ -179,12 +182,13 @@ func (p *plan) keep(ctx context.Context) {
 	}
 	for i, e := range list {
 		then := p.readers(of[i])
-		if !p.versions.Confirms(then) {
+		e.recent = p.lastSample(e.steps.End) >= p.bound
+		if !p.versions.Confirms(then, e.recent) {
 			p.f.metrics.notKept.WithLabelValues("readers").Inc()
 			continue
 		}
 		before, now := p.storeVersion(&p.versions, of[i]), p.storeVersion(&after, of[i])
-		if !after.Confirms(then) || !now.Equal(&before) {
+		if !after.Confirms(then, e.recent) || !now.Equal(&before) {
 			p.f.metrics.notKept.WithLabelValues("changed").Inc()
 			continue
 		}
@@ -198,11 +202,11 @@ func (p *plan) keep(ctx context.Context) {
 func (p *plan) readers(part *part) []series.IngesterVersion {
 	out := p.versions.Ingesters
 	if part.kept != nil {
-		out = series.Both(out, part.kept.ingesters)
+		out = series.Both(out, part.kept.ingesters, part.kept.recent)
 	}
 	for _, t := range part.tasks {
 		if t.readers.Any {
-			out = series.Both(out, p.versions.Of(t.readers.IDs))
+			out = series.Both(out, p.versions.Of(t.readers.IDs), true)
 		}
 	}
 	return out
@@ -217,7 +221,9 @@ func (p *plan) grown(part *part) *entry {
 		e.notes, e.cost = slices.Clone(part.kept.notes), part.kept.cost
 		pieces = append(pieces, piece{part.kept.steps, part.kept.points})
 	}
-	fresh := false
+	// An entry that no longer depends on recent samples is stored again without them, so
+	// that late ones do not make it unusable.
+	fresh := part.kept != nil && part.kept.recent && p.lastSample(part.kept.steps.End) < p.bound
 	for _, t := range part.tasks {
 		if empty(part.keepable) || t.steps.End > part.keepable.End {
 			continue

@@ -4,11 +4,13 @@ import (
 	"context"
 	"math"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/prometheus/model/timestamp"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -28,17 +30,20 @@ const (
 
 // plan is how a range query is answered.
 type plan struct {
-	q      *rangeQuery
-	f      *Frontend
-	id     tenant.ID
-	policy string
-	shape  split.Shape
-	step   int64
-	parts  []part
-	tasks  []task
-	cached bool // the cache may be used
+	q        *rangeQuery
+	f        *Frontend
+	id       tenant.ID
+	policy   string
+	shape    split.Shape
+	step     int64
+	parts    []part
+	tasks    []task
+	runs     [][]*task    // of tasks that are evaluated together
+	answered atomic.Int64 // evaluations
+	cached   bool         // the cache may be used
 
 	versions series.Versions // before the first read; only if cached
+	bound    int64           // of versions
 }
 
 // part is one part of a query and its entry in the cache.
@@ -63,7 +68,7 @@ func (q *rangeQuery) divisible() bool {
 	case q.times.Step <= 0, q.times.Step%time.Millisecond != 0:
 		return false
 	}
-	return q.opts == nil || !q.opts.EnablePerStepStats() && q.opts.UseStartTimestamps() == nil
+	return evaluation.Portable(q.opts)
 }
 
 // plan returns how to answer the query. ok is false if it must be evaluated as a whole,
@@ -154,6 +159,18 @@ func (p *plan) key(r split.Range, interval int64, lookback time.Duration, fixed 
 func (p *plan) window(part *part) (mint, maxt int64) {
 	w, _ := p.shape.Reads(part.full.Start, part.full.End)
 	return min(w.After, math.MaxInt64-1) + 1, w.To
+}
+
+// lastSample returns the time of the last sample on which steps up to one depend.
+func (p *plan) lastSample(step int64) int64 {
+	last := int64(math.MinInt64)
+	if f := p.shape.Fixed; f != nil {
+		last = f.To
+	}
+	if p.shape.Moves {
+		last = max(last, step+min(max(p.shape.After, -maxTime), maxTime))
+	}
+	return last
 }
 
 // setKeepable sets which steps of the parts may be cached: those whose samples are all

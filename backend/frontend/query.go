@@ -10,7 +10,6 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
 	"github.com/prometheus/prometheus/util/stats"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
@@ -109,7 +108,7 @@ func (p *plan) run(ctx context.Context) *promql.Result {
 // unjoinable reports whether annotations of several pieces would have to be joined that
 // were received as text.
 func (p *plan) unjoinable() bool {
-	if len(p.parts) == 1 && len(p.tasks) == 1 && p.parts[0].kept == nil {
+	if p.answered.Load() == 1 && !slices.ContainsFunc(p.parts, func(part part) bool { return part.kept != nil }) {
 		return false
 	}
 	return slices.ContainsFunc(p.tasks, func(t task) bool { return evaluation.Unjoinable(t.warnings) })
@@ -128,74 +127,6 @@ func (p *plan) charge(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// task is a range of steps that is evaluated.
-type task struct {
-	part  *part
-	steps split.Range
-
-	points   promql.Matrix
-	warnings annotations.Annotations
-	notes    []evaluation.Note
-	storable bool // the annotations can be kept
-	cost     evaluation.Cost
-	readers  evaluation.Readers
-}
-
-// evaluate runs all tasks, some at the same time. It returns the result of a task that
-// failed, or nil.
-func (p *plan) evaluate(ctx context.Context) *promql.Result {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(p.f.o.Workers)
-	var mu sync.Mutex
-	var failed *promql.Result
-	for i := range p.tasks {
-		t := &p.tasks[i]
-		g.Go(func() error {
-			res := p.evaluateTask(ctx, t)
-			if res.Err == nil {
-				return nil
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if failed == nil { // later ones may fail because this one ended them
-				failed = res
-			}
-			return res.Err
-		})
-	}
-	_ = g.Wait() // the error is in failed
-	return failed
-}
-
-func (p *plan) evaluateTask(ctx context.Context, t *task) *promql.Result {
-	q := p.q
-	query, err := p.f.o.Evaluator.NewPartQuery(ctx, q.storage, q.opts, q.text, q.times, t.steps)
-	if err != nil {
-		return &promql.Result{Err: err}
-	}
-	q.mu.Lock()
-	q.running = append(q.running, query)
-	q.mu.Unlock()
-	res := query.Exec(ctx)
-	if res.Err != nil {
-		return res
-	}
-	if t.points, err = res.Matrix(); err != nil {
-		return &promql.Result{Err: err}
-	}
-	t.warnings = res.Warnings
-	t.notes, t.storable = evaluation.NotesOf(res.Warnings, q.text)
-	if s, ok := query.(interface{ Storable() bool }); ok && !s.Storable() {
-		t.storable = false // evaluated by another version
-	}
-	t.cost.Series, t.cost.Samples = p.f.o.Evaluator.Cost(query)
-	t.readers = p.f.o.Evaluator.Readers(query)
-	if s := query.Stats(); s != nil && s.Samples != nil {
-		t.cost.Read = s.Samples.TotalSamples
-	}
-	return res
 }
 
 // count adds what was read to the statistics of the query and the process.

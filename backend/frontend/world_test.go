@@ -27,6 +27,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 const (
@@ -51,12 +52,15 @@ type world struct {
 	now      int64
 	bound    int64
 	changes  uint64
+	recent   int64  // the recent bound; before the bound: there is none
+	late     uint64 // changes from the bound to the recent one
 	store    series.StoreVersion
 	noVer    error
 	readers  evaluation.Readers // of all evaluations
 	members  []string           // ingesters that are available, each in a domain of its own; nil: one
 	keep     time.Duration
 	most     int64  // samples; 0 = no limit
+	longest  int64  // steps of an evaluation beyond which it fails; 0 = no limit
 	evaluate func() // called before each evaluation of a part; may be nil
 	parts    atomic.Int64
 	steps    atomic.Int64
@@ -124,7 +128,8 @@ func (w *world) versions(_ context.Context, _ tenant.ID, mint, maxt int64) (seri
 	}
 	for _, id := range members {
 		v.Domains[id] = 1
-		v.Ingesters = append(v.Ingesters, series.IngesterVersion{Instance: id, Epoch: 1, Changes: w.changes, Bound: w.bound, Domain: id})
+		v.Ingesters = append(v.Ingesters, series.IngesterVersion{Instance: id, Epoch: 1, Changes: w.changes, Recent: w.late,
+			Bound: w.bound, RecentBound: w.recent, Domain: id})
 	}
 	v.Store = w.store.Within(mint/day, maxt/day)
 	return v, nil
@@ -154,8 +159,11 @@ func (w *world) commit(app storage.Appender, t int64) {
 	if err := app.Commit(); err != nil {
 		w.t.Fatal(err)
 	}
-	if t < w.bound {
+	switch {
+	case t < w.bound:
 		w.changes++
+	case t < w.recent:
+		w.late++
 	}
 }
 
@@ -260,9 +268,26 @@ func (w *world) NewPartQuery(
 		w.evaluate()
 	}
 	w.parts.Add(1)
+	if n := stepsIn(part, whole.Step.Milliseconds()); w.longest > 0 && n > w.longest {
+		return tooLong{}, nil
+	}
 	w.steps.Add(stepsIn(part, whole.Step.Milliseconds()))
 	o := w.options(split.Parser(w.parser, whole.Start, whole.End, whole.Step))
 	return promql.NewEngine(o).NewRangeQuery(ctx, q, opts, text, timestamp.Time(part.Start), timestamp.Time(part.End), whole.Step)
+}
+
+// tooLong is an evaluation that exceeds a limit.
+type tooLong struct{ promql.Query }
+
+func (tooLong) Exec(context.Context) *promql.Result {
+	return &promql.Result{Err: limits.MaxQuerySamples.Exceeded(&limits.Limits{}, limits.More)}
+}
+
+func (tooLong) Close() {}
+
+func (w *world) TooLarge(err error) bool {
+	var exceeded *limits.Exceeded
+	return errors.As(err, &exceeded)
 }
 
 func (w *world) Check(promql.Query) error { return nil }

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
@@ -15,23 +16,36 @@ import (
 // that is counted although the answers stay equal costs only a miss.
 type changeLog struct {
 	epoch uint64
-	// bound is the start of the oldest window whose regular seal is still to come. It
-	// never decreases: samples at or after it are not counted, and an answer for samples
-	// before it may have been kept since.
-	bound atomic.Int64
+	// bound is the start of the oldest window whose regular seal is still to come, recent
+	// a time a few minutes ago. They never decrease: samples at or after recent are not
+	// counted, and an answer for samples before it may have been kept since.
+	bound, recent atomic.Int64
 
 	mu      sync.RWMutex
-	tenants map[tenant.ID]*atomic.Uint64
+	tenants map[tenant.ID]*changeCounts
 }
 
+// changeCounts are the changes of one tenant: of samples before the bound, and of those from
+// there to the recent bound. A sender that is always late by minutes then changes only
+// what is kept of the last hours.
+type changeCounts struct{ settled, recent atomic.Uint64 }
+
+// RecentDelay is the age of a sample that is counted as a change when it is pushed. The time
+// is rounded down to recentStep, since answers that are kept grow with it.
+const (
+	RecentDelay = 5 * time.Minute
+	recentStep  = 5 * time.Minute
+)
+
 func newChangeLog() *changeLog {
-	c := &changeLog{epoch: rand.Uint64(), tenants: map[tenant.ID]*atomic.Uint64{}}
+	c := &changeLog{epoch: rand.Uint64(), tenants: map[tenant.ID]*changeCounts{}}
 	c.bound.Store(math.MinInt64)
+	c.recent.Store(math.MinInt64)
 	return c
 }
 
-// counter returns a tenant's counter.
-func (c *changeLog) counter(id tenant.ID) *atomic.Uint64 {
+// counts returns a tenant's counters.
+func (c *changeLog) counts(id tenant.ID) *changeCounts {
 	c.mu.RLock()
 	n := c.tenants[id]
 	c.mu.RUnlock()
@@ -41,7 +55,7 @@ func (c *changeLog) counter(id tenant.ID) *atomic.Uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n = c.tenants[id]; n == nil {
-		n = new(atomic.Uint64)
+		n = &changeCounts{}
 		c.tenants[id] = n
 	}
 	return n
@@ -52,31 +66,36 @@ func (c *changeLog) counter(id tenant.ID) *atomic.Uint64 {
 // raised by the version that a reader has, and the change is counted, or the reader got
 // its version after the samples were applied, and reads them.
 func (c *changeLog) pushed(id tenant.ID, t int64) {
-	if t < c.bound.Load() {
+	switch {
+	case t < c.bound.Load():
 		c.changed(id)
+	case t < c.recent.Load():
+		c.counts(id).recent.Add(1)
 	}
 }
 
 // changed counts a change of any other kind, after it took effect and before it is
 // acknowledged.
-func (c *changeLog) changed(id tenant.ID) { c.counter(id).Add(1) }
+func (c *changeLog) changed(id tenant.ID) { c.counts(id).settled.Add(1) }
 
-// raise raises the bound to at least b.
-func (c *changeLog) raise(b int64) {
+// raise raises a bound to at least b.
+func raise(bound *atomic.Int64, b int64) {
 	for {
-		old := c.bound.Load()
-		if old >= b || c.bound.CompareAndSwap(old, b) {
+		old := bound.Load()
+		if old >= b || bound.CompareAndSwap(old, b) {
 			return
 		}
 	}
 }
 
 // Version returns the version of what the ingester answers for a tenant's samples before
-// the bound. It raises the bound first, see changeLog.pushed.
+// the bounds. It raises the bounds first, see changeLog.pushed.
 func (ing *Ingester) Version(id tenant.ID) series.IngesterVersion {
-	c := ing.changes
-	c.raise(series.WindowStart(ing.opts.Now().Add(-SealDelay).UnixMilli()))
-	v := series.IngesterVersion{Instance: ing.opts.ID, Epoch: c.epoch, Bound: c.bound.Load()}
-	v.Changes = c.counter(id).Load()
+	c, now := ing.changes, ing.opts.Now()
+	raise(&c.bound, series.WindowStart(now.Add(-SealDelay).UnixMilli()))
+	raise(&c.recent, now.Add(-RecentDelay).Truncate(recentStep).UnixMilli())
+	v := series.IngesterVersion{Instance: ing.opts.ID, Epoch: c.epoch, Bound: c.bound.Load(), RecentBound: c.recent.Load()}
+	counts := c.counts(id)
+	v.Changes, v.Recent = counts.settled.Load(), counts.recent.Load()
 	return v
 }

@@ -20,24 +20,34 @@ func TestVersion(t *testing.T) {
 	if last.Bound != bound || last.Instance != "ingester-1" {
 		t.Fatalf("version %+v, want the bound %d", last, bound)
 	}
-	changes := func(what string, want bool, do func()) {
+	changed := func(what string, settled, recent bool, do func()) {
 		t.Helper()
 		other := b.ing.Version("other")
 		do()
 		now := b.ing.Version("t")
-		if (now.Changes != last.Changes) != want {
-			t.Errorf("%s: changes from %d to %d, want a change: %t", what, last.Changes, now.Changes, want)
+		if (now.Changes != last.Changes) != settled || (now.Recent != last.Recent) != recent {
+			t.Errorf("%s: from %+v to %+v, want a change: %t, of recent samples: %t", what, last, now, settled, recent)
 		}
-		if now.Bound < last.Bound || now.Epoch != last.Epoch {
+		if now.Bound < last.Bound || now.RecentBound < last.RecentBound || now.Epoch != last.Epoch {
 			t.Errorf("%s: from %+v to %+v", what, last, now)
 		}
-		if b.ing.Version("other").Changes != other.Changes {
+		if o := b.ing.Version("other"); o.Changes != other.Changes || o.Recent != other.Recent {
 			t.Errorf("%s of one tenant changed the version of another", what)
 		}
 		last = now
 	}
+	changes := func(what string, want bool, do func()) {
+		t.Helper()
+		changed(what, want, false, do)
+	}
+	recent := b.now.Add(-RecentDelay).Truncate(recentStep).UnixMilli()
+	if recent <= bound || last.RecentBound != recent {
+		t.Fatalf("version %+v, want the recent bound %d", last, recent)
+	}
 	changes("a current sample", false, func() { b.push("t", at(b.now.UnixMilli())) })
-	changes("a sample at the bound", false, func() { b.push("t", at(bound)) })
+	changes("a sample at the recent bound", false, func() { b.push("t", at(recent)) })
+	changed("a sample before the recent bound", false, true, func() { b.push("t", at(recent-1)) })
+	changed("a sample at the bound", false, true, func() { b.push("t", at(bound)) })
 	changes("a late sample", true, func() { b.push("t", at(bound-1)) })
 	changes("a very old sample", true, func() { b.push("t", at(bound-1000*series.DayMillis)) })
 	changes("a seal", false, func() {
@@ -57,10 +67,12 @@ func TestVersion(t *testing.T) {
 		b.push("t", at(bound+time.Hour.Milliseconds()))
 	})
 	moved := last.Bound
+	movedRecent := last.RecentBound
 	b.set(b.now.Add(-3 * time.Hour))
+	changed("a recent sample that was current before the clock was set back", false, true, func() { b.push("t", at(movedRecent-1)) })
 	changes("a sample that was current before the clock was set back", true, func() { b.push("t", at(moved-1)) })
-	if last.Bound != moved {
-		t.Errorf("the bound went from %d to %d with the clock", moved, last.Bound)
+	if last.Bound != moved || last.RecentBound != movedRecent {
+		t.Errorf("the bounds went from %d and %d to %d and %d with the clock", moved, movedRecent, last.Bound, last.RecentBound)
 	}
 	b.crash()
 	if now := b.ing.Version("t"); now.Epoch == last.Epoch {

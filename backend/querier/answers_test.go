@@ -2,13 +2,18 @@ package querier
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // TestSeriesByRemoteRead checks that a chunk querier reads chunks even with the
@@ -44,5 +49,26 @@ func TestNoExemplars(t *testing.T) {
 	got, err := q.Select(start, start+1, []*labels.Matcher{everything})
 	if err != nil || got == nil || len(got) != 0 {
 		t.Errorf("Select = %v, %v, want an empty list", got, err)
+	}
+}
+
+// TestTooLarge checks after which errors fewer steps may be evaluated.
+func TestTooLarge(t *testing.T) {
+	lim := &limits.Limits{}
+	for _, tt := range []struct {
+		name string
+		err  error
+		want bool
+	}{
+		{"none", nil, false},
+		{"a limit", fmt.Errorf("query: %w", limits.MaxQuerySamples.Exceeded(lim, limits.More)), true},
+		{"the limit of time", TimedOut(lim), false},
+		{"no memory left", promql.ErrStorage{Err: fmt.Errorf("read: %w", memory.ErrFull)}, true},
+		{"ended because memory was short", promql.ErrStorage{Err: memory.ErrEnded}, false},
+		{"unreadable", promql.ErrStorage{Err: errors.New("the store is down")}, false},
+	} {
+		if got := (&Engine{}).TooLarge(tt.err); got != tt.want {
+			t.Errorf("%s: too large = %t", tt.name, got)
+		}
 	}
 }

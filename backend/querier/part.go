@@ -2,6 +2,7 @@ package querier
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/prometheus/prometheus/model/timestamp"
@@ -82,6 +83,17 @@ func (e *Engine) CheckCost(ctx context.Context, series, samples int64) error {
 	return nil
 }
 
+// TooLarge reports whether an evaluation with fewer steps may succeed: this one exceeded a
+// limit other than its time, or there was too little memory.
+func (e *Engine) TooLarge(err error) bool {
+	var exceeded *limits.Exceeded
+	if errors.As(err, &exceeded) {
+		return !exceeded.Of(limits.QueryTimeout)
+	}
+	var unreadable promql.ErrStorage
+	return errors.As(err, &unreadable) && errors.Is(unreadable.Err, memory.ErrFull)
+}
+
 // Failed returns the result of a query that failed with an error of Check or CheckCost, and
 // counts it.
 func (e *Engine) Failed(err error) *promql.Result { return e.failed(err) }
@@ -118,12 +130,14 @@ func (e *Engine) Charge(ctx context.Context, m promql.Matrix) error {
 		}
 	}
 	if err := h.Take(sumOf(int64(len(m))*seriesBytes, points, 2*pointBytes)); err != nil {
-		return explained(ctx, err)
+		return Explained(ctx, err)
 	}
-	return explained(ctx, chargeResult(h, m))
+	return Explained(ctx, chargeResult(h, m))
 }
 
-func explained(ctx context.Context, err error) error {
+// Explained returns an error of the memory of a process, or of a limit, as the engine would
+// return it, and any other error unchanged.
+func Explained(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}

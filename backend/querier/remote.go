@@ -25,10 +25,6 @@ func (e *Engine) Interrupted(ctx context.Context) *promql.Result {
 // Unreadable notes an error with which another process could not read data for a query.
 func (e *Engine) Unreadable(ctx context.Context, err error) { NoteFault(ctx, err) }
 
-// Explained returns an error of the memory of a process, or of a limit, as the engine would
-// return it, and any other error unchanged.
-func Explained(ctx context.Context, err error) error { return explained(ctx, err) }
-
 // Request returns the tenant, the policy and the limits of a query.
 func (e *Engine) Request(ctx context.Context) (evaluations.Request, error) {
 	lim, _, err := tenantLimits(ctx)

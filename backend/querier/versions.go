@@ -73,7 +73,7 @@ func (in *Ingesters) versions(ctx context.Context, id tenant.ID, mint, maxt int6
 			out.Ingesters = append(out.Ingesters, r.Value)
 		}
 	}
-	if !out.Confirms(out.Ingesters) {
+	if !out.Confirms(out.Ingesters, true) {
 		return errTooFewZones
 	}
 	return nil

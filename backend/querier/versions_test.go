@@ -55,8 +55,8 @@ func TestVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(first.Ingesters) != 3 || first.Bound() != 1000 {
-		t.Fatalf("asked %d ingesters, bound %d; want 3 and 1000", len(first.Ingesters), first.Bound())
+	if bound, _ := first.Bounds(); len(first.Ingesters) != 3 || bound != 1000 {
+		t.Fatalf("asked %d ingesters, bound %d; want 3 and 1000", len(first.Ingesters), bound)
 	}
 	restarted := z(1, 2, 3)
 	restarted[0].version.Epoch = 8
@@ -89,7 +89,7 @@ func TestVersions(t *testing.T) {
 			continue
 		}
 		then := first.Of(strings.Split(tt.read, ""))
-		if got := now.Confirms(then); got != tt.want {
+		if got := now.Confirms(then, false); got != tt.want {
 			t.Errorf("%s: confirmed = %t, want %t: %+v", tt.name, got, tt.want, now)
 		}
 	}
@@ -105,7 +105,7 @@ func TestVersions(t *testing.T) {
 			t.Errorf("%s: %+v, want an error", name, v)
 		}
 	}
-	if got := series.Both(first.Of([]string{"a", "b"}), first.Of([]string{"b", "c"})); len(got) != 1 || got[0].Instance != "b" {
+	if got := series.Both(first.Of([]string{"a", "b"}), first.Of([]string{"b", "c"}), true); len(got) != 1 || got[0].Instance != "b" {
 		t.Errorf("versions in both lists: %+v", got)
 	}
 }
@@ -158,7 +158,7 @@ func TestVersionsOfOneProcess(t *testing.T) {
 	in := OneIngester(&peer{version: series.IngesterVersion{Instance: "ingester-1", Epoch: 3}})
 	t.Cleanup(func() { _ = in.Close() })
 	v, err := Versions(t.Context(), in, fixedStore{}, "t", 0, 1)
-	if err != nil || !v.Confirms(v.Ingesters) {
+	if err != nil || !v.Confirms(v.Ingesters, true) {
 		t.Errorf("versions of one process: %+v, %v", v, err)
 	}
 	if _, err := Versions(t.Context(), in, fixedStore{err: errors.New("down")}, "t", 0, 1); err == nil {

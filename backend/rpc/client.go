@@ -368,7 +368,8 @@ func (p *Peer) Version(ctx context.Context, id tenant.ID) (series.IngesterVersio
 	if err = p.note(ctx, err); err != nil {
 		return series.IngesterVersion{}, err
 	}
-	return series.IngesterVersion{Instance: resp.Instance, Epoch: resp.Epoch, Changes: resp.Changes, Bound: resp.Bound}, nil
+	return series.IngesterVersion{Instance: resp.Instance, Epoch: resp.Epoch, Changes: resp.Changes, Bound: resp.Bound,
+		Recent: resp.Recent, RecentBound: resp.RecentBound}, nil
 }
 
 // Delete sends a tombstone to the ingester.

@@ -197,6 +197,10 @@ func TestCalls(t *testing.T) {
 			t.Errorf("labels only %v: received %d series", labelsOnly, len(got.Series))
 		}
 	}
+	late := all("a").Tenant
+	if v, err := p.Version(ctx, late); err != nil || v != ing.Version(late) || v.RecentBound <= v.Bound {
+		t.Errorf("version %+v, %v; want %+v", v, err, ing.Version(late))
+	}
 	if err := p.Flush(ctx); err != nil {
 		t.Fatal(err)
 	}

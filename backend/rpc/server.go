@@ -339,7 +339,8 @@ func (s *ingesterServer) Version(_ context.Context, in *wire.TenantRequest) (*wi
 		return nil, err
 	}
 	v := s.ing.Version(id)
-	return &wire.VersionResponse{Instance: v.Instance, Epoch: v.Epoch, Changes: v.Changes, Bound: v.Bound}, nil
+	return &wire.VersionResponse{Instance: v.Instance, Epoch: v.Epoch, Changes: v.Changes, Bound: v.Bound,
+		Recent: v.Recent, RecentBound: v.RecentBound}, nil
 }
 
 func (s *ingesterServer) Delete(_ context.Context, in *wire.DeleteRequest) (*wire.Empty, error) {

@@ -5,20 +5,34 @@ import (
 	"slices"
 )
 
-// IngesterVersion is the version of what an ingester answers for a tenant's samples
-// before Bound: while Instance, Epoch and Changes are equal, so are the answers. See
-// docs/frontend.md.
+// IngesterVersion is the version of what an ingester answers for a tenant's samples: while
+// Instance, Epoch and Changes are equal, so are the answers before Bound, and while Recent
+// is equal, too, those before RecentBound. See docs/frontend.md.
 type IngesterVersion struct {
 	Instance string
 	Epoch    uint64 // random, chosen when the process starts
-	Changes  uint64 // of the tenant's samples before the bound, since then
+	Changes  uint64 // of the tenant's samples before Bound, since then
+	Recent   uint64 // of those from Bound to RecentBound
 	Bound    int64  // Unix milliseconds; never decreases within an epoch
-	Domain   string // failure domain, by which the ring knows it
+	// RecentBound is at or after Bound, and never decreases either.
+	RecentBound int64
+	Domain      string // failure domain, by which the ring knows it
 }
 
-// same reports whether two versions are of the same answers.
-func (v IngesterVersion) same(o IngesterVersion) bool {
-	return v.Instance == o.Instance && v.Epoch == o.Epoch && v.Changes == o.Changes
+// same reports whether two versions are of the same answers before the bound, or with
+// recent before the recent bound.
+func (v *IngesterVersion) same(o *IngesterVersion, recent bool) bool {
+	return v.Instance == o.Instance && v.Epoch == o.Epoch && v.Changes == o.Changes && (!recent || v.Recent == o.Recent)
+}
+
+// in reports whether a list has the same version.
+func (v *IngesterVersion) in(list []IngesterVersion, recent bool) bool {
+	for i := range list {
+		if v.same(&list[i], recent) {
+			return true
+		}
+	}
+	return false
 }
 
 // DayVersion is the version of the long-term store's samples of a tenant's UTC day. Days
@@ -59,23 +73,25 @@ type Versions struct {
 	Store     StoreVersion
 }
 
-// Bound returns the smallest bound of the ingesters: samples at or after it are added
-// without a change of the versions. Unix milliseconds.
-func (v *Versions) Bound() int64 {
-	bound := int64(math.MaxInt64)
-	for _, i := range v.Ingesters {
-		bound = min(bound, i.Bound)
+// Bounds returns the smallest bounds of the ingesters: samples at or after the recent one are
+// added without a change of the versions, those before it change Recent, and those before
+// the other one Changes. Unix milliseconds.
+func (v *Versions) Bounds() (bound, recent int64) {
+	bound, recent = math.MaxInt64, math.MaxInt64
+	for i := range v.Ingesters {
+		bound = min(bound, v.Ingesters[i].Bound)
+		recent = min(recent, v.Ingesters[i].RecentBound)
 	}
-	return bound
+	return bound, max(bound, recent)
 }
 
 // Confirms reports whether an answer that was read from ingesters of the given versions has
-// every sample before the bound that is acknowledged now: all ingesters of enough domains are
-// among the given ones, and unchanged.
-func (v *Versions) Confirms(then []IngesterVersion) bool {
+// every sample before the bound, or with recent before the recent bound, that is acknowledged
+// now: all ingesters of enough domains are among the given ones, and unchanged.
+func (v *Versions) Confirms(then []IngesterVersion, recent bool) bool {
 	same := map[string]int{}
-	for _, now := range v.Ingesters {
-		if slices.ContainsFunc(then, now.same) {
+	for i := range v.Ingesters {
+		if now := &v.Ingesters[i]; now.in(then, recent) {
 			same[now.Domain]++
 		}
 	}
@@ -93,7 +109,8 @@ func (v *Versions) Of(ids []string) []IngesterVersion {
 	return slices.DeleteFunc(slices.Clone(v.Ingesters), func(i IngesterVersion) bool { return !slices.Contains(ids, i.Instance) })
 }
 
-// Both returns the versions that two lists have.
-func Both(a, b []IngesterVersion) []IngesterVersion {
-	return slices.DeleteFunc(slices.Clone(a), func(i IngesterVersion) bool { return !slices.ContainsFunc(b, i.same) })
+// Both returns the versions of a list that are the same in another one, with recent also for
+// recent samples.
+func Both(a, b []IngesterVersion, recent bool) []IngesterVersion {
+	return slices.DeleteFunc(slices.Clone(a), func(i IngesterVersion) bool { return !i.in(b, recent) })
 }

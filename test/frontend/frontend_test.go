@@ -198,12 +198,17 @@ func (w *world) backfill() {
 	}
 }
 
-// live writes a sample at a time at which samples usually arrive: no version counts it.
+// live writes a recent sample: one that no version counts, or one that is late by up to three
+// hours.
 func (w *world) live() {
 	i := w.rnd.Intn(6)
-	ls := labels.FromStrings("__name__", "load", "job", fmt.Sprint("job-", i%2), "i", fmt.Sprint(i))
-	if t := w.now - 1 - w.rnd.Int63n(15*minute); !w.samples.has(ls, t) {
-		w.push(ls, point{t: t, f: float64(w.rnd.Intn(1000))})
+	name := []string{"requests_total", "load"}[w.rnd.Intn(2)]
+	ls := labels.FromStrings("__name__", name, "job", fmt.Sprint("job-", i%2), "i", fmt.Sprint(i))
+	late := []int64{15 * minute, 3 * hour}[w.rnd.Intn(2)]
+	for range 4 {
+		if t := w.now - 1 - w.rnd.Int63n(late); !w.samples.has(ls, t) {
+			w.push(ls, point{t: t, f: float64(w.rnd.Intn(1000))})
+		}
 	}
 }
 
@@ -244,7 +249,7 @@ func (w *world) disturb(i int) string {
 			w.front.restart()
 			return "restart"
 		}
-	case 8, 9:
+	case 8, 9, 10, 11, 12:
 		w.live()
 		return "live"
 	case 7:

@@ -1,0 +1,162 @@
+package frontend
+
+import (
+	"context"
+	"sync"
+
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/util/annotations"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/split"
+)
+
+// task is a range of steps of one part that is evaluated: either all of it may be cached,
+// or nothing.
+type task struct {
+	part  *part
+	steps split.Range
+
+	points   promql.Matrix
+	warnings annotations.Annotations // of a run, only its first task has them
+	notes    []evaluation.Note
+	storable bool // the annotations can be kept
+	cost     evaluation.Cost
+	readers  evaluation.Readers
+}
+
+// runDays is the maximum number of days of parts that are evaluated together. Every
+// evaluation also reads the look-back before its first step, for which the long-term store
+// decodes a whole day. A longer one would keep a slot for longer, and what an evaluation
+// has done is lost with its querier.
+const runDays = 7
+
+// setRuns divides the tasks into runs: neighbouring tasks are evaluated together, so that
+// the look-back of each is not read again. Annotations are those of a whole run, and an
+// entry of the cache needs those of its own steps. So the tasks of an expression that had
+// annotations before are evaluated one by one.
+func (p *plan) setRuns() {
+	alone := p.noted()
+	for i := range p.tasks {
+		t := &p.tasks[i]
+		if last := len(p.runs) - 1; i > 0 && !alone && p.follows(t, p.runs[last]) {
+			p.runs[last] = append(p.runs[last], t)
+			continue
+		}
+		p.runs = append(p.runs, []*task{t})
+	}
+}
+
+// follows reports whether a task can be evaluated with a run.
+func (p *plan) follows(t *task, run []*task) bool {
+	last := run[len(run)-1]
+	near := t.part == last.part || t.part.full.End-run[0].part.full.Start < runDays*split.Day
+	return near && last.steps.End+p.step == t.steps.Start
+}
+
+// noted reports whether evaluations of the query's expression had annotations.
+func (p *plan) noted() bool {
+	if len(p.q.text) > longestNoted {
+		return true
+	}
+	_, noted := p.f.noted.Get(notedKey{p.id, p.q.text})
+	return noted
+}
+
+// evaluate evaluates all runs, some at the same time. It returns the result of one that
+// failed, or nil.
+func (p *plan) evaluate(ctx context.Context) *promql.Result {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(p.f.o.Workers)
+	var mu sync.Mutex
+	var failed *promql.Result
+	for _, run := range p.runs {
+		g.Go(func() error {
+			res := p.evaluateRun(ctx, run)
+			if res.Err == nil {
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if failed == nil { // later ones may fail because this one ended them
+				failed = res
+			}
+			return res.Err
+		})
+	}
+	_ = g.Wait() // the error is in failed
+	return failed
+}
+
+// evaluateRun evaluates the tasks of a run together, or one by one if that exceeds a limit:
+// whether a query succeeds must not depend on which of its parts are cached.
+func (p *plan) evaluateRun(ctx context.Context, run []*task) *promql.Result {
+	res := p.evaluateTasks(ctx, run)
+	if len(run) == 1 || !p.f.o.Evaluator.TooLarge(res.Err) {
+		return res
+	}
+	for i := range run {
+		if res = p.evaluateTasks(ctx, run[i:i+1]); res.Err != nil {
+			return res
+		}
+	}
+	return res
+}
+
+// evaluateTasks evaluates neighbouring tasks together, and gives each of them its steps of
+// the answer.
+func (p *plan) evaluateTasks(ctx context.Context, run []*task) *promql.Result {
+	q := p.q
+	steps := split.Range{Start: run[0].steps.Start, End: run[len(run)-1].steps.End}
+	query, err := p.f.o.Evaluator.NewPartQuery(ctx, q.storage, q.opts, q.text, q.times, steps)
+	if err != nil {
+		return &promql.Result{Err: err}
+	}
+	q.mu.Lock()
+	q.running = append(q.running, query)
+	q.mu.Unlock()
+	res := query.Exec(ctx)
+	if res.Err != nil {
+		return res
+	}
+	points, err := res.Matrix()
+	if err != nil {
+		return &promql.Result{Err: err}
+	}
+	notes, storable := evaluation.NotesOf(res.Warnings, q.text)
+	if len(notes) > 0 && len(q.text) <= longestNoted {
+		p.f.noted.Put(notedKey{p.id, q.text}, struct{}{})
+	}
+	if len(run) > 1 && len(notes) > 0 {
+		storable = false // of which task they are is not known
+	}
+	if s, ok := query.(interface{ Storable() bool }); ok && !s.Storable() {
+		storable = false // evaluated by another version
+	}
+	p.answered.Add(1)
+	cost, readers := p.costOf(query), p.f.o.Evaluator.Readers(query)
+	run[0].warnings = res.Warnings
+	left, read := stepsIn(steps, p.step), cost.Read
+	for _, t := range run {
+		t.notes, t.storable, t.readers = notes, storable, readers
+		n := stepsIn(t.steps, p.step)
+		t.cost = cost // the limits are compared with that of the run
+		t.cost.Read = int64(float64(read) * (float64(n) / float64(left)))
+		left, read = left-n, read-t.cost.Read
+		if t.points = points; len(run) > 1 {
+			t.points = split.Slice(points, t.steps.Start, t.steps.End)
+		}
+	}
+	return res
+}
+
+// costOf returns what an evaluation has read.
+func (p *plan) costOf(query promql.Query) evaluation.Cost {
+	var cost evaluation.Cost
+	cost.Series, cost.Samples = p.f.o.Evaluator.Cost(query)
+	if s := query.Stats(); s != nil && s.Samples != nil {
+		cost.Read = s.Samples.TotalSamples
+	}
+	return cost
+}
