@@ -197,6 +197,12 @@ func TestCalls(t *testing.T) {
 			t.Errorf("labels only %v: received %d series", labelsOnly, len(got.Series))
 		}
 	}
+	if h, err := p.HeadStats(ctx, "a"); err != nil || h != ing.HeadStats("a") || h.Chunks < 5000 {
+		t.Errorf("head %+v, %v", h, err)
+	}
+	if h, err := p.HeadStats(ctx, "nobody"); err != nil || h != series.NoHead() {
+		t.Errorf("head of another tenant %+v, %v", h, err)
+	}
 	if err := p.Flush(ctx); err != nil {
 		t.Fatal(err)
 	}
