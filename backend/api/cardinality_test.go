@@ -1,8 +1,10 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -103,19 +105,23 @@ func TestBadParameters(t *testing.T) {
 // those in memory also since the start of the oldest window that is not sealed.
 func TestCountedWhen(t *testing.T) {
 	b := newBackend(t)
-	b.now = b.now.Truncate(2 * time.Hour).Add(time.Hour) // an hour into a window
-	window := b.now.Add(-time.Hour)
-	b.write("a", "m", 1)
+	window := b.now.Truncate(2 * time.Hour).Add(-2 * time.Hour)
+	at := window.Add(time.Hour) // when the sample was written, and then when it is asked
+	b.writeAt("a", "m", 1, at)
+	p := parser.NewParser(parser.Options{})
+	b.h = newAPI(Options{Queryable: querier.NewQueryable(recentOnly{b.ing}, time.Now, nil), Parser: p, Engine: querier.NewEngine(p, slog.New(slog.DiscardHandler), nil),
+		Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Now: func() time.Time { return at },
+		Head: func(_ context.Context, id tenant.ID) (series.HeadStats, error) { return b.ing.HeadStats(id), nil }})
 	for _, tt := range []struct {
-		at             time.Time // when it is asked
+		at             time.Time
 		active, memory int
 	}{
-		{b.now.Add(29 * time.Minute), 1, 1},
-		{b.now.Add(31 * time.Minute), 0, 1},
+		{at.Add(29 * time.Minute), 1, 1},
+		{at.Add(31 * time.Minute), 0, 1},
 		{window.Add(2*time.Hour + 14*time.Minute), 0, 1}, // the window has ended, but is not sealed
 		{window.Add(2*time.Hour + 16*time.Minute), 0, 0},
 	} {
-		b.now = tt.at
+		at = tt.at
 		for method, want := range map[string]int{"active": tt.active, "inmemory": tt.memory, "": tt.memory} {
 			w := b.get("a", counted+"label_values", url.Values{"label_names[]": {"i"}, "count_method": {method}})
 			if !strings.HasPrefix(w.Body.String(), fmt.Sprintf(`{"series_count_total":%d,`, want)) {
@@ -187,9 +193,9 @@ type replica struct{ *ingester.Ingester }
 
 func (r replica) Labels(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error) {
 	if name == "" {
-		return r.Ingester.LabelNames(ctx, req)
+		return r.LabelNames(ctx, req)
 	}
-	return r.Ingester.LabelValues(ctx, name, req)
+	return r.LabelValues(ctx, name, req)
 }
 func (r replica) Metadata(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
 	return r.Ingester.Metadata(id), nil
@@ -247,6 +253,25 @@ func TestReplicasCountOnce(t *testing.T) {
 	} {
 		if w := do(h, as("a", httptest.NewRequest(http.MethodGet, promAPI+path, nil))); w.Code != 200 || !strings.Contains(w.Body.String(), want) {
 			t.Errorf("%s: %d %s, want %s", path, w.Code, w.Body, want)
+		}
+	}
+}
+
+// TestCountFailureIsLoggedOnce checks that a failure to read is in the log once: the querier
+// logs it. One to read the head is logged by the API.
+func TestCountFailureIsLoggedOnce(t *testing.T) {
+	for _, tt := range []struct{ source, head error }{{errors.New("file-7"), nil}, {nil, errors.New("file-8")}} {
+		var log bytes.Buffer
+		logger := slog.New(slog.NewTextHandler(&log, nil))
+		p := parser.NewParser(parser.Options{})
+		source := &fakeSource{}
+		source.set(func(context.Context) error { return tt.source })
+		h := newAPI(Options{Queryable: querier.NewQueryable(source, time.Now, logger), Parser: p, Engine: querier.NewEngine(p, logger, nil), Logger: logger,
+			Limits: func(tenant.ID) limits.Limits { return limits.Default() },
+			Head:   func(context.Context, tenant.ID) (series.HeadStats, error) { return series.NoHead(), tt.head }})
+		w := do(h, as("a", httptest.NewRequest(http.MethodGet, promAPI+"status/tsdb", nil)))
+		if n := strings.Count(log.String(), "level=ERROR"); w.Code != 503 || n != 1 || !strings.Contains(log.String(), "file-") {
+			t.Errorf("%d, %d lines: %s", w.Code, n, log.String())
 		}
 	}
 }

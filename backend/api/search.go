@@ -27,7 +27,9 @@ const maxSearchLimit = 10000
 var errNotSearchable = errors.New("internal error: the storage does not implement searches")
 
 // SearchLabelNames implements storage.Searcher.
-func (q readQuerier) SearchLabelNames(ctx context.Context, hints *storage.SearchHints, matchers ...*labels.Matcher) storage.SearchResultSet {
+func (q readQuerier) SearchLabelNames(
+	ctx context.Context, hints *storage.SearchHints, matchers ...*labels.Matcher,
+) storage.SearchResultSet {
 	if s, ok := q.Querier.(storage.Searcher); ok {
 		return s.SearchLabelNames(ctx, hints, matchers...)
 	}

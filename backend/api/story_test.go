@@ -100,11 +100,17 @@ func (r recentOnly) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int6
 // write pushes n series of a metric with one sample each.
 func (b *backend) write(id tenant.ID, metric string, n int) {
 	b.t.Helper()
+	b.writeAt(id, metric, n, b.now)
+}
+
+// writeAt is write with samples of a given time.
+func (b *backend) writeAt(id tenant.ID, metric string, n int, at time.Time) {
+	b.t.Helper()
 	req := &prompb.WriteRequest{Metadata: []prompb.MetricMetadata{{MetricFamilyName: metric, Type: prompb.MetricMetadata_GAUGE, Help: "Help of " + metric + "."}}}
 	for i := range n {
 		req.Timeseries = append(req.Timeseries, prompb.TimeSeries{
 			Labels:  []prompb.Label{{Name: "__name__", Value: metric}, {Name: "i", Value: fmt.Sprint(i)}, {Name: "tenant", Value: string(id)}},
-			Samples: []prompb.Sample{{Timestamp: b.now.UnixMilli(), Value: float64(i)}},
+			Samples: []prompb.Sample{{Timestamp: at.UnixMilli(), Value: float64(i)}},
 		})
 	}
 	data, err := req.Marshal()

@@ -124,7 +124,7 @@ func (r *reader) selectSeries(
 		e.selected = max(e.selected, int64(len(sel.Series)))
 	}
 	if counts {
-		err = memory.FromContext(ctx).Take(int64(len(sel.Series)) * seriesBytes)
+		err = memory.FromContext(ctx).Take(int64(len(sel.Series)) * countedBytes)
 	} else {
 		err = chargeSelection(ctx, sel.Series, req.LabelsOnly)
 	}
@@ -133,6 +133,10 @@ func (r *reader) selectSeries(
 	}
 	return sel, req, nil
 }
+
+// countedBytes is the memory in bytes of a series while it is counted, in addition to that
+// of the selection.
+const countedBytes = 64
 
 // CountSeries is the storage.SelectHints.Func of a selection of which only the labels are
 // read, and which is not a response.
