@@ -106,6 +106,8 @@ func asPrometheus(t *testing.T, metrics map[string]int) (*backend, http.Handler)
 		{MetricFamilyName: "http_seconds", Type: prompb.MetricMetadata_HISTOGRAM, Unit: "seconds"},
 		{MetricFamilyName: "up", Type: prompb.MetricMetadata_GAUGE, Help: "Up."},
 		{MetricFamilyName: "sizes", Type: prompb.MetricMetadata_SUMMARY, Help: "Sizes."},
+		{MetricFamilyName: "build", Type: prompb.MetricMetadata_INFO, Help: "Build."},
+		{MetricFamilyName: "gauges", Type: prompb.MetricMetadata_GAUGEHISTOGRAM, Help: "Gauges."},
 		{MetricFamilyName: "x_total", Type: prompb.MetricMetadata_COUNTER, Help: "Not of x_total_total."},
 	}}
 	for metric, n := range metrics {
@@ -203,7 +205,7 @@ func sameStats(got, want []v1.TSDBStat, whole bool) bool {
 // and every byte.
 func TestSearchLikePrometheus(t *testing.T) {
 	b, reference := asPrometheus(t, map[string]int{"up": 30, "http_requests_total": 8, "http_seconds_bucket": 3, "http_seconds_sum": 1, "sizes": 2, "sizes_count": 1,
-		"x_total": 1, "x_total_total": 1, "UP": 1, "a_b_c": 1})
+		"x_total": 1, "x_total_total": 1, "up_total": 1, "sizes_bucket": 1, "http_seconds_gsum": 1, "build_info": 1, "gauges_gcount": 1, "up_info": 1, "UP": 1, "a_b_c": 1})
 	values := func(list ...string) url.Values {
 		v := url.Values{}
 		for i := 0; i < len(list); i += 2 {
