@@ -116,6 +116,9 @@ func TestTop(t *testing.T) {
 			all.push(e)
 		}
 		want := fmt.Sprint(all.list()[:limit])
+		if first := all.list()[:5]; fmt.Sprint(first) != "[{n36  9} {n37  9} {n38  9} {n39  9} {n32  8}]" {
+			t.Fatalf("the first five are %v", first)
+		}
 		for range 20 {
 			rand.Shuffle(len(entries), func(i, k int) { entries[i], entries[k] = entries[k], entries[i] })
 			some := newTop(limit)
