@@ -253,6 +253,7 @@ func (b *backend) buildAPIOptions() {
 	b.onClose("requests to ingesters that are still in progress", b.recent.Close)
 	b.api = api.Options{
 		Limits: b.limitsOf, Memory: b.memory, Gate: querier.NewGate(b.registry), SeriesCount: b.recent.SeriesCount,
+		Head: b.recent.HeadStats, Now: b.opts.Now,
 		Lookback: querier.LookbackDelta, Logger: b.opts.Logger, Registerer: b.registry,
 		CleanTombstones: b.cleanTombstones,
 	}
@@ -338,6 +339,10 @@ func (l localIngester) Metadata(_ context.Context, id tenant.ID) ([]series.Metri
 
 func (l localIngester) SeriesCount(_ context.Context, id tenant.ID) (int, error) {
 	return l.b.ingester.SeriesCount(id), nil
+}
+
+func (l localIngester) HeadStats(_ context.Context, id tenant.ID) (series.HeadStats, error) {
+	return l.b.ingester.HeadStats(id), nil
 }
 
 func (l localIngester) Version(_ context.Context, id tenant.ID) (series.IngesterVersion, error) {

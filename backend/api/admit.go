@@ -33,7 +33,7 @@ func (a *api) admit(next http.Handler) http.HandlerFunc {
 			a.reject(w, r, err)
 			return
 		}
-		leave, err := a.enter(r, lim, r.Form["query"], r.Form["match[]"])
+		leave, err := a.enter(r, lim, r.Form["query"], r.Form["match[]"], r.Form["selector"])
 		if err != nil {
 			a.reject(w, r, err)
 			return
@@ -103,6 +103,9 @@ func (a *api) enter(r *http.Request, lim *limits.Limits, texts ...[]string) (lea
 	c := textCheck{lim: lim}
 	for _, s := range slices.Concat(texts...) {
 		c.text(s)
+	}
+	for _, s := range r.Form["search[]"] { // compared with every name or value
+		c.length(len(s))
 	}
 	if err := c.take(memory.FromContext(r.Context())); err != nil {
 		return nil, err

@@ -133,6 +133,7 @@ func newReading(t testing.TB, account int64) *reading {
 		Queryable: querier.NewQueryable(b.source, func() time.Time { return b.now }, nil),
 		Engine:    querier.NewEngine(p, slog.New(slog.DiscardHandler), nil), Parser: p,
 		Metadata: b.source.metadata, Delete: func(ctx context.Context, _ Deletion) error { return b.source.asked(ctx) },
+		Head:   func(context.Context, tenant.ID) (series.HeadStats, error) { return series.NoHead(), nil },
 		Limits: lim, Memory: b.account, Gate: b.gate, Lookback: querier.LookbackDelta,
 	})
 	for i := range 500 {
@@ -213,13 +214,15 @@ func allReadRoutes() []readRoute {
 	list := []readRoute{
 		{method: "GET", pattern: "label/{name}/values"},
 		{method: "GET", pattern: "metadata", noText: true},
+		{method: "GET", pattern: "status/tsdb", noText: true},
 		{method: "POST", pattern: "read"},
 		{method: "POST", pattern: "read", streamed: true},
 		{method: "POST", pattern: "admin/tsdb/delete_series", onlyParses: true},
 		{method: "PUT", pattern: "admin/tsdb/delete_series", onlyParses: true},
 	}
 	for _, method := range []string{"GET", "POST"} {
-		for _, pattern := range []string{"query", "query_range", "query_exemplars", "labels", "series"} {
+		for _, pattern := range []string{"query", "query_range", "query_exemplars", "labels", "series", "cardinality/label_names", "cardinality/label_values",
+			"cardinality/active_series", "search/metric_names", "search/label_names", "search/label_values"} {
 			list = append(list, readRoute{method: method, pattern: pattern})
 		}
 		for _, pattern := range []string{"format_query", "parse_query"} {
@@ -253,8 +256,15 @@ func (c readRoute) request(b *reading, pattern string) *http.Request {
 	}
 	start, end := fmt.Sprint(b.now.Add(-time.Hour).Unix()), fmt.Sprint(b.now.Unix())
 	params := url.Values{"start": {start}, "end": {end}, "step": {"15"}, "time": {end}}
+	params.Set("label_names[]", "job")
+	params.Set("label", "job")
+	if strings.HasPrefix(c.pattern, "search/") {
+		params.Set("limit", "500") // all
+	}
 	switch {
 	case c.noText:
+	case strings.HasPrefix(c.pattern, "cardinality/"):
+		params.Set("selector", text)
 	case strings.Contains(c.pattern, "query"):
 		params.Set("query", text)
 	default:

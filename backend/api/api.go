@@ -46,6 +46,8 @@ type Options struct {
 	Parser      parser.Parser
 	Metadata    func(context.Context, tenant.ID) ([]series.MetricMetadata, error) // ascending by metric
 	SeriesCount func(context.Context, tenant.ID) (int, error)                     // active series of a tenant
+	Head        func(context.Context, tenant.ID) (series.HeadStats, error)        // samples in memory of a tenant
+	Now         func() time.Time                                                  // nil: time.Now
 	Delete      func(context.Context, Deletion) error
 	// CleanTombstones requests that a tenant's deleted series are removed from all packs now.
 	CleanTombstones func(context.Context, tenant.ID) error
@@ -71,6 +73,9 @@ func New(o Options) (http.Handler, error) {
 	}
 	if o.Gate == nil {
 		o.Gate = querier.NewGate(o.Registerer)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	a := &api{Options: o}
 	r := chi.NewRouter()

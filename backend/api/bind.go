@@ -7,12 +7,14 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/palliumhq/pallium/backend/api/cardinality"
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
 // handlers returns the API's own handlers, by route name. prom is Prometheus'
 // API, which serves the other routes.
 func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
+	counts := cardinality.New(cardinality.Options{Queryable: a.Queryable, Parser: a.Parser, Head: a.Head, Now: a.Now})
 	return map[string]http.HandlerFunc{
 		"push":             a.push,
 		"query":            a.admit(a.partial(prom)),
@@ -22,6 +24,12 @@ func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
 		"delete_series":    a.admit(http.HandlerFunc(a.deleteSeries)),
 		"clean_tombstones": a.cleanTombstones,
 		"user_stats":       a.userStats,
+
+		"tsdb_status":               a.counted(counts.Status),
+		"cardinality_label_names":   a.counted(counts.LabelNames),
+		"cardinality_label_values":  a.counted(counts.LabelValues),
+		"cardinality_active_series": a.counted(counts.ActiveSeries),
+		"search_metric_names":       a.admit(a.searchMetrics(prom)),
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"github.com/palliumhq/pallium/backend/api/cardinality"
 	"github.com/palliumhq/pallium/backend/distributor"
 	"github.com/palliumhq/pallium/backend/frontend/dispatch"
 	"github.com/palliumhq/pallium/backend/ingester"
@@ -23,9 +24,11 @@ import (
 type (
 	badRequest  struct{ error } // 400
 	unsupported string          // 415
+	logged      struct{ error } // was logged where it occurred
 )
 
 func (e badRequest) Unwrap() error  { return e.error }
+func (e logged) Unwrap() error      { return e.error }
 func (e unsupported) Error() string { return string(e) }
 
 // statusClientGone is the status of a request that the client canceled, as in
@@ -41,6 +44,7 @@ func status(err error) (int, string) {
 		exceeded *limits.Exceeded
 		queue    *querier.QueueFullError
 		needs    *memory.TooLargeError
+		wrong    *cardinality.ParameterError
 	)
 	switch {
 	case errors.As(err, &media):
@@ -55,6 +59,8 @@ func status(err error) (int, string) {
 		return http.StatusServiceUnavailable, memory.ErrFull.Error() + "; send the request again"
 	case errors.Is(err, remotewrite.ErrTooMany), errors.Is(err, remotewrite.ErrTooLarge):
 		return http.StatusRequestEntityTooLarge, err.Error()
+	case errors.As(err, &wrong):
+		return http.StatusBadRequest, wrong.Error()
 	case errors.As(err, &bad), errors.Is(err, remotewrite.ErrMalformed):
 		return http.StatusBadRequest, err.Error()
 	case errors.As(err, &exceeded):
@@ -129,6 +135,9 @@ func (a *api) note(w http.ResponseWriter, r *http.Request, code int, err error) 
 }
 
 func (a *api) logFailure(r *http.Request, err error) {
+	if errors.As(err, &logged{}) {
+		return
+	}
 	level := slog.LevelError
 	if errors.Is(err, memory.ErrFull) || errors.Is(err, memory.ErrEnded) {
 		level = slog.LevelDebug // counted by the memory account; may be very frequent

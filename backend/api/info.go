@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/series"
 )
 
 type metadataAnswer struct {
@@ -27,16 +28,8 @@ func (a *api) metadata(w http.ResponseWriter, r *http.Request) {
 	}
 	metric := r.FormValue("metric")
 	data := map[string][]metadataAnswer{}
-	known, err := a.Metadata(r.Context(), access(r))
+	known, err := a.knownMetadata(r)
 	if err != nil {
-		a.reject(w, r, err)
-		return
-	}
-	size := int64(0)
-	for i := range known {
-		size += int64(len(known[i].Metric)+len(known[i].Help)+len(known[i].Unit)) + 100
-	}
-	if err := memory.FromContext(r.Context()).Take(3 * size); err != nil { // as a map, and as text
 		a.reject(w, r, err)
 		return
 	}
@@ -50,6 +43,20 @@ func (a *api) metadata(w http.ResponseWriter, r *http.Request) {
 		data[m.Metric] = []metadataAnswer{{Type: string(m.Type), Help: m.Help, Unit: m.Unit}}
 	}
 	writeJSON(w, http.StatusOK, map[string]any{"status": "success", "data": data})
+}
+
+// knownMetadata returns the metadata of the tenant's metrics, ascending by metric, and
+// charges the memory of it and of a response.
+func (a *api) knownMetadata(r *http.Request) ([]series.MetricMetadata, error) {
+	known, err := a.Metadata(r.Context(), access(r))
+	if err != nil {
+		return nil, err
+	}
+	size := int64(0)
+	for i := range known {
+		size += int64(len(known[i].Metric)+len(known[i].Help)+len(known[i].Unit)) + 100
+	}
+	return known, memory.FromContext(r.Context()).Take(3 * size) // as a map, and as text
 }
 
 // positive parses an optional limit; -1 if it is empty.

@@ -95,7 +95,7 @@ func (a *api) newPrometheus() *v1.API {
 		func() config.Config { return config.Config{} }, nil, v1.GlobalURLOptions{},
 		func(h http.HandlerFunc) http.HandlerFunc { return h }, // the edge checks readiness
 		nil, "", false, // no TSDB, no TSDB administration
-		false, 0, a.Logger, nil,
+		true, maxSearchLimit, a.Logger, nil,
 		readSamples, readConcurrency, readFrameBytes,
 		false, nil, nil, &v1.PrometheusVersion{}, nil, nil,
 		nil, a.Registerer, nil,

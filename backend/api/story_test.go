@@ -39,6 +39,7 @@ type backend struct {
 	now time.Time
 	h   http.Handler
 	lim limits.Limits
+	ing *ingester.Ingester
 
 	looked func(tenant.ID) // not nil: called when limits are looked up
 }
@@ -58,6 +59,7 @@ func newBackend(t testing.TB) *backend {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ing.Close() })
+	b.ing = ing
 	dist := distributor.New(distributor.Options{Local: ing, Now: clock, HA: distributor.NewHA(distributor.HAOptions{Store: election.NewMemory(clock), Now: clock})})
 	p := parser.NewParser(parser.Options{})
 	account := memory.NewAccount(1<<30, nil)
@@ -67,6 +69,7 @@ func newBackend(t testing.TB) *backend {
 		Push:   dist.Push, Queryable: querier.NewQueryable(recentOnly{ing}, clock, nil),
 		Engine: querier.NewEngine(p, slog.New(slog.DiscardHandler), nil), Parser: p,
 		Metadata: func(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) { return ing.Metadata(id), nil }, SeriesCount: func(_ context.Context, id tenant.ID) (int, error) { return ing.SeriesCount(id), nil }, Limits: lim,
+		Head: func(_ context.Context, id tenant.ID) (series.HeadStats, error) { return ing.HeadStats(id), nil }, Now: clock,
 		Lookback: querier.LookbackDelta, Registerer: prometheus.NewRegistry(),
 	})
 	return b
@@ -97,11 +100,17 @@ func (r recentOnly) Exemplars(ctx context.Context, id tenant.ID, mint, maxt int6
 // write pushes n series of a metric with one sample each.
 func (b *backend) write(id tenant.ID, metric string, n int) {
 	b.t.Helper()
+	b.writeAt(id, metric, n, b.now)
+}
+
+// writeAt is write with samples of a given time.
+func (b *backend) writeAt(id tenant.ID, metric string, n int, at time.Time) {
+	b.t.Helper()
 	req := &prompb.WriteRequest{Metadata: []prompb.MetricMetadata{{MetricFamilyName: metric, Type: prompb.MetricMetadata_GAUGE, Help: "Help of " + metric + "."}}}
 	for i := range n {
 		req.Timeseries = append(req.Timeseries, prompb.TimeSeries{
 			Labels:  []prompb.Label{{Name: "__name__", Value: metric}, {Name: "i", Value: fmt.Sprint(i)}, {Name: "tenant", Value: string(id)}},
-			Samples: []prompb.Sample{{Timestamp: b.now.UnixMilli(), Value: float64(i)}},
+			Samples: []prompb.Sample{{Timestamp: at.UnixMilli(), Value: float64(i)}},
 		})
 	}
 	data, err := req.Marshal()
@@ -138,6 +147,12 @@ func TestQueryLimitsOverHTTP(t *testing.T) {
 		{"series of the series endpoint", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "series", url.Values{"match[]": {"up"}}, "limit max_query_series of 4 series exceeded"},
 		{"samples", func(l *limits.Limits) { l.MaxQuerySamples = 4 }, "query", url.Values{"query": {"up"}}, "limit max_query_samples of 4 samples exceeded"},
 		{"length", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "query", url.Values{"query": {"up + 1"}}, "limit max_query_length of 4 bytes exceeded: the expressions and selectors of the request have 6"},
+		{"series in memory", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "status/tsdb", nil, "limit max_query_series of 4 series exceeded"},
+		{"series that are counted", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "cardinality/label_names", nil, "limit max_query_series of 4 series exceeded"},
+		{"memory of counts", func(l *limits.Limits) { l.MaxMemoryBytes = 1000 }, "cardinality/label_values", url.Values{"label_names[]": {"i"}}, "limit max_memory_bytes of 1000 bytes exceeded"},
+		{"memory of a search", func(l *limits.Limits) { l.MaxMemoryBytes = 100 }, "search/label_values", url.Values{"label": {"i"}}, "limit max_memory_bytes of 100 bytes exceeded"},
+		{"length of a selector", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "cardinality/active_series", url.Values{"selector": {"up{}  "}}, "limit max_query_length of 4 bytes exceeded: the expressions and selectors of the request have 6"},
+		{"length of what is searched", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "search/metric_names", url.Values{"search[]": {"abc", "de"}}, "limit max_query_length of 4 bytes exceeded: the expressions and selectors of the request have 5"},
 		{"time", func(l *limits.Limits) { l.QueryTimeout = limits.Duration(1) }, "query", url.Values{"query": {"up"}}, "limit query_timeout of"},
 	}
 	for _, tt := range tests {
@@ -178,6 +193,13 @@ func TestTenantsApart(t *testing.T) {
 		"/prometheus/api/v1/label/__name__/values": {}, "/prometheus/api/v1/label/tenant/values": {},
 		"/prometheus/api/v1/metadata": {}, "/prometheus/api/v1/query_exemplars": {"query": {"common"}},
 		"/api/v1/user_stats": {},
+
+		"/prometheus/api/v1/status/tsdb": {}, "/prometheus/api/v1/cardinality/label_names": {"limit": {"500"}},
+		"/prometheus/api/v1/cardinality/label_values":  {"label_names[]": {"__name__", "tenant"}},
+		"/prometheus/api/v1/cardinality/active_series": {"selector": {`{__name__=~".+"}`}},
+		"/prometheus/api/v1/search/metric_names":       {"include_metadata": {"true"}},
+		"/prometheus/api/v1/search/label_names":        {},
+		"/prometheus/api/v1/search/label_values":       {"label": {"tenant"}},
 	}
 	for path, params := range paths {
 		mine, other, none := b.get("a", path, params), b.get("b", path, params), b.get("c", path, params)
@@ -204,6 +226,9 @@ func TestNoAccess(t *testing.T) {
 		"POST /api/v1/push", "GET /prometheus/api/v1/query", "POST /prometheus/api/v1/query_range",
 		"GET /prometheus/api/v1/labels", "GET /prometheus/api/v1/series", "GET /prometheus/api/v1/label/x/values", "GET /prometheus/api/v1/metadata",
 		"POST /prometheus/api/v1/read", "GET /prometheus/api/v1/query_exemplars", "GET /api/v1/user_stats", "GET /nothing",
+		"GET /prometheus/api/v1/status/tsdb", "GET /prometheus/api/v1/cardinality/label_names", "POST /prometheus/api/v1/cardinality/label_values",
+		"GET /prometheus/api/v1/cardinality/active_series", "GET /prometheus/api/v1/search/metric_names", "POST /prometheus/api/v1/search/label_names",
+		"GET /prometheus/api/v1/search/label_values",
 	}
 	for _, route := range routes {
 		method, path, _ := strings.Cut(route, " ")
@@ -235,7 +260,7 @@ func repeated(t *testing.T, body []byte, times int) []byte {
 // Prometheus' API.
 func TestNotServed(t *testing.T) {
 	b := newBackend(t)
-	for _, path := range []string{"targets", "status/config", "status/flags", "status/tsdb", "rules", "alerts", "admin/tsdb/snapshot", "write", "otlp/v1/metrics", "notifications"} {
+	for _, path := range []string{"targets", "status/config", "status/flags", "status/tsdb/blocks", "rules", "alerts", "admin/tsdb/snapshot", "write", "otlp/v1/metrics", "notifications"} {
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodOptions} {
 			if w := do(b.h, as("a", httptest.NewRequest(method, "/prometheus/api/v1/"+path, nil))); w.Code != 404 && w.Code != 405 {
 				t.Errorf("%s %s: %d", method, path, w.Code)

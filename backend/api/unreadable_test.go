@@ -53,9 +53,11 @@ func TestUnreadable(t *testing.T) {
 	} {
 		p := parser.NewParser(parser.Options{})
 		h := newAPI(Options{Queryable: querier.NewQueryable(broken{tc.err}, time.Now, nil), Parser: p, Limits: lim, Lookback: querier.LookbackDelta,
+			Head:   func(context.Context, tenant.ID) (series.HeadStats, error) { return series.NoHead(), nil },
 			Engine: querier.NewEngine(p, slog.New(slog.DiscardHandler), nil)})
 		for _, path := range []string{"query?query=up", "query_range?query=up&start=1&end=2&step=1", "series?match[]=up", "labels", "label/job/values",
-			"query_exemplars?query=up&start=1&end=2"} {
+			"query_exemplars?query=up&start=1&end=2", "status/tsdb", "cardinality/label_names", "cardinality/label_values?label_names[]=i",
+			"cardinality/active_series?selector=up", "search/metric_names", "search/label_names", "search/label_values?label=i"} {
 			r := httptest.NewRequest(http.MethodGet, "/prometheus/api/v1/"+path, nil)
 			r = r.WithContext(tenant.NewContext(r.Context(), tenant.Access{Tenant: "acme", Policy: tenant.Unrestricted()}))
 			w := httptest.NewRecorder()

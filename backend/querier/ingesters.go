@@ -31,6 +31,8 @@ type Ingester interface {
 	Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error)
 	// SeriesCount returns the number of active series of the tenant.
 	SeriesCount(ctx context.Context, id tenant.ID) (int, error)
+	// HeadStats returns the number and time range of the tenant's chunks in memory.
+	HeadStats(ctx context.Context, id tenant.ID) (series.HeadStats, error)
 	// Version returns the version of the answers for old samples of the tenant.
 	Version(ctx context.Context, id tenant.ID) (series.IngesterVersion, error)
 }

@@ -72,6 +72,10 @@ func (p *peer) Metadata(context.Context, tenant.ID) ([]series.MetricMetadata, er
 }
 
 func (p *peer) SeriesCount(context.Context, tenant.ID) (int, error) { return len(p.names), p.err }
+func (p *peer) HeadStats(context.Context, tenant.ID) (series.HeadStats, error) {
+	n := int64(len(p.names))
+	return series.HeadStats{Chunks: 2 * n, MinTime: 100 - n, MaxTime: 100 + n}, p.err
+}
 func (p *peer) Version(context.Context, tenant.ID) (series.IngesterVersion, error) {
 	return p.version, p.err
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -112,7 +113,8 @@ func (r *reader) selectSeries(
 	req.Partial = Partial(ctx)
 	// The series API needs only labels. Remote read passes the same hint on,
 	// but it needs chunks.
-	req.LabelsOnly = !r.chunks && hints != nil && hints.Func == "series"
+	counts := hints != nil && hints.Func == CountSeries
+	req.LabelsOnly = !r.chunks && hints != nil && (hints.Func == "series" || counts)
 	sel, err := r.q.source.Select(ctx, req)
 	if err != nil {
 		return nil, req, err
@@ -121,11 +123,24 @@ func (r *reader) selectSeries(
 	if e, ok := ctx.Value(evaluationKey{}).(*evaluation); ok {
 		e.selected = max(e.selected, int64(len(sel.Series)))
 	}
-	if err := chargeSelection(ctx, sel.Series, req.LabelsOnly); err != nil {
+	if counts {
+		err = memory.FromContext(ctx).Take(int64(len(sel.Series)) * countedBytes)
+	} else {
+		err = chargeSelection(ctx, sel.Series, req.LabelsOnly)
+	}
+	if err != nil {
 		return nil, req, err
 	}
 	return sel, req, nil
 }
+
+// countedBytes is the memory in bytes of a series while it is counted, in addition to that
+// of the selection.
+const countedBytes = 64
+
+// CountSeries is the storage.SelectHints.Func of a selection of which only the labels are
+// read, and which is not a response.
+const CountSeries = "pallium_count"
 
 // LabelValues implements storage.LabelQuerier.
 func (r *reader) LabelValues(

@@ -108,17 +108,47 @@ func (in *Ingesters) SeriesCount(ctx context.Context, id tenant.ID) (int, error)
 	if err != nil {
 		return 0, err
 	}
+	n, err := countOnce(in, domains, func(n int) int64 { return int64(n) })
+	if err != nil {
+		return 0, fmt.Errorf("count series: %w", err)
+	}
+	return int(n), nil
+}
+
+// HeadStats returns the number and time range of a tenant's chunks in memory. Chunks are
+// counted by the rule of SeriesCount. If too few ingesters respond, the error wraps
+// peers.ErrTooFew.
+func (in *Ingesters) HeadStats(ctx context.Context, id tenant.ID) (series.HeadStats, error) {
+	domains, err := byDomain(ctx, in, func(ctx context.Context, ing Ingester) (series.HeadStats, error) { return ing.HeadStats(ctx, id) })
+	if err != nil {
+		return series.HeadStats{}, err
+	}
+	out := series.NoHead()
+	if out.Chunks, err = countOnce(in, domains, func(h series.HeadStats) int64 { return h.Chunks }); err != nil {
+		return series.HeadStats{}, fmt.Errorf("statistics of the head: %w", err)
+	}
+	for _, d := range domains {
+		for _, h := range d.values {
+			out.Extend(h)
+		}
+	}
+	return out, nil
+}
+
+// countOnce adds up the counts of all ingesters by the rule of SeriesCount, which counts
+// the copies of replicas once.
+func countOnce[T any](in *Ingesters, domains map[string]*domainAnswer[T], count func(T) int64) (int64, error) {
 	replication := in.replication()
 	n, errs := complete(domains)
 	copies := len(domains) <= replication
 	if copies && n < replication/2+1 || !copies && n < len(domains) {
-		return 0, fmt.Errorf("count series: %w: %w", peers.ErrTooFew, errs)
+		return 0, fmt.Errorf("%w: %w", peers.ErrTooFew, errs)
 	}
-	most, all := 0, 0
+	most, all := int64(0), int64(0)
 	for _, d := range domains {
-		sum := 0
+		sum := int64(0)
 		for _, v := range d.values {
-			sum += v
+			sum += count(v)
 		}
 		all += sum
 		if d.err == nil {
@@ -128,7 +158,7 @@ func (in *Ingesters) SeriesCount(ctx context.Context, id tenant.ID) (int, error)
 	if copies {
 		return most, nil
 	}
-	return (all + replication - 1) / replication, nil
+	return (all + int64(replication) - 1) / int64(replication), nil
 }
 
 // PublishedMetadata is the metadata in the long-term store.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,6 +31,15 @@ func answers(domains [][]int, replication int) *Ingesters {
 		}
 	}
 	return NewIngesters(IngestersOptions{Tolerate: (replication - 1) / 2, Peers: func(context.Context) ([]Peer, error) { return list, nil }})
+}
+
+// largest returns the largest number of series of an ingester.
+func largest(domains [][]int) int64 {
+	n := 0
+	for _, d := range domains {
+		n = max(n, slices.Max(d))
+	}
+	return int64(n)
 }
 
 // TestAnswersOfIngesters checks that counts and metadata are complete, or an
@@ -64,6 +74,12 @@ func TestAnswersOfIngesters(t *testing.T) {
 		n, err := in.SeriesCount(t.Context(), "t")
 		if (err != nil) != (tt.count < 0) || err == nil && n != tt.count || err != nil && !errors.Is(err, peers.ErrTooFew) {
 			t.Errorf("%s: SeriesCount = %d, %v; want %d", tt.name, n, err, tt.count)
+		}
+		// Each of the peers has two chunks per series, before and after the time 100.
+		h, err := in.HeadStats(t.Context(), "t")
+		if (err != nil) != (tt.count < 0) || err == nil && (h.Chunks != int64(2*tt.count) || h.MinTime != 100-largest(tt.domains) || h.MaxTime != 100+largest(tt.domains)) ||
+			err != nil && !errors.Is(err, peers.ErrTooFew) {
+			t.Errorf("%s: HeadStats = %+v, %v; want %d chunks", tt.name, h, err, 2*tt.count)
 		}
 		list, err := in.Metadata(t.Context(), "t")
 		if (err == nil) != tt.metadata || err == nil && len(list) == 0 || err != nil && !errors.Is(err, peers.ErrTooFew) {

@@ -362,6 +362,15 @@ func (p *Peer) SeriesCount(ctx context.Context, id tenant.ID) (int, error) {
 	return int(resp.Series), nil
 }
 
+// HeadStats returns the number and time range of the ingester's unsealed chunks of a tenant.
+func (p *Peer) HeadStats(ctx context.Context, id tenant.ID) (series.HeadStats, error) {
+	resp, err := p.ingester.HeadStats(ctx, &wire.TenantRequest{Tenant: string(id)})
+	if err = p.note(ctx, err); err != nil {
+		return series.HeadStats{}, err
+	}
+	return series.HeadStats{Chunks: resp.Chunks, MinTime: resp.MinTime, MaxTime: resp.MaxTime}, nil
+}
+
 // Version returns the version of the ingester's responses about old samples of a tenant.
 func (p *Peer) Version(ctx context.Context, id tenant.ID) (series.IngesterVersion, error) {
 	resp, err := p.ingester.Version(ctx, &wire.TenantRequest{Tenant: string(id)})

@@ -137,6 +137,9 @@ func (s *stuck) Push(context.Context, *series.Batch) (series.Outcome, error) {
 	return series.Outcome{}, nil
 }
 
+func (*stuck) HeadStats(tenant.ID) series.HeadStats    { return series.NoHead() }
+func (*newcomer) HeadStats(tenant.ID) series.HeadStats { return series.NoHead() }
+
 func (*stuck) SeriesCount(tenant.ID) int    { return 0 }
 func (*newcomer) SeriesCount(tenant.ID) int { return 0 }
 

@@ -201,6 +201,12 @@ func TestCalls(t *testing.T) {
 	if v, err := p.Version(ctx, late); err != nil || v != ing.Version(late) || v.RecentBound <= v.Bound {
 		t.Errorf("version %+v, %v; want %+v", v, err, ing.Version(late))
 	}
+	if h, err := p.HeadStats(ctx, "a"); err != nil || h != ing.HeadStats("a") || h.Chunks < 5000 {
+		t.Errorf("head %+v, %v", h, err)
+	}
+	if h, err := p.HeadStats(ctx, "nobody"); err != nil || h != series.NoHead() {
+		t.Errorf("head of another tenant %+v, %v", h, err)
+	}
 	if err := p.Flush(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -39,6 +39,7 @@ type Ingester interface {
 	Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error)
 	Metadata(id tenant.ID) []series.MetricMetadata
 	SeriesCount(id tenant.ID) int
+	HeadStats(id tenant.ID) series.HeadStats
 	Version(id tenant.ID) series.IngesterVersion
 	Delete(id tenant.ID, ts schema.Tombstone) error
 	Flush() error
@@ -331,6 +332,15 @@ func (s *ingesterServer) SeriesCount(_ context.Context, in *wire.TenantRequest) 
 		return nil, err
 	}
 	return &wire.CountResponse{Series: int64(s.ing.SeriesCount(id))}, nil
+}
+
+func (s *ingesterServer) HeadStats(_ context.Context, in *wire.TenantRequest) (*wire.HeadStatsResponse, error) {
+	id, err := tenantOf(in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	h := s.ing.HeadStats(id)
+	return &wire.HeadStatsResponse{Chunks: h.Chunks, MinTime: h.MinTime, MaxTime: h.MaxTime}, nil
 }
 
 func (s *ingesterServer) Version(_ context.Context, in *wire.TenantRequest) (*wire.VersionResponse, error) {

@@ -100,6 +100,13 @@ func Table() []Route {
 		{"label_values", get, query("label/{name}/values"), tenant.MetricsRead, Read, Query, Prometheus},
 		{"delete_series", postPut, query("admin/tsdb/delete_series"), tenant.MetricsDelete, Read, Query, Backend},
 		{"clean_tombstones", postPut, query("admin/tsdb/clean_tombstones"), tenant.MetricsDelete, Read, Slot, Backend},
+		{"tsdb_status", get, query("status/tsdb"), tenant.MetricsRead, Read, Query, Backend},
+		{"cardinality_label_names", getPost, query("cardinality/label_names"), tenant.MetricsRead, Read, Query, Backend},
+		{"cardinality_label_values", getPost, query("cardinality/label_values"), tenant.MetricsRead, Read, Query, Backend},
+		{"cardinality_active_series", getPost, query("cardinality/active_series"), tenant.MetricsRead, Read, Query, Backend},
+		{"search_metric_names", getPost, query("search/metric_names"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"search_label_names", getPost, query("search/label_names"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"search_label_values", getPost, query("search/label_values"), tenant.MetricsRead, Read, Query, Prometheus},
 		{"buildinfo", get, query("status/buildinfo"), "", Open, Free, Gateway},
 
 		{"user_limits", get, []string{"/api/v1/user_limits"}, tenant.MetricsRead, Local, Request, Gateway},
