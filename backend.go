@@ -252,7 +252,7 @@ func (b *backend) buildAPIOptions() {
 	b.onClose("unused responses of ingesters", b.recent.Close)
 	b.api = api.Options{
 		Limits: b.limitsOf, Memory: b.memory, Gate: querier.NewGate(b.registry), SeriesCount: b.recent.SeriesCount,
-		Lookback: querier.LookbackDelta, Logger: b.opts.Logger, Registerer: b.registry,
+		Lookback: querier.LookbackDelta, Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
 		CleanTombstones: b.cleanTombstones,
 	}
 }

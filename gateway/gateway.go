@@ -22,6 +22,7 @@ import (
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/gateway/conn"
+	"github.com/palliumhq/pallium/gateway/openapi"
 	"github.com/palliumhq/pallium/gateway/quota"
 	"github.com/palliumhq/pallium/policies"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -70,6 +71,7 @@ type Gateway struct {
 	next    http.Handler
 	ready   func(context.Context) error
 	version versionInfo
+	openapi []byte // the document
 	now     func() time.Time
 
 	memory     Memory
@@ -114,6 +116,10 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
+	document, err := openapi.Document(routes.Table(), o.Version)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
 	next := o.Backend
 	if next == nil {
 		if next, err = newProxy(&o); err != nil {
@@ -122,8 +128,8 @@ func New(o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		cfg: o.Config, auth: o.Auth, tenants: o.Tenants, next: next, ready: o.Ready, now: o.Now,
-		version: versionInfo{version: o.Version, revision: o.Revision},
-		memory:  o.Memory, wholeLimit: maxWhole,
+		version: versionInfo{version: o.Version, revision: o.Revision}, openapi: document,
+		memory: o.Memory, wholeLimit: maxWhole,
 		router: router, unrouted: &boundRoute{Route: routes.Route{Name: "none", Kind: routes.Read}}, trusted: trusted,
 		quota: quota.NewTenants(o.Config.MaxTenants, o.Now),
 		gate:  quota.NewGate(o.Config.MaxInFlight, o.Config.MaxQueued, time.Duration(o.Config.QueueTimeout)),

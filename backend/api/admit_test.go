@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -129,9 +130,10 @@ func newReading(t testing.TB, account int64) *reading {
 	}
 	b.account, b.gate = memory.NewAccount(account, nil), querier.NewGate(b.reg)
 	p := querier.NewParser(parser.Options{}, querier.MaxOperators)
+	engine := querier.NewEngine(p, slog.New(slog.DiscardHandler), nil)
 	b.h = newAPI(Options{
-		Queryable: querier.NewQueryable(b.source, func() time.Time { return b.now }, nil),
-		Engine:    querier.NewEngine(p, slog.New(slog.DiscardHandler), nil), Parser: p,
+		Queryable: querier.NewQueryable(b.source, func() time.Time { return b.now }, nil), Now: func() time.Time { return b.now },
+		Engine: engine, Parser: p, Features: engine.Features,
 		Metadata: b.source.metadata, Delete: func(ctx context.Context, _ Deletion) error { return b.source.asked(ctx) },
 		Limits: lim, Memory: b.account, Gate: b.gate, Lookback: querier.LookbackDelta,
 	})
@@ -213,6 +215,9 @@ func allReadRoutes() []readRoute {
 	list := []readRoute{
 		{method: "GET", pattern: "label/{name}/values"},
 		{method: "GET", pattern: "metadata", noText: true},
+		{method: "GET", pattern: "../../federate"},
+		{method: "GET", pattern: "features", noText: true, onlyParses: true},
+		{method: "POST", pattern: "features", noText: true, onlyParses: true},
 		{method: "POST", pattern: "read"},
 		{method: "POST", pattern: "read", streamed: true},
 		{method: "POST", pattern: "admin/tsdb/delete_series", onlyParses: true},
@@ -228,6 +233,9 @@ func allReadRoutes() []readRoute {
 	}
 	return list
 }
+
+// path returns the route's path with its parameter.
+func (c readRoute) path() string { return path.Join(promAPI, c.pattern) }
 
 func (c readRoute) String() string {
 	if c.streamed {
@@ -260,11 +268,11 @@ func (c readRoute) request(b *reading, pattern string) *http.Request {
 	default:
 		params.Set("match[]", text)
 	}
-	path := promAPI + strings.ReplaceAll(c.pattern, "{name}", "job")
+	at := strings.ReplaceAll(c.path(), "{name}", "job")
 	if c.method == "GET" {
-		return httptest.NewRequest(c.method, path+"?"+params.Encode(), nil)
+		return httptest.NewRequest(c.method, at+"?"+params.Encode(), nil)
 	}
-	r := httptest.NewRequest(c.method, path, strings.NewReader(params.Encode()))
+	r := httptest.NewRequest(c.method, at, strings.NewReader(params.Encode()))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	return r
 }
@@ -313,7 +321,7 @@ func TestReadRoutes(t *testing.T) {
 	}
 	var got []string
 	for _, c := range allReadRoutes() {
-		got = append(got, c.method+" "+promAPI+c.pattern)
+		got = append(got, c.method+" "+c.path())
 		for _, pattern := range []string{"", "x|y"} {
 			if w := do(b.h, as("a", c.request(b, pattern))); w.Code/100 != 2 {
 				t.Errorf("%s: %d %s", c, w.Code, w.Body)

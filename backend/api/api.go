@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/features"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/memory"
@@ -53,6 +54,8 @@ type Options struct {
 	Memory          *memory.Account // nil: the memory of requests is not accounted for
 	Gate            *querier.Gate   // nil: New creates one
 	Lookback        time.Duration
+	Features        func(features.Collector) // enables and disables the features of PromQL
+	Now             func() time.Time         // nil: time.Now
 	Logger          *slog.Logger
 	Registerer      prometheus.Registerer
 }
@@ -71,6 +74,9 @@ func New(o Options) (http.Handler, error) {
 	}
 	if o.Gate == nil {
 		o.Gate = querier.NewGate(o.Registerer)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	a := &api{Options: o}
 	r := chi.NewRouter()

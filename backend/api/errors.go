@@ -25,6 +25,10 @@ type (
 	unsupported string          // 415
 )
 
+// logged is an internal error that is in the log already.
+type logged struct{ error }
+
+func (e logged) Unwrap() error      { return e.error }
 func (e badRequest) Unwrap() error  { return e.error }
 func (e unsupported) Error() string { return string(e) }
 
@@ -123,7 +127,8 @@ func (a *api) note(w http.ResponseWriter, r *http.Request, code int, err error) 
 	if code >= http.StatusInternalServerError || code == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", retryAfter)
 	}
-	if code >= http.StatusInternalServerError && !timedOut(err) {
+	var known logged
+	if code >= http.StatusInternalServerError && !timedOut(err) && !errors.As(err, &known) {
 		a.logFailure(r, err)
 	}
 }
