@@ -54,7 +54,8 @@ func (a *api) current(r *http.Request, sets [][]*labels.Matcher) ([]federate.Sam
 	return samples, err
 }
 
-// federated returns the matchers of a request.
+// federated returns the matchers of a request. For a selector without any, or none,
+// Prometheus has an empty response, which looks as if there were no series.
 func (a *api) federated(r *http.Request) ([][]*labels.Matcher, error) {
 	if len(r.Form["match[]"]) == 0 {
 		return nil, badRequest{errors.New(`at least one parameter match[] is required, a series selector such as {job="app"}`)}
@@ -62,6 +63,11 @@ func (a *api) federated(r *http.Request) ([][]*labels.Matcher, error) {
 	sets, err := a.Parser.ParseMetricSelectors(r.Form["match[]"])
 	if err != nil {
 		return nil, badRequest{fmt.Errorf("parameter match[]: %w", err)}
+	}
+	for _, set := range sets {
+		if len(set) == 0 {
+			return nil, badRequest{errors.New("parameter match[]: the selector {} has no matcher; to select all series, use {__name__!=\"\"}")}
+		}
 	}
 	return sets, nil
 }

@@ -90,7 +90,6 @@ func TestFederate(t *testing.T) {
 		{"a", []string{"zz", "back"}, "# TYPE back untyped\nback{instance=\"\"} 7 " + at(time.Second) +
 			"\n# TYPE zz untyped\nzz{A=\"before the name\",instance=\"\"} NaN " + at(0) + "\n"},
 		{"a", []string{`{"späť"}`}, "# TYPE \"späť\" untyped\n{\"späť\",\"ünï\"=\"q\\\"\\n\\\\\",instance=\"\"} +Inf " + at(0) + "\n"},
-		{"b", []string{"{}"}, "# TYPE up untyped\nup{job=\"of b\",instance=\"\"} 9 " + at(0) + "\n"}, // as Prometheus
 		{"b", []string{`{__name__=~".+"}`}, "# TYPE up untyped\nup{job=\"of b\",instance=\"\"} 9 " + at(0) + "\n"},
 		{"c", []string{`{__name__=~".+"}`}, ""},
 	} {
@@ -175,6 +174,7 @@ func TestFederateErrors(t *testing.T) {
 	}{
 		{"no selector", nil, nil, 400, "at least one parameter match[] is required"},
 		{"empty selector", nil, []string{""}, 400, "bad_data"},
+		{"selector without a matcher", nil, []string{"up", "{}"}, 400, "the selector {} has no matcher"},
 		{"expression", nil, []string{"up + 1"}, 400, "parameter match[]"},
 		{"one bad selector", nil, []string{"up", "up{"}, 400, "parameter match[]"},
 		{"series", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, []string{"up"}, 422, "limit max_query_series of 4 series exceeded"},
