@@ -195,7 +195,11 @@ func readForm(w http.ResponseWriter, r *http.Request, lim *limits.Limits) error 
 // unavailable responds with 503, in the format of Prometheus' API, to a request
 // that must be repeated independent of the error.
 func (a *api) unavailable(w http.ResponseWriter, r *http.Request, err error) {
-	code, text := status(err)
+	code, text := statusFor(r, err)
+	if code == statusClientGone {
+		writeError(w, code, "canceled", text)
+		return
+	}
 	if code != http.StatusServiceUnavailable || timedOut(err) {
 		_, text = status(nil)
 	}
@@ -210,7 +214,7 @@ func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 	if cause := context.Cause(r.Context()); cause != nil {
 		err = errors.Join(err, cause)
 	}
-	code, text := status(err)
+	code, text := statusFor(r, err)
 	kind := "bad_data"
 	switch {
 	case code == http.StatusUnprocessableEntity:

@@ -29,6 +29,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 	"github.com/palliumhq/pallium/policies/routes"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // fakeSource returns the same series to every tenant. before, if set, is called
@@ -107,6 +108,7 @@ func (f *fakeSource) metadata(ctx context.Context, _ tenant.ID) ([]series.Metric
 // reading is an API of a fakeSource, with an account and a gate that tests can
 // inspect. Creating one is slow, so its limits can be changed.
 type reading struct {
+	log     kit.Buffer
 	t       testing.TB
 	h       http.Handler
 	source  *fakeSource
@@ -131,9 +133,10 @@ func newReading(t testing.TB, account int64) *reading {
 	b.account, b.gate = memory.NewAccount(account, nil), querier.NewGate(b.reg)
 	p := querier.NewParser(parser.Options{}, querier.MaxOperators)
 	engine := querier.NewEngine(p, slog.New(slog.DiscardHandler), nil)
+	logger := slog.New(slog.NewTextHandler(&b.log, nil))
 	b.h = newAPI(Options{
-		Queryable: querier.NewQueryable(b.source, func() time.Time { return b.now }, nil), Now: func() time.Time { return b.now },
-		Engine: engine, Parser: p, Features: engine.Features,
+		Queryable: querier.NewQueryable(b.source, func() time.Time { return b.now }, logger), Now: func() time.Time { return b.now },
+		Engine: engine, Parser: p, Features: engine.Features, Logger: logger,
 		Metadata: b.source.metadata, Delete: func(ctx context.Context, _ Deletion) error { return b.source.asked(ctx) },
 		Limits: lim, Memory: b.account, Gate: b.gate, Lookback: querier.LookbackDelta,
 	})
