@@ -165,7 +165,7 @@ type exchange struct {
 
 func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request) *exchange {
 	x := &exchange{g: g, r: r, route: g.unrouted, start: g.now(), from: source(r, g.trusted), rec: &recorder{
-		ResponseWriter: w, requestID: newRequestID(), hasBody: r.ContentLength != 0,
+		ResponseWriter: w, requestID: newRequestID(), hasBody: r.ContentLength != 0, gone: func() bool { return r.Context().Err() != nil },
 	}}
 	if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
 		x.rec.whole = conn.NewWhole(w, g.wholeLimit)
@@ -303,6 +303,9 @@ func (x *exchange) forward(access tenant.Access, lim *limits.Limits, b *body) *r
 		access: access, limits: lim, requestID: x.rec.requestID,
 		path: x.path, query: x.query, write: x.route.Kind == routes.Write,
 	}, b))
+	if x.rec.status == 0 && x.rec.gone() {
+		return clientGone()
+	}
 	if x.rec.status == 0 {
 		x.rec.WriteHeader(http.StatusOK)
 	}
