@@ -243,11 +243,12 @@ func receives(path string) func(*backend) bool {
 // works exactly if the answer says so, and that there are no others.
 func TestFeaturesByData(t *testing.T) {
 	b := newBackend(t)
-	b.write("a", "up", 5)
+	for i := range 5 {
+		b.send("a", []string{"__name__", "up", "i", fmt.Sprint(i)}, b.ago(3*time.Minute, float64(i)))
+	}
 	b.send("a", []string{"__name__", "typed", "__type__", "counter"}, append(b.ago(time.Minute, 1), b.ago(0, 1)...))
 	b.send("a", []string{"__name__", "h"}, nil, prompb.FromIntHistogram(b.now.UnixMilli(), tsdbutil.GenerateTestHistogram(1)))
 	b.exemplar("a", "with_exemplar", "of the exemplar")
-	b.now = b.now.Add(3 * time.Minute)
 	answer := featuresOf(t, b.h)
 	probes := works(b.now)
 	for category, all := range answer {
