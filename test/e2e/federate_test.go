@@ -207,7 +207,30 @@ func TestFederate(t *testing.T) {
 			}
 		}
 	}
+	tw.othersAreDenied(t)
 	tw.scrape(t)
+}
+
+// othersAreDenied checks that another tenant has no samples of this one, and that a key
+// without the scope to read has none at all.
+func (tw *twins) othersAreDenied(t *testing.T) {
+	t.Helper()
+	for _, c := range []struct {
+		key, path string
+		code      int
+		says      string // "": the response is empty
+	}{
+		{tw.pallium.Tenant("two"), "/prometheus/federate?match[]={__name__!=%22%22}", http.StatusOK, ""},
+		{tw.pallium.Token("one", "metrics:write"), "/prometheus/federate?match[]=one", http.StatusForbidden, "metrics:read"},
+		{tw.pallium.Token("one", "metrics:write"), "/prometheus/api/v1/features", http.StatusForbidden, "metrics:read"},
+		{tw.pallium.Token("one", "metrics:read"), "/prometheus/api/v1/openapi.yaml", http.StatusOK, "/prometheus/federate:"},
+		{"", "/prometheus/federate?match[]=one", http.StatusUnauthorized, "credential"},
+	} {
+		code, body := programs.Do(t, http.MethodGet, tw.pallium.Edge+c.path, c.key, "", nil)
+		if code != c.code || !strings.Contains(body, c.says) || c.says == "" && body != "" {
+			t.Errorf("%s: %d %s", c.path, code, body)
+		}
+	}
 }
 
 // sortedMetrics returns a response sorted: the metrics of protobuf, with type and name of their
