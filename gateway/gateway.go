@@ -266,6 +266,9 @@ func (x *exchange) admitted(access tenant.Access, lim *limits.Limits) *rejection
 		return tooLarge(x.g.cfg.MaxBodyBytes, x.r.ContentLength)
 	}
 	if f := b.receive(); f != nil {
+		if x.r.ProtoMajor == 2 && x.rec.gone() { // the client has reset the stream; in HTTP/1 framing may be broken
+			return clientGone()
+		}
 		return f
 	}
 	// Only after the whole body has arrived, so that a slow sender holds no budget.

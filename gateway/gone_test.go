@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -115,6 +116,37 @@ func TestClientGone(t *testing.T) {
 					t.Errorf("log:\n%s", log)
 				}
 			})
+		}
+	}
+}
+
+// resetting is a body whose client resets the stream.
+type resetting struct{ reset func() }
+
+func (r resetting) Read([]byte) (int, error) {
+	r.reset()
+	return 0, errors.New("stream was reset")
+}
+
+// TestClientGoneInBody checks that a client which resets a stream of HTTP/2 within its body
+// is 499, and that one which sends a broken body is 400.
+func TestClientGoneInBody(t *testing.T) {
+	e := newEdge(t, "direct", nil)
+	for _, gone := range []bool{true, false} {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		body := resetting{func() {}}
+		want := http.StatusBadRequest
+		if gone {
+			body.reset, want = cancel, statusClientGone
+		}
+		r := httptest.NewRequest(http.MethodPost, "/api/v1/push", body).WithContext(ctx)
+		r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0
+		r.Header.Set("Authorization", "Bearer "+e.cred["$A"])
+		w := httptest.NewRecorder()
+		e.gateway.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("client gone %v: %d %s", gone, w.Code, w.Body)
 		}
 	}
 }
