@@ -54,7 +54,7 @@ type Options struct {
 	Memory          *memory.Account // nil: the memory of requests is not accounted for
 	Gate            *querier.Gate   // nil: New creates one
 	Lookback        time.Duration
-	Features        func(features.Collector) // enables and disables the features of PromQL
+	Features        func(features.Collector) // enables and disables the features of PromQL; nil: there are none
 	Now             func() time.Time         // nil: time.Now
 	Logger          *slog.Logger
 	Registerer      prometheus.Registerer

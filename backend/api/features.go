@@ -16,7 +16,9 @@ import (
 // features of the API follow from the route table.
 func (a *api) features(w http.ResponseWriter, _ *http.Request) {
 	r := features.NewRegistry()
-	a.Features(r)
+	if a.Features != nil {
+		a.Features(r)
+	}
 	apiFeatures(r, routes.Table())
 	writeJSON(w, http.StatusOK, map[string]any{"status": "success", "data": r.Get()})
 }
