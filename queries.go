@@ -79,6 +79,7 @@ func (b *backend) buildQueries() error {
 		return err
 	}
 	b.api.Parser = querier.NewParser(syntax, querier.MaxPrettyOperators)
+	b.api.Features = b.queries.engine.Features
 	b.api.Delete = func(ctx context.Context, d api.Deletion) error {
 		return b.keeper.DeleteSeries(ctx, lifecycle.Deletion(d), b.deleteRecent)
 	}

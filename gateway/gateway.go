@@ -22,6 +22,7 @@ import (
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/gateway/conn"
+	"github.com/palliumhq/pallium/gateway/openapi"
 	"github.com/palliumhq/pallium/gateway/quota"
 	"github.com/palliumhq/pallium/policies"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -70,6 +71,7 @@ type Gateway struct {
 	next    http.Handler
 	ready   func(context.Context) error
 	version versionInfo
+	openapi []byte // the document
 	now     func() time.Time
 
 	memory     Memory
@@ -114,6 +116,10 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
+	document, err := openapi.Document(routes.Table(), o.Version)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
 	next := o.Backend
 	if next == nil {
 		if next, err = newProxy(&o); err != nil {
@@ -122,8 +128,8 @@ func New(o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		cfg: o.Config, auth: o.Auth, tenants: o.Tenants, next: next, ready: o.Ready, now: o.Now,
-		version: versionInfo{version: o.Version, revision: o.Revision},
-		memory:  o.Memory, wholeLimit: maxWhole,
+		version: versionInfo{version: o.Version, revision: o.Revision}, openapi: document,
+		memory: o.Memory, wholeLimit: maxWhole,
 		router: router, unrouted: &boundRoute{Route: routes.Route{Name: "none", Kind: routes.Read}}, trusted: trusted,
 		quota: quota.NewTenants(o.Config.MaxTenants, o.Now),
 		gate:  quota.NewGate(o.Config.MaxInFlight, o.Config.MaxQueued, time.Duration(o.Config.QueueTimeout)),
@@ -159,7 +165,7 @@ type exchange struct {
 
 func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request) *exchange {
 	x := &exchange{g: g, r: r, route: g.unrouted, start: g.now(), from: source(r, g.trusted), rec: &recorder{
-		ResponseWriter: w, requestID: newRequestID(), hasBody: r.ContentLength != 0,
+		ResponseWriter: w, requestID: newRequestID(), hasBody: r.ContentLength != 0, gone: func() bool { return r.Context().Err() != nil },
 	}}
 	if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
 		x.rec.whole = conn.NewWhole(w, g.wholeLimit)
@@ -260,6 +266,9 @@ func (x *exchange) admitted(access tenant.Access, lim *limits.Limits) *rejection
 		return tooLarge(x.g.cfg.MaxBodyBytes, x.r.ContentLength)
 	}
 	if f := b.receive(); f != nil {
+		if x.r.ProtoMajor == 2 && x.rec.gone() { // the client has reset the stream; in HTTP/1 framing may be broken
+			return clientGone()
+		}
 		return f
 	}
 	// Only after the whole body has arrived, so that a slow sender holds no budget.
@@ -297,6 +306,9 @@ func (x *exchange) forward(access tenant.Access, lim *limits.Limits, b *body) *r
 		access: access, limits: lim, requestID: x.rec.requestID,
 		path: x.path, query: x.query, write: x.route.Kind == routes.Write,
 	}, b))
+	if x.rec.status == 0 && x.rec.gone() {
+		return clientGone()
+	}
 	if x.rec.status == 0 {
 		x.rec.WriteHeader(http.StatusOK)
 	}

@@ -205,6 +205,7 @@ func (e *edge) authenticator() *authn.Authenticator {
 	add("B", nil, all, "b")
 	add("AB", nil, all, "a", "b")
 	add("READ", nil, []tenant.Scope{tenant.MetricsRead}, "a")
+	add("WRITE", nil, []tenant.Scope{tenant.MetricsWrite}, "a")
 	add("NOBODY", nil, all)
 	add("GONE", nil, all, "gone")
 	add("REVOKED", func(c *apikey.Credential) { c.Revoked = true }, all, "a")

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -102,16 +101,12 @@ func proxyError(w http.ResponseWriter, r *http.Request, err error) {
 		w.WriteHeader(http.StatusBadGateway)
 		return
 	}
-	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
-		rec.reject(clientGone())
-		return
-	}
 	rec.reject(&rejection{status: http.StatusServiceUnavailable, reason: "backend_unreachable",
 		text: "the backend is not available; try again later", retry: 2 * time.Second, detail: err})
 }
 
 // statusClientGone is nginx's status for a client that closed the connection before the
-// response. It appears only in logs and metrics.
+// response. It appears only in logs and metrics, instead of any 5xx.
 const statusClientGone = 499
 
 func clientGone() *rejection {

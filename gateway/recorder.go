@@ -24,6 +24,7 @@ type recorder struct {
 	hasBody   bool        // the request has a body
 	counts    bool        // the client understands the counts of written samples: it sent remote write 2.0
 	whole     *conn.Whole // buffers the response to an HTTP/1.0 client; nil for others
+	gone      func() bool // reports whether the client has closed the connection
 
 	status   int
 	written  int64 // samples, as the backend reports them
@@ -81,6 +82,9 @@ func (w *recorder) WriteHeader(status int) {
 		return
 	}
 	w.status = status
+	if status >= http.StatusInternalServerError && w.gone() {
+		w.status = statusClientGone // the failure is of the client's doing, and nobody sees it
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
@@ -174,6 +178,9 @@ func (w *recorder) reject(f *rejection) {
 }
 
 func (w *recorder) answer(f *rejection) {
+	if f.status >= http.StatusInternalServerError && f.reason != "panic" && w.gone() {
+		f = clientGone()
+	}
 	w.status, w.rejected = f.status, f
 	if w.whole != nil {
 		w.whole.Reset() // also detaches the memory account, which may be exhausted

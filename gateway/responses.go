@@ -9,6 +9,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn"
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/gateway/openapi"
 	"github.com/palliumhq/pallium/policies"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -86,6 +87,7 @@ func newOwnHandlers() ownHandlers {
 		},
 		local: map[string]localHandler{
 			"user_limits": (*exchange).serveUserLimits,
+			"openapi":     (*exchange).serveOpenAPI,
 		},
 	}
 }
@@ -115,6 +117,14 @@ func (x *exchange) serveHealthy() *rejection { return x.text("healthy") }
 
 // serveUserLimits returns the tenant's effective limits.
 func (x *exchange) serveUserLimits(lim *limits.Limits) *rejection { return x.json(lim) }
+
+// serveOpenAPI returns the description of the routes.
+func (x *exchange) serveOpenAPI(*limits.Limits) *rejection {
+	x.rec.Header().Set("Content-Type", openapi.ContentType)
+	x.rec.WriteHeader(http.StatusOK)
+	_, _ = x.rec.Write(x.g.openapi)
+	return nil
+}
 
 func (x *exchange) text(line string) *rejection {
 	x.rec.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -201,7 +201,11 @@ func readForm(w http.ResponseWriter, r *http.Request, lim *limits.Limits) error 
 // error is: the client must send the request again, because it may have taken
 // effect in part.
 func (a *api) unavailable(w http.ResponseWriter, r *http.Request, err error) {
-	code, text := status(err)
+	code, text := statusFor(r, err)
+	if code == statusClientGone {
+		writeError(w, code, "canceled", text)
+		return
+	}
 	if code != http.StatusServiceUnavailable || timedOut(err) {
 		_, text = status(nil)
 	}
@@ -216,7 +220,7 @@ func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 	if cause := context.Cause(r.Context()); cause != nil {
 		err = errors.Join(err, cause)
 	}
-	code, text := status(err)
+	code, text := statusFor(r, err)
 	kind := "bad_data"
 	switch {
 	case code == http.StatusUnprocessableEntity:

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +29,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 	"github.com/palliumhq/pallium/policies/routes"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // fakeSource returns the same series to every tenant. before, if set, is called
@@ -106,6 +108,7 @@ func (f *fakeSource) metadata(ctx context.Context, _ tenant.ID) ([]series.Metric
 // reading is an API of a fakeSource, with an account and a gate that tests can
 // inspect. Creating one is slow, so its limits can be changed.
 type reading struct {
+	log     kit.Buffer
 	t       testing.TB
 	h       http.Handler
 	source  *fakeSource
@@ -129,9 +132,11 @@ func newReading(t testing.TB, account int64) *reading {
 	}
 	b.account, b.gate = memory.NewAccount(account, nil), querier.NewGate(b.reg)
 	p := querier.NewParser(parser.Options{}, querier.MaxOperators)
+	engine := querier.NewEngine(p, slog.New(slog.DiscardHandler), nil)
+	logger := slog.New(slog.NewTextHandler(&b.log, nil))
 	b.h = newAPI(Options{
-		Queryable: querier.NewQueryable(b.source, func() time.Time { return b.now }, nil),
-		Engine:    querier.NewEngine(p, slog.New(slog.DiscardHandler), nil), Parser: p,
+		Queryable: querier.NewQueryable(b.source, func() time.Time { return b.now }, logger), Now: func() time.Time { return b.now },
+		Engine: engine, Parser: p, Features: engine.Features, Logger: logger,
 		Metadata: b.source.metadata, Delete: func(ctx context.Context, _ Deletion) error { return b.source.asked(ctx) },
 		Head:   func(context.Context, tenant.ID) (series.HeadStats, error) { return series.NoHead(), nil },
 		Limits: lim, Memory: b.account, Gate: b.gate, Lookback: querier.LookbackDelta,
@@ -215,6 +220,9 @@ func allReadRoutes() []readRoute {
 		{method: "GET", pattern: "label/{name}/values"},
 		{method: "GET", pattern: "metadata", noText: true},
 		{method: "GET", pattern: "status/tsdb", noText: true},
+		{method: "GET", pattern: "../../federate"},
+		{method: "GET", pattern: "features", noText: true, onlyParses: true},
+		{method: "POST", pattern: "features", noText: true, onlyParses: true},
 		{method: "POST", pattern: "read"},
 		{method: "POST", pattern: "read", streamed: true},
 		{method: "POST", pattern: "admin/tsdb/delete_series", onlyParses: true},
@@ -231,6 +239,9 @@ func allReadRoutes() []readRoute {
 	}
 	return list
 }
+
+// path returns the route's path with its parameter.
+func (c readRoute) path() string { return path.Join(promAPI, c.pattern) }
 
 func (c readRoute) String() string {
 	if c.streamed {
@@ -270,11 +281,11 @@ func (c readRoute) request(b *reading, pattern string) *http.Request {
 	default:
 		params.Set("match[]", text)
 	}
-	path := promAPI + strings.ReplaceAll(c.pattern, "{name}", "job")
+	at := strings.ReplaceAll(c.path(), "{name}", "job")
 	if c.method == "GET" {
-		return httptest.NewRequest(c.method, path+"?"+params.Encode(), nil)
+		return httptest.NewRequest(c.method, at+"?"+params.Encode(), nil)
 	}
-	r := httptest.NewRequest(c.method, path, strings.NewReader(params.Encode()))
+	r := httptest.NewRequest(c.method, at, strings.NewReader(params.Encode()))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	return r
 }
@@ -323,7 +334,7 @@ func TestReadRoutes(t *testing.T) {
 	}
 	var got []string
 	for _, c := range allReadRoutes() {
-		got = append(got, c.method+" "+promAPI+c.pattern)
+		got = append(got, c.method+" "+c.path())
 		for _, pattern := range []string{"", "x|y"} {
 			if w := do(b.h, as("a", c.request(b, pattern))); w.Code/100 != 2 {
 				t.Errorf("%s: %d %s", c, w.Code, w.Body)

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/features"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/memory"
@@ -47,7 +48,6 @@ type Options struct {
 	Metadata    func(context.Context, tenant.ID) ([]series.MetricMetadata, error) // ascending by metric
 	SeriesCount func(context.Context, tenant.ID) (int, error)                     // active series of a tenant
 	Head        func(context.Context, tenant.ID) (series.HeadStats, error)        // samples in memory of a tenant
-	Now         func() time.Time                                                  // nil: time.Now
 	Delete      func(context.Context, Deletion) error
 	// CleanTombstones requests that a tenant's deleted series are removed from all packs now.
 	CleanTombstones func(context.Context, tenant.ID) error
@@ -55,6 +55,8 @@ type Options struct {
 	Memory          *memory.Account // nil: the memory of requests is not accounted for
 	Gate            *querier.Gate   // nil: New creates one
 	Lookback        time.Duration
+	Features        func(features.Collector) // enables and disables the features of PromQL; nil: there are none
+	Now             func() time.Time         // nil: time.Now
 	Logger          *slog.Logger
 	Registerer      prometheus.Registerer
 }

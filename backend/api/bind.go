@@ -24,6 +24,10 @@ func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
 		"delete_series":    a.admit(http.HandlerFunc(a.deleteSeries)),
 		"clean_tombstones": a.cleanTombstones,
 		"user_stats":       a.userStats,
+		"federate":         a.admit(compressed(a.federate)),
+		"features":         a.admit(http.HandlerFunc(a.features)),
+		"rules":            nothingOf("groups"),
+		"alerts":           nothingOf("alerts"),
 
 		"tsdb_status":               a.counted(counts.Status),
 		"cardinality_label_names":   a.counted(counts.LabelNames),
@@ -98,7 +102,7 @@ func NotServed(roles string) http.HandlerFunc {
 	text := "this process does not have the role " + roles + ": correct upstream.urls and upstream.write_urls of the gateway"
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", retryAfter)
-		if strings.HasPrefix(r.URL.Path, routes.PrometheusAPI+"/") {
+		if strings.HasPrefix(r.URL.Path, "/prometheus/") {
 			writeError(w, http.StatusServiceUnavailable, "unavailable", text)
 			return
 		}

@@ -31,9 +31,25 @@ func (e badRequest) Unwrap() error  { return e.error }
 func (e logged) Unwrap() error      { return e.error }
 func (e unsupported) Error() string { return string(e) }
 
-// statusClientGone is the status of a request that the client canceled, as in
-// nginx and Prometheus.
+// statusClientGone is the status of a request whose client has closed the connection
+// before the response, as in nginx and Prometheus. Only logs and metrics have it.
 const statusClientGone = 499
+
+// clientGone reports whether the client of a request has closed the connection. Timeouts,
+// and requests that are ended for their memory, have other causes. A cancellation by
+// another process, for example an ingester that stops, is not one of the client: senders
+// drop what gets a 499.
+func clientGone(r *http.Request) bool {
+	return errors.Is(context.Cause(r.Context()), context.Canceled)
+}
+
+// statusFor returns the status of a failed request, and the text for the caller.
+func statusFor(r *http.Request, err error) (int, string) {
+	if clientGone(r) {
+		return statusClientGone, "the client closed the connection"
+	}
+	return status(err)
+}
 
 // status returns the HTTP status of an error, and the text for the caller. All
 // errors of the backend are mapped here.
@@ -71,8 +87,6 @@ func status(err error) (int, string) {
 			return http.StatusServiceUnavailable, exceeded.Error() // as in Prometheus' API
 		}
 		return http.StatusUnprocessableEntity, exceeded.Error()
-	case errors.Is(err, context.Canceled):
-		return statusClientGone, "request was canceled"
 	}
 	return http.StatusServiceUnavailable, unavailable(err)
 }
@@ -104,6 +118,8 @@ func unavailable(err error) string {
 		return dispatch.ErrNoQuerier.Error() + "; send the request again"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "request took too long; send it again"
+	case errors.Is(err, context.Canceled):
+		return "request was canceled by a process that stops; send it again"
 	}
 	// No other error is known to be caused by the caller, so a retry may succeed.
 	return "internal error; send the request again"
@@ -117,7 +133,7 @@ func timedOut(err error) bool {
 
 // fail writes the response for a failed request, as plain text.
 func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
-	code, text := status(err)
+	code, text := statusFor(r, err)
 	a.note(w, r, code, err)
 	writeText(w, code, text)
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -42,7 +43,7 @@ func (a *api) prometheus(table []routes.Route) (http.Handler, error) {
 		r.Header.Del("Origin")
 		if _, ok := w.(*readWriter); !ok { // remoteRead does this itself
 			ctx, fault := querier.NoteFaults(r.Context())
-			w, r = &unavailableWriter{ResponseWriter: w, fault: fault}, r.WithContext(ctx)
+			w, r = &unavailableWriter{ResponseWriter: w, fault: fault, gone: func() bool { return clientGone(r) }}, r.WithContext(ctx)
 		}
 		router.ServeHTTP(w, r)
 	}), nil
@@ -107,16 +108,25 @@ func (a *api) newPrometheus() *v1.API {
 // unavailableWriter replaces responses of Prometheus' handlers with status 500,
 // or with 422 if data could not be read, by one with status 503 and the text of
 // status: these are internal errors, and a retry may succeed. If the queue of the
-// tenant's query frontend is full, the status is 429.
+// tenant's query frontend is full, the status is 429. If the client is gone, it is 499,
+// and only then.
 type unavailableWriter struct {
 	http.ResponseWriter
 	fault    func() error
-	replaced bool // the replacement was written: output of the handler is dropped
+	gone     func() bool // reports whether the client has closed the connection
+	replaced bool        // the replacement was written: output of the handler is dropped
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *unavailableWriter) WriteHeader(code int) {
 	err := w.fault()
+	if code >= http.StatusBadRequest && w.gone() {
+		w.ResponseWriter.WriteHeader(statusClientGone)
+		return
+	}
+	if code == statusClientGone { // canceled, but not by the client
+		code, err = http.StatusInternalServerError, errors.Join(err, context.Canceled)
+	}
 	if code == http.StatusInternalServerError || code == http.StatusUnprocessableEntity && err != nil {
 		instead, text := status(err)
 		kind := "unavailable"

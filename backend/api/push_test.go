@@ -250,7 +250,7 @@ func TestErrors(t *testing.T) {
 		{wrap(peers.ErrTooFew), 503, "too few ingesters are available; send the request again"},
 		{wrap(distributor.ErrUnavailable), 503, "too few ingesters are available; send the request again"},
 		{wrap(context.DeadlineExceeded), 503, "request took too long; send it again"},
-		{wrap(context.Canceled), 499, "request was canceled"},
+		{wrap(context.Canceled), 503, "request was canceled by a process that stops; send it again"},
 		{secret, 503, "internal error; send the request again"},
 		{wrap(limits.MaxQuerySeries.ExceededAt(3, 4)), 422, "limit max_query_series of 3 series exceeded: the query selects 4 series; select fewer series with more specific matchers, or a shorter range"},
 		{wrap(limits.MaxDecodedBytes.ExceededAt(4, 5)), 413, "limit max_decoded_bytes of 4 bytes exceeded: the request body has 5 bytes after decompression; send smaller requests"},

@@ -122,7 +122,7 @@ func TestPushGivesBack(t *testing.T) {
 			{"malformed", snappy.Encode(nil, bytes.Repeat([]byte("\x0a\xff"), 1000)), nil, 400},
 			{"cut off", body[:len(body)/2], nil, 400},
 			{"too large", append(binary.AppendUvarint(nil, 1<<30), body...), nil, 413},
-			{"canceled", body, context.Canceled, 499},
+			{"canceled by an ingester", body, context.Canceled, 503},
 			{"full", body, ingester.ErrFull, 503},
 			{"unknown", body, errors.New("broken"), 503},
 			{"panic", body, panics, 200},

@@ -46,7 +46,7 @@ func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 		ctx = context.WithValue(ctx, readFaultKey{}, f)
 		r = r.WithContext(querier.ReadRaw(ctx, func(err error) { noteFault(ctx, err) }))
 		r.Body = readCloser{bytes.NewReader(buf.Bytes())}
-		next.ServeHTTP(&readWriter{ResponseWriter: w, fault: f}, r)
+		next.ServeHTTP(&readWriter{ResponseWriter: w, fault: f, gone: func() bool { return clientGone(r) }}, r)
 	}
 }
 
@@ -156,7 +156,8 @@ func noteFault(ctx context.Context, err error) {
 type readWriter struct {
 	http.ResponseWriter
 	fault    *readFault
-	replaced bool // the replacement was written: output of the handler is dropped
+	gone     func() bool // reports whether the client has closed the connection
+	replaced bool        // the replacement was written: output of the handler is dropped
 }
 
 func (w *readWriter) WriteHeader(code int) {
@@ -164,6 +165,8 @@ func (w *readWriter) WriteHeader(code int) {
 		w.Header().Del("Content-Encoding")
 	}
 	switch {
+	case code >= http.StatusBadRequest && w.gone():
+		code = statusClientGone
 	case code != http.StatusInternalServerError:
 	case w.fault.exceeded != nil && timedOut(w.fault.exceeded):
 		code = http.StatusServiceUnavailable

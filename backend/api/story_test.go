@@ -64,10 +64,11 @@ func newBackend(t testing.TB) *backend {
 	p := parser.NewParser(parser.Options{})
 	account := memory.NewAccount(1<<30, nil)
 	t.Cleanup(func() { kit.Until(t, "all memory is given back", func() bool { return account.Used() == 0 }) })
+	engine := querier.NewEngine(p, slog.New(slog.DiscardHandler), nil)
 	b.h = newAPI(Options{
-		Memory: account,
-		Push:   dist.Push, Queryable: querier.NewQueryable(recentOnly{ing}, clock, nil),
-		Engine: querier.NewEngine(p, slog.New(slog.DiscardHandler), nil), Parser: p,
+		Memory: account, Features: engine.Features,
+		Push: dist.Push, Queryable: querier.NewQueryable(recentOnly{ing}, clock, nil),
+		Engine: engine, Parser: p,
 		Metadata: func(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) { return ing.Metadata(id), nil }, SeriesCount: func(_ context.Context, id tenant.ID) (int, error) { return ing.SeriesCount(id), nil }, Limits: lim,
 		Head: func(_ context.Context, id tenant.ID) (series.HeadStats, error) { return ing.HeadStats(id), nil }, Now: clock,
 		Lookback: querier.LookbackDelta, Registerer: prometheus.NewRegistry(),
@@ -192,6 +193,7 @@ func TestTenantsApart(t *testing.T) {
 		"/prometheus/api/v1/series":      {"match[]": {`{__name__=~".+"}`}}, "/prometheus/api/v1/labels": {},
 		"/prometheus/api/v1/label/__name__/values": {}, "/prometheus/api/v1/label/tenant/values": {},
 		"/prometheus/api/v1/metadata": {}, "/prometheus/api/v1/query_exemplars": {"query": {"common"}},
+		"/prometheus/federate": {"match[]": {`{__name__=~".+"}`}}, "/prometheus/api/v1/rules": {}, "/prometheus/api/v1/alerts": {},
 		"/api/v1/user_stats": {},
 
 		"/prometheus/api/v1/status/tsdb": {}, "/prometheus/api/v1/cardinality/label_names": {"limit": {"500"}},
@@ -229,6 +231,7 @@ func TestNoAccess(t *testing.T) {
 		"GET /prometheus/api/v1/status/tsdb", "GET /prometheus/api/v1/cardinality/label_names", "POST /prometheus/api/v1/cardinality/label_values",
 		"GET /prometheus/api/v1/cardinality/active_series", "GET /prometheus/api/v1/search/metric_names", "POST /prometheus/api/v1/search/label_names",
 		"GET /prometheus/api/v1/search/label_values",
+		"GET /prometheus/federate?match[]=up", "GET /prometheus/api/v1/features", "GET /prometheus/api/v1/rules", "GET /prometheus/api/v1/alerts",
 	}
 	for _, route := range routes {
 		method, path, _ := strings.Cut(route, " ")
@@ -260,7 +263,7 @@ func repeated(t *testing.T, body []byte, times int) []byte {
 // Prometheus' API.
 func TestNotServed(t *testing.T) {
 	b := newBackend(t)
-	for _, path := range []string{"targets", "status/config", "status/flags", "status/tsdb/blocks", "rules", "alerts", "admin/tsdb/snapshot", "write", "otlp/v1/metrics", "notifications"} {
+	for _, path := range []string{"targets", "status/config", "status/flags", "status/tsdb/blocks", "admin/tsdb/snapshot", "write", "otlp/v1/metrics", "notifications"} {
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodOptions} {
 			if w := do(b.h, as("a", httptest.NewRequest(method, "/prometheus/api/v1/"+path, nil))); w.Code != 404 && w.Code != 405 {
 				t.Errorf("%s %s: %d", method, path, w.Code)

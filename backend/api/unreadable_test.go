@@ -88,7 +88,7 @@ func TestOneBody(t *testing.T) {
 		b := newReading(t, 1<<30)
 		b.source.set(func(context.Context) error { return tt.err })
 		for _, c := range allReadRoutes() {
-			if strings.HasSuffix(c.pattern, "_query") {
+			if strings.HasSuffix(c.pattern, "_query") || c.pattern == "features" {
 				continue // they read nothing
 			}
 			w := do(b.h, as("acme", c.request(b, "")))

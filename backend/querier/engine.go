@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/features"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/memory"
@@ -79,6 +80,14 @@ func (e *Engine) options(key engineKey) promql.EngineOpts {
 		EnableAtModifier: true, EnableNegativeOffset: true, Parser: e.parser,
 		NoStepSubqueryIntervalFn: func(int64) int64 { return defaultSubqueryStep },
 	}
+}
+
+// Features enables and disables in r the features of PromQL, as this Engine and its parser
+// are configured.
+func (e *Engine) Features(r features.Collector) {
+	o := e.options(engineKey{maxSamples: 1, timeout: time.Second})
+	o.FeatureRegistry = r
+	promql.NewEngine(o) // registers what it has
 }
 
 func (e *Engine) engine(lim *limits.Limits) *promql.Engine {

@@ -240,6 +240,10 @@ func (q *Queryable) clarify(ctx context.Context, err error) error {
 		noteFault(ctx, public, err)
 		return public
 	}
+	interrupted := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	if interrupted && ctx.Err() == nil { // by another process
+		NoteFault(ctx, err)
+	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return promql.ErrQueryTimeout("selecting series")

@@ -50,7 +50,8 @@ func New(o Options) (http.Handler, error) {
 	}
 	edge, err := url.Parse(o.EdgeURL)
 	if err != nil || edge.Scheme != "http" && edge.Scheme != "https" || edge.Host == "" {
-		return nil, fmt.Errorf("the URL of the edge is %q, it must have the form http(s)://host[:port][/path]: set external_url", shorten(o.EdgeURL))
+		return nil, fmt.Errorf("the URL of the edge is %q, it must have the form http(s)://host[:port][/path]: set external_url",
+			shorten(o.EdgeURL))
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -5,6 +5,7 @@ package routes
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -86,7 +87,7 @@ func Table() []Route {
 	getPost, getHead := []string{http.MethodGet, http.MethodPost}, []string{http.MethodGet, http.MethodHead}
 	postPut := []string{http.MethodPost, http.MethodPut}
 	return []Route{
-		{"push", post, []string{"/api/v1/push", "/api/v1/write", "/api/prom/push"}, tenant.MetricsWrite, Write, Samples, Backend},
+		{"push", post, pushPaths(), tenant.MetricsWrite, Write, Samples, Backend},
 
 		{"query", getPost, query("query"), tenant.MetricsRead, Read, Query, Prometheus},
 		{"query_range", getPost, query("query_range"), tenant.MetricsRead, Read, Query, Prometheus},
@@ -107,6 +108,11 @@ func Table() []Route {
 		{"search_metric_names", getPost, query("search/metric_names"), tenant.MetricsRead, Read, Query, Prometheus},
 		{"search_label_names", getPost, query("search/label_names"), tenant.MetricsRead, Read, Query, Prometheus},
 		{"search_label_values", getPost, query("search/label_values"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"federate", get, []string{"/prometheus/federate", "/api/prom/federate"}, tenant.MetricsRead, Read, Query, Backend},
+		{"features", getPost, query("features"), tenant.MetricsRead, Read, Query, Backend},
+		{"rules", get, query("rules"), tenant.MetricsRead, Read, Slot, Backend},
+		{"alerts", get, query("alerts"), tenant.MetricsRead, Read, Slot, Backend},
+		{"openapi", get, query("openapi.yaml"), tenant.MetricsRead, Local, Request, Gateway},
 		{"buildinfo", get, query("status/buildinfo"), "", Open, Free, Gateway},
 
 		{"user_limits", get, []string{"/api/v1/user_limits"}, tenant.MetricsRead, Local, Request, Gateway},
@@ -114,6 +120,12 @@ func Table() []Route {
 		{"ready", getHead, []string{"/ready", "/-/ready"}, "", Open, Free, Gateway},
 		{"healthy", getHead, []string{"/-/healthy"}, "", Open, Free, Gateway},
 	}
+}
+
+// pushPaths returns the paths of remote write. Grafana derives those beside the query API
+// from the URL of a data source, for the results of its recording rules.
+func pushPaths() []string {
+	return slices.Concat([]string{"/api/v1/push", "/api/v1/write", "/api/prom/push"}, query("write"), query("push"))
 }
 
 // query returns the paths of a route of the query API: Mimir's, and the old one of

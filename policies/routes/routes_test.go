@@ -78,6 +78,8 @@ func TestRouteTable(t *testing.T) {
 func TestUpstreamPaths(t *testing.T) {
 	want := map[string]string{
 		"/api/v1/push": "/api/v1/push", "/api/v1/write": "/api/v1/push", "/api/prom/push": "/api/v1/push",
+		"/prometheus/api/v1/write": "/api/v1/push", "/prometheus/api/v1/push": "/api/v1/push",
+		"/api/prom/api/v1/write": "/api/v1/push", "/api/prom/api/v1/push": "/api/v1/push",
 		"/api/v1/user_stats":       "/api/v1/user_stats",
 		"/prometheus/api/v1/query": "/prometheus/api/v1/query", "/api/prom/api/v1/query": "/prometheus/api/v1/query",
 		"/api/prom/api/v1/label/{name}/values": "/prometheus/api/v1/label/{name}/values",
