@@ -166,7 +166,7 @@ func (b *backend) buildFrontend(evaluator frontend.Evaluator, text parser.Parser
 		Versions: func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error) {
 			return querier.Versions(ctx, b.recent, b.longTerm, id, mint, maxt)
 		},
-		Settle: ingester.SealDelay, Switches: b.switches(), Workers: parts, Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
+		Settle: ingester.RecentDelay, Switches: b.switches(), Workers: parts, Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
 	}
 	if b.cfg.Frontend.Cache {
 		var err error
