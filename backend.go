@@ -16,6 +16,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/api"
 	"github.com/palliumhq/pallium/backend/clock"
 	"github.com/palliumhq/pallium/backend/compactor"
@@ -254,6 +255,8 @@ func (b *backend) buildAPIOptions() {
 	b.api = api.Options{
 		Limits: b.limitsOf, Memory: b.memory, Gate: querier.NewGate(b.registry), SeriesCount: b.recent.SeriesCount,
 		Head: b.recent.HeadStats, Now: b.opts.Now,
+		Active: active.New(active.Options{Slow: time.Duration(b.cfg.Querier.LogQueriesLongerThan), Now: b.opts.Now,
+			Logger: b.opts.Logger, Registerer: b.registry}),
 		Lookback: querier.LookbackDelta, Logger: b.opts.Logger, Registerer: b.registry,
 		CleanTombstones: b.cleanTombstones,
 	}

@@ -298,6 +298,15 @@ func (c called) AcceptLoss(day int64) (int, error) {
 // Status implements rpc.Operator.
 func (c called) Status(context.Context) ([]byte, error) { return json.Marshal(c.b.ownStatus()) }
 
+// EndQuery implements rpc.Operator.
+func (c called) EndQuery(id string) ([]byte, error) {
+	q, ok := c.b.api.Active.End(id)
+	if !ok {
+		return nil, nil
+	}
+	return json.Marshal(q)
+}
+
 // pruneInterval is how often connections to instances that left are closed.
 const pruneInterval = 30 * time.Second
 

@@ -90,6 +90,8 @@ type Querier struct {
 	// Concurrency is the number of evaluations at the same time for query frontends, or of a
 	// single process; 0 means one more than CPUs, at least 3.
 	Concurrency int `yaml:"concurrency"`
+	// LogQueriesLongerThan is the time after which queries and other reads are logged; 0: none is.
+	LogQueriesLongerThan model.Duration `yaml:"log_queries_longer_than"`
 }
 
 // Frontend configures how range queries are answered.
@@ -132,6 +134,7 @@ func DefaultConfig() Config {
 		Cluster:         Cluster{Replication: 3},
 		Log:             Log{Level: "info", Format: "text"},
 		Frontend:        Frontend{Enabled: true, Cache: true},
+		Querier:         Querier{LogQueriesLongerThan: model.Duration(10 * time.Second)},
 		Self:            Self{Interval: model.Duration(5 * time.Second)},
 		Compactor:       Compactor{Interval: model.Duration(5 * time.Minute)},
 		ShutdownTimeout: model.Duration(2 * time.Minute),

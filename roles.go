@@ -80,9 +80,9 @@ func roles() []role {
 		{name: TargetDistributor, doc: "accepts writes, and sends each series to its ingesters", needs: everything,
 			build: (*backend).buildDistributor, requests: true, serve: (*backend).watchZones, ready: (*backend).zonesMissing},
 		{name: TargetQuerier, doc: "serves queries from ingesters and the long-term store", needs: everything,
-			build: (*backend).buildQuerier, requests: true, serve: (*backend).lendSlots},
+			build: (*backend).buildQuerier, requests: true, serve: (*backend).lendSlots, status: (*backend).queriesStatus},
 		{name: TargetFrontend, doc: "divides queries, caches results, and queues evaluations fairly between tenants", needs: everything,
-			build: (*backend).buildQueryFrontend, requests: true},
+			build: (*backend).buildQueryFrontend, requests: true, status: (*backend).queriesStatus},
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/compactor"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/peers"
@@ -22,6 +23,7 @@ type processStatus struct {
 	Error     string            `json:"error,omitempty"` // why its status could not be read
 	Ingester  *ingester.Stats   `json:"ingester,omitempty"`
 	Compactor *compactor.Status `json:"compactor,omitempty"`
+	Queries   []active.Query    `json:"queries,omitempty"` // of tenants, in progress, the oldest first
 }
 
 func (b *backend) ingesterStatus(s *processStatus) {
@@ -33,6 +35,8 @@ func (b *backend) compactorStatus(s *processStatus) {
 	of := b.compactor.Status()
 	s.Compactor = &of
 }
+
+func (b *backend) queriesStatus(s *processStatus) { s.Queries = b.api.Active.List() }
 
 func (b *backend) ownStatus() processStatus {
 	s := processStatus{Instance: b.id()}

@@ -33,12 +33,15 @@ func (a *api) admit(next http.Handler) http.HandlerFunc {
 			a.reject(w, r, err)
 			return
 		}
+		w, r, entry := a.begin(w, r)
+		defer entry.Done()
 		leave, err := a.enter(r, lim, r.Form["query"], r.Form["match[]"], r.Form["selector"])
 		if err != nil {
 			a.reject(w, r, err)
 			return
 		}
 		defer leave()
+		entry.Run()
 		next.ServeHTTP(w, r)
 	}
 }

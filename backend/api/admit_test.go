@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/series"
@@ -116,6 +117,7 @@ type reading struct {
 	now     time.Time
 	account *memory.Account
 	gate    *querier.Gate
+	running *active.Registry
 	reg     *prometheus.Registry
 
 	looked func(tenant.ID) // not nil: called when limits are looked up
@@ -134,12 +136,13 @@ func newReading(t testing.TB, account int64) *reading {
 	p := querier.NewParser(parser.Options{}, querier.MaxOperators)
 	engine := querier.NewEngine(p, slog.New(slog.DiscardHandler), nil)
 	logger := slog.New(slog.NewTextHandler(&b.log, nil))
+	b.running = active.New(active.Options{Slow: time.Minute, Now: func() time.Time { return b.now }, Logger: logger})
 	b.h = newAPI(Options{
 		Queryable: querier.NewQueryable(b.source, func() time.Time { return b.now }, logger), Now: func() time.Time { return b.now },
 		Engine: engine, Parser: p, Features: engine.Features, Logger: logger,
 		Metadata: b.source.metadata, Delete: func(ctx context.Context, _ Deletion) error { return b.source.asked(ctx) },
 		Head:   func(context.Context, tenant.ID) (series.HeadStats, error) { return series.NoHead(), nil },
-		Limits: lim, Memory: b.account, Gate: b.gate, Lookback: querier.LookbackDelta,
+		Limits: lim, Memory: b.account, Gate: b.gate, Active: b.running, Lookback: querier.LookbackDelta,
 	})
 	for i := range 500 {
 		b.source.text = append(b.source.text, fmt.Sprintf("a_text_of_some_length_%03d", i))
@@ -177,6 +180,9 @@ func (b *reading) clean(what string) {
 		b.t.Errorf("%s: %d bytes are not released", what, n)
 	}
 	one := limits.Limits{MaxConcurrentQueries: 1}
+	if list := b.running.List(); len(list) > 0 {
+		b.t.Errorf("%s: still listed as running: %+v", what, list)
+	}
 	for _, id := range []tenant.ID{"a", "acme", "b"} { // the tenants of tests
 		leave, err := b.gate.Enter(context.Background(), id, &one)
 		if err != nil {

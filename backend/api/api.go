@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/prometheus/util/features"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/remotewrite"
@@ -52,8 +53,9 @@ type Options struct {
 	// CleanTombstones requests that a tenant's deleted series are removed from all packs now.
 	CleanTombstones func(context.Context, tenant.ID) error
 	Limits          func(tenant.ID) limits.Limits
-	Memory          *memory.Account // nil: the memory of requests is not accounted for
-	Gate            *querier.Gate   // nil: New creates one
+	Memory          *memory.Account  // nil: the memory of requests is not accounted for
+	Gate            *querier.Gate    // nil: New creates one
+	Active          *active.Registry // nil: New creates one
 	Lookback        time.Duration
 	Features        func(features.Collector) // enables and disables the features of PromQL; nil: there are none
 	Now             func() time.Time         // nil: time.Now
@@ -79,6 +81,10 @@ func New(o Options) (http.Handler, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Active == nil {
+		o.Active = active.New(active.Options{Now: o.Now})
+	}
+	o.Engine = notingEngine{o.Engine}
 	a := &api{Options: o}
 	r := chi.NewRouter()
 	r.Use(requireAccess)

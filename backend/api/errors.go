@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/api/cardinality"
 	"github.com/palliumhq/pallium/backend/distributor"
 	"github.com/palliumhq/pallium/backend/frontend/dispatch"
@@ -69,6 +70,8 @@ func status(err error) (int, string) {
 		return http.StatusRequestEntityTooLarge, needs.Error()
 	case errors.As(err, &queue):
 		return http.StatusTooManyRequests, queue.Error()
+	case errors.Is(err, active.ErrEnded):
+		return http.StatusUnprocessableEntity, active.ErrEnded.Error()
 	case errors.Is(err, memory.ErrEnded):
 		return http.StatusServiceUnavailable, memory.ErrEnded.Error() + "; try again later"
 	case errors.Is(err, memory.ErrFull):

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/storage/remote"
 
+	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/regexsize"
@@ -32,6 +33,8 @@ func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 		defer end()
 		buf := a.bodies.get()
 		defer a.bodies.put(buf)
+		w, r, entry := a.begin(w, r)
+		defer entry.Done()
 		leave, err := a.admitRead(w, r, lim, buf)
 		if err != nil {
 			if cause := context.Cause(r.Context()); cause != nil {
@@ -41,12 +44,14 @@ func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 			return
 		}
 		defer leave()
+		entry.Run()
 		ctx, cause := querier.NoteFaults(r.Context())
 		f := &readFault{cause: cause}
 		ctx = context.WithValue(ctx, readFaultKey{}, f)
 		r = r.WithContext(querier.ReadRaw(ctx, func(err error) { noteFault(ctx, err) }))
 		r.Body = readCloser{bytes.NewReader(buf.Bytes())}
-		next.ServeHTTP(&readWriter{ResponseWriter: w, fault: f, gone: func() bool { return clientGone(r) }}, r)
+		next.ServeHTTP(&readWriter{ResponseWriter: w, fault: f, gone: func() bool { return clientGone(r) },
+			ended: func() bool { return errors.Is(context.Cause(r.Context()), active.ErrEnded) }}, r)
 	}
 }
 
@@ -157,6 +162,7 @@ type readWriter struct {
 	http.ResponseWriter
 	fault    *readFault
 	gone     func() bool // reports whether the client has closed the connection
+	ended    func() bool // reports whether an operator ended the read
 	replaced bool        // the replacement was written: output of the handler is dropped
 }
 
@@ -173,6 +179,10 @@ func (w *readWriter) WriteHeader(code int) {
 		w.Header().Set("Retry-After", retryAfter)
 	case w.fault.exceeded != nil:
 		code = http.StatusUnprocessableEntity
+	case w.ended():
+		w.replaced = true
+		writeText(w.ResponseWriter, http.StatusUnprocessableEntity, active.ErrEnded.Error())
+		return
 	default:
 		_, text := status(w.fault.cause())
 		w.replaced = true

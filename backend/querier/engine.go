@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/prometheus/util/features"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -194,6 +195,8 @@ func explain(ctx context.Context, err error) error {
 	}
 	var exceeded *limits.Exceeded
 	switch {
+	case errors.Is(err, active.ErrEnded):
+		return active.ErrEnded
 	case errors.Is(err, memory.ErrEnded):
 		return promql.ErrStorage{
 			Err: fmt.Errorf("%w; select fewer series, a shorter range or a longer step, or try again later", memory.ErrEnded),

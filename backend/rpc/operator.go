@@ -28,6 +28,9 @@ type Operator interface {
 	AcceptLoss(day int64) (int, error)
 	// Status returns the status of this process for the operator page, as JSON.
 	Status(ctx context.Context) ([]byte, error)
+	// EndQuery ends a query that this process works on, and returns it as JSON; nil if it
+	// has no such query.
+	EndQuery(id string) ([]byte, error)
 }
 
 // ErrConflict is returned for a command that the state of the process does not allow.
@@ -63,6 +66,14 @@ func (s operatorServer) Status(ctx context.Context, _ *wire.Empty) (*wire.Status
 		return nil, unavailable(fmt.Errorf("status: %w", err))
 	}
 	return &wire.StatusResponse{Status: text}, nil
+}
+
+func (s operatorServer) EndQuery(_ context.Context, in *wire.EndQueryRequest) (*wire.EndQueryResponse, error) {
+	query, err := s.o.EndQuery(in.Id)
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("end a query: %w", err))
+	}
+	return &wire.EndQueryResponse{Query: query}, nil
 }
 
 type compactorServer struct{ c Compactor }
@@ -113,4 +124,13 @@ func (p *Peer) Status(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	return resp.Status, nil
+}
+
+// EndQuery ends a query that a process works on; see Operator.
+func (p *Peer) EndQuery(ctx context.Context, id string) ([]byte, error) {
+	resp, err := wire.NewOperatorClient(p.conn).EndQuery(ctx, &wire.EndQueryRequest{Id: id})
+	if err = p.note(ctx, err); err != nil {
+		return nil, err
+	}
+	return resp.Query, nil
 }

@@ -32,6 +32,16 @@ func (f *fakeOperator) Status(context.Context) ([]byte, error) {
 	return []byte(`{"instance":"x"}`), nil
 }
 
+func (f *fakeOperator) EndQuery(id string) ([]byte, error) {
+	switch id {
+	case "gone":
+		return nil, nil
+	case "bad":
+		return nil, errors.New("cannot be ended")
+	}
+	return []byte(id), nil
+}
+
 // TestOperator checks operators' commands over the network, and that a process without a
 // role rejects its commands.
 func TestOperator(t *testing.T) {
@@ -66,6 +76,15 @@ func TestOperator(t *testing.T) {
 	}
 	if text, err := p.Status(ctx); err != nil || string(text) != `{"instance":"x"}` {
 		t.Errorf("Status = %s, %v", text, err)
+	}
+	if q, err := p.EndQuery(ctx, "00ff"); err != nil || string(q) != "00ff" {
+		t.Errorf("EndQuery = %s, %v", q, err)
+	}
+	if q, err := p.EndQuery(ctx, "gone"); err != nil || q != nil {
+		t.Errorf("EndQuery of another query = %s, %v", q, err)
+	}
+	if _, err := p.EndQuery(ctx, "bad"); err == nil {
+		t.Error("EndQuery that fails has no error")
 	}
 	if _, err := p.Compact(ctx, false); !errors.Is(err, wire.ErrRejected) {
 		t.Errorf("Compact on a process without a compactor = %v, want ErrRejected", err)

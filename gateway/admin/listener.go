@@ -133,6 +133,9 @@ func (s Surface) Handler() http.Handler {
 			r.Use(RejectCrossSite, askBrowser(s.TokenName), RequireToken(s.Token))
 			if s.Page != nil {
 				r.Method(http.MethodGet, "/", s.Page)
+				if s.API != nil {
+					r.Post("/queries/end", s.button)
+				}
 			}
 			profileRoutes(r)
 		})

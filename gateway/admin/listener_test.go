@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -88,5 +89,52 @@ func TestListener(t *testing.T) {
 	}
 	if err := <-ad.Failed(); !errors.Is(err, http.ErrServerClosed) {
 		t.Errorf("Failed() = %v, want http.ErrServerClosed", err)
+	}
+}
+
+// TestButton checks that a button of the page becomes a request to the admin API, which only
+// the page itself can cause.
+func TestButton(t *testing.T) {
+	const token = "a-token-of-an-operator-1234567890"
+	var asked []string
+	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method+" "+r.URL.String()+" "+r.Header.Get("Authorization"))
+		switch r.URL.Query().Get("id") {
+		case "gone":
+			http.Error(w, "gone", http.StatusNotFound)
+		case "lost":
+			http.Error(w, "not all processes", http.StatusServiceUnavailable)
+		}
+	})
+	h := Surface{Metrics: prometheus.NewRegistry(), Token: token, Page: http.NotFoundHandler(), API: api}.Handler()
+	for _, tt := range []struct {
+		method, path, token, origin string
+		code                        int
+		says                        string
+		asks                        bool
+	}{
+		{"POST", "/queries/end?id=1", token, "http://localhost", 303, "", true},
+		{"POST", "/queries/end?id=gone", token, "http://localhost", 303, "", true},
+		{"POST", "/queries/end?id=lost", token, "http://localhost", 503, "not all processes", true},
+		{"POST", "/queries/end?id=1", token, "http://other.example", 403, "another site", false},
+		{"POST", "/queries/end?id=1", "wrong", "http://localhost", 401, "", false},
+		{"POST", "/queries/end?id=1", "", "http://localhost", 401, "", false},
+		{"GET", "/queries/end?id=1", token, "http://localhost", 405, "", false},
+		{"POST", "/flush", token, "http://localhost", 404, "", false},
+	} {
+		asked = nil
+		r := httptest.NewRequest(tt.method, "http://localhost"+tt.path, strings.NewReader("x=y"))
+		r.Header.Set("Origin", tt.origin)
+		if tt.token != "" {
+			r.SetBasicAuth("anyone", tt.token)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != tt.code || !strings.Contains(w.Body.String(), tt.says) {
+			t.Errorf("%s %s: %d %s", tt.method, tt.path, w.Code, w.Body)
+		}
+		if want := "POST http://localhost" + Root + tt.path + " Bearer " + token; tt.asks && (len(asked) != 1 || asked[0] != want) || !tt.asks && len(asked) > 0 {
+			t.Errorf("%s %s: the API was asked %q", tt.method, tt.path, asked)
+		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 func Groups() []command.Group {
 	return []command.Group{
 		{Title: "Tenants and credentials", Commands: join(tenantVerbs(), tokenVerbs(), policyVerbs(), limitsVerbs())},
-		{Title: "Operation", Commands: join(operatorVerbs(), lossVerbs(), ringVerbs(), asideVerbs(), auditVerbs())},
+		{Title: "Operation", Commands: join(operatorVerbs(), queryVerbs(), lossVerbs(), ringVerbs(), asideVerbs(), auditVerbs())},
 	}
 }
 

@@ -91,6 +91,8 @@ func (e *apiError) advice() string {
 		return "-cascade deletes them with the policy"
 	case "force":
 		return "-force removes it anyway"
+	case "id":
+		return "'pallium query list' shows the queries in progress"
 	case "aside":
 		return "'pallium aside list' shows all series that are set aside"
 	case "tenant":
@@ -160,7 +162,7 @@ func lookup(path string) string {
 	rest := strings.TrimPrefix(path, apiRoot)
 	for prefix, words := range map[string]string{
 		"tenants": "tenant list", "tokens": "token list", "access-policies": "policy list", "plans": "limits plans list", "ring": "ring list",
-		"aside": "aside list", "compact/accept-loss": "loss list",
+		"aside": "aside list", "compact/accept-loss": "loss list", "queries": "query list",
 	} {
 		if rest == prefix || strings.HasPrefix(rest, prefix+"/") {
 			return words

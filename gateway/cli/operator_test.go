@@ -61,8 +61,18 @@ func (c *cluster) Status(context.Context) (json.RawMessage, error) {
 	return json.RawMessage(`{"processes":[{"instance":"b-1","error":"connection refused"},
 		{"instance":"i-1","ingester":{"ID":"i-1","HeadBytes":3145728,"Tenants":[{"Tenant":"a","Series":4},{"Tenant":"b","Series":5}],"Packs":[{}]}},
 		{"instance":"c-1","compactor":{"Day":-1,"lastRun":"2026-11-30T01:02:03Z","lastError":"the bucket is full","expired":7,"Waiting":[{"Day":20000,"Reason":"an upload is pending"}],
-			"Failing":[{"Tenant":"a","Day":20001,"error":"pack is damaged"}]}}],
+			"Failing":[{"Tenant":"a","Day":20001,"error":"pack is damaged"}]}},
+		{"instance":"q-1","queries":[{"id":"00ff","tenant":"acme","path":"/prometheus/api/v1/query_range","query":"sum(up)\u001b[2J","start":"1","end":"2","step":"15s","since":"2026-11-30T01:02:03Z","running":true},
+			{"id":"11ee","tenant":"acme","path":"/prometheus/api/v1/read","since":"2026-11-30T01:02:04Z"}]}],
 		"members":[{"id":"i-1","state":"ACTIVE","roles":["ingester"],"tokens":128,"share":0.25,"sinceHeartbeat":"1s","unhealthy":true}]}`), nil
+}
+
+func (c *cluster) EndQuery(_ context.Context, id string) (json.RawMessage, error) {
+	if id == "gone" {
+		return nil, nil
+	}
+	c.note("end %s", id)
+	return json.RawMessage(`{"id":"` + id + `","tenant":"acme","query":"sum(up)"}`), nil
 }
 
 func (c *cluster) Members(context.Context) ([]operator.Member, error) {
@@ -122,6 +132,13 @@ func TestOperator(t *testing.T) {
 		{line: "status", want: "b-1: connection refused\n"},
 		{line: "status", want: "compactor c-1: idle, last run 2026-11-30T01:02:03Z\n  the bucket is full\n  2024-10-04 is waiting: an upload is pending\n  compaction of 2024-10-05 of tenant a fails: pack is damaged\n"},
 		{line: "status", want: "ACTIVE, unhealthy"},
+		{line: "query list", want: `00ff  acme    2026-11-30T01:02:03Z  running  q-1       1 to 2 by 15s  "sum(up)\x1b[2J"`},
+		{line: "query list", want: "11ee  acme    2026-11-30T01:02:04Z  waiting  q-1                      /prometheus/api/v1/read\n"},
+		{line: "query list", want: "queries are missing, b-1: connection refused\n"},
+		{line: "query list -q", want: "00ff\n11ee\n"},
+		{line: "query end 00ff", want: "ended query 00ff of tenant acme: sum(up)\n", did: "end 00ff"},
+		{line: "query end gone", code: 1, want: "'pallium query list' shows the queries in progress"},
+		{line: "query end", code: 2, want: "ID"},
 		{line: "loss list", want: "2024-10-04  22:00-24:00  ingester-2  zone-b  any\n"},
 		{line: "loss list", want: "2024-10-07  00:00-02:00  ingester-1          a\n"},
 		{line: "loss list -q", want: "2024-10-04\n2024-10-04\n2024-10-07\n"},

@@ -160,6 +160,24 @@ func (c *Commands) dropAside(w http.ResponseWriter, r *http.Request, q url.Value
 	return nil
 }
 
+func (c *Commands) endQuery(w http.ResponseWriter, r *http.Request, q url.Values) error {
+	id := q.Get("id")
+	if id == "" {
+		return admin.WithHint(admin.Invalid("id", "the ID of the query is missing"), queriesHint, admin.Root)
+	}
+	query, err := c.o.Backend.EndQuery(r.Context(), id)
+	if err != nil {
+		return c.failed(r, err, "the query was not ended: not all processes could be asked for it")
+	}
+	if query == nil {
+		return admin.WithHint(admin.NotFound("id", "no query %.40q is in progress", id), queriesHint, admin.Root)
+	}
+	admin.WriteJSON(w, http.StatusOK, map[string]any{"status": "done", "query": query})
+	return nil
+}
+
+const queriesHint = "GET %s/status lists the queries in progress"
+
 func (c *Commands) showStatus(w http.ResponseWriter, r *http.Request, _ url.Values) error {
 	status, err := c.o.Backend.Status(r.Context())
 	if err != nil {

@@ -49,6 +49,8 @@ type Backend interface {
 	// ErrNoAside if the record does not exist. If the ingester is lost, it deletes the
 	// record and lost is true.
 	DropAside(ctx context.Context, key AsideKey) (dropped Aside, lost bool, err error)
+	// EndQuery ends a query of a tenant, and returns it as JSON; nil if no process has it.
+	EndQuery(ctx context.Context, id string) (json.RawMessage, error)
 	// Status returns the JSON that the overview page shows.
 	Status(context.Context) (json.RawMessage, error)
 }
@@ -176,6 +178,7 @@ func commands() []command {
 		{http.MethodGet, "/aside", []string{"pageSize", "pageCursor"}, false, (*Commands).listAside},
 		{http.MethodPost, "/aside/drop", []string{"day", "window", "ingester", "tenant"}, false, (*Commands).dropAside},
 		{http.MethodGet, "/status", nil, false, (*Commands).showStatus},
+		{http.MethodPost, "/queries/end", []string{"id"}, false, (*Commands).endQuery},
 		{http.MethodGet, "/ring", nil, true, (*Commands).showRing},
 		{http.MethodPost, "/ring/forget", []string{"instance", "force"}, true, (*Commands).forget},
 		{http.MethodPost, "/ring/leave", []string{"instance", "wait"}, true, (*Commands).leave},

@@ -66,6 +66,14 @@ func (f *fake) DropAside(_ context.Context, key AsideKey) (Aside, bool, error) {
 	return Aside{AsideKey: key}, key.Ingester == "lost", f.err
 }
 
+func (f *fake) EndQuery(_ context.Context, id string) (json.RawMessage, error) {
+	f.note("end %s", id)
+	if id == "gone" {
+		return nil, f.err
+	}
+	return json.RawMessage(`{"id":"` + id + `"}`), f.err
+}
+
 func (f *fake) Status(context.Context) (json.RawMessage, error) {
 	return json.RawMessage(f.status), f.err
 }
@@ -130,6 +138,10 @@ func TestCommands(t *testing.T) {
 		{"GET", "/losses?pageSize=1&pageCursor=000000007/03/i/t", nil, 200, `{"items":[{"ingester":"i","zone":"","day":8,"window":2}]}`, ""},
 		{"GET", "/losses", down, 503, "could not read the windows with lost samples", ""},
 		{"GET", "/losses?day=1", nil, 400, "unknown query parameter", ""},
+		{"POST", "/queries/end?id=abc", nil, 200, `{"query":{"id":"abc"},"status":"done"}`, "end abc"},
+		{"POST", "/queries/end?id=gone", nil, 404, `no query \"gone\" is in progress`, "end gone"},
+		{"POST", "/queries/end", nil, 400, "the ID of the query is missing", ""},
+		{"POST", "/queries/end?id=gone", down, 503, "not all processes could be asked", "end gone"},
 		{"GET", "/erasures/gone", nil, 200, `"erasedObjects":5`, ""},
 		{"GET", "/erasures/here", nil, 404, "not a deleted tenant", ""},
 		{"GET", "/erasures/a%7Cb", nil, 400, "tenant", ""},
@@ -238,6 +250,7 @@ func TestPage(t *testing.T) {
 		{"instance":"compactor-1","compactor":{"day":20000,"lastRun":"2026-11-25T01:02:03Z","lastError":"is broken","clock":"clock is off","expired":2,
 			"waiting":[{"day":19999,"reason":"ingester-2 has not uploaded"}],
 			"failing":[{"tenant":"acme","day":19998,"error":"bad pack","since":"2026-11-25T00:00:00Z","next":"2026-11-25T03:00:00Z","attempts":6}]}},
+		{"instance":"querier-1","queries":[{"id":"00ff","tenant":"acme","query":"<up>","start":"1","end":"2","step":"15s","since":"2026-11-25T04:05:06Z"}]},
 		{"instance":"ingester-2","error":"it does not answer"}],
 		"members":[{"id":"ingester-1","state":"ACTIVE","zone":"z1","roles":["ingester"],"tokens":128,"share":0.25,"sinceHeartbeat":"0.1s"}],"ringError":"ring is late"}`}
 	page, err := NewPage(PageOptions{Version: "1.2.3", Role: "all", Commands: commandsOver(f, true, &bytes.Buffer{}), Now: func() time.Time { return time.Unix(0, 0) }, Logger: slog.New(slog.DiscardHandler)})
@@ -251,7 +264,8 @@ func TestPage(t *testing.T) {
 	}
 	text := show()
 	for _, want := range []string{"Pallium 1.2.3", "Role all", "1970-01-01 00:00:00 UTC", "1.0 MiB in memory", "segment 7", "&lt;acme&gt;", "pack-1", "compacting day 20000",
-		"2026-11-25 01:02:03", "is broken", "clock is off", "2 days beyond retention", "ingester-2 has not uploaded", "bad pack", "it does not answer", "ACTIVE", "25.0%", "ring is late"} {
+		"2026-11-25 01:02:03", "is broken", "clock is off", "2 days beyond retention", "ingester-2 has not uploaded", "bad pack", "it does not answer", "ACTIVE", "25.0%", "ring is late",
+		"<td>acme</td><td>2026-11-25 04:05:06</td><td>waiting</td><td>querier-1</td><td>1 to 2 by 15s</td><td><code>&lt;up&gt;</code>", `action="/queries/end?id=00ff"`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not contain %q:\n%s", want, text)
 		}

@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/palliumhq/pallium/gateway/admin"
@@ -15,6 +16,9 @@ import (
 
 //go:embed page.html
 var pageText string
+
+// pagePolicy allows the page its styles, and the buttons that post to this listener.
+var pagePolicy = strings.Replace(admin.ContentSecurityPolicy, "form-action 'none'", "form-action 'self'", 1) + "; style-src 'unsafe-inline'"
 
 // statusTimeout bounds how long the page waits for the status.
 const statusTimeout = 10 * time.Second
@@ -76,6 +80,12 @@ type view struct {
 	Processes []struct {
 		Instance string
 		Error    string // why the request to it failed
+		Queries  []struct {
+			ID, Tenant, Path, Query string
+			Start, End, Step        string
+			Since                   time.Time
+			Running                 bool
+		}
 		Ingester *struct {
 			ID        string
 			HeadBytes int64
@@ -115,6 +125,16 @@ type view struct {
 	RingError string
 }
 
+// HasQueries reports whether a process has queries in progress.
+func (v view) HasQueries() bool {
+	for _, p := range v.Processes {
+		if len(p.Queries) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // ServeHTTP serves the page.
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v := view{Version: p.version, Role: p.role, Now: p.now()}
@@ -130,7 +150,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Content-Security-Policy", admin.ContentSecurityPolicy+"; style-src 'unsafe-inline'")
+	w.Header().Set("Content-Security-Policy", pagePolicy)
 	if err := p.template.Execute(w, v); err != nil {
 		p.logger.Error("failed to render the overview page", "err", err)
 	}

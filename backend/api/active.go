@@ -1,0 +1,95 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/palliumhq/pallium/backend/active"
+)
+
+// begin registers a read, so that an operator can list and end it. The caller must call Done
+// of the entry.
+func (a *api) begin(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request, *active.Entry) {
+	q := active.Query{Tenant: access(r), Path: r.URL.Path, Text: textOf(r), Start: r.Form.Get("start"), End: r.Form.Get("end"),
+		Step: r.Form.Get("step")}
+	if q.Start == "" {
+		q.Start = r.Form.Get("time")
+	}
+	ctx, entry := a.Active.Begin(r.Context(), q)
+	return &statusNoter{w, entry}, r.WithContext(ctx), entry
+}
+
+// textOf returns the expression or the selectors of a read.
+func textOf(r *http.Request) string {
+	var list []string
+	for _, name := range []string{"query", "match[]", "selector"} {
+		list = append(list, r.Form[name]...)
+	}
+	return strings.Join(list, " ")
+}
+
+// statusNoter notes the status of a response.
+type statusNoter struct {
+	http.ResponseWriter
+	entry *active.Entry
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *statusNoter) WriteHeader(code int) {
+	w.entry.Status(code)
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// Write implements http.ResponseWriter.
+func (w *statusNoter) Write(p []byte) (int, error) {
+	w.entry.Status(http.StatusOK)
+	return w.ResponseWriter.Write(p)
+}
+
+// Flush implements http.Flusher.
+func (w *statusNoter) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
+
+// Unwrap implements the optional interface of http.ResponseController.
+func (w *statusNoter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// notingEngine notes what the queries of a read have read.
+type notingEngine struct{ promql.QueryEngine }
+
+// NewInstantQuery implements promql.QueryEngine.
+func (e notingEngine) NewInstantQuery(
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, at time.Time,
+) (promql.Query, error) {
+	query, err := e.QueryEngine.NewInstantQuery(ctx, q, opts, text, at)
+	return noting(query, err)
+}
+
+// NewRangeQuery implements promql.QueryEngine.
+func (e notingEngine) NewRangeQuery(
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, start, end time.Time, step time.Duration,
+) (promql.Query, error) {
+	query, err := e.QueryEngine.NewRangeQuery(ctx, q, opts, text, start, end, step)
+	return noting(query, err)
+}
+
+func noting(q promql.Query, err error) (promql.Query, error) {
+	if err != nil {
+		return nil, err
+	}
+	return notingQuery{q}, nil
+}
+
+type notingQuery struct{ promql.Query }
+
+// Exec implements promql.Query.
+func (q notingQuery) Exec(ctx context.Context) *promql.Result {
+	res := q.Query.Exec(ctx)
+	if s := q.Stats(); s != nil && s.Samples != nil {
+		active.Of(ctx).Read(s.Samples.TotalSamples, int64(s.Samples.PeakSamples))
+	}
+	return res
+}
