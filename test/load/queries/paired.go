@@ -163,6 +163,7 @@ func (c *cost) add(d cost, n int) {
 func (w *trio) single(ctx context.Context, o options, name string, end time.Time) error {
 	list := panels(spans(o.span)...)
 	tallies := make([]tally, len(list))
+	rejected := map[int]bool{} // by one of the processes, for its memory or a limit
 	for round := range o.rounds {
 		if err := w.restart(ctx); err != nil {
 			return err
@@ -173,9 +174,23 @@ func (w *trio) single(ctx context.Context, o options, name string, end time.Time
 			}
 		}
 		for i, p := range list {
-			if err := w.askAll(ctx, p.at(end), &tallies[i], round+i, o); err != nil {
+			if rejected[i] {
+				continue
+			}
+			err := w.askAll(ctx, p.at(end), &tallies[i], round+i, o)
+			if errors.Is(err, errRejected) {
+				fmt.Printf("left out, %s: %v\n", short(p.span), err)
+				rejected[i] = true
+				continue
+			}
+			if err != nil {
 				return err
 			}
+		}
+	}
+	for i := len(list) - 1; i >= 0; i-- {
+		if rejected[i] {
+			list, tallies = slices.Delete(list, i, i+1), slices.Delete(tallies, i, i+1)
 		}
 	}
 	report(name, list, tallies)

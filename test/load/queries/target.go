@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -236,9 +237,15 @@ func (t *target) ask(ctx context.Context, token string, q rangeQuery) ([]byte, t
 	out, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode != http.StatusOK {
 		err = fmt.Errorf("%s: %s: %s: %.300s", t.name, q.text, resp.Status, out)
+		if resp.StatusCode == http.StatusUnprocessableEntity {
+			err = fmt.Errorf("%w: %w", errRejected, err)
+		}
 	}
 	return out, time.Since(begin), err
 }
+
+// errRejected is wrapped by the error of a query that exceeds a limit or the memory of a process.
+var errRejected = errors.New("rejected")
 
 // measure is ask with the CPU time of the process.
 func (t *target) measure(ctx context.Context, q rangeQuery) ([]byte, cost, error) {
