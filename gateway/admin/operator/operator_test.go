@@ -117,9 +117,9 @@ func TestCommands(t *testing.T) {
 		{"POST", "/compact?wait=true&expire=all", nil, 200, `"days":3`, "compact  true"},
 		{"POST", "/compact?expire=some", nil, 400, "expire must be", ""},
 		{"POST", "/compact/accept-loss?day=7", nil, 200, `"intents":2`, "accept 7"},
-		{"POST", "/compact/accept-loss?day=x", nil, 400, "day must be", ""},
-		{"POST", "/compact/accept-loss?day=-5", nil, 400, "day must be", ""},
-		{"POST", "/compact/accept-loss?day=2147483647", nil, 400, "day must be", ""},
+		{"POST", "/compact/accept-loss?day=x", nil, 400, "is not the number of a UTC day", ""},
+		{"POST", "/compact/accept-loss?day=-5", nil, 400, "is not the number of a UTC day", ""},
+		{"POST", "/compact/accept-loss?day=2147483647", nil, 400, "is not the number of a UTC day", ""},
 		{"POST", "/compact/accept-loss?day=7&dry=true", nil, 400, "dry", ""},
 		{"POST", "/compact/accept-loss?day=7", down, 503, "repeat the command", "accept 7"},
 		{"POST", "/compact/accept-loss?day=8", nil, 404, `"field":"day","reason":"no samples of day 8 are lost"`, "accept 8"},
@@ -143,6 +143,9 @@ func TestCommands(t *testing.T) {
 		{"POST", "/aside/drop?day=1&window=11&ingester=i&tenant=t", nil, 404, "lists the series that are set aside", "drop 000000001/11/i/t"},
 		{"POST", "/aside/drop?day=1&window=12&ingester=i&tenant=t", nil, 400, "from 0 to 11", ""},
 		{"POST", "/aside/drop?day=-1&window=1&ingester=i&tenant=t", nil, 400, "UTC day", ""},
+		{"POST", "/aside/drop?day=106651&window=1&ingester=i&tenant=t", nil, 400, "UTC day", ""},
+		{"POST", "/aside/drop?day=2024-10-04&window=1&ingester=i&tenant=t", nil, 400, "GET /admin/v1/aside lists", ""},
+		{"POST", "/compact/accept-loss?day=2024-10-04", nil, 400, "is not the number of a UTC day since 1970", ""},
 		{"GET", "/status", nil, 200, `"processes"`, ""},
 		{"GET", "/ring", nil, 200, `"losses":[]`, ""},
 		{"GET", "/ring", errors.New("no ring yet"), 503, "no ring yet", ""},
@@ -250,7 +253,7 @@ func TestPage(t *testing.T) {
 		return w.Body.String()
 	}
 	text := show()
-	for _, want := range []string{"Pallium 1.2.3", "Role all", "1970-01-01 00:00:00 UTC", "1.0 MiB in memory", "segment 7", "&lt;acme&gt;", "pack-1", "compacting day 20000",
+	for _, want := range []string{"Pallium 1.2.3", "Role all", "1970-01-01 00:00:00 UTC", "1.0 MiB in memory", "segment 7", "&lt;acme&gt;", "pack-1", "compacting 2024-10-04 (day 20000)", "<td>2024-10-03 (day 19999)</td>", "<td>2024-10-02 (day 19998)</td>",
 		"2026-11-25 01:02:03", "is broken", "clock is off", "2 days beyond retention", "ingester-2 has not uploaded", "bad pack", "it does not answer", "ACTIVE", "25.0%", "ring is late"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not contain %q:\n%s", want, text)
