@@ -184,7 +184,7 @@ func (c *Commands) status(ctx context.Context) ([]byte, error) { return c.o.Back
 func (c *Commands) showRing(w http.ResponseWriter, r *http.Request, _ url.Values) error {
 	members, err := c.o.Ring.Members(r.Context())
 	if err != nil {
-		return admin.Fail(http.StatusServiceUnavailable, "", "could not read the ring: %s", err)
+		return c.failed(r, err, "could not read the ring")
 	}
 	losses, err := c.o.Ring.LostIngesters(r.Context())
 	if err != nil {

@@ -148,7 +148,7 @@ func TestCommands(t *testing.T) {
 		{"POST", "/compact/accept-loss?day=2024-10-04", nil, 400, "is not the number of a UTC day since 1970", ""},
 		{"GET", "/status", nil, 200, `"processes"`, ""},
 		{"GET", "/ring", nil, 200, `"losses":[]`, ""},
-		{"GET", "/ring", errors.New("no ring yet"), 503, "no ring yet", ""},
+		{"GET", "/ring", down, 503, "could not read the ring; search the backend's log for request of-the-client", ""},
 		{"POST", "/ring/forget?instance=i&force=true", nil, 200, `"pendingWindows":4`, "forget i true"},
 		{"POST", "/ring/forget", nil, 400, "name the instance to forget", ""},
 		{"POST", "/ring/forget?instance=i", admin.Conflict("instance", "it is alive"), 409, "it is alive", "forget i false"},
@@ -160,7 +160,9 @@ func TestCommands(t *testing.T) {
 		var log bytes.Buffer
 		w := httptest.NewRecorder()
 		h := admin.Passed(Root, commandsOver(f, true, &log).Routes, slog.New(slog.DiscardHandler))
-		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), tt.method, Root+tt.path, nil))
+		r := httptest.NewRequestWithContext(t.Context(), tt.method, Root+tt.path, nil)
+		r.Header.Set(admin.HeaderRequestID, "of-the-client")
+		h.ServeHTTP(w, r)
 		if did := strings.Join(f.did, ";"); w.Code != tt.code || !strings.Contains(w.Body.String(), tt.says) || did != tt.did {
 			t.Errorf("%s %s (%v): %d %s, did %q", tt.method, tt.path, tt.err, w.Code, w.Body, did)
 		}
@@ -171,8 +173,14 @@ func TestCommands(t *testing.T) {
 		if again := w.Header().Get("Retry-After") != ""; again != (tt.code == 503) {
 			t.Errorf("%s: status %d, has Retry-After: %v", tt.path, tt.code, again)
 		}
-		if tt.err != nil && !admin.IsProblem(tt.err) && tt.path != "/ring" && !strings.Contains(log.String(), tt.err.Error()) {
-			t.Errorf("%s: the log does not contain %v: %s", tt.path, tt.err, log.String())
+		if tt.err == nil || admin.IsProblem(tt.err) {
+			continue
+		}
+		if !strings.Contains(log.String(), tt.err.Error()) || !strings.Contains(log.String(), "request=of-the-client") {
+			t.Errorf("%s: the log does not contain %v and the request's ID: %s", tt.path, tt.err, log.String())
+		}
+		if strings.Contains(w.Body.String(), tt.err.Error()) {
+			t.Errorf("%s: the client gets the cause: %s", tt.path, w.Body)
 		}
 	}
 }
