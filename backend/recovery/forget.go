@@ -32,7 +32,8 @@ type AsideError struct{ Records []store.AsideOf }
 func (e *AsideError) Error() string {
 	l := &e.Records[0]
 	return fmt.Sprintf("%s, which no pack can hold: %d records, the first of tenant %s, day %s, window %d; list them with: "+
-		"pallium aside list, drop them with: pallium aside drop", ErrHasAside, len(e.Records), l.Tenant, series.DateOf(l.Window.Day), l.Window.Number)
+		"pallium aside list, drop them with: pallium aside drop", ErrHasAside, len(e.Records), l.Tenant,
+		series.DateOf(l.Window.Day), l.Window.Number)
 }
 
 // Unwrap returns ErrHasAside.

@@ -107,7 +107,8 @@ func ringForget(fs *flag.FlagSet) action {
 			return err
 		}
 		warning := fmt.Sprintf("This removes %s from the ring. If it is an ingester, its disk counts as lost: samples that it did not upload "+
-			"must be uploaded by its replicas. For an ingester that still runs, use 'pallium ring leave', which uploads everything first.", printable(args[0]))
+			"must be uploaded by its replicas. For an ingester that still runs, use 'pallium ring leave', which uploads everything first.",
+			printable(args[0]))
 		if err := s.confirm(ctx, *yes, warning, args[0]); err != nil {
 			return err
 		}
