@@ -92,7 +92,7 @@ func TestAside(t *testing.T) {
 	}
 	p.stop()
 	var out bytes.Buffer
-	if err := Verify(context.Background(), cfg, testOptions(All, nil, nil), VerifyOptions{Data: true}, &out, nil); err != nil || !strings.Contains(out.String(), "set aside by ingester ingester-1: tenant team-a, day 20000, window 0: 1 series, 3 samples") {
+	if err := Verify(context.Background(), cfg, testOptions(All, nil, nil), VerifyOptions{Data: true}, &out, nil); err != nil || !strings.Contains(out.String(), "set aside by ingester ingester-1: tenant team-a, day 2024-10-04, window 0: 1 series, 3 samples") {
 		t.Errorf("verify: %v\n%s", err, out.String())
 	}
 	p = startWith(t, cfg, o)

@@ -176,6 +176,8 @@ func (c *Config) errors() []error {
 	return append(c.checkPlaces(),
 		notNegative("ingester.memory_bytes", c.Ingester.MemoryBytes),
 		notNegative("ingester.aside_bytes", c.Ingester.AsideBytes),
+		notNegative("querier.concurrency", int64(c.Querier.Concurrency)),
+		notNegative("frontend.cache_bytes", c.Frontend.CacheBytes),
 		atLeastSecond("self_monitoring.interval", c.Self.Interval),
 		atLeastSecond("compactor.interval", c.Compactor.Interval),
 		aboveZero("shutdown_timeout", c.ShutdownTimeout),
@@ -252,8 +254,8 @@ func (c *Config) checkPlaces() []error {
 		checkAddress("admin_listen", c.AdminListen, "127.0.0.1:9010"),
 		checkAddress("internal_listen", c.InternalListen, ":9011"),
 		checkAddress("rpc_listen", c.RPCListen, ":9012"),
-		checkDistinct("admin_listen", c.AdminListen, "listen", c.Listen),
-		checkDistinct("rpc_listen", c.RPCListen, "internal_listen", c.InternalListen),
+		c.checkDistinct("admin_listen", c.AdminListen, "listen", c.Listen),
+		c.checkDistinct("rpc_listen", c.RPCListen, "internal_listen", c.InternalListen),
 	)
 }
 
@@ -272,10 +274,14 @@ func checkAddress(key, addr, example string) error {
 	return nil
 }
 
-// checkDistinct returns an error if two listeners of a process have the same address.
-func checkDistinct(key, addr, other, otherAddr string) error {
+// checkDistinct returns an error if two listeners of a process have the same address. The
+// error begins with a key that the file has, for located: the other may be the default.
+func (c *Config) checkDistinct(key, addr, other, otherAddr string) error {
 	if addr == "" || addr != otherAddr || strings.HasSuffix(addr, ":0") {
 		return nil
+	}
+	if c.lines[key] == 0 {
+		key, other = other, key
 	}
 	return fmt.Errorf("%s and %s are both %q: each needs an address of its own", key, other, addr)
 }

@@ -102,9 +102,17 @@ func (s *Store) bucketKeys() string {
 }
 
 func (s *Store) check() error {
-	if s.PageCacheBytes < 0 || s.FrameCacheBytes < 0 || s.TableCacheBytes < 0 || s.MaxQueryBytes < 0 {
-		return errors.New("store: sizes must not be negative (page_cache_bytes, frame_cache_bytes, table_cache_bytes, max_query_bytes)")
-	}
+	return errors.Join(
+		notNegative("store.page_cache_bytes", s.PageCacheBytes),
+		notNegative("store.frame_cache_bytes", s.FrameCacheBytes),
+		notNegative("store.table_cache_bytes", s.TableCacheBytes),
+		notNegative("store.max_query_bytes", s.MaxQueryBytes),
+		s.checkPlaces())
+}
+
+// checkPlaces returns an error if the settings of where rows and packs are stored are
+// incomplete.
+func (s *Store) checkPlaces() error {
 	if b := &s.Bigtable; b.set() && (b.Project == "" || b.Instance == "") {
 		return errors.New("store.bigtable needs both project and instance")
 	}

@@ -106,6 +106,14 @@ func TestMalformedConfig(t *testing.T) {
 		{"a variable that is not a number", "ingester:\n  memory_bytes: ${SECRET}", []string{`line 2: ingester.memory_bytes is "${SECRET}"; it must be a whole number`}},
 		{"a variable in the place of keys", "log: ${SECRET}", []string{`not "${SECRET}"`}},
 		{"a variable that adds keys", "data_dir: ${LINES}\nlog:\n  level: loud", []string{"line 3: log.level"}},
+		{"negative memory of requests", "memory:\n  limit_bytes: 0\n  request_bytes: -5", []string{"line 3: memory.request_bytes is -5"}},
+		{"negative memory", "memory:\n  request_bytes: -5\n  limit_bytes: -6", []string{"line 2: memory.request_bytes is -5", "line 3: memory.limit_bytes is -6"}},
+		{"negative caches", "store:\n  page_cache_bytes: 1\n  table_cache_bytes: -2\n  max_query_bytes: -3", []string{"line 3: store.table_cache_bytes is -2", "line 4: store.max_query_bytes is -3"}},
+		{"negative cache and half a table", "store:\n  frame_cache_bytes: -1\n  bigtable: {project: p}", []string{"line 2: store.frame_cache_bytes is -1", "line 3: store.bigtable needs"}},
+		{"negative cache of results", "frontend:\n  cache_bytes: -1", []string{"line 2: frontend.cache_bytes is -1"}},
+		{"negative concurrency", "querier:\n  concurrency: -1", []string{"line 2: querier.concurrency is -1"}},
+		{"negative connections", "gateway:\n  connections:\n    max: 5\n    per_network: -1", []string{"line 4: gateway: connections: per_network is -1"}},
+		{"the default address again", "listen: 127.0.0.1:9010", []string{`line 1: listen and admin_listen are both "127.0.0.1:9010"`}},
 		{"negative aside", "ingester:\n  aside_bytes: -5", []string{"line 2: ingester.aside_bytes is -5"}},
 	}
 	for _, tt := range tests {

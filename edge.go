@@ -133,15 +133,6 @@ func (p *process) shareBudgets() {
 	p.start("rate budget exchange", sharer.Run)
 }
 
-// reload reads the key sets and the certificate again.
-func (e *edge) reload() error {
-	err := e.auth.Reload()
-	if e.cert != nil {
-		err = errors.Join(err, e.cert.Load())
-	}
-	return err
-}
-
 // edgeURL returns the URL of the edge for clients: external_url, or a guess from listen.
 func (p *process) edgeURL() string {
 	if p.cfg.ExternalURL != "" {

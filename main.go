@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -218,17 +219,23 @@ func override(value *string, flag string) {
 	}
 }
 
-// reloadOnHangup calls reload on each signal until the returned function is called.
-func reloadOnHangup(reload func() error, hangup chan os.Signal, logger *slog.Logger) func() {
+// reloadOnHangup calls reload on each signal until the returned function is called, and logs
+// what was reloaded.
+func reloadOnHangup(reload func() ([]string, error), hangup chan os.Signal, logger *slog.Logger) func() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for range hangup {
-			if err := reload(); err != nil {
-				logger.Error("reload failed: the previous certificate or keys stay in use", "err", err)
-				continue
+			reloaded, err := reload()
+			switch {
+			case err != nil:
+				logger.Error("reload failed: what could not be read stays as it was", "reloaded", strings.Join(reloaded, ", "), "err", err)
+			case len(reloaded) == 0:
+				logger.Info("nothing to reload: this process has no key sets of issuers and no certificate of the edge; " +
+					"other settings are read at the start only")
+			default:
+				logger.Info("reload complete", "reloaded", strings.Join(reloaded, ", "))
 			}
-			logger.Info("reload complete")
 		}
 	}()
 	return func() {

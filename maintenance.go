@@ -11,6 +11,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/backend/store/fsck"
 	"github.com/palliumhq/pallium/migrations"
@@ -165,8 +166,8 @@ func listAsides(ctx context.Context, s *store.Store, out io.Writer) error {
 	}
 	for i := range asides {
 		a := &asides[i]
-		fmt.Fprintf(out, "set aside by ingester %s: tenant %s, day %d, window %d: %d series, %d samples, %d bytes: %s\n",
-			a.Ingester, a.Tenant, a.Window.Day, a.Window.Number, a.Series, a.Samples, a.Bytes, a.Reason)
+		fmt.Fprintf(out, "set aside by ingester %s: tenant %s, day %s, window %d: %d series, %d samples, %d bytes: %s\n",
+			a.Ingester, a.Tenant, series.DateOf(a.Window.Day), a.Window.Number, a.Series, a.Samples, a.Bytes, a.Reason)
 	}
 	return nil
 }

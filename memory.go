@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"math"
 	"os"
 	"runtime/debug"
@@ -149,9 +149,9 @@ func shareCaches(caches []*int64, weights [5]int64, total int64) {
 }
 
 func (m *Memory) check() error {
-	if m.LimitBytes < 0 || m.RequestBytes < 0 {
-		return fmt.Errorf("memory: limit_bytes and request_bytes must not be negative")
-	}
 	_, err := memory.Divide(memory.Want{Limit: m.LimitBytes})
-	return err
+	return errors.Join(
+		notNegative("memory.limit_bytes", m.LimitBytes),
+		notNegative("memory.request_bytes", m.RequestBytes),
+		err)
 }

@@ -38,9 +38,10 @@ func (b *backend) newCommands() *operator.Commands {
 	return operator.New(o)
 }
 
-// unavailable marks errors after which the command may succeed if it is repeated.
+// unavailable marks errors after which the command may succeed if it is repeated. They are
+// logged by the operator package, which sends their causes to no client.
 func unavailable(err error) error {
-	for _, temporary := range []error{wire.ErrUnavailable, wire.ErrRejected} {
+	for _, temporary := range []error{wire.ErrUnavailable, wire.ErrRejected, ring.ErrUnknown} {
 		if errors.Is(err, temporary) {
 			return fmt.Errorf("%w: %w", operator.ErrUnavailable, err)
 		}
@@ -63,7 +64,7 @@ func (o operations) instance(ctx context.Context, id string, role Target) (*rpc.
 func (m *membership) instance(ctx context.Context, id string, role Target) (*rpc.Peer, error) {
 	r, err := m.members.Ring(ctx)
 	if err != nil {
-		return nil, admin.Unavailable("read the ring: %s", err)
+		return nil, unavailable(fmt.Errorf("read the ring: %w", err))
 	}
 	in, err := recovery.Member(r, id)
 	if err != nil {
@@ -235,7 +236,7 @@ func (m *membership) list(r *ring.Ring) []operator.Member {
 func (o clusterOperations) Members(ctx context.Context) ([]operator.Member, error) {
 	r, err := o.m.members.Ring(ctx)
 	if err != nil {
-		return nil, err
+		return nil, unavailable(fmt.Errorf("read the ring: %w", err))
 	}
 	list := o.m.list(r)
 	for _, id := range o.m.members.UntrustedIDs() {
@@ -255,10 +256,8 @@ func (o clusterOperations) Forget(ctx context.Context, id string, force bool) (i
 			"to remove a running ingester without loss, run: pallium ring leave %s", id, err, id)
 	case errors.Is(err, recovery.ErrHasAside):
 		return 0, admin.Conflict("instance", "instance %s was not forgotten: %s", id, err)
-	case errors.Is(err, wire.ErrUnavailable):
-		return 0, admin.Unavailable("instance %s was not forgotten: %s", id, err)
 	case err != nil:
-		return 0, err
+		return 0, unavailable(err)
 	}
 	if windows > 0 {
 		o.b.background.Go(func(ctx context.Context) { o.m.recovery.Restore(ctx, id) })
@@ -272,13 +271,17 @@ func (o clusterOperations) Leave(ctx context.Context, id string, wait bool) erro
 	if err != nil {
 		return err
 	}
-	err = p.Leave(ctx, wait)
+	return notLeft(id, p.Leave(ctx, wait))
+}
+
+// notLeft returns the error of an ingester that was to leave as the operator package needs it.
+// The command can always be repeated.
+func notLeft(id string, err error) error {
 	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, rpc.ErrConflict):
 		return admin.Conflict("instance", "ingester %s cannot leave: %s", id, err)
-	case err != nil:
-		o.b.opts.Logger.Error("ingester could not leave the ring", "instance", id, "err", err)
-		return admin.Unavailable("the ingester could not leave; nothing is lost, repeat the command: %s", err)
 	}
-	return nil
+	return fmt.Errorf("%w: ingester %s: leave the ring: %w", operator.ErrUnavailable, id, err)
 }

@@ -33,7 +33,7 @@ func TestCommands(t *testing.T) {
 		{"POST", "/flush?instance=ingester-2", 404, "ingester-1"},
 		{"POST", "/flush?wait=true&instance=ingester-1", 200, `"status":"done"`},
 		{"POST", "/compact?expire=some", 400, `expire must be`},
-		{"POST", "/compact/accept-loss?day=x", 400, "day must be"},
+		{"POST", "/compact/accept-loss?day=x", 400, "is not the number of a UTC day"},
 		{"POST", "/compact/accept-loss?day=20000", 404, "no samples of day 20000 are lost"},
 		{"GET", "/losses", 200, `{"items":[]}`},
 		{"GET", "/erasures/none", 404, "not a deleted tenant"},

@@ -275,11 +275,29 @@ func (p *process) impaired(ctx context.Context) error {
 
 var errNotServing = errors.New("starting or stopping")
 
-// reload reads the key sets of issuers and the edge's certificate again. Files that cannot be
-// read are reported, and the earlier ones stay in use.
-func (p *process) reload() error {
+// reload reads the key sets of issuers and the edge's certificate again, and returns the names
+// of those that it read. The error has those that it could not read: the previous ones stay in
+// use. A backend has neither.
+func (p *process) reload() (reloaded []string, err error) {
 	if p.edge == nil {
-		return nil
+		return nil, nil
 	}
-	return p.edge.reload()
+	for _, part := range []struct {
+		name string
+		has  bool
+		load func() error
+	}{
+		{"key sets of issuers", len(p.cfg.Auth.Issuers) > 0, p.edge.auth.Reload},
+		{"certificate of the edge", p.edge.cert != nil, p.edge.cert.Load},
+	} {
+		if !part.has {
+			continue
+		}
+		if one := part.load(); one != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", part.name, one))
+			continue
+		}
+		reloaded = append(reloaded, part.name)
+	}
+	return reloaded, err
 }

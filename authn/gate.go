@@ -15,6 +15,11 @@ const (
 	maxWaiting = 1000
 	// maxWait is the longest wait at a gate.
 	maxWait = 5 * time.Second
+	// knownTurns is the number of turns of an address that requests with credentials that
+	// were valid recently get for each turn of its other requests, while both wait. The
+	// claims of a JWT are not verified before the check, so a client could otherwise lock out
+	// others of its address by claiming a known subject.
+	knownTurns = 3
 )
 
 var errBusy = errors.New("too many credentials are waiting to be checked")
@@ -22,8 +27,8 @@ var errBusy = errors.New("too many credentials are waiting to be checked")
 // gate bounds how many checks of one kind run at the same time, so that they leave the
 // CPUs and the store to others, and how many requests wait for a check. Networks are
 // served round robin, and so are the addresses within a network. If too many requests
-// wait, rejectOne chooses the one to reject, so that networks and addresses with few
-// requests are still served.
+// wait, rejectOne chooses the one to reject, so that networks with few requests are still
+// served, and so are, within a network, addresses with few.
 type gate struct {
 	mu       sync.Mutex
 	free     int
@@ -39,14 +44,34 @@ type networkQueue struct {
 }
 
 // addressQueue holds the waiting requests of one address. Requests with credentials that
-// were valid recently are served first.
+// were valid recently are served first, but not alone; see knownTurns.
 type addressQueue struct {
 	src          netip.Prefix
 	failures     float64
 	known, fresh []waiter // requests with and without such a credential
+	turns        int      // of known requests since the last other one
 }
 
 func (l *addressQueue) n() int { return len(l.known) + len(l.fresh) }
+
+// next returns the requests of which the first is served next.
+func (l *addressQueue) next() *[]waiter {
+	if len(l.fresh) == 0 || len(l.known) > 0 && l.turns < knownTurns {
+		l.turns++
+		return &l.known
+	}
+	l.turns = 0
+	return &l.fresh
+}
+
+// excess returns the requests of which the last is rejected first: known ones only if they
+// have more than their share of the queue.
+func (l *addressQueue) excess() *[]waiter {
+	if len(l.known) > knownTurns*len(l.fresh) {
+		return &l.known
+	}
+	return &l.fresh
+}
 
 // waiter receives nil when the request may continue, and errBusy when it is rejected.
 type waiter chan error
@@ -98,10 +123,7 @@ func (g *gate) leave() {
 	l := c.addrs[0]
 	c.addrs = append(c.addrs[1:], l)
 	g.networks = append(g.networks[1:], c)
-	from := &l.fresh
-	if len(l.known) > 0 {
-		from = &l.known
-	}
+	from := l.next()
 	w := (*from)[0]
 	g.take(c, l, from, 0)
 	w <- nil
@@ -150,7 +172,7 @@ func (g *gate) take(c *networkQueue, l *addressQueue, from *[]waiter, i int) {
 // rejectOne rejects one waiting request: of the network with the most waiting requests, and
 // in it of the address with the most. If there are several, it takes the address with the
 // most failures. Of that address, it rejects the newest request whose credential was not
-// valid recently, or the newest request if all were.
+// valid recently, or was if more than knownTurns of those wait for each of the others.
 func (g *gate) rejectOne() {
 	var worst *networkQueue
 	var worstAddr *addressQueue
@@ -160,17 +182,13 @@ func (g *gate) rejectOne() {
 			worst, worstAddr = c, l
 		}
 	}
-	from := &worstAddr.fresh
-	if len(*from) == 0 {
-		from = &worstAddr.known
-	}
+	from := worstAddr.excess()
 	last := len(*from) - 1
 	w := (*from)[last]
 	g.take(worst, worstAddr, from, last)
 	w <- errBusy
 }
 
-// worst returns the address of which rejectOne rejects a request.
 // worst returns the address of which rejectOne rejects a request.
 func (c *networkQueue) worst() *addressQueue {
 	w := c.addrs[0]
@@ -199,7 +217,6 @@ func (g *gate) remove(w waiter) bool {
 	return false
 }
 
-// load returns the number of waiting requests.
 // load returns the number of waiting requests.
 func (g *gate) load() int {
 	g.mu.Lock()

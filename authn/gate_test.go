@@ -100,6 +100,40 @@ func TestGateRejectsMostWaiting(t *testing.T) {
 	})
 }
 
+// TestGateKnownAndOthers checks that an address's requests with known credentials go first,
+// but lock out no others of the address, neither by their turns nor by filling the queue.
+func TestGateKnownAndOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newGateWorld(t)
+		const addr = "192.0.2.1"
+		for range 2 {
+			w.wait(t.Context(), addr, false, 0)
+		}
+		for range 8 {
+			w.wait(t.Context(), addr, true, 0)
+		}
+		w.drain()
+		const known = addr + " known"
+		if want := []string{known, known, known, addr, known, known, known, addr, known, known}; !slices.Equal(w.passed, want) {
+			t.Errorf("passed %q, want %q", w.passed, want)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := newGateWorld(t)
+		for range maxWaiting {
+			w.wait(t.Context(), "192.0.2.1", true, 0)
+		}
+		w.wait(t.Context(), "192.0.2.1", false, 0)
+		for range 100 {
+			w.wait(t.Context(), "192.0.2.1", true, 0)
+		}
+		w.drain()
+		if i := slices.Index(w.passed, "192.0.2.1"); i < 0 || i > knownTurns || len(w.passed) != maxWaiting {
+			t.Errorf("the other request was number %d of %d that passed", i, len(w.passed))
+		}
+	})
+}
+
 // TestGateRejectsMostFailures checks that, among networks with one waiting request each,
 // one with the most failures is rejected.
 func TestGateRejectsMostFailures(t *testing.T) {

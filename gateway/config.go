@@ -86,6 +86,9 @@ func (c *Config) Check() error {
 	if d := time.Duration(c.IdleTimeout); d < 0 || d > maxIdleTimeout {
 		errs = errors.Join(errs, fmt.Errorf("idle_timeout is %s: it must be between 0s (the default, 60s) and %s", d, maxIdleTimeout))
 	}
+	if err := c.Connections.Check(); err != nil {
+		errs = errors.Join(errs, fmt.Errorf("connections: %w", err))
+	}
 	_, err := c.Trusted()
 	return errors.Join(errs, err)
 }

@@ -59,6 +59,22 @@ func (f *flaky) CheckAndMutate(ctx context.Context, key string, c rows.Condition
 	return f.Store.CheckAndMutate(ctx, key, c, then, otherwise)
 }
 
+// MutateRows fails the rows that check fails.
+func (f *flaky) MutateRows(ctx context.Context, ms []rows.RowMutation) []error {
+	errs, failed := make([]error, len(ms)), false
+	for i, m := range ms {
+		if errs[i] = f.check("write", m.Key); errs[i] != nil {
+			failed = true
+			continue
+		}
+		errs[i] = f.Mutate(ctx, m)
+	}
+	if !failed {
+		return nil
+	}
+	return errs
+}
+
 var errDown = errors.New("store is down")
 
 func down(string, string) error { return errDown }

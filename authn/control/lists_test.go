@@ -43,6 +43,86 @@ func TestTouch(t *testing.T) {
 	}
 }
 
+// TestTouchRetried checks that a use that could not be written is written by the next flush,
+// with its own time, and that the others of the same flush count as written.
+func TestTouchRetried(t *testing.T) {
+	w := newWorld(t)
+	c := w.open()
+	tk, key := issue(t, c, "team-a")
+	other, otherKey := issue(t, c, "team-b")
+	used := func(id string) time.Time { return must(c.Token(ctx, id))(t).LastUsedAt }
+	failing := func(op, row string) error {
+		if op == "write" && strings.HasSuffix(row, key.ID()) {
+			return errDown
+		}
+		return nil
+	}
+	w.store.set(failing)
+	first := w.clock.Now()
+	c.Touch(key.ID())
+	c.Touch(otherKey.ID())
+	c.flushUses(ctx)
+	if !used(tk.ID).IsZero() || !used(other.ID).Equal(first) {
+		t.Fatalf("used at %s and %s", used(tk.ID), used(other.ID))
+	}
+	w.clock.Advance(10 * time.Second)
+	c.Touch(otherKey.ID()) // was written less than a minute ago
+	c.flushUses(ctx)
+	w.store.set(nil)
+	c.flushUses(ctx)
+	if !used(tk.ID).Equal(first) || !used(other.ID).Equal(first) {
+		t.Errorf("used at %s and %s, want %s", used(tk.ID), used(other.ID), first)
+	}
+
+	w.store.set(failing)
+	w.clock.Advance(time.Minute)
+	c.Touch(key.ID())
+	c.flushUses(ctx)
+	w.clock.Advance(time.Second)
+	c.Touch(key.ID())
+	w.store.set(nil)
+	c.flushUses(ctx)
+	if !used(tk.ID).Equal(w.clock.Now()) {
+		t.Errorf("used at %s, want the later use at %s", used(tk.ID), w.clock.Now())
+	}
+	if n := len(c.uses.dirty); n > 0 {
+		t.Errorf("%d uses wait although all were written", n)
+	}
+}
+
+// TestTouchDuringWrite checks that a use during the write of an earlier one is not written
+// again within a minute, and is not lost if that write fails.
+func TestTouchDuringWrite(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		w := newWorld(t)
+		c := w.open()
+		tk, key := issue(t, c, "team-a")
+		first := w.clock.Now()
+		c.Touch(key.ID())
+		w.store.set(func(op, row string) error {
+			if op != "write" || !strings.HasSuffix(row, key.ID()) {
+				return nil
+			}
+			w.clock.Advance(time.Second)
+			c.Touch(key.ID())
+			if fails {
+				return errDown
+			}
+			return nil
+		})
+		c.flushUses(ctx)
+		w.store.set(nil)
+		c.flushUses(ctx)
+		want := first
+		if fails {
+			want = w.clock.Now()
+		}
+		if used := must(c.Token(ctx, tk.ID))(t).LastUsedAt; !used.Equal(want) {
+			t.Errorf("the write fails: %v; used at %s, want %s", fails, used, want)
+		}
+	}
+}
+
 func TestPages(t *testing.T) {
 	c := newWorld(t).open()
 	var want []tenant.ID

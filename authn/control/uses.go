@@ -9,8 +9,8 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// maxUses bounds the number of keys whose use is held in memory between flushes. Uses of
-// further keys are not recorded.
+// maxUses bounds the number of keys whose use waits in memory to be written. Uses of further
+// keys are not recorded.
 const maxUses = 100_000
 
 // uses holds the times when keys were used until they are written.
@@ -39,35 +39,74 @@ func (c *Control) Touch(keyID string) {
 	c.uses.dirty[keyID] = now
 }
 
-// flushUses writes the uses recorded by Touch. On an error they are lost.
+// use is the last use of a key.
+type use struct {
+	id string
+	at time.Time
+}
+
+// take removes the uses that are to be written and returns them, and forgets those that were
+// written touchEvery ago.
+func (u *uses) take(now time.Time) []use {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	list := make([]use, 0, len(u.dirty))
+	for id, at := range u.dirty {
+		list = append(list, use{id, at})
+	}
+	clear(u.dirty)
+	for id, at := range u.written {
+		if now.Sub(at) >= touchEvery {
+			delete(u.written, id)
+		}
+	}
+	return list
+}
+
+// wrote records that a use that take returned was written.
+func (u *uses) wrote(w use) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.written[w.id] = w.at
+	if later, ok := u.dirty[w.id]; ok && later.Sub(w.at) < touchEvery {
+		delete(u.dirty, w.id) // of a request during the write
+	}
+}
+
+// keep keeps a use that take returned for the next write, unless the key was used again.
+func (u *uses) keep(w use) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, ok := u.dirty[w.id]; !ok && len(u.dirty) < maxUses {
+		u.dirty[w.id] = w.at
+	}
+}
+
+// flushUses writes the uses recorded by Touch. Those that it cannot write are kept for the next
+// call. The later write may replace a later use that another gateway wrote in between.
 func (c *Control) flushUses(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	now := c.moment()
-	c.uses.mu.Lock()
-	var ms []rows.RowMutation
-	for id, at := range c.uses.dirty {
-		c.uses.written[id] = at
-		ms = append(ms,
-			rows.RowMutation{Key: prefKeyIndex + id, Mutations: []rows.Mutation{set(cellUse, strconv.AppendInt(nil, at.UnixMilli(), 10))}})
-	}
-	clear(c.uses.dirty)
-	for id, at := range c.uses.written {
-		if now.Sub(at) >= touchEvery {
-			delete(c.uses.written, id)
-		}
-	}
-	c.uses.mu.Unlock()
-	if len(ms) == 0 {
+	list := c.uses.take(c.moment())
+	if len(list) == 0 {
 		return
+	}
+	ms := make([]rows.RowMutation, 0, len(list))
+	for _, w := range list {
+		ms = append(ms,
+			rows.RowMutation{Key: prefKeyIndex + w.id, Mutations: []rows.Mutation{set(cellUse, strconv.AppendInt(nil, w.at.UnixMilli(), 10))}})
 	}
 	var failed error
 	n := 0
-	for _, err := range c.store.MutateRows(ctx, ms) {
-		if err != nil {
-			failed = err
-			n++
+	errs := c.store.MutateRows(ctx, ms) // nil if all rows were written
+	for i, w := range list {
+		if errs == nil || errs[i] == nil {
+			c.uses.wrote(w)
+			continue
 		}
+		c.uses.keep(w)
+		failed = errs[i]
+		n++
 	}
 	if failed != nil {
 		c.logger.Warn("failed to write the last use of API keys", "keys", n, "err", failed)

@@ -112,7 +112,7 @@ func TestWhenToPublish(t *testing.T) {
 		{"one lost", ended, []store.IntentOf{intent("lost1", false)}, ""},
 		{"one lost, one pending", ended, []store.IntentOf{intent("lost1", false), intent("i1", false)}, "i1 has not uploaded"},
 		{"two lost of one zone", ended, []store.IntentOf{intent("lost1", false), intent("lost1b", false)}, ""},
-		{"two lost of two zones", ended, []store.IntentOf{intent("lost1", false), intent("lost2", false)}, "pallium loss accept"},
+		{"two lost of two zones", ended, []store.IntentOf{intent("lost1", false), intent("lost2", false)}, "pallium loss accept " + series.DateOf(testDay)},
 		{"one lost twice, without zones", ended, []store.IntentOf{intent("lostx", false), intent("lostx again", false)}, ""},
 		{"three losses of two ingesters", ended, []store.IntentOf{intent("lostx", false), intent("lostx again", false), intent("losty", false)},
 			"2 ingesters of different zones"},

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -87,7 +88,7 @@ func TestAcceptedLossStaysAccepted(t *testing.T) {
 	b.push("a", entry(metric("m"), f(now+1, 1)))
 	b.damage(b.ing.log.Segment(), 0)
 	b.crash()
-	if err := b.readError("a"); !errors.Is(err, series.ErrLost) {
+	if err := b.readError("a"); !errors.Is(err, series.ErrLost) || !strings.HasSuffix(err.Error(), " samples of "+series.DateOf(series.Day(now))) {
 		t.Fatalf("the loss is not reported: %v", err)
 	}
 	if lost := b.ing.Stats().Lost; len(lost) != 1 || lost[0] != (LostStats{Tenant: "a", Day: series.Day(now), MinTime: now + 1, MaxTime: now + 1}) {

@@ -93,7 +93,7 @@ func (l *lossSet) check(id tenant.ID, mint, maxt int64) error {
 	defer l.mu.RUnlock()
 	for i := range l.list {
 		if o := &l.list[i]; !o.Accepted && o.Tenant == id && o.MinTime <= maxt && o.MaxTime >= mint {
-			return fmt.Errorf("%w: %d samples of day %d", series.ErrLost, o.Samples, o.Day)
+			return fmt.Errorf("%w: %d samples of %s", series.ErrLost, o.Samples, series.DateOf(o.Day))
 		}
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/prometheus/prometheus/util/annotations"
 
@@ -132,7 +131,7 @@ func (p *partialRead) take(ctx context.Context, d days, sel *series.Selection, e
 func (q *Queryable) warnings(req *series.Request, missing []series.MissingDay) annotations.Annotations {
 	var out annotations.Annotations
 	for _, m := range missing {
-		day := time.UnixMilli(m.Day * series.DayMillis).UTC().Format(time.DateOnly)
+		day := series.DateOf(m.Day)
 		q.logger.Warn("partial response: a day of the long-term store could not be read", "tenant", req.Tenant, "day", day, "err", m.Err)
 		out.Add(fmt.Errorf("partial response: samples of %s (UTC) in the long-term store could not be read and are missing", day))
 	}

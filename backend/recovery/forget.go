@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 	"github.com/palliumhq/pallium/backend/wire"
 )
@@ -30,8 +31,9 @@ type AsideError struct{ Records []store.AsideOf }
 
 func (e *AsideError) Error() string {
 	l := &e.Records[0]
-	return fmt.Sprintf("%s, which no pack can hold: %d records, the first of tenant %s, day %d, window %d; list them with: "+
-		"pallium aside list, drop them with: pallium aside drop", ErrHasAside, len(e.Records), l.Tenant, l.Window.Day, l.Window.Number)
+	return fmt.Sprintf("%s, which no pack can hold: %d records, the first of tenant %s, day %s, window %d; list them with: "+
+		"pallium aside list, drop them with: pallium aside drop", ErrHasAside, len(e.Records), l.Tenant,
+		series.DateOf(l.Window.Day), l.Window.Number)
 }
 
 // Unwrap returns ErrHasAside.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
 )
 
@@ -214,6 +215,9 @@ func TestForget(t *testing.T) {
 		n, err := s.Forget(t.Context(), tt.id, tt.force)
 		if n != tt.windows || !errors.Is(err, tt.err) {
 			t.Errorf("%s: %d windows, %v", tt.name, n, err)
+		}
+		if errors.Is(err, ErrHasAside) && !strings.Contains(err.Error(), "day "+series.DateOf(aside[0].Window.Day)+", window ") {
+			t.Errorf("%s: the error has no date: %v", tt.name, err)
 		}
 		s.want(t, tt.name, tt.want...)
 	}

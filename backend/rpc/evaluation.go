@@ -61,16 +61,33 @@ func decodeRequest(in *wire.EvaluationRequest) (*evaluation.Request, error) {
 	if in.Part {
 		r.Part = &split.Range{Start: in.First, End: in.Last}
 	}
-	if r.Class < queue.Range || r.Class > queue.Rule {
-		return nil, fmt.Errorf("evaluation request: unknown class %d", in.Class)
-	}
-	if r.Times.Step < 0 || r.Instant() && r.Part != nil {
-		return nil, errors.New("evaluation request: negative step, or a part of an instant query")
+	if err := checkRequest(r, in); err != nil {
+		return nil, fmt.Errorf("evaluation request: %w", err)
 	}
 	if err := json.Unmarshal(in.Limits, &r.Limits); err != nil {
 		return nil, fmt.Errorf("evaluation request: decode the limits: %w", err)
 	}
 	return r, nil
+}
+
+// checkRequest returns an error for values that no query has. A negative lookback is none: the
+// engine uses its default for it.
+func checkRequest(r *evaluation.Request, in *wire.EvaluationRequest) error {
+	switch {
+	case r.Class < queue.Range || r.Class > queue.Rule:
+		return fmt.Errorf("unknown class %d", in.Class)
+	case r.Times.Step < 0:
+		return errors.New("negative step")
+	case r.Instant() && r.Part != nil:
+		return errors.New("part of an instant query")
+	case !r.Instant() && r.Times.End.Before(r.Times.Start):
+		return errors.New("the end is before the start")
+	case r.Part != nil && r.Part.End < r.Part.Start:
+		return errors.New("the last step of the part is before the first")
+	case in.Timeout < 0 || in.Timeout > math.MaxInt64/int64(time.Millisecond):
+		return fmt.Errorf("timeout of %d ms", in.Timeout) // would run without a timeout
+	}
+	return nil
 }
 
 // spacing returns the time from which the points of an answer are counted (Unix milliseconds,

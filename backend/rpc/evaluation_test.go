@@ -64,13 +64,18 @@ func TestRequestEncoding(t *testing.T) {
 		t.Errorf("timeout %v, %v", r.Timeout, err)
 	}
 	for name, change := range map[string]func(*wire.EvaluationRequest){
-		"no tenant":          func(in *wire.EvaluationRequest) { in.Tenant = "" },
-		"no policy":          func(in *wire.EvaluationRequest) { in.Policy = "" },
-		"an unknown policy":  func(in *wire.EvaluationRequest) { in.Policy = "all but x" },
-		"a negative step":    func(in *wire.EvaluationRequest) { in.Step = -1 },
-		"an instant in part": func(in *wire.EvaluationRequest) { in.Step = 0 },
-		"an unknown class":   func(in *wire.EvaluationRequest) { in.Class = 3 },
-		"broken limits":      func(in *wire.EvaluationRequest) { in.Limits = []byte("{") },
+		"no tenant":                  func(in *wire.EvaluationRequest) { in.Tenant = "" },
+		"no policy":                  func(in *wire.EvaluationRequest) { in.Policy = "" },
+		"an unknown policy":          func(in *wire.EvaluationRequest) { in.Policy = "all but x" },
+		"a negative step":            func(in *wire.EvaluationRequest) { in.Step = -1 },
+		"an instant in part":         func(in *wire.EvaluationRequest) { in.Step = 0 },
+		"an end before the start":    func(in *wire.EvaluationRequest) { in.End = in.Start - 1 },
+		"an end a nanosecond before": func(in *wire.EvaluationRequest) { in.End, in.EndNanoseconds = in.Start, in.StartNanoseconds-1 },
+		"a part that ends before":    func(in *wire.EvaluationRequest) { in.Last = in.First - 1 },
+		"a negative timeout":         func(in *wire.EvaluationRequest) { in.Timeout = -1 },
+		"a timeout that overflows":   func(in *wire.EvaluationRequest) { in.Timeout = math.MaxInt64/1_000_000 + 1 },
+		"an unknown class":           func(in *wire.EvaluationRequest) { in.Class = 3 },
+		"broken limits":              func(in *wire.EvaluationRequest) { in.Limits = []byte("{") },
 	} {
 		bad := *in
 		change(&bad)
@@ -239,7 +244,8 @@ func FuzzRequest(f *testing.F) {
 		if in.Unmarshal(data) != nil {
 			return
 		}
-		if r, err := decodeRequest(&in); err == nil && (r.Access.Check() != nil || r.Times.Step < 0) {
+		if r, err := decodeRequest(&in); err == nil && (r.Access.Check() != nil || r.Times.Step < 0 || r.Timeout < 0 ||
+			!r.Instant() && r.Times.End.Before(r.Times.Start) || r.Part != nil && r.Part.End < r.Part.Start) {
 			t.Errorf("accepted %+v", r)
 		}
 	})

@@ -27,6 +27,14 @@ func TestWindows(t *testing.T) {
 	}
 }
 
+func TestDateOf(t *testing.T) {
+	for day, want := range map[int64]string{0: "1970-01-01", 20_000: "2024-10-04", -1: "1969-12-31"} {
+		if got := DateOf(day); got != want {
+			t.Errorf("day %d: %s, want %s", day, got, want)
+		}
+	}
+}
+
 func TestWinsIsATotalOrder(t *testing.T) {
 	stale := math.Float64frombits(value.StaleNaN)
 	samples := []Sample{

@@ -28,6 +28,10 @@ func SubChunkStart(t int64) int64 { return floor(t, SubChunkMillis) }
 // 1970-01-01.
 func Day(t int64) int64 { return floor(t, DayMillis) / DayMillis }
 
+// DateOf returns the date of a day, as Day counts it, in the form 2026-11-30: the form in
+// which the command line takes and prints days.
+func DateOf(day int64) string { return time.UnixMilli(day * DayMillis).UTC().Format(time.DateOnly) }
+
 func floor(t, unit int64) int64 {
 	r := t % unit
 	if r < 0 {

@@ -23,12 +23,6 @@ func Fail(status int, field, format string, args ...any) error {
 	return &problem{status: status, field: field, message: fmt.Sprintf(format, args...)}
 }
 
-// Unavailable returns an error for a request that may succeed when it is retried. It is
-// sent to the client.
-func Unavailable(format string, args ...any) error {
-	return Fail(http.StatusServiceUnavailable, "", format, args...)
-}
-
 // NotFound returns an error for a parameter that names an object that does not exist.
 func NotFound(field, format string, args ...any) error {
 	return Fail(http.StatusNotFound, field, format, args...)

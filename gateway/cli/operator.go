@@ -135,16 +135,18 @@ func dateOf(day int64) string { return time.Unix(day*86400, 0).UTC().Format(dayL
 // windowOf returns the time of day of a window.
 func windowOf(window int) string { return fmt.Sprintf("%02d:00-%02d:00", window*2, window*2+2) }
 
-// parseDay parses a date, or the number of a day since 1970 as it appears in logs.
+// parseDay parses a date and returns the number of the UTC day since 1970. It rejects such
+// numbers, although logs have them: 2026 is also the day 1975-07-20.
 func parseDay(text string) (int64, error) {
-	if n, err := strconv.ParseInt(text, 10, 32); err == nil {
-		return n, nil
-	}
 	t, err := time.Parse(dayLayout, text)
-	if err != nil {
-		return 0, command.Misused("%q is not a UTC day: write it as 2026-11-30", text)
+	if err == nil && t.Unix() >= 0 {
+		return t.Unix() / 86400, nil
 	}
-	return t.Unix() / 86400, nil
+	const first, last = 10_000, 106_650 // 1997-05-19 and the last day that can have samples, 2261-12-31
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil && n >= first && n <= last {
+		return 0, command.Misused("%q is not a UTC day: write it as 2026-11-30; day %d of logs is %s", text, n, dateOf(n))
+	}
+	return 0, command.Misused("%q is not a UTC day: write it as 2026-11-30", shorten(text))
 }
 
 type statusAnswer struct {
@@ -216,6 +218,10 @@ func (s *session) sayStatus(st *statusAnswer) {
 		}
 		if c.Clock != "" {
 			s.say("  nothing is deleted by age: %s\n", c.Clock)
+		}
+		if c.Expired > 0 {
+			s.say("  %s beyond retention not deleted yet, because the number of deletions in 24 hours is limited; if the clock is right, "+
+				"'pallium compact -expire-all' deletes them now\n", counted(c.Expired, "day"))
 		}
 		for _, w := range c.Waiting {
 			s.say("  %s is waiting: %s\n", dateOf(w.Day), w.Reason)

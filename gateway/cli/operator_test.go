@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/gateway/admin"
@@ -98,6 +97,9 @@ func (c *cluster) Forget(_ context.Context, id string, force bool) (int, error) 
 		return 0, admin.Fail(409, "force", "instance alive still sends heartbeats: stop it first")
 	}
 	c.note("forget %s %v", id, force)
+	if id == "alive" {
+		return 0, nil
+	}
 	return 4, nil
 }
 
@@ -130,7 +132,9 @@ func TestOperator(t *testing.T) {
 		{line: "compact -expire-all", typed: "expire-all\n", want: "compacted", did: `compact "" true`},
 		{line: "status", want: "ingester i-1: 9 series of 2 tenants in the head, 3 MiB; 1 local pack\n"},
 		{line: "status", want: "b-1: connection refused\n"},
-		{line: "status", want: "compactor c-1: idle, last run 2026-11-30T01:02:03Z\n  the bucket is full\n  2024-10-04 is waiting: an upload is pending\n  compaction of 2024-10-05 of tenant a fails: pack is damaged\n"},
+		{line: "status", want: "compactor c-1: idle, last run 2026-11-30T01:02:03Z\n  the bucket is full\n" +
+			"  7 days beyond retention not deleted yet, because the number of deletions in 24 hours is limited; if the clock is right, 'pallium compact -expire-all' deletes them now\n" +
+			"  2024-10-04 is waiting: an upload is pending\n  compaction of 2024-10-05 of tenant a fails: pack is damaged\n"},
 		{line: "status", want: "ACTIVE, unhealthy"},
 		{line: "query list", want: `00ff  acme    2026-11-30T01:02:03Z  running  q-1       1 to 2 by 15s  "sum(up)\x1b[2J"`},
 		{line: "query list", want: "11ee  acme    2026-11-30T01:02:04Z  waiting  q-1                      /prometheus/api/v1/read\n"},
@@ -147,7 +151,8 @@ func TestOperator(t *testing.T) {
 		{line: "loss accept 2024-10-04", code: 1, want: "use -yes in scripts"},
 		{line: "loss accept 2024-10-04", typed: "yes\n", code: 1, want: `nothing was changed: "yes" was typed instead of "2024-10-04"`},
 		{line: "loss accept 2024-10-04", typed: "2024-10-04\n", want: "accepted 2 losses", did: "accept 20000"},
-		{line: "loss accept 20000 -yes", want: "accepted 2 losses", did: "accept 20000"},
+		{line: "loss accept 2024-10-04 -yes", want: "accepted 2 losses", did: "accept 20000"},
+		{line: "loss accept 20000 -yes", code: 2, want: `"20000" is not a UTC day: write it as 2026-11-30; day 20000 of logs is 2024-10-04`},
 		{line: "loss accept yesterday", code: 2, want: `"yesterday" is not a UTC day: write it as 2026-11-30`},
 		{line: "erasure show gone", want: "objects erased:"},
 		{line: "erasure show a", code: 1, want: `tenant "a" is not a deleted tenant`},
@@ -160,11 +165,14 @@ func TestOperator(t *testing.T) {
 		{line: "ring leave", code: 2, want: "INSTANCE is missing"},
 		{line: "ring forget ingester-1", code: 1, want: "nothing was changed"},
 		{line: "ring forget ingester-1", typed: "ingester-1", want: "replicas must upload 4 windows", did: "forget ingester-1 false"},
+		{line: "ring forget -yes x\x1b[2J", want: `removed "x\x1b[2J" from the ring; replicas must upload 4 windows`, did: "forget x\x1b[2J false"},
 		{line: "ring forget -yes x\x1b[2J", want: "replicas must upload 4 windows", did: "forget x\x1b[2J false"},
 		{line: "ring forget alive -yes", code: 1, want: "still sends heartbeats: stop it first; -force removes it anyway"},
+		{line: "ring forget alive -yes -force", want: "removed alive from the ring; it had no pending windows\n", did: "forget alive true"},
 		{line: "ring forget alive -yes -force", want: "If the process still runs, it joins again with its next heartbeat", did: "forget alive true"},
 		{line: "aside list", want: "a       2024-10-04  3       ingester-1  7       70       0      too large"},
 		{line: "aside drop", code: 2, want: "-tenant is missing"},
+		{line: "aside drop -tenant a -day 20000 -window 3 -ingester ingester-1 -yes", code: 2, want: "day 20000 of logs is 2024-10-04"},
 		{line: "aside drop -tenant a -day 2024-10-04", code: 2, want: "-window must be a number from 0 to 11"},
 		{line: "aside drop -tenant a -day 2024-10-04 -window 3", code: 2, want: "-ingester is missing; 'pallium aside list'"},
 		{line: "aside drop -tenant a -day 2024-10-04 -window x", code: 2, want: `invalid value "x" for flag -window`},
@@ -197,7 +205,7 @@ func TestUnknownNames(t *testing.T) {
 		want  string
 	}{
 		{"loss accept 2024-10-05", false, "pallium loss accept: no samples of 2024-10-05 are lost, only of 2024-10-04, 2024-10-07\n"},
-		{"loss accept 20001", true, "pallium loss accept: no samples of 2024-10-05 are lost, nor of any other day\n"},
+		{"loss accept 2024-10-05", true, "pallium loss accept: no samples of 2024-10-05 are lost, nor of any other day\n"},
 		{"ring forget i", false, `pallium ring forget: instance "i" is not in the ring; its members are ingester-1, alive, "x\x1b[2J"` + "\n"},
 		{"ring forget -force i", true, `pallium ring forget: instance "i" is not in the ring, which is empty` + "\n"},
 		{drop + "-tenant b -window 3 -ingester ingester-1", false,
@@ -345,11 +353,21 @@ func TestWrapped(t *testing.T) {
 	}
 }
 
-// TestDays checks that dates and day numbers are parsed to the same days.
+// TestDays checks that a day is a date, and that nothing else is taken for a day.
 func TestDays(t *testing.T) {
-	for text, want := range map[string]int64{"1970-01-01": 0, "2024-10-04": 20_000, "20000": 20_000, "0": 0} {
-		if got, err := parseDay(text); err != nil || got != want || dateOf(got) != time.Unix(want*86400, 0).UTC().Format(time.DateOnly) {
+	for text, want := range map[string]int64{"1970-01-01": 0, "2024-10-04": 20_000, "2261-12-31": 106_650} {
+		if got, err := parseDay(text); err != nil || got != want || dateOf(got) != text {
 			t.Errorf("%s: %d, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "0", "2026", "-5", "20000", "106651", "1969-12-31", "2024-10-4", "2024-02-30", "2024-10-04T00:00:00Z", "today"} {
+		got, err := parseDay(text)
+		if err == nil || !strings.Contains(err.Error(), "is not a UTC day: write it as 2026-11-30") {
+			t.Errorf("%q was taken as day %d, %v", text, got, err)
+			continue
+		}
+		if hint := strings.Contains(err.Error(), "of logs is"); hint != (text == "20000") {
+			t.Errorf("%q: %v", text, err)
 		}
 	}
 }

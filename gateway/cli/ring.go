@@ -107,7 +107,8 @@ func ringForget(fs *flag.FlagSet) action {
 			return err
 		}
 		warning := fmt.Sprintf("This removes %s from the ring. If it is an ingester, its disk counts as lost: samples that it did not upload "+
-			"must be uploaded by its replicas. For an ingester that still runs, use 'pallium ring leave', which uploads everything first.", args[0])
+			"must be uploaded by its replicas. For an ingester that still runs, use 'pallium ring leave', which uploads everything first.",
+			printable(args[0]))
 		if err := s.confirm(ctx, *yes, warning, args[0]); err != nil {
 			return err
 		}
@@ -123,8 +124,12 @@ func ringForget(fs *flag.FlagSet) action {
 			return err
 		}
 		return s.print(a, strconv.Itoa(result.Windows), func() {
-			s.say("removed %s from the ring; replicas must upload %s that it had not uploaded ('pallium loss list' shows "+
-				"them)\n", args[0], counted(result.Windows, "window"))
+			pending := "it had no pending windows"
+			if result.Windows > 0 {
+				pending = fmt.Sprintf("replicas must upload %s that it had not uploaded ('pallium loss list' shows them)",
+					counted(result.Windows, "window"))
+			}
+			s.say("removed %s from the ring; %s\n", printable(args[0]), pending)
 			if *force {
 				s.say("If the process still runs, it joins again with its next heartbeat: stop it.\n")
 			}

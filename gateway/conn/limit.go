@@ -21,12 +21,25 @@ type Limits struct {
 // defaultMax is the default of Max if enough file descriptors are available.
 const defaultMax = 10_000
 
+// Check returns an error for the first negative value; it begins with the value's key.
+func (l Limits) Check() error {
+	switch {
+	case l.Max < 0:
+		return fmt.Errorf("max is %d, it must not be negative", l.Max)
+	case l.PerAddress < 0:
+		return fmt.Errorf("per_address is %d, it must not be negative", l.PerAddress)
+	case l.PerNetwork < 0:
+		return fmt.Errorf("per_network is %d, it must not be negative", l.PerNetwork)
+	}
+	return nil
+}
+
 // Resolve sets the defaults and checks the values. files is the number of file
 // descriptors that the process may open: half of them are reserved for the store and for
 // connections to backends. 0 means unlimited.
 func (l Limits) Resolve(files uint64) (Limits, error) {
-	if l.Max < 0 || l.PerAddress < 0 || l.PerNetwork < 0 {
-		return l, fmt.Errorf("connections: max, per_address and per_network must not be negative")
+	if err := l.Check(); err != nil {
+		return l, fmt.Errorf("connections.%w", err)
 	}
 	most := defaultMax
 	if files > 0 && files/2 < uint64(most) {

@@ -35,14 +35,10 @@ func (c *Commands) compact(w http.ResponseWriter, r *http.Request, q url.Values)
 	return c.begin(w, r, q, "compaction failed; no data is lost: packs that were not compacted stay as they are", do)
 }
 
-// maxDay is the last day that can have samples: 2261-12-31.
-const maxDay = 106_650
-
 func (c *Commands) acceptLoss(w http.ResponseWriter, r *http.Request, q url.Values) error {
-	day, err := strconv.ParseInt(q.Get("day"), 10, 64)
-	if err != nil || day < 0 || day > maxDay {
-		return admin.Fail(http.StatusBadRequest, "day",
-			"day must be the number of a UTC day since 1970, as shown in the log and on the overview page")
+	day, err := dayOf(q)
+	if err != nil {
+		return err
 	}
 	n, err := c.o.Backend.AcceptLoss(r.Context(), day)
 	if err != nil {
@@ -118,12 +114,25 @@ func writePage[T any](w http.ResponseWriter, q url.Values, all []T, cursor func(
 	return nil
 }
 
+// maxDay is the last day that can have samples: 2261-12-31.
+const maxDay = 106_650
+
+// dayOf parses the parameter "day".
+func dayOf(q url.Values) (int64, error) {
+	day, err := strconv.ParseInt(q.Get("day"), 10, 64)
+	if err != nil || day < 0 || day > maxDay {
+		return 0, admin.Invalid("day", "day %.50q is not the number of a UTC day since 1970, which the log and the overview page show",
+			q.Get("day"))
+	}
+	return day, nil
+}
+
 const asideHint = "GET %s/aside lists the series that are set aside"
 
 // asideKey parses the parameters that identify a record.
 func asideKey(q url.Values) (k AsideKey, err error) {
-	if k.Day, err = strconv.ParseInt(q.Get("day"), 10, 64); err != nil || k.Day < 0 {
-		return k, admin.WithHint(admin.Invalid("day", "day %q is not the number of a UTC day since 1970", q.Get("day")), asideHint, admin.Root)
+	if k.Day, err = dayOf(q); err != nil {
+		return k, admin.WithHint(err, asideHint, admin.Root)
 	}
 	const windows = 12 // of a day, of two hours each
 	if k.Window, err = strconv.Atoi(q.Get("window")); err != nil || k.Window < 0 || k.Window >= windows {
@@ -193,7 +202,7 @@ func (c *Commands) status(ctx context.Context) ([]byte, error) { return c.o.Back
 func (c *Commands) showRing(w http.ResponseWriter, r *http.Request, _ url.Values) error {
 	members, err := c.o.Ring.Members(r.Context())
 	if err != nil {
-		return admin.Fail(http.StatusServiceUnavailable, "", "could not read the ring: %s", err)
+		return c.failed(r, err, "could not read the ring")
 	}
 	losses, err := c.o.Ring.LostIngesters(r.Context())
 	if err != nil {

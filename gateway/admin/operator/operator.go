@@ -25,7 +25,8 @@ const Root = "/internal/operator"
 
 // Backend executes commands for the whole cluster, or for the only process. Errors are
 // those of the admin package's Fail for a wrong command, ErrUnavailable for a command
-// that may succeed later, and any other error, which is logged.
+// that may succeed later, and any other error. Those of Fail are sent to the client; the
+// others are logged here, with the ID of the request, so implementations do not log them.
 type Backend interface {
 	// Flush seals and uploads everything in memory: of all ingesters, or only of the
 	// named instance.
@@ -230,10 +231,10 @@ func (c *Commands) begin(w http.ResponseWriter, r *http.Request, q url.Values, w
 		return err
 	}
 	if !wait {
-		path := r.URL.Path
+		path, request := r.URL.Path, admin.RequestID(r)
 		c.o.Background(func(ctx context.Context) {
 			if _, err := do(ctx); err != nil {
-				c.o.Logger.Error("operator command failed", "path", path, "err", err)
+				c.o.Logger.Error("operator command failed", "path", path, "request", request, "err", err)
 			}
 		})
 		admin.WriteJSON(w, http.StatusAccepted, map[string]string{"status": "started"})

@@ -125,9 +125,9 @@ func TestCommands(t *testing.T) {
 		{"POST", "/compact?wait=true&expire=all", nil, 200, `"days":3`, "compact  true"},
 		{"POST", "/compact?expire=some", nil, 400, "expire must be", ""},
 		{"POST", "/compact/accept-loss?day=7", nil, 200, `"intents":2`, "accept 7"},
-		{"POST", "/compact/accept-loss?day=x", nil, 400, "day must be", ""},
-		{"POST", "/compact/accept-loss?day=-5", nil, 400, "day must be", ""},
-		{"POST", "/compact/accept-loss?day=2147483647", nil, 400, "day must be", ""},
+		{"POST", "/compact/accept-loss?day=x", nil, 400, "is not the number of a UTC day", ""},
+		{"POST", "/compact/accept-loss?day=-5", nil, 400, "is not the number of a UTC day", ""},
+		{"POST", "/compact/accept-loss?day=2147483647", nil, 400, "is not the number of a UTC day", ""},
 		{"POST", "/compact/accept-loss?day=7&dry=true", nil, 400, "dry", ""},
 		{"POST", "/compact/accept-loss?day=7", down, 503, "repeat the command", "accept 7"},
 		{"POST", "/compact/accept-loss?day=8", nil, 404, `"field":"day","reason":"no samples of day 8 are lost"`, "accept 8"},
@@ -155,9 +155,12 @@ func TestCommands(t *testing.T) {
 		{"POST", "/aside/drop?day=1&window=11&ingester=i&tenant=t", nil, 404, "lists the series that are set aside", "drop 000000001/11/i/t"},
 		{"POST", "/aside/drop?day=1&window=12&ingester=i&tenant=t", nil, 400, "from 0 to 11", ""},
 		{"POST", "/aside/drop?day=-1&window=1&ingester=i&tenant=t", nil, 400, "UTC day", ""},
+		{"POST", "/aside/drop?day=106651&window=1&ingester=i&tenant=t", nil, 400, "UTC day", ""},
+		{"POST", "/aside/drop?day=2024-10-04&window=1&ingester=i&tenant=t", nil, 400, "GET /admin/v1/aside lists", ""},
+		{"POST", "/compact/accept-loss?day=2024-10-04", nil, 400, "is not the number of a UTC day since 1970", ""},
 		{"GET", "/status", nil, 200, `"processes"`, ""},
 		{"GET", "/ring", nil, 200, `"losses":[]`, ""},
-		{"GET", "/ring", errors.New("no ring yet"), 503, "no ring yet", ""},
+		{"GET", "/ring", down, 503, "could not read the ring; search the backend's log for request of-the-client", ""},
 		{"POST", "/ring/forget?instance=i&force=true", nil, 200, `"pendingWindows":4`, "forget i true"},
 		{"POST", "/ring/forget", nil, 400, "name the instance to forget", ""},
 		{"POST", "/ring/forget?instance=i", admin.Conflict("instance", "it is alive"), 409, "it is alive", "forget i false"},
@@ -169,7 +172,9 @@ func TestCommands(t *testing.T) {
 		var log bytes.Buffer
 		w := httptest.NewRecorder()
 		h := admin.Passed(Root, commandsOver(f, true, &log).Routes, slog.New(slog.DiscardHandler))
-		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), tt.method, Root+tt.path, nil))
+		r := httptest.NewRequestWithContext(t.Context(), tt.method, Root+tt.path, nil)
+		r.Header.Set(admin.HeaderRequestID, "of-the-client")
+		h.ServeHTTP(w, r)
 		if did := strings.Join(f.did, ";"); w.Code != tt.code || !strings.Contains(w.Body.String(), tt.says) || did != tt.did {
 			t.Errorf("%s %s (%v): %d %s, did %q", tt.method, tt.path, tt.err, w.Code, w.Body, did)
 		}
@@ -180,8 +185,14 @@ func TestCommands(t *testing.T) {
 		if again := w.Header().Get("Retry-After") != ""; again != (tt.code == 503) {
 			t.Errorf("%s: status %d, has Retry-After: %v", tt.path, tt.code, again)
 		}
-		if tt.err != nil && !admin.IsProblem(tt.err) && tt.path != "/ring" && !strings.Contains(log.String(), tt.err.Error()) {
-			t.Errorf("%s: the log does not contain %v: %s", tt.path, tt.err, log.String())
+		if tt.err == nil || admin.IsProblem(tt.err) {
+			continue
+		}
+		if !strings.Contains(log.String(), tt.err.Error()) || !strings.Contains(log.String(), "request=of-the-client") {
+			t.Errorf("%s: the log does not contain %v and the request's ID: %s", tt.path, tt.err, log.String())
+		}
+		if strings.Contains(w.Body.String(), tt.err.Error()) {
+			t.Errorf("%s: the client gets the cause: %s", tt.path, w.Body)
 		}
 	}
 }
@@ -263,7 +274,7 @@ func TestPage(t *testing.T) {
 		return w.Body.String()
 	}
 	text := show()
-	for _, want := range []string{"Pallium 1.2.3", "Role all", "1970-01-01 00:00:00 UTC", "1.0 MiB in memory", "segment 7", "&lt;acme&gt;", "pack-1", "compacting day 20000",
+	for _, want := range []string{"Pallium 1.2.3", "Role all", "1970-01-01 00:00:00 UTC", "1.0 MiB in memory", "segment 7", "&lt;acme&gt;", "pack-1", "compacting 2024-10-04 (day 20000)", "<td>2024-10-03 (day 19999)</td>", "<td>2024-10-02 (day 19998)</td>",
 		"2026-11-25 01:02:03", "is broken", "clock is off", "2 days beyond retention", "ingester-2 has not uploaded", "bad pack", "it does not answer", "ACTIVE", "25.0%", "ring is late",
 		"<td>acme</td><td>2026-11-25 04:05:06</td><td>waiting</td><td>querier-1</td><td>1 to 2 by 15s</td><td><code>&lt;up&gt;</code>", `action="/queries/end?id=00ff"`} {
 		if !strings.Contains(text, want) {

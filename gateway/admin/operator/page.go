@@ -51,6 +51,9 @@ func NewPage(o PageOptions) (*Page, error) {
 			}
 			return time.UnixMilli(ms).UTC().Format(timeFormat)
 		},
+		"day": func(day int64) string {
+			return fmt.Sprintf("%s (day %d)", time.Unix(day*86400, 0).UTC().Format(time.DateOnly), day)
+		},
 		"time":    func(t time.Time) string { return t.UTC().Format(timeFormat) },
 		"percent": func(f float64) string { return fmt.Sprintf("%.1f%%", f*100) },
 		"bytes":   func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) },
