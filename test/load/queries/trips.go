@@ -146,7 +146,8 @@ func (r *remote) reopen() (err error) {
 // versions are those of the store, and of an ingester that has no samples.
 func (r *remote) versions(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error) {
 	v, err := r.store.Version(ctx, id, mint, maxt)
-	return series.Versions{Store: v, Ingesters: []series.IngesterVersion{{Instance: "ingester-1", Epoch: 1, Bound: math.MaxInt64}}}, err
+	none := series.IngesterVersion{Instance: "ingester-1", Epoch: 1, Bound: math.MaxInt64, RecentBound: math.MaxInt64, Domain: "zone-a"}
+	return series.Versions{Store: v, Ingesters: []series.IngesterVersion{none}, Domains: map[string]int{none.Domain: 1}, Needed: 1}, err
 }
 
 func (r *remote) ask(ctx context.Context, engine promql.QueryEngine, q rangeQuery) (time.Duration, error) {
