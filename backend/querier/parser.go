@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/prometheus/promql/parser"
 
+	"github.com/palliumhq/pallium/backend/lex"
 	"github.com/palliumhq/pallium/backend/switches"
 )
 
@@ -36,7 +37,7 @@ func NewParsers(most int) switches.Parsers {
 
 // ParseExpr implements parser.Parser.
 func (p boundedParser) ParseExpr(text string) (parser.Expr, error) {
-	l, found := switches.Lex(text), 0
+	l, found := lex.New(text), 0
 	for {
 		var item parser.Item
 		l.NextItem(&item)

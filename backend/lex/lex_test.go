@@ -1,4 +1,4 @@
-package switches
+package lex
 
 import (
 	"strings"
@@ -7,8 +7,8 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// TestLex checks that the tokens of texts are complete, with the positions in the text.
-func TestLex(t *testing.T) {
+// TestTokens checks that the tokens of texts are complete, with the positions in the text.
+func TestTokens(t *testing.T) {
 	for text, want := range map[string]string{
 		`up + 1.5`:           `up|+|1.5`,
 		`größe.in.bytes + x`: `größe.in.bytes|+|x`,
@@ -27,7 +27,7 @@ func TestLex(t *testing.T) {
 		`a.b and on (c.ü) d.e unless ignoring(f.g) h`: `a.b|and|on|(|c.ü|)|d.e|unless|ignoring|(|f.g|)|h`,
 	} {
 		var got []string
-		l := Lex(text)
+		l := New(text)
 		for {
 			var item parser.Item
 			l.NextItem(&item)
@@ -50,15 +50,15 @@ func TestLex(t *testing.T) {
 	}
 }
 
-// FuzzLex checks that every expression that a parser with all switches accepts is read to its
+// FuzzTokens checks that every expression that a parser with all switches accepts is read to its
 // end, and that positions are within the text.
-func FuzzLex(f *testing.F) {
+func FuzzTokens(f *testing.F) {
 	for _, s := range []string{`ü.b + 1.5`, `sum by (ä.b) (a.b.c{ключ=~"знач"}[5m:1.5s])`, `5mü`, `a:.b`, `x.1.y`, "\xffü", `1.ü`, `0x1ü`, `"ü`, `#ü`, `a.b{c.d="e"}[5m+step()]`} {
 		f.Add(s)
 	}
-	p := parser.NewParser(Set{UnquotedUTF8Names: true, ExperimentalFunctions: true, BinopFillModifiers: true}.Parser())
+	p := parser.NewParser(parser.Options{EnableUnquotedUTF8Names: true, EnableExperimentalFunctions: true, EnableBinopFillModifiers: true})
 	f.Fuzz(func(t *testing.T, text string) {
-		l := Lex(text)
+		l := New(text)
 		for {
 			var item parser.Item
 			l.NextItem(&item)

@@ -1,4 +1,5 @@
-package switches
+// Package lex reads the tokens of PromQL for checks of a text before it is parsed.
+package lex
 
 import (
 	"unicode"
@@ -7,22 +8,22 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// Lex returns a lexer of an expression or a selector for checks before it is parsed. It reads
-// as far as any parser, whatever the switches: Prometheus' lexer for others ends at an
-// unquoted name in UTF-8 with an error, and would not see what follows.
+// New returns a lexer of an expression or a selector. It reads as far as a parser with any
+// options: Prometheus' exported lexer is that of a parser without EnableUnquotedUTF8Names. It
+// ends at an unquoted name in UTF-8 with an error, and would not see what follows.
 //
 // The positions of the tokens are those in the text, but names have other characters.
-func Lex(text string) *parser.Lexer { return parser.Lex(plainNames(text)) }
+func New(text string) *parser.Lexer { return parser.Lex(plainNames(text)) }
 
 // plainNames replaces letters beyond ASCII, and dots in names, by as many bytes of ASCII that
 // may be in a name without quotes. It does not change strings and comments.
 func plainNames(text string) string {
 	var out []byte // nil: nothing was replaced so far
 	var s scanner
-	for i, w := 0, 0; i < len(text); i += w {
-		var r rune
-		r, w = utf8.DecodeRuneInString(text[i:])
-		before := s.in
+	for i := 0; i < len(text); {
+		r, w := utf8.DecodeRuneInString(text[i:])
+		at, before := i, s.in
+		i += w
 		if !s.next(r) {
 			continue
 		}
@@ -30,10 +31,10 @@ func plainNames(text string) string {
 			out = []byte(text)
 		}
 		for j := range w {
-			out[i+j] = 'a'
+			out[at+j] = 'a'
 		}
 		if before == number { // a letter ends a number
-			out[i] = ' '
+			out[at] = ' '
 		}
 	}
 	if out == nil {
@@ -64,22 +65,19 @@ type scanner struct {
 // next reads a character, and reports whether it is one of a name that only the lexer with
 // names in UTF-8 accepts.
 func (s *scanner) next(r rune) bool {
+	if s.in == quoted || s.in == comment {
+		s.skip(r)
+		return false
+	}
 	switch {
-	case s.in == quoted:
-		s.string(r)
-	case s.in == comment:
-		if r == '\n' {
-			s.in = other
-		}
 	case r != utf8.RuneError && r >= utf8.RuneSelf && unicode.IsLetter(r):
 		s.in = name
 		return true
 	case r == '.' && s.in != other:
 		return s.in == name // otherwise it goes on
-	case r == '_', 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', r == ':' && !s.brackets:
-		if s.in == other || r == ':' {
-			s.in = name
-		}
+	case r == ':' && !s.brackets, s.in == other && begins(r):
+		s.in = name
+	case begins(r): // it goes on
 	case '0' <= r && r <= '9':
 		if s.in == other {
 			s.in = number
@@ -90,9 +88,16 @@ func (s *scanner) next(r rune) bool {
 	return false
 }
 
-// string reads a character of a string.
-func (s *scanner) string(r rune) {
+// begins reports whether a name may begin with a character of ASCII.
+func begins(r rune) bool { return r == '_' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' }
+
+// skip reads a character of a string or a comment.
+func (s *scanner) skip(r rune) {
 	switch {
+	case s.in == comment:
+		if r == '\n' {
+			s.in = other
+		}
 	case s.escaped:
 		s.escaped = false
 	case r == '\\' && s.quote != '`':
