@@ -86,7 +86,6 @@ type Ingester struct {
 
 // Querier configures the querier.
 type Querier struct {
-	ExperimentalFunctions bool `yaml:"experimental_functions"`
 	// Concurrency is the number of evaluations at the same time for query frontends, or of a
 	// single process; 0 means one more than CPUs, at least 3.
 	Concurrency int `yaml:"concurrency"`

@@ -117,7 +117,20 @@ func (f *configFile) section(n *yaml.Node, into reflect.Value, path string) {
 	}
 }
 
+// removedKeys returns what to do instead of using a key of earlier versions.
+func removedKeys() map[string]string {
+	return map[string]string{
+		"querier.experimental_functions": "use the limit promql_experimental_functions, of one tenant " +
+			"(pallium limits set TENANT promql_experimental_functions=true), of a plan, or of all tenants (limits in this file); " +
+			"see also the other limits promql_* in docs/limits.md",
+	}
+}
+
 func (f *configFile) unknown(key *yaml.Node, t reflect.Type, path string) {
+	if instead, ok := removedKeys()[joined(path, key.Value)]; ok {
+		f.add(key, "%s was removed: %s", joined(path, key.Value), instead)
+		return
+	}
 	known := keysOf(t)
 	hint := "allowed here: " + shortList(known)
 	if near := nearest.Word(key.Value, known); near != "" {

@@ -63,6 +63,8 @@ func TestMalformedConfig(t *testing.T) {
 		{"nothing near on top", "prometheus: {}", []string{"line 1", `unknown key "prometheus"; allowed here: data_dir, listen`}},
 		{"in a list", "auth:\n  issuers:\n    - issuer: a\n      audience: [b]", []string{"line 4", `unknown key "auth.issuers[0].audience"; did you mean "audiences"?`}},
 		{"key of another section", "memory_bytes: 5", []string{"line 1", `unknown key "memory_bytes"`}},
+		{"removed", "querier:\n  experimental_functions: true", []string{"line 2: querier.experimental_functions was removed",
+			"limit promql_experimental_functions", "pallium limits set"}},
 		{"two mistakes", "lsiten: :1\nlog:\n  level: info\n  fromat: json", []string{`line 1: unknown key "lsiten"`, `line 4: unknown key "log.fromat"`}},
 		{"a section that is a list", "log: [info]", []string{"line 1: log must have keys (level, format), not a list"}},
 		{"a section that is text", "store: gcs", []string{`line 1: store must have keys (bigtable, gcs, page_cache_bytes`, `not "gcs"`}},

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/promql"
-	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/api"
@@ -27,6 +26,7 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store/lifecycle"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
@@ -70,15 +70,14 @@ func (b *backend) buildQueries() error {
 	if b.queries != nil {
 		return nil
 	}
-	syntax := parser.Options{EnableExperimentalFunctions: b.cfg.Querier.ExperimentalFunctions}
 	b.api.Queryable = querier.NewQueryable(querier.Both(b.recent, b.longTerm), b.opts.Now, b.opts.Logger)
-	text := querier.NewParser(syntax, querier.MaxOperators)
-	b.queries = &queries{engine: querier.NewEngine(text, b.opts.Logger, b.registry)}
+	parsers := querier.NewParsers(querier.MaxOperators)
+	b.queries = &queries{engine: querier.NewEngine(parsers, b.opts.Logger, b.registry)}
 	var err error
-	if b.api.Engine, err = b.buildEngines(text); err != nil {
+	if b.api.Engine, err = b.buildEngines(parsers); err != nil {
 		return err
 	}
-	b.api.Parser = querier.NewParser(syntax, querier.MaxPrettyOperators)
+	b.api.Parsers = querier.NewParsers(querier.MaxPrettyOperators)
 	b.api.Features = b.queries.engine.Features
 	b.api.Delete = func(ctx context.Context, d api.Deletion) error {
 		return b.keeper.DeleteSeries(ctx, lifecycle.Deletion(d), b.deleteRecent)
@@ -90,7 +89,7 @@ func (b *backend) buildQueries() error {
 }
 
 // buildEngines returns the engine of the API: the layers of queries.
-func (b *backend) buildEngines(text parser.Parser) (promql.QueryEngine, error) {
+func (b *backend) buildEngines(parsers switches.Parsers) (promql.QueryEngine, error) {
 	q := b.queries
 	var evaluator frontend.Evaluator = q.engine
 	parts := runtime.GOMAXPROCS(0)
@@ -101,7 +100,7 @@ func (b *backend) buildEngines(text parser.Parser) (promql.QueryEngine, error) {
 			parts = partsInCluster
 		}
 	}
-	top, err := b.buildFrontend(evaluator, text, parts)
+	top, err := b.buildFrontend(evaluator, parsers, parts)
 	if err != nil {
 		return nil, err
 	}
@@ -149,20 +148,21 @@ func (b *backend) slots() int {
 	return max(3, runtime.GOMAXPROCS(0)+1)
 }
 
-// switches returns the settings on which answers depend. Processes of two versions may
-// share a cache while a cluster is upgraded.
+// switches returns the settings of the process on which answers depend, other than limits.
+// Processes of two versions may share a cache while a cluster is upgraded.
 func (b *backend) switches() string {
-	return fmt.Sprintf("pallium=%s promql=%s experimental_functions=%t", versionText(), promqlVersion(), b.cfg.Querier.ExperimentalFunctions)
+	return fmt.Sprintf("pallium=%s promql=%s", versionText(), promqlVersion())
 }
 
 // buildFrontend returns the engine of queries over an evaluator: behind a frontend if it is
 // enabled.
-func (b *backend) buildFrontend(evaluator frontend.Evaluator, text parser.Parser, parts int) (promql.QueryEngine, error) {
+func (b *backend) buildFrontend(evaluator frontend.Evaluator, parsers switches.Parsers, parts int) (promql.QueryEngine, error) {
 	if !b.cfg.Frontend.Enabled {
 		return evaluator, nil
 	}
 	o := frontend.Options{
-		Evaluator: evaluator, Parser: text, Engine: split.Options{Lookback: querier.LookbackDelta, SubqueryStep: querier.SubqueryStep},
+		Evaluator: evaluator, Parsers: parsers, Syntax: querier.Switches,
+		Engine: split.Options{Lookback: querier.LookbackDelta, SubqueryStep: querier.SubqueryStep},
 		Versions: func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error) {
 			return querier.Versions(ctx, b.recent, b.longTerm, id, mint, maxt)
 		},

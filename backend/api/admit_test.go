@@ -28,6 +28,7 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 	"github.com/palliumhq/pallium/policies/routes"
 	"github.com/palliumhq/pallium/test/kit"
@@ -134,12 +135,12 @@ func newReading(t testing.TB, account int64) *reading {
 	}
 	b.account, b.gate = memory.NewAccount(account, nil), querier.NewGate(b.reg)
 	p := querier.NewParser(parser.Options{}, querier.MaxOperators)
-	engine := querier.NewEngine(p, slog.New(slog.DiscardHandler), nil)
+	engine := querier.NewEngine(switches.Only(p), slog.New(slog.DiscardHandler), nil)
 	logger := slog.New(slog.NewTextHandler(&b.log, nil))
 	b.running = active.New(active.Options{Slow: time.Minute, Now: func() time.Time { return b.now }, Logger: logger})
 	b.h = newAPI(Options{
 		Queryable: querier.NewQueryable(b.source, func() time.Time { return b.now }, logger), Now: func() time.Time { return b.now },
-		Engine: engine, Parser: p, Features: engine.Features, Logger: logger,
+		Engine: engine, Parsers: switches.Only(p), Features: engine.Features, Logger: logger,
 		Metadata: b.source.metadata, Delete: func(ctx context.Context, _ Deletion) error { return b.source.asked(ctx) },
 		Head:   func(context.Context, tenant.ID) (series.HeadStats, error) { return series.NoHead(), nil },
 		Limits: lim, Memory: b.account, Gate: b.gate, Active: b.running, Lookback: querier.LookbackDelta,

@@ -19,7 +19,6 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/promql"
-	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/features"
 
@@ -29,6 +28,7 @@ import (
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/remotewrite"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 	"github.com/palliumhq/pallium/policies/routes"
 )
@@ -45,7 +45,7 @@ type Options struct {
 	Push        func(context.Context, *series.Batch) (series.Outcome, error)
 	Queryable   Queryable
 	Engine      promql.QueryEngine
-	Parser      parser.Parser
+	Parsers     switches.Parsers
 	Metadata    func(context.Context, tenant.ID) ([]series.MetricMetadata, error) // ascending by metric
 	SeriesCount func(context.Context, tenant.ID) (int, error)                     // active series of a tenant
 	Head        func(context.Context, tenant.ID) (series.HeadStats, error)        // samples in memory of a tenant
@@ -57,10 +57,11 @@ type Options struct {
 	Gate            *querier.Gate    // nil: New creates one
 	Active          *active.Registry // nil: New creates one
 	Lookback        time.Duration
-	Features        func(features.Collector) // enables and disables the features of PromQL; nil: there are none
-	Now             func() time.Time         // nil: time.Now
-	Logger          *slog.Logger
-	Registerer      prometheus.Registerer
+	// Features enables and disables the features of PromQL of a request's tenant; nil: there are none.
+	Features   func(context.Context, features.Collector)
+	Now        func() time.Time // nil: time.Now
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
 }
 
 type api struct {
@@ -77,6 +78,9 @@ func New(o Options) (http.Handler, error) {
 	}
 	if o.Gate == nil {
 		o.Gate = querier.NewGate(o.Registerer)
+	}
+	if o.Parsers == nil {
+		o.Parsers = querier.NewParsers(querier.MaxPrettyOperators)
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -14,7 +14,7 @@ import (
 // handlers returns the API's own handlers, by route name. prom is Prometheus'
 // API, which serves the other routes.
 func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
-	counts := cardinality.New(cardinality.Options{Queryable: a.Queryable, Parser: a.Parser, Head: a.Head, Now: a.Now})
+	counts := cardinality.New(cardinality.Options{Queryable: a.Queryable, Parser: a.parser, Head: a.Head, Now: a.Now})
 	return map[string]http.HandlerFunc{
 		"push":             a.push,
 		"query":            a.admit(a.partial(prom)),

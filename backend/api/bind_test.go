@@ -60,6 +60,7 @@ func TestBind(t *testing.T) {
 		{"unknown path", change("query", func(r *routes.Route) { r.Paths = []string{routes.PrometheusAPI + "/query/"} }), "does not have GET /query/"},
 	} {
 		a := &api{Options: forRoles(true, true)}
+		a.Parsers = querier.NewParsers(querier.MaxPrettyOperators)
 		err := a.bind(chi.NewRouter(), tt.table)
 		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.err)

@@ -22,6 +22,7 @@ import (
 	"github.com/palliumhq/pallium/backend/peers"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -109,7 +110,7 @@ func TestCountedWhen(t *testing.T) {
 	at := window.Add(time.Hour) // when the sample was written, and then when it is asked
 	b.writeAt("a", "m", 1, at)
 	p := parser.NewParser(parser.Options{})
-	b.h = newAPI(Options{Queryable: querier.NewQueryable(recentOnly{b.ing}, time.Now, nil), Parser: p, Engine: querier.NewEngine(p, slog.New(slog.DiscardHandler), nil),
+	b.h = newAPI(Options{Queryable: querier.NewQueryable(recentOnly{b.ing}, time.Now, nil), Parsers: switches.Only(p), Engine: querier.NewEngine(switches.Only(p), slog.New(slog.DiscardHandler), nil),
 		Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Now: func() time.Time { return at },
 		Head: func(_ context.Context, id tenant.ID) (series.HeadStats, error) { return b.ing.HeadStats(id), nil }})
 	for _, tt := range []struct {
@@ -142,7 +143,7 @@ func TestCountedWhen(t *testing.T) {
 func TestHeadUnavailable(t *testing.T) {
 	fails := fmt.Errorf("%w: file-7", peers.ErrTooFew)
 	p := parser.NewParser(parser.Options{})
-	h := newAPI(Options{Queryable: querier.NewQueryable(&fakeSource{}, time.Now, nil), Parser: p, Engine: querier.NewEngine(p, slog.New(slog.DiscardHandler), nil),
+	h := newAPI(Options{Queryable: querier.NewQueryable(&fakeSource{}, time.Now, nil), Parsers: switches.Only(p), Engine: querier.NewEngine(switches.Only(p), slog.New(slog.DiscardHandler), nil),
 		Limits:   func(tenant.ID) limits.Limits { return limits.Default() },
 		Head:     func(context.Context, tenant.ID) (series.HeadStats, error) { return series.HeadStats{}, fails },
 		Metadata: func(context.Context, tenant.ID) ([]series.MetricMetadata, error) { return nil, fails }})
@@ -243,7 +244,7 @@ func TestReplicasCountOnce(t *testing.T) {
 	p := parser.NewParser(parser.Options{})
 	recent := querier.NewIngesters(querier.IngestersOptions{Tolerate: 1, Peers: func(context.Context) ([]querier.Peer, error) { return list, nil }})
 	t.Cleanup(func() { _ = recent.Close() })
-	h := newAPI(Options{Queryable: querier.NewQueryable(ofIngesters{recent}, time.Now, nil), Parser: p, Engine: querier.NewEngine(p, slog.New(slog.DiscardHandler), nil),
+	h := newAPI(Options{Queryable: querier.NewQueryable(ofIngesters{recent}, time.Now, nil), Parsers: switches.Only(p), Engine: querier.NewEngine(switches.Only(p), slog.New(slog.DiscardHandler), nil),
 		Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Head: recent.HeadStats})
 	for path, want := range map[string]string{
 		"status/tsdb": `"numSeries":20,"numLabelPairs":10,"chunkCount":20,`,
@@ -266,7 +267,7 @@ func TestCountFailureIsLoggedOnce(t *testing.T) {
 		p := parser.NewParser(parser.Options{})
 		source := &fakeSource{}
 		source.set(func(context.Context) error { return tt.source })
-		h := newAPI(Options{Queryable: querier.NewQueryable(source, time.Now, logger), Parser: p, Engine: querier.NewEngine(p, logger, nil), Logger: logger,
+		h := newAPI(Options{Queryable: querier.NewQueryable(source, time.Now, logger), Parsers: switches.Only(p), Engine: querier.NewEngine(switches.Only(p), logger, nil), Logger: logger,
 			Limits: func(tenant.ID) limits.Limits { return limits.Default() },
 			Head:   func(context.Context, tenant.ID) (series.HeadStats, error) { return series.NoHead(), tt.head }})
 		w := do(h, as("a", httptest.NewRequest(http.MethodGet, promAPI+"status/tsdb", nil)))

@@ -65,7 +65,7 @@ func (a *api) parseDeletion(r *http.Request) (Deletion, error) {
 		return d, errors.New("1 to 16 match[] parameters are required, each a series selector")
 	}
 	for _, m := range r.Form["match[]"] {
-		set, err := a.Parser.ParseMetricSelector(m)
+		set, err := a.parser(r).ParseMetricSelector(m)
 		if err != nil {
 			return d, fmt.Errorf("parameter match[]: %w", err)
 		}

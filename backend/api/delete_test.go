@@ -18,6 +18,7 @@ import (
 	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/store/lifecycle"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -34,7 +35,7 @@ func TestDeletionErrors(t *testing.T) {
 		{fmt.Errorf("delete series: %w", lifecycle.InvalidDeletion("the matchers have 70000 bytes, at most 65536 are possible")), http.StatusBadRequest, "at most 65536"},
 		{errors.New("open /srv: secret"), http.StatusServiceUnavailable, " again"},
 	} {
-		a := &api{Options: Options{Gate: querier.NewGate(nil), Active: active.New(active.Options{Now: time.Now}), Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Parser: parser.NewParser(parser.Options{}), Logger: slog.New(slog.DiscardHandler), Delete: func(context.Context, Deletion) error { return c.err }}}
+		a := &api{Options: Options{Gate: querier.NewGate(nil), Active: active.New(active.Options{Now: time.Now}), Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Parsers: switches.Only(parser.NewParser(parser.Options{})), Logger: slog.New(slog.DiscardHandler), Delete: func(context.Context, Deletion) error { return c.err }}}
 		r := httptest.NewRequest(http.MethodPost, "/api/v1/admin/tsdb/delete_series", strings.NewReader(url.Values{"match[]": {"up"}}.Encode()))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()

@@ -12,15 +12,15 @@ import (
 )
 
 // features implements Prometheus' endpoint features. What is absent counts as false.
-// PromQL registers itself, as the engine and the parser of this process are configured;
+// PromQL registers itself, with the switches of the tenant;
 // features of the API follow from the route table.
-func (a *api) features(w http.ResponseWriter, _ *http.Request) {
-	r := features.NewRegistry()
+func (a *api) features(w http.ResponseWriter, r *http.Request) {
+	has := features.NewRegistry()
 	if a.Features != nil {
-		a.Features(r)
+		a.Features(r.Context(), has)
 	}
-	apiFeatures(r, routes.Table())
-	writeJSON(w, http.StatusOK, map[string]any{"status": "success", "data": r.Get()})
+	apiFeatures(has, routes.Table())
+	writeJSON(w, http.StatusOK, map[string]any{"status": "success", "data": has.Get()})
 }
 
 // apiFeatures enables in r what the routes of the table offer, and what belongs to them.

@@ -43,17 +43,17 @@ func featuresOf(t *testing.T, h http.Handler) map[string]map[string]bool {
 	return answer.Data
 }
 
-// withSyntax returns the API of a backend whose parser has the options, without and with a
+// withSwitches returns the API of a backend whose tenants have these limits, without and with a
 // query frontend.
-func withSyntax(t *testing.T, o parser.Options) (alone, front http.Handler) {
+func withSwitches(t *testing.T, lim limits.Limits) (alone, front http.Handler) {
 	b := newBackend(t)
-	p := querier.NewParser(o, querier.MaxOperators)
+	p := querier.NewParsers(querier.MaxOperators)
 	engine := querier.NewEngine(p, slog.New(slog.DiscardHandler), nil)
 	now := func() time.Time { return b.now }
-	with := Options{Queryable: querier.NewQueryable(empty{}, now, nil), Parser: p, Features: engine.Features, Engine: engine,
-		Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Lookback: querier.LookbackDelta, Now: now}
+	with := Options{Queryable: querier.NewQueryable(empty{}, now, nil), Parsers: p, Features: engine.Features, Engine: engine,
+		Limits: func(tenant.ID) limits.Limits { return lim }, Lookback: querier.LookbackDelta, Now: now}
 	alone = newAPI(with)
-	with.Engine = frontend.New(frontend.Options{Evaluator: engine, Parser: p, Now: now,
+	with.Engine = frontend.New(frontend.Options{Evaluator: engine, Parsers: p, Syntax: querier.Switches, Now: now,
 		Engine: split.Options{Lookback: querier.LookbackDelta, SubqueryStep: querier.SubqueryStep}})
 	return alone, newAPI(with)
 }
@@ -134,7 +134,9 @@ func keywords() map[string]string {
 // answer says so, with the optional syntax off and on.
 func TestFeaturesOfPromQL(t *testing.T) {
 	for _, on := range []bool{false, true} {
-		alone, front := withSyntax(t, parser.Options{EnableExperimentalFunctions: on, EnableBinopFillModifiers: on, EnableUnquotedUTF8Names: on})
+		lim := limits.Default()
+		lim.PromQLExperimentalFunctions, lim.PromQLBinopFillModifiers, lim.PromQLUnquotedUTF8Names = on, on, on
+		alone, front := withSwitches(t, lim)
 		all := featuresOf(t, front)
 		n := 0
 		for _, category := range []string{features.PromQL, features.PromQLFunctions, features.PromQLOperators} {
@@ -242,7 +244,16 @@ func receives(path string) func(*backend) bool {
 // TestFeaturesByData checks for each feature that is not one of PromQL's syntax that it
 // works exactly if the answer says so, and that there are no others.
 func TestFeaturesByData(t *testing.T) {
-	b := newBackend(t)
+	for _, on := range []bool{false, true} {
+		t.Run(fmt.Sprintf("optional parts %v", on), func(t *testing.T) {
+			b := newBackend(t)
+			b.lim.PromQLDelayedNameRemoval, b.lim.PromQLTypeAndUnitLabels, b.lim.PromQLPerStepStats = on, on, on
+			featuresByData(t, b)
+		})
+	}
+}
+
+func featuresByData(t *testing.T, b *backend) {
 	for i := range 5 {
 		b.send("a", []string{"__name__", "up", "i", fmt.Sprint(i)}, b.ago(3*time.Minute, float64(i)))
 	}

@@ -60,7 +60,7 @@ func (a *api) federated(r *http.Request) ([][]*labels.Matcher, error) {
 	if len(r.Form["match[]"]) == 0 {
 		return nil, badRequest{errors.New(`at least one parameter match[] is required, a series selector such as {job="app"}`)}
 	}
-	sets, err := a.Parser.ParseMetricSelectors(r.Form["match[]"])
+	sets, err := a.parser(r).ParseMetricSelectors(r.Form["match[]"])
 	if err != nil {
 		return nil, badRequest{fmt.Errorf("parameter match[]: %w", err)}
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/peers"
 	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 	"github.com/palliumhq/pallium/test/kit"
 )
@@ -199,7 +200,7 @@ func TestFederateUnreadable(t *testing.T) {
 	var log kit.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
 	p := parser.NewParser(parser.Options{})
-	h := newAPI(Options{Queryable: querier.NewQueryable(broken{fmt.Errorf("file-7: %w", peers.ErrTooFew)}, time.Now, logger), Parser: p,
+	h := newAPI(Options{Queryable: querier.NewQueryable(broken{fmt.Errorf("file-7: %w", peers.ErrTooFew)}, time.Now, logger), Parsers: switches.Only(p),
 		Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Lookback: querier.LookbackDelta, Logger: logger})
 	w := do(h, as("a", httptest.NewRequest(http.MethodGet, "/prometheus/federate?match[]=up", nil)))
 	if w.Code != 503 || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "too few ingesters") || strings.Contains(w.Body.String(), "file-7") {

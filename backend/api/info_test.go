@@ -22,7 +22,7 @@ func TestPartsThatDoNotAnswer(t *testing.T) {
 	for _, err := range []error{fmt.Errorf("ingester-7: %w", peers.ErrTooFew), errors.New("ingester-7: broken")} {
 		b := newBackend(t)
 		h := newAPI(Options{
-			Queryable: querier.NewQueryable(nil, nil, nil), Engine: nil, Parser: nil,
+			Queryable: querier.NewQueryable(nil, nil, nil), Engine: nil,
 			Metadata: func(context.Context, tenant.ID) ([]series.MetricMetadata, error) {
 				return []series.MetricMetadata{{Metric: "m"}}, err
 			},

@@ -18,6 +18,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -37,15 +38,15 @@ func (b halfBroken) Select(_ context.Context, req series.Request) (*series.Selec
 // that the answer says so, and that such a query does not use the cache of results.
 func TestPartialResponse(t *testing.T) {
 	p := parser.NewParser(parser.Options{})
-	engine := querier.NewEngine(p, slog.New(slog.DiscardHandler), nil)
+	engine := querier.NewEngine(switches.Only(p), slog.New(slog.DiscardHandler), nil)
 	now := func() time.Time { return time.UnixMilli(20_002 * series.DayMillis) }
 	looks := 0
-	front := frontend.New(frontend.Options{Evaluator: engine, Parser: p, Cache: memory.New(1<<20, nil), Now: now,
+	front := frontend.New(frontend.Options{Evaluator: engine, Parsers: switches.Only(p), Cache: memory.New(1<<20, nil), Now: now,
 		Versions: func(context.Context, tenant.ID, int64, int64) (series.Versions, error) {
 			looks++
 			return series.Versions{}, errors.New("no versions")
 		}})
-	h := newAPI(Options{Queryable: querier.NewQueryable(halfBroken{broken{errors.New("file-7 is damaged")}}, now, nil), Parser: p,
+	h := newAPI(Options{Queryable: querier.NewQueryable(halfBroken{broken{errors.New("file-7 is damaged")}}, now, nil), Parsers: switches.Only(p),
 		Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Lookback: querier.LookbackDelta, Engine: front})
 	const whole = "query_range?query=up&start=1728000000&end=1728003600&step=60"
 	const instant = "query?query=up&time=1728000000"

@@ -8,11 +8,14 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/route"
 	"github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/promql/parser"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 
 	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
@@ -30,12 +33,14 @@ const (
 // routes.PrometheusAPI. It returns an error if the table has a route of
 // Prometheus' API that this version of Prometheus does not have.
 func (a *api) prometheus(table []routes.Route) (http.Handler, error) {
-	p := a.newPrometheus()
-	if err := checkRegistered(p.Register, table); err != nil {
+	first := a.newPrometheus(switches.Set{}, a.Registerer)
+	if err := checkRegistered(first.Register, table); err != nil {
 		return nil, err
 	}
-	router := route.New()
-	p.Register(router)
+	// The parser of a handler cannot be chosen for a request. The handler of remote read, the
+	// only one with metrics, parses nothing: it is the first one for all tenants.
+	router := routerOf(first)
+	others := switches.Each(func(s switches.Set) *route.Router { return routerOf(a.newPrometheus(s, nil)) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The edge handles CORS. Because newPrometheus passes nil as the
 		// pattern of allowed origins, Prometheus' handlers would panic on a
@@ -44,10 +49,23 @@ func (a *api) prometheus(table []routes.Route) (http.Handler, error) {
 		if _, ok := w.(*readWriter); !ok { // remoteRead does this itself
 			ctx, fault := querier.NoteFaults(r.Context())
 			w, r = &unavailableWriter{ResponseWriter: w, fault: fault, gone: func() bool { return clientGone(r) }}, r.WithContext(ctx)
+			if s := querier.Switches(r.Context()).Grammar(); s != (switches.Set{}) {
+				others(s).ServeHTTP(w, r)
+				return
+			}
 		}
 		router.ServeHTTP(w, r)
 	}), nil
 }
+
+func routerOf(p *v1.API) *route.Router {
+	router := route.New()
+	p.Register(router)
+	return router
+}
+
+// parser returns the parser of the request's tenant.
+func (a *api) parser(r *http.Request) parser.Parser { return a.Parsers(querier.Switches(r.Context())) }
 
 // checkRegistered returns an error for each of Prometheus' routes and methods
 // in the table that Prometheus' API does not have. register adds Prometheus'
@@ -89,7 +107,8 @@ func (w *statusWriter) Write(p []byte) (int, error) { return len(p), nil }
 // WriteHeader implements http.ResponseWriter.
 func (w *statusWriter) WriteHeader(status int) { w.status = status }
 
-func (a *api) newPrometheus() *v1.API {
+// newPrometheus returns Prometheus' API for tenants with these switches.
+func (a *api) newPrometheus(s switches.Set, reg prometheus.Registerer) *v1.API {
 	return v1.NewAPI(
 		a.Engine, readQueryable{a.Queryable}, nil, a.Queryable,
 		nil, nil, nil, // scrape pools, targets, alertmanagers: Pallium does not scrape
@@ -99,9 +118,9 @@ func (a *api) newPrometheus() *v1.API {
 		true, maxSearchLimit, a.Logger, nil,
 		readSamples, readConcurrency, readFrameBytes,
 		false, nil, nil, &v1.PrometheusVersion{}, nil, nil,
-		nil, a.Registerer, nil,
+		nil, reg, nil,
 		false, nil, false, false, false, // no remote write receiver: see push
-		a.Lookback, false, false, nil, nil, v1.OpenAPIOptions{}, a.Parser, false, 0,
+		a.Lookback, false, false, nil, nil, v1.OpenAPIOptions{}, a.Parsers(s), false, 0,
 	)
 }
 

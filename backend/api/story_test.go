@@ -29,6 +29,7 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 	"github.com/palliumhq/pallium/test/kit"
 )
@@ -64,11 +65,11 @@ func newBackend(t testing.TB) *backend {
 	p := parser.NewParser(parser.Options{})
 	account := memory.NewAccount(1<<30, nil)
 	t.Cleanup(func() { kit.Until(t, "all memory is given back", func() bool { return account.Used() == 0 }) })
-	engine := querier.NewEngine(p, slog.New(slog.DiscardHandler), nil)
+	engine := querier.NewEngine(switches.Only(p), slog.New(slog.DiscardHandler), nil)
 	b.h = newAPI(Options{
 		Memory: account, Features: engine.Features,
 		Push: dist.Push, Queryable: querier.NewQueryable(recentOnly{ing}, clock, nil),
-		Engine: engine, Parser: p,
+		Engine: engine, Parsers: switches.Only(p),
 		Metadata: func(_ context.Context, id tenant.ID) ([]series.MetricMetadata, error) { return ing.Metadata(id), nil }, SeriesCount: func(_ context.Context, id tenant.ID) (int, error) { return ing.SeriesCount(id), nil }, Limits: lim,
 		Head: func(_ context.Context, id tenant.ID) (series.HeadStats, error) { return ing.HeadStats(id), nil }, Now: clock,
 		Lookback: querier.LookbackDelta, Registerer: prometheus.NewRegistry(),

@@ -23,6 +23,7 @@ import (
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -52,9 +53,9 @@ func TestUnreadable(t *testing.T) {
 		"lost":       {fmt.Errorf("%w: file-7", series.ErrLost), http.StatusServiceUnavailable, "pallium loss accept"},
 	} {
 		p := parser.NewParser(parser.Options{})
-		h := newAPI(Options{Queryable: querier.NewQueryable(broken{tc.err}, time.Now, nil), Parser: p, Limits: lim, Lookback: querier.LookbackDelta,
+		h := newAPI(Options{Queryable: querier.NewQueryable(broken{tc.err}, time.Now, nil), Parsers: switches.Only(p), Limits: lim, Lookback: querier.LookbackDelta,
 			Head:   func(context.Context, tenant.ID) (series.HeadStats, error) { return series.NoHead(), nil },
-			Engine: querier.NewEngine(p, slog.New(slog.DiscardHandler), nil)})
+			Engine: querier.NewEngine(switches.Only(p), slog.New(slog.DiscardHandler), nil)})
 		for _, path := range []string{"query?query=up", "query_range?query=up&start=1&end=2&step=1", "series?match[]=up", "labels", "label/job/values",
 			"query_exemplars?query=up&start=1&end=2", "status/tsdb", "cardinality/label_names", "cardinality/label_values?label_names[]=i",
 			"cardinality/active_series?selector=up", "search/metric_names", "search/label_names", "search/label_values?label=i"} {

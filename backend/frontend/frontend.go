@@ -11,7 +11,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/prometheus/promql"
-	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -20,6 +19,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/lru"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/switches"
 )
 
 // Evaluator is the engine that evaluates queries and their parts.
@@ -53,7 +53,9 @@ type Evaluator interface {
 // Options configure a Frontend.
 type Options struct {
 	Evaluator Evaluator
-	Parser    parser.Parser
+	Parsers   switches.Parsers
+	// Syntax returns the optional parts of PromQL of a request's tenant; nil: there are none.
+	Syntax func(context.Context) switches.Set
 	// Versions reads the versions of all that answers for a range of times depend on
 	// (Unix milliseconds, inclusive).
 	Versions func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error)
@@ -61,7 +63,7 @@ type Options struct {
 	// Settle is the least age of samples that may be before the ingesters' recent bound.
 	Settle time.Duration
 	Engine split.Options
-	// Switches are the engine's settings on which answers depend, as text.
+	// Switches are the settings of the process on which answers depend, as text.
 	Switches   string
 	Workers    int // parts of one query that are evaluated at the same time; at least 1
 	Now        func() time.Time
@@ -104,6 +106,9 @@ func New(o Options) *Frontend {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Workers = max(o.Workers, 1)
+	if o.Syntax == nil {
+		o.Syntax = func(context.Context) switches.Set { return switches.Set{} }
+	}
 	auto := promauto.With(o.Registerer)
 	return &Frontend{o: o, noted: lru.New[notedKey, struct{}](mostNoted, nil), metrics: metrics{
 		steps: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_steps_total",

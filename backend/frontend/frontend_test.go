@@ -14,6 +14,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -125,6 +126,50 @@ func TestKept(t *testing.T) {
 				t.Errorf("%d steps were evaluated again, want %d", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestSwitches checks that a result is used only with the switches of PromQL with which it was
+// evaluated, and that names that are removed late leave a query whole. The answers are compared
+// with those of an engine with the switches.
+func TestSwitches(t *testing.T) {
+	start, end := origin, origin+3*day
+	all := (end-start)/hour + 1
+	late := switches.Set{DelayedNameRemoval: true}
+	const named = `label_replace(-load, "x", "$1", "__name__", "(.*)")` // has the label only with late
+	w := newWorld(t)
+	w.fill()
+	for i, tt := range []struct {
+		text         string
+		on           switches.Set
+		steps, parts int64 // evaluated
+	}{
+		{named, switches.Set{}, all, 1},
+		{named, switches.Set{}, 0, 0},
+		{named, late, all, 1},
+		{named, late, 0, 0},
+		{named, switches.Set{}, 0, 0},
+		{named, switches.Set{TypeAndUnitLabels: true}, all, 1},
+		{"load + fill(0) load", switches.Set{BinopFillModifiers: true}, all, 1},
+		{"load + fill(0) load", switches.Set{BinopFillModifiers: true}, 0, 0},
+		{"ü.b or max(load)", switches.Set{UnquotedUTF8Names: true}, all, 1},
+		{"limitk(1, sum(load))", switches.Set{ExperimentalFunctions: true}, all, 1},
+		{`-{__name__=~"load|other"}`, late, all, 1},
+		{`sort_by_label(-{__name__=~"load|other"}, "i")`, switches.Set{ExperimentalFunctions: true, DelayedNameRemoval: true}, all, 1},
+	} {
+		w.switchTo(tt.on)
+		steps, parts := w.steps.Load(), w.parts.Load()
+		w.ask(tt.text, start, end, hour)
+		if s, p := w.steps.Load()-steps, w.parts.Load()-parts; s != tt.steps || p != tt.parts {
+			t.Errorf("%d: %s with %q: %d steps in %d parts were evaluated, want %d in %d", i, tt.text, tt.on, s, p, tt.steps, tt.parts)
+		}
+	}
+	w.switchTo(late)
+	w.ask("sum(load)", start, end, hour)
+	steps := w.steps.Load()
+	w.ask("sum(load)", start, end-hour, hour)
+	if got := w.steps.Load() - steps; got != all-1 {
+		t.Errorf("a query whose names are removed late used the result of another range: %d steps were evaluated", got)
 	}
 }
 

@@ -34,6 +34,7 @@ type plan struct {
 	f        *Frontend
 	id       tenant.ID
 	policy   string
+	syntax   string // the switches of PromQL that are on
 	shape    split.Shape
 	step     int64
 	parts    []part
@@ -78,7 +79,8 @@ func (q *rangeQuery) plan(ctx context.Context) (*plan, bool) {
 	if !q.divisible() {
 		return nil, false
 	}
-	expr, err := f.o.Parser.ParseExpr(q.text)
+	syntax := f.o.Syntax(ctx)
+	expr, err := f.o.Parsers(syntax).ParseExpr(q.text)
 	if err != nil {
 		return nil, false // the whole query reports it
 	}
@@ -91,10 +93,11 @@ func (q *rangeQuery) plan(ctx context.Context) (*plan, bool) {
 		return nil, false
 	}
 	options := f.o.Engine
+	options.DelayedNames = syntax.DelayedNameRemoval
 	if q.opts != nil && q.opts.LookbackDelta() > 0 {
 		options.Lookback = q.opts.LookbackDelta()
 	}
-	p := &plan{q: q, f: f, id: access.Tenant, policy: access.Policy.String(), shape: split.Analyze(resolved, options),
+	p := &plan{q: q, f: f, id: access.Tenant, policy: access.Policy.String(), syntax: syntax.String(), shape: split.Analyze(resolved, options),
 		step: q.times.Step.Milliseconds()}
 	p.divide(timestamp.FromTime(q.times.Start), timestamp.FromTime(q.times.End), options.Lookback)
 	p.cached = p.cached && f.o.Cache != nil && !Uncached(ctx)
@@ -142,6 +145,7 @@ func (p *plan) key(r split.Range, interval int64, lookback time.Duration, fixed 
 	put(string(p.id))
 	put(p.policy)
 	put(p.f.o.Switches)
+	put(p.syntax)
 	number(lookback.Milliseconds())
 	number(p.step)
 	number(mod(r.Start, p.step))

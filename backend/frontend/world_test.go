@@ -27,6 +27,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -46,6 +47,7 @@ type world struct {
 	db     *teststorage.TestStorage
 	engine *promql.Engine
 	parser parser.Parser
+	syntax switches.Set // of the tenant
 	front  *Frontend
 	cache  *spy
 
@@ -104,14 +106,24 @@ func newWorld(t testing.TB) *world {
 
 func (w *world) frontend(c cache.Cache) *Frontend {
 	return New(Options{
-		Evaluator: w, Parser: w.parser, Cache: c, Engine: split.Options{Lookback: 5 * time.Minute, SubqueryStep: time.Minute},
+		Evaluator: w, Parsers: parserOf, Syntax: func(context.Context) switches.Set { return w.syntax }, Cache: c, Engine: split.Options{Lookback: 5 * time.Minute, SubqueryStep: time.Minute},
 		Versions: w.versions, Workers: 2, Now: func() time.Time { return timestamp.Time(w.now) }, Registerer: prometheus.NewRegistry(),
 	})
 }
 
+func parserOf(s switches.Set) parser.Parser { return parser.NewParser(s.Parser()) }
+
+// switchTo changes the switches of the tenant.
+func (w *world) switchTo(s switches.Set) {
+	w.syntax, w.parser = s, parserOf(s)
+	w.engine = promql.NewEngine(w.options(w.parser))
+}
+
 func (w *world) options(p parser.Parser) promql.EngineOpts {
-	return promql.EngineOpts{MaxSamples: math.MaxInt, Timeout: time.Hour, LookbackDelta: 5 * time.Minute, EnableAtModifier: true,
+	o := promql.EngineOpts{MaxSamples: math.MaxInt, Timeout: time.Hour, LookbackDelta: 5 * time.Minute, EnableAtModifier: true,
 		EnableNegativeOffset: true, Parser: p, NoStepSubqueryIntervalFn: func(int64) int64 { return minute }}
+	w.syntax.Engine(&o)
+	return o
 }
 
 func (w *world) versions(_ context.Context, _ tenant.ID, mint, maxt int64) (series.Versions, error) {

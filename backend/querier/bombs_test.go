@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -61,6 +62,15 @@ func TestLargeExpressions(t *testing.T) {
 	} {
 		if _, err := p.ParseExpr(text); (err == nil) != want {
 			t.Errorf("%.20s... (%d bytes): error %v", text, len(text), err)
+		}
+	}
+	all := NewParsers(100)(switches.Set{UnquotedUTF8Names: true})
+	for _, text := range []string{"ü", "a.b", "sum by (ä.c) (a.b)"} {
+		if _, err := all.ParseExpr(text + strings.Repeat("+ 1", 90)); err != nil {
+			t.Errorf("%s with few operators: %v", text, err)
+		}
+		if _, err := all.ParseExpr(text + strings.Repeat("+ 1", 101)); err == nil || !strings.Contains(err.Error(), "operators") {
+			t.Errorf("%s with 101 operators: error %v", text, err)
 		}
 	}
 	if _, err := p.ParseExpr("up +"); err == nil || strings.Contains(err.Error(), "operators") {

@@ -19,6 +19,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -29,8 +30,8 @@ const LookbackDelta = 5 * time.Minute
 // Engine is Prometheus' engine with the tenant's limits, which are in the
 // context of each query (see WithLimits).
 type Engine struct {
-	logger *slog.Logger
-	parser parser.Parser
+	logger  *slog.Logger
+	parsers switches.Parsers
 
 	mu      sync.Mutex
 	engines map[engineKey]*promql.Engine // one for each combination of limits that the engine itself enforces
@@ -42,15 +43,16 @@ type Engine struct {
 type engineKey struct {
 	maxSamples int
 	timeout    time.Duration
+	switches   switches.Set
 }
 
 var _ promql.QueryEngine = (*Engine)(nil)
 
-// NewEngine returns an Engine that parses queries with p.
-func NewEngine(p parser.Parser, logger *slog.Logger, reg prometheus.Registerer) *Engine {
+// NewEngine returns an Engine that parses queries with the parser of their tenant's switches.
+func NewEngine(p switches.Parsers, logger *slog.Logger, reg prometheus.Registerer) *Engine {
 	auto := promauto.With(reg)
 	return &Engine{
-		logger: logger, parser: p,
+		logger: logger, parsers: p,
 		engines: map[engineKey]*promql.Engine{},
 		queries: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_querier_queries_total", Help: "PromQL queries that were started."}),
 		exceeded: auto.NewCounterVec(
@@ -65,7 +67,7 @@ const maxEngines = 64
 
 // engineKeyOf returns the limits that the engine itself enforces.
 func engineKeyOf(lim *limits.Limits) engineKey {
-	key := engineKey{maxSamples: lim.MaxQuerySamples, timeout: time.Duration(lim.QueryTimeout)}
+	key := engineKey{maxSamples: lim.MaxQuerySamples, timeout: time.Duration(lim.QueryTimeout), switches: switches.Of(lim)}
 	if key.maxSamples <= 0 {
 		key.maxSamples = math.MaxInt
 	}
@@ -76,17 +78,18 @@ func engineKeyOf(lim *limits.Limits) engineKey {
 }
 
 func (e *Engine) options(key engineKey) promql.EngineOpts {
-	return promql.EngineOpts{
+	o := promql.EngineOpts{
 		Logger: e.logger, MaxSamples: key.maxSamples, Timeout: key.timeout, LookbackDelta: LookbackDelta,
-		EnableAtModifier: true, EnableNegativeOffset: true, Parser: e.parser,
+		EnableAtModifier: true, EnableNegativeOffset: true, Parser: e.parsers(key.switches),
 		NoStepSubqueryIntervalFn: func(int64) int64 { return defaultSubqueryStep },
 	}
+	key.switches.Engine(&o)
+	return o
 }
 
-// Features enables and disables in r the features of PromQL, as this Engine and its parser
-// are configured.
-func (e *Engine) Features(r features.Collector) {
-	o := e.options(engineKey{maxSamples: 1, timeout: time.Second})
+// Features enables and disables in r the features of PromQL that the tenant of a request has.
+func (e *Engine) Features(ctx context.Context, r features.Collector) {
+	o := e.options(engineKey{maxSamples: 1, timeout: time.Second, switches: Switches(ctx)})
 	o.FeatureRegistry = r
 	promql.NewEngine(o) // registers what it has
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -166,7 +167,7 @@ type bed struct {
 func newBed(t testing.TB) *bed {
 	b := &bed{now: time.UnixMilli(start + series.DayMillis), reg: prometheus.NewRegistry()}
 	b.source = &fakeSource{data: map[tenant.ID][]series.WithChunks{"a": oneADay(t, "up", 3), "b": oneADay(t, "secret", 1)}}
-	b.engine = NewEngine(parser.NewParser(parser.Options{}), nil, b.reg)
+	b.engine = NewEngine(switches.Only(parser.NewParser(parser.Options{})), nil, b.reg)
 	b.q = NewQueryable(b.source, func() time.Time { return b.now }, slog.New(slog.NewTextHandler(&b.log, nil)))
 	return b
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/switches"
 )
 
 var withExperimental = parser.Options{EnableExperimentalFunctions: true, EnableBinopFillModifiers: true}
@@ -22,7 +23,7 @@ var withExperimental = parser.Options{EnableExperimentalFunctions: true, EnableB
 func labelBed(t testing.TB) (*bed, int64) {
 	t.Helper()
 	b := newBed(t)
-	b.engine = NewEngine(NewParser(withExperimental, MaxOperators), nil, prometheus.NewRegistry())
+	b.engine = NewEngine(switches.Only(NewParser(withExperimental, MaxOperators)), nil, prometheus.NewRegistry())
 	var largest int64
 	var all []series.WithChunks
 	add := func(v float64, ls ...string) {

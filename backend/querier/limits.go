@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -28,6 +29,9 @@ func Limits(ctx context.Context) *limits.Limits {
 	lim, _ := ctx.Value(limitsKey{}).(*limits.Limits)
 	return lim
 }
+
+// Switches returns the optional parts of PromQL that the limits of a request turn on.
+func Switches(ctx context.Context) switches.Set { return switches.Of(Limits(ctx)) }
 
 // tenantLimits returns the tenant of a request, and its limits.
 func tenantLimits(ctx context.Context) (*limits.Limits, tenant.ID, error) {

@@ -4,6 +4,9 @@ import (
 	"fmt"
 
 	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/palliumhq/pallium/backend/lex"
+	"github.com/palliumhq/pallium/backend/switches"
 )
 
 // Limits of an expression's size, counted in operators and opening brackets.
@@ -26,9 +29,15 @@ func NewParser(o parser.Options, most int) parser.Parser {
 	return boundedParser{parser.NewParser(o), most}
 }
 
+// NewParsers returns the parsers of all sets of switches, with the limit of NewParser.
+func NewParsers(most int) switches.Parsers {
+	of := switches.Each(func(s switches.Set) parser.Parser { return NewParser(s.Parser(), most) })
+	return func(s switches.Set) parser.Parser { return of(s.Grammar()) }
+}
+
 // ParseExpr implements parser.Parser.
 func (p boundedParser) ParseExpr(text string) (parser.Expr, error) {
-	l, found := parser.Lex(text), 0
+	l, found := lex.New(text), 0
 	for {
 		var item parser.Item
 		l.NextItem(&item)

@@ -27,7 +27,7 @@ func (e *Engine) NewPartQuery(
 	// An engine of its own, since the parser cannot be chosen for a query. Engines are
 	// cheap to create and have no state but metrics.
 	o := e.options(engineKeyOf(lim))
-	o.Parser = split.Parser(e.parser, whole.Start, whole.End, whole.Step)
+	o.Parser = split.Parser(o.Parser, whole.Start, whole.End, whole.Step)
 	first, last := timestamp.Time(part.Start), timestamp.Time(part.End)
 	inner, err := promql.NewEngine(o).NewRangeQuery(ctx, q, opts, text, first, last, whole.Step)
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -197,7 +198,7 @@ func TestPartialWarnings(t *testing.T) {
 	var log bytes.Buffer
 	now := func() time.Time { return time.UnixMilli(20_010 * series.DayMillis) }
 	q := NewQueryable(Both(recentPart{&part{}}, long), now, slog.New(slog.NewTextHandler(&log, nil)))
-	e := NewEngine(parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler), nil)
+	e := NewEngine(switches.Only(parser.NewParser(parser.Options{})), slog.New(slog.DiscardHandler), nil)
 	lim := limits.Default()
 	ctx := WithLimits(tenant.NewContext(t.Context(), tenant.Access{Tenant: "a", Policy: tenant.Unrestricted()}), &lim)
 	run := func(ctx context.Context) (string, error) {

@@ -3,6 +3,8 @@ package regexsize
 import (
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/util/strutil"
+
+	"github.com/palliumhq/pallium/backend/lex"
 )
 
 // Expression returns the sum of Pattern over the regular expressions of a PromQL
@@ -14,7 +16,7 @@ import (
 func Expression(promql string, most int) (int, error) {
 	all := callsWithPatterns(promql)
 	sum, wanted := 0, false
-	l := parser.Lex(promql)
+	l := lex.New(promql)
 	for {
 		var item parser.Item
 		l.NextItem(&item)
@@ -57,7 +59,7 @@ func quoted(text string, most, sum int) (int, error) {
 // string arguments occurs. If a metric or label has such a name, more strings than
 // needed are counted.
 func callsWithPatterns(promql string) bool {
-	l := parser.Lex(promql)
+	l := lex.New(promql)
 	for {
 		var item parser.Item
 		l.NextItem(&item)

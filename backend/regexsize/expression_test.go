@@ -37,13 +37,14 @@ func TestExpression(t *testing.T) {
 		{`label_replace_x{a="` + long + `"}`, 0},
 		{`label_join(up, "` + long + `", ",", "a")`, 0},
 		{`my:label_replace{a="` + long + `"}`, 0},
-		{`up{a=~"` + long + `"} ~ {b=~"` + long + `"}`, 1}, // invalid from ~ on
-		{`up{a=~"` + long + `"} + {b=~"` + long, 1},        // an unterminated string
-		{`up{a=~"` + long + `",} + {b=~"` + long + `"`, 2}, // an error that only the parser finds
-		{`up{a=~"\q` + long + `"}`, 0},                     // cannot be unquoted
-		{`up{a=~"(` + long + `"}`, 0},                      // invalid regular expression
-		{`up{a=~` + "\"a\" \"" + long + "\"}", 0},          // the second string is not a pattern
-		{`up{a=~b,c="` + long + `"}`, 0},                   // not a pattern
+		{`up{a=~"` + long + `"} ~ {b=~"` + long + `"}`, 1},            // invalid from ~ on
+		{`up{a=~"` + long + `"} + {b=~"` + long, 1},                   // an unterminated string
+		{`up{a=~"` + long + `",} + {b=~"` + long + `"`, 2},            // an error that only the parser finds
+		{`up{a=~"\q` + long + `"}`, 0},                                // cannot be unquoted
+		{`up{a=~"(` + long + `"}`, 0},                                 // invalid regular expression
+		{`up{a=~` + "\"a\" \"" + long + "\"}", 0},                     // the second string is not a pattern
+		{`größe.b{ключ.a=~"` + long + `"} + ü{b=~"` + long + `"}`, 2}, // names of promql_unquoted_utf8_names
+		{`up{a=~b,c="` + long + `"}`, 0},                              // not a pattern
 		{`up{a=~"` + long + `",a=~"` + long + `"} and on() {__name__=~"` + long + `"}`, 3},
 	} {
 		n, err := Expression(tt.promql, most)
@@ -60,6 +61,8 @@ func TestExpressionTooLarge(t *testing.T) {
 		`up{a=~"` + bomb + `"}`:                                                         false,
 		`{a=~"` + part + `",b=~"` + part + `",c=~"` + part + `"}`:                       true,
 		`{a=~"` + part + `",b=~"` + part + `",c=~"` + part + `"} + {a=~"` + part + `"}`: false,
+		`ü.b{c.d=~"` + bomb + `"}`:                                                      false,
+		`label_replace(ü.b, "a", "$1", "b", "` + bomb + `")`:                            false,
 		`{a="` + bomb + `"}`:                                                            true,
 		`label_replace(up, "a", "$1", "b", "a)|` + bomb + `|(?:b")`:                     false,
 		`{` + strings.Repeat(`a=~".",`, 9000) + `}`:                                     false,

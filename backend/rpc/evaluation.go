@@ -115,7 +115,8 @@ const (
 // sendAnswer sends an answer in one or more messages, the last of which has End.
 func sendAnswer(r *evaluation.Request, a *evaluation.Answer, send func(*wire.EvaluationResponse) error) error {
 	end := &wire.EvaluationEnd{Joinable: a.Joinable, Series: a.Cost.Series, Samples: a.Cost.Samples, Read: a.Cost.Read,
-		Switches: a.Switches, AnyReaders: a.Readers.Any, Readers: a.Readers.IDs, Failure: encodeFailure(a.Err), Fault: encodeFailure(a.Fault)}
+		Switches: a.Switches, Syntax: a.Syntax,
+		AnyReaders: a.Readers.Any, Readers: a.Readers.IDs, Failure: encodeFailure(a.Err), Fault: encodeFailure(a.Fault)}
 	for _, n := range a.Notes {
 		end.Notes = append(end.Notes, wire.EvaluationNote{Raw: n.Raw, Placed: n.Placed, Info: n.Info})
 	}
@@ -222,7 +223,8 @@ func (c *collector) add(in *wire.EvaluationResponse) (*evaluation.Answer, error)
 }
 
 func (c *collector) complete(end *wire.EvaluationEnd) (*evaluation.Answer, error) {
-	a := &evaluation.Answer{Joinable: end.Joinable, Switches: end.Switches, Err: decodeFailure(end.Failure), Fault: decodeFailure(end.Fault),
+	a := &evaluation.Answer{Joinable: end.Joinable, Switches: end.Switches, Syntax: end.Syntax,
+		Err: decodeFailure(end.Failure), Fault: decodeFailure(end.Fault),
 		Readers: evaluation.Readers{Any: end.AnyReaders, IDs: end.Readers},
 		Cost:    evaluation.Cost{Series: end.Series, Samples: end.Samples, Read: end.Read}}
 	for _, n := range end.Notes {

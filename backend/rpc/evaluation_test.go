@@ -146,7 +146,7 @@ func TestAnswerEncoding(t *testing.T) {
 		"string":       {instant, promql.String{T: at, V: "x"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want := &evaluation.Answer{Value: tt.v, Joinable: true, Switches: "v1", Cost: evaluation.Cost{Series: 1, Samples: 2, Read: 3},
+			want := &evaluation.Answer{Value: tt.v, Joinable: true, Switches: "v1", Syntax: "promql_x", Cost: evaluation.Cost{Series: 1, Samples: 2, Read: 3},
 				Readers: evaluation.Readers{Any: true, IDs: []string{"a", "b"}},
 				Notes:   []evaluation.Note{{Raw: "r", Placed: "r (1:1)", Info: true}, {Raw: "w", Placed: "w"}}}
 			got := pass(t, tt.r, want)

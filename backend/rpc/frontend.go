@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/prometheus/promql"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -129,7 +130,7 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation
 				return &evaluation.Answer{Err: querier.Explained(ctx, err)}, dispatch.ErrSlotBroken
 			}
 			if a != nil {
-				return a, nil
+				return understood(r, a), nil
 			}
 		case <-w.ended:
 			if !begun {
@@ -140,6 +141,17 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation
 			return nil, dispatch.ErrSlotBroken
 		}
 	}
+}
+
+// understood returns an answer, or one that another querier may replace if this one does not
+// have the switches of the request.
+func understood(r *evaluation.Request, a *evaluation.Answer) *evaluation.Answer {
+	err := r.CheckSyntax(a)
+	if err == nil {
+		return a
+	}
+	err = fmt.Errorf("%w: %w", wire.ErrUnavailable, err)
+	return &evaluation.Answer{Err: promql.ErrStorage{Err: err}, Fault: err}
 }
 
 // aliveTimeout is how long a frontend may take to send the first, empty piece of an answer.
@@ -178,6 +190,11 @@ func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (*evaluation.An
 			return nil, wire.Error(err)
 		}
 		a, err := c.add(piece)
+		if a != nil && err == nil {
+			if err := r.CheckSyntax(a); err != nil {
+				return nil, fmt.Errorf("%w: %w", wire.ErrUnavailable, err)
+			}
+		}
 		if a != nil || err != nil {
 			return a, querier.Explained(ctx, err)
 		}

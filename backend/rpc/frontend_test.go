@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -37,6 +38,9 @@ func (s *slots) Query(ctx context.Context, r *evaluation.Request) (*evaluation.A
 	if r.Text == "hang" {
 		<-ctx.Done()
 		return &evaluation.Answer{Err: promql.ErrQueryCanceled("x")}, func() { close(s.released) }, nil
+	}
+	if applied, ok := strings.CutPrefix(r.Text, "applied "); ok {
+		return &evaluation.Answer{Value: promql.String{V: "x"}, Syntax: applied}, func() {}, nil
 	}
 	if r.Text == "vector" {
 		return &evaluation.Answer{Value: vector()}, func() {}, nil
@@ -124,6 +128,42 @@ func TestQuery(t *testing.T) {
 	stop()
 	if _, err := p.Query(ctx, r); !errors.Is(err, wire.ErrUnavailable) {
 		t.Errorf("a frontend that is not there: %v", err)
+	}
+}
+
+// TestOtherSwitches checks that the answer of a process that does not know a switch of the
+// tenant is not used, and that another one is asked.
+func TestOtherSwitches(t *testing.T) {
+	f := newSlots()
+	p, _ := serveFrontend(t, f)
+	stream, err := p.Work(ctx, "q")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot := <-f.list
+	const late = "promql_delayed_name_removal"
+	for _, tt := range []struct {
+		on      bool
+		applied string
+		used    bool
+	}{{false, "", true}, {true, late, true}, {true, "", false}, {false, late, false}, {true, late + ",promql_x", false}} {
+		r := exampleRequest()
+		r.Part, r.Times.Step, r.Text = nil, 0, "applied "+tt.applied
+		r.Limits.PromQLDelayedNameRemoval = tt.on
+		a, err := p.Query(ctx, r)
+		if (err == nil && a.Value != nil) != tt.used || err != nil && !errors.Is(err, wire.ErrUnavailable) {
+			t.Errorf("a home that applied %q, switched on %v: %v, %v", tt.applied, tt.on, a, err)
+		}
+		go func() {
+			if r, err := stream.Next(); err == nil {
+				_ = stream.Answer(r, &evaluation.Answer{Value: promql.String{V: "x"}, Syntax: tt.applied})
+			}
+		}()
+		a, err = slot.Evaluate(ctx, r)
+		var unreadable promql.ErrStorage
+		if err != nil || (a.Value != nil) != tt.used || !tt.used && (!errors.As(a.Err, &unreadable) || a.Fault == nil) {
+			t.Errorf("a querier that applied %q, switched on %v: %+v, %v", tt.applied, tt.on, a, err)
+		}
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // the type of the default is the type of the field. The defaults suffice for one busy
 // Prometheus and keep one tenant from overloading the machine.
 func declared() []Description {
-	return slices.Concat(edgeLimits(), writeLimits(), queryLimits())
+	return slices.Concat(edgeLimits(), writeLimits(), queryLimits(), syntaxLimits())
 }
 
 // Texts used by several declarations.
@@ -123,5 +123,25 @@ func queryLimits() []Description {
 		{Name: "max_memory_bytes", Default: int64(0), Unit: Bytes, Zero: "limited only by the process",
 			Meaning: "memory that requests in progress hold in one process",
 			Use:     "the request needs at least %s of memory", Hint: selectLess},
+	}
+}
+
+// syntaxLimits returns the switches of PromQL: flags of Prometheus (--enable-feature), which
+// are off without flags there too. Package backend/switches applies them.
+func syntaxLimits() []Description {
+	const rejected = "a query with one is an error"
+	return []Description{
+		{Name: "promql_experimental_functions", Default: false, Unit: Switch, Zero: rejected,
+			Meaning: "whether PromQL has experimental functions and aggregations, such as `sort_by_label` and `limitk`"},
+		{Name: "promql_binop_fill_modifiers", Default: false, Unit: Switch, Zero: rejected,
+			Meaning: "whether binary operators have the modifiers `fill`, `fill_left` and `fill_right`"},
+		{Name: "promql_unquoted_utf8_names", Default: false, Unit: Switch, Zero: "such names must be quoted",
+			Meaning: "whether names with letters of all alphabets and dots may be written without quotes"},
+		{Name: "promql_delayed_name_removal", Default: false, Unit: Switch, Zero: "functions and operators drop it at once",
+			Meaning: "whether the metric name is dropped at the end of a query; the query is then not divided at days"},
+		{Name: "promql_type_and_unit_labels", Default: false, Unit: Switch, Zero: "they follow from the name of the metric",
+			Meaning: "whether annotations about the types of metrics follow from the label `__type__`"},
+		{Name: "promql_per_step_stats", Default: false, Unit: Switch, Zero: "`stats=all` has no samples of steps",
+			Meaning: "whether `stats=all` counts samples for each step; such a query is not divided and not cached"},
 	}
 }

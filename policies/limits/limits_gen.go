@@ -104,6 +104,24 @@ type Limits struct {
 	// MaxMemoryBytes: memory that requests in progress hold in one process.
 	// 0 means limited only by the process.
 	MaxMemoryBytes int64 `yaml:"max_memory_bytes" json:"max_memory_bytes"`
+	// PromQLExperimentalFunctions: whether PromQL has experimental functions and aggregations, such as `sort_by_label` and `limitk`.
+	// False means a query with one is an error.
+	PromQLExperimentalFunctions bool `yaml:"promql_experimental_functions" json:"promql_experimental_functions"`
+	// PromQLBinopFillModifiers: whether binary operators have the modifiers `fill`, `fill_left` and `fill_right`.
+	// False means a query with one is an error.
+	PromQLBinopFillModifiers bool `yaml:"promql_binop_fill_modifiers" json:"promql_binop_fill_modifiers"`
+	// PromQLUnquotedUTF8Names: whether names with letters of all alphabets and dots may be written without quotes.
+	// False means such names must be quoted.
+	PromQLUnquotedUTF8Names bool `yaml:"promql_unquoted_utf8_names" json:"promql_unquoted_utf8_names"`
+	// PromQLDelayedNameRemoval: whether the metric name is dropped at the end of a query; the query is then not divided at days.
+	// False means functions and operators drop it at once.
+	PromQLDelayedNameRemoval bool `yaml:"promql_delayed_name_removal" json:"promql_delayed_name_removal"`
+	// PromQLTypeAndUnitLabels: whether annotations about the types of metrics follow from the label `__type__`.
+	// False means they follow from the name of the metric.
+	PromQLTypeAndUnitLabels bool `yaml:"promql_type_and_unit_labels" json:"promql_type_and_unit_labels"`
+	// PromQLPerStepStats: whether `stats=all` counts samples for each step; such a query is not divided and not cached.
+	// False means `stats=all` has no samples of steps.
+	PromQLPerStepStats bool `yaml:"promql_per_step_stats" json:"promql_per_step_stats"`
 }
 
 // The limits, in the order of the fields of Limits.
@@ -141,4 +159,10 @@ const (
 	MaxQueuedQueries
 	MaxRegexInstructions
 	MaxMemoryBytes
+	PromQLExperimentalFunctions
+	PromQLBinopFillModifiers
+	PromQLUnquotedUTF8Names
+	PromQLDelayedNameRemoval
+	PromQLTypeAndUnitLabels
+	PromQLPerStepStats
 )

@@ -3,6 +3,7 @@ package conformance
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 
@@ -247,6 +248,20 @@ func histPointOf(t int64, h *histogram.FloatHistogram) histPoint {
 		p.buckets = append(p.buckets, bucket{boundaries: boundaries, lower: b.Lower, upper: b.Upper, count: b.Count})
 	}
 	return p
+}
+
+// counted is the part of an annotation that says how many samples were fixed. A query that is
+// divided has another number; see package backend/frontend/split.
+var counted = regexp.MustCompile(`over \d+ samples from \S+ to \S+`)
+
+// uncounted returns the answer without the number of samples in annotations.
+func (a answer) uncounted() answer {
+	infos := slices.Clone(a.infos)
+	for i := range infos {
+		infos[i] = counted.ReplaceAllString(infos[i], "over N samples")
+	}
+	a.infos = infos
+	return a
 }
 
 // difference describes where two answers differ; "" means that they are equal. The

@@ -24,7 +24,7 @@ import (
 // Options has what the endpoints need.
 type Options struct {
 	Queryable storage.Queryable
-	Parser    parser.Parser // of selectors
+	Parser    func(*http.Request) parser.Parser // of selectors
 	// Head returns the chunks of a tenant in the memory of ingesters, of all its series:
 	// it knows no label policy. Only a request that may read all of them may see the answer.
 	Head func(context.Context, tenant.ID) (series.HeadStats, error)
@@ -88,7 +88,7 @@ func (a *API) count(ctx context.Context, p *parameters, only []string) (*counter
 // ActiveSeries implements cardinality/active_series: the labels of the active series that
 // match the selector, sorted.
 func (a *API) ActiveSeries(r *http.Request) (any, error) {
-	p, err := a.parse(r.Form)
+	p, err := a.parse(r)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ type activeAnswer struct {
 
 // LabelNames implements cardinality/label_names: the label names with the most values.
 func (a *API) LabelNames(r *http.Request) (any, error) {
-	p, err := a.parse(r.Form)
+	p, err := a.parse(r)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ type nameCount struct {
 // LabelValues implements cardinality/label_values: for each requested label name, the values
 // with the most series.
 func (a *API) LabelValues(r *http.Request) (any, error) {
-	p, err := a.parse(r.Form)
+	p, err := a.parse(r)
 	if err != nil {
 		return nil, err
 	}

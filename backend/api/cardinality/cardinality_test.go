@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -27,13 +28,13 @@ func FuzzParameters(f *testing.F) {
 	} {
 		f.Add(s)
 	}
-	a := New(Options{Parser: parser.NewParser(parser.Options{})})
+	a := New(Options{Parser: func(*http.Request) parser.Parser { return parser.NewParser(parser.Options{}) }})
 	f.Fuzz(func(t *testing.T, query string) {
 		form, err := url.ParseQuery(query)
 		if err != nil {
 			t.Skip()
 		}
-		p, err := a.parse(form)
+		p, err := a.parse(&http.Request{Form: form})
 		var wrong *ParameterError
 		if err != nil {
 			if !errors.As(err, &wrong) || err.Error() == "" {

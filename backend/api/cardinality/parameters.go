@@ -2,7 +2,7 @@ package cardinality
 
 import (
 	"fmt"
-	"net/url"
+	"net/http"
 	"slices"
 	"strconv"
 
@@ -33,7 +33,8 @@ type parameters struct {
 }
 
 // parse parses parameters. Its errors are *ParameterError.
-func (a *API) parse(form url.Values) (*parameters, error) {
+func (a *API) parse(r *http.Request) (*parameters, error) {
+	form := r.Form
 	p := &parameters{limit: defaultLimit}
 	var err error
 	if text := form.Get("limit"); text != "" {
@@ -52,7 +53,7 @@ func (a *API) parse(form url.Values) (*parameters, error) {
 		return nil, bad("parameter selector appears %d times: send one series selector", len(form["selector"]))
 	}
 	if text := form.Get("selector"); text != "" {
-		if p.selector, err = a.o.Parser.ParseMetricSelector(text); err != nil {
+		if p.selector, err = a.o.Parser(r).ParseMetricSelector(text); err != nil {
 			return nil, bad("parameter selector: %v", err)
 		}
 	}

@@ -72,7 +72,7 @@ type Engine interface {
 type Options struct {
 	Engine Engine
 	Queue  *queue.Queue
-	// Switches are the engine's settings on which answers depend, as text.
+	// Switches are the settings of the process on which answers depend, as text.
 	Switches string
 	// Timer returns a channel that receives after a duration, as time.After.
 	Timer      func(time.Duration) <-chan time.Time

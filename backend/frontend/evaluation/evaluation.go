@@ -5,6 +5,7 @@ package evaluation
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
 	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -59,6 +61,17 @@ func (r Request) Of(ctx context.Context, opts promql.QueryOpts, text string, tim
 // Instant reports whether the request is an instant query.
 func (r *Request) Instant() bool { return r.Times.Step == 0 }
 
+// CheckSyntax returns an error if an answer was evaluated with other switches of PromQL than
+// the limits of the request turn on: a process of an older version ignores limits that it does
+// not know, and its answer may be wrong. A process that has them all may answer.
+func (r *Request) CheckSyntax(a *Answer) error {
+	want := switches.Of(&r.Limits).String()
+	if a.Syntax == want {
+		return nil
+	}
+	return fmt.Errorf("a process of another version evaluated the query with the PromQL switches %q, not %q", a.Syntax, want)
+}
+
 // Answer is the result of an evaluation.
 type Answer struct {
 	Value parser.Value // nil after an error
@@ -70,7 +83,9 @@ type Answer struct {
 	Readers  Readers
 	// Switches are the settings of the process that evaluated, on which answers depend.
 	Switches string
-	Err      error
+	// Syntax are the switches of PromQL that it applied, as text; see switches.Set.String.
+	Syntax string
+	Err    error
 	// Fault is the error with which data could not be read, if there was one. A retry,
 	// perhaps by another process, may succeed.
 	Fault error

@@ -17,6 +17,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/switches"
 )
 
 // Parts evaluates parts of range queries.
@@ -35,7 +36,7 @@ type Options struct {
 	Gate      *querier.Gate   // of queries; nil for parts, whose query has a slot already
 	Cost      func(promql.Query) (series, samples int64)
 	Readers   func(promql.Query) evaluation.Readers
-	Switches  string // the engine's settings on which answers depend
+	Switches  string // the settings of the process on which answers depend
 }
 
 // Runner runs evaluations. It is safe for concurrent use.
@@ -55,7 +56,7 @@ func (r *Runner) Run(ctx context.Context, req *evaluation.Request) (a *evaluatio
 	}
 	ctx, fault, end := r.context(ctx, req)
 	closers = append(closers, end)
-	a = &evaluation.Answer{Joinable: true, Switches: r.o.Switches}
+	a = &evaluation.Answer{Joinable: true, Switches: r.o.Switches, Syntax: switches.Of(&req.Limits).String()}
 	defer func() { a.Fault = fault() }()
 	if r.o.Gate != nil {
 		leave, err := r.o.Gate.Enter(ctx, req.Access.Tenant, &req.Limits)

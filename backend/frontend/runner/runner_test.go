@@ -87,7 +87,11 @@ func TestRun(t *testing.T) {
 	r := New(Options{Engine: e, Parts: e, Memory: account, Switches: "v1", Gate: querier.NewGate(prometheus.NewRegistry()),
 		Cost: func(promql.Query) (int64, int64) { return 3, 4 }})
 	req := request()
+	req.Limits.PromQLPerStepStats = true
 	a, release := r.Run(t.Context(), req)
+	if a.Syntax != "promql_per_step_stats" || req.CheckSyntax(a) != nil {
+		t.Errorf("the answer was evaluated with %q", a.Syntax)
+	}
 	if a.Err != nil || a.Value.(promql.Scalar).V != 1 || len(a.Notes) != 1 || !a.Joinable || a.Switches != "v1" || !errors.Is(a.Fault, e.fault) ||
 		a.Cost != (evaluation.Cost{Series: 3, Samples: 4, Read: 7}) {
 		t.Errorf("answer %+v", a)

@@ -12,6 +12,9 @@ type Options struct {
 	Lookback time.Duration
 	// SubqueryStep is the step of a subquery without one.
 	SubqueryStep time.Duration
+	// DelayedNames is set if the engine delays the removal of names: then nothing is
+	// splittable.
+	DelayedNames bool
 }
 
 // Shape is what has to be known of an expression to divide its range.
@@ -58,6 +61,9 @@ func Analyze(r Resolved, o Options) Shape {
 	a.visit(r.Expr, place{step: r.Step.Milliseconds()})
 	s := Shape{DependsOnStep: r.DependsOnStep, Reason: a.coupled, Open: a.open}
 	switch {
+	case o.DelayedNames:
+		// Series that are equal without their names are joined at the end, over all steps.
+		s.Reason = "names are removed at the end of the query"
 	case a.coupled == "" && a.ordered == "":
 		s.Splittable = true
 	case a.coupled == "":

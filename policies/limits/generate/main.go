@@ -80,11 +80,14 @@ type Limits struct {
 func fieldName(name string) string {
 	var b strings.Builder
 	for word := range strings.SplitSeq(name, "_") {
-		if word == "ha" {
-			b.WriteString("HA")
-			continue
+		switch word {
+		case "ha", "utf8":
+			b.WriteString(strings.ToUpper(word))
+		case "promql":
+			b.WriteString("PromQL")
+		default:
+			b.WriteString(strings.ToUpper(word[:1]) + word[1:])
 		}
-		b.WriteString(strings.ToUpper(word[:1]) + word[1:])
 	}
 	return b.String()
 }

@@ -241,6 +241,8 @@ func (p *Pallium) Tenant(id string, limits ...string) string {
 		name, value, _ := strings.Cut(limit, "=")
 		if _, err := strconv.ParseFloat(value, 64); err == nil {
 			set[name] = json.Number(value)
+		} else if value == "true" || value == "false" {
+			set[name] = value == "true"
 		} else {
 			set[name] = value
 		}

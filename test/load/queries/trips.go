@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
-	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/cache/memory"
@@ -134,10 +133,10 @@ func (r *remote) reopen() (err error) {
 		return err
 	}
 	reg := prometheus.NewRegistry()
-	text := querier.NewParser(parser.Options{}, querier.MaxOperators)
+	text := querier.NewParsers(querier.MaxOperators)
 	r.engine = querier.NewEngine(text, slog.New(slog.DiscardHandler), reg)
 	r.front = frontend.New(frontend.Options{
-		Evaluator: r.engine, Parser: text, Engine: split.Options{Lookback: querier.LookbackDelta, SubqueryStep: querier.SubqueryStep},
+		Evaluator: r.engine, Parsers: text, Engine: split.Options{Lookback: querier.LookbackDelta, SubqueryStep: querier.SubqueryStep},
 		Versions: r.versions, Cache: memory.New(64<<20, reg), Workers: 16, Now: time.Now, Registerer: reg,
 	})
 	return nil

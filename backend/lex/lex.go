@@ -1,0 +1,121 @@
+// Package lex reads the tokens of PromQL for checks of a text before it is parsed.
+package lex
+
+import (
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/prometheus/prometheus/promql/parser"
+)
+
+// New returns a lexer of an expression or a selector. It reads as far as a parser with any
+// options: Prometheus' exported lexer is that of a parser without EnableUnquotedUTF8Names. It
+// ends at an unquoted name in UTF-8 with an error, and would not see what follows.
+//
+// The positions of the tokens are those in the text, but names have other characters.
+func New(text string) *parser.Lexer { return parser.Lex(plainNames(text)) }
+
+// plainNames replaces letters beyond ASCII, and dots in names, by as many bytes of ASCII that
+// may be in a name without quotes. It does not change strings and comments.
+func plainNames(text string) string {
+	var out []byte // nil: nothing was replaced so far
+	var s scanner
+	for i := 0; i < len(text); {
+		r, w := utf8.DecodeRuneInString(text[i:])
+		at, before := i, s.in
+		i += w
+		if !s.next(r) {
+			continue
+		}
+		if out == nil {
+			out = []byte(text)
+		}
+		for j := range w {
+			out[at+j] = 'a'
+		}
+		if before == number { // a letter ends a number
+			out[at] = ' '
+		}
+	}
+	if out == nil {
+		return text
+	}
+	return string(out)
+}
+
+// token is what the scanner is in.
+type token int
+
+const (
+	other token = iota
+	name
+	number
+	quoted
+	comment
+)
+
+// scanner finds the names in a text.
+type scanner struct {
+	in       token
+	quote    rune // of the string
+	escaped  bool // the next character of the string has no meaning
+	brackets bool // a colon between [ and ] is not part of a name
+}
+
+// next reads a character, and reports whether it is one of a name that only the lexer with
+// names in UTF-8 accepts.
+func (s *scanner) next(r rune) bool {
+	if s.in == quoted || s.in == comment {
+		s.skip(r)
+		return false
+	}
+	switch {
+	case r != utf8.RuneError && r >= utf8.RuneSelf && unicode.IsLetter(r):
+		s.in = name
+		return true
+	case r == '.' && s.in != other:
+		return s.in == name // otherwise it goes on
+	case r == ':' && !s.brackets, s.in == other && begins(r):
+		s.in = name
+	case begins(r): // it goes on
+	case '0' <= r && r <= '9':
+		if s.in == other {
+			s.in = number
+		}
+	default:
+		s.end(r)
+	}
+	return false
+}
+
+// begins reports whether a name may begin with a character of ASCII.
+func begins(r rune) bool { return r == '_' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' }
+
+// skip reads a character of a string or a comment.
+func (s *scanner) skip(r rune) {
+	switch {
+	case s.in == comment:
+		if r == '\n' {
+			s.in = other
+		}
+	case s.escaped:
+		s.escaped = false
+	case r == '\\' && s.quote != '`':
+		s.escaped = true
+	case r == s.quote:
+		s.in = other
+	}
+}
+
+// end reads a character that ends names and numbers.
+func (s *scanner) end(r rune) {
+	s.in = other
+	switch r {
+	case '"', '\'', '`':
+		s.in, s.quote = quoted, r
+	case '#':
+		s.in = comment
+	case '[', ']':
+		s.brackets = r == '['
+	}
+}
