@@ -65,6 +65,7 @@ type api struct {
 	Options
 	requests remotewrite.Pool
 	bodies   bodyPool
+	blocked  blockedQueries
 }
 
 // New returns the backend's handler. It binds handlers to the route table, and
@@ -79,7 +80,7 @@ func New(o Options) (http.Handler, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	a := &api{Options: o}
+	a := &api{Options: o, blocked: newBlockedQueries(o.Registerer)}
 	r := chi.NewRouter()
 	r.Use(requireAccess)
 	if err := a.bind(r, routes.Table()); err != nil {

@@ -7,7 +7,9 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/route"
 	"github.com/prometheus/prometheus/config"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
@@ -93,7 +95,7 @@ func (a *api) newPrometheus() *v1.API {
 	return v1.NewAPI(
 		a.Engine, readQueryable{a.Queryable}, nil, a.Queryable,
 		nil, nil, nil, // scrape pools, targets, alertmanagers: Pallium does not scrape
-		func() config.Config { return config.Config{} }, nil, v1.GlobalURLOptions{},
+		configuration, nil, v1.GlobalURLOptions{},
 		func(h http.HandlerFunc) http.HandlerFunc { return h }, // the edge checks readiness
 		nil, "", false, // no TSDB, no TSDB administration
 		true, maxSearchLimit, a.Logger, nil,
@@ -101,8 +103,19 @@ func (a *api) newPrometheus() *v1.API {
 		false, nil, nil, &v1.PrometheusVersion{}, nil, nil,
 		nil, a.Registerer, nil,
 		false, nil, false, false, false, // no remote write receiver: see push
-		a.Lookback, false, false, nil, nil, v1.OpenAPIOptions{}, a.Parser, false, 0,
+		a.Lookback, false, false, nil, nil, v1.OpenAPIOptions{}, a.Parser, true, 0,
 	)
+}
+
+// assumedInterval is the time between the samples of a series for estimates of costs, which
+// read no samples. Grafana assumes the same if a data source does not say otherwise.
+const assumedInterval = 15 * time.Second
+
+// configuration returns the configuration of Prometheus with what estimates of costs need.
+func configuration() config.Config {
+	return config.Config{GlobalConfig: config.GlobalConfig{
+		ScrapeInterval: model.Duration(assumedInterval), EvaluationInterval: model.Duration(querier.SubqueryStep),
+	}}
 }
 
 // unavailableWriter replaces responses of Prometheus' handlers with status 500,

@@ -68,6 +68,11 @@ func operations() map[string]description {
 		limit   = argument{name: "limit", kind: "integer", text: "Maximum number of entries."}
 		match   = argument{name: "match[]", repeated: true, text: "Series selector. Series that match one of them are selected."}
 		listing = []argument{match, start, end, limit}
+		at      = argument{name: "time", text: "Unix seconds or RFC 3339; default now."}
+		step    = argument{name: "step", text: "Duration or seconds.", required: true}
+		cost    = argument{name: "cost", kind: "boolean", text: "Add the estimated and the actual cost to the response."}
+		// priced are the arguments of queries and of estimates.
+		priced = append([]argument{timeout, limit, back, stats, cost}, ceilings()...)
 
 		selector  = argument{name: "selector", text: "Series selector. Without it all series count."}
 		method    = argument{name: "count_method", text: "Which series count: inmemory (default) or active."}
@@ -75,11 +80,13 @@ func operations() map[string]description {
 		searching = searchArguments(match, start, end, limit)
 	)
 	return map[string]description{
-		"push": {summary: "Write samples: remote write 1.0 or 2.0, compressed with snappy.", body: "application/x-protobuf"},
-		"query": json("Evaluate an expression at one time.", query.needed(),
-			argument{name: "time", text: "Unix seconds or RFC 3339; default now."}, timeout, limit, back, stats, partial),
-		"query_range": json("Evaluate an expression over a range of time.", query.needed(), start.needed(), end.needed(),
-			argument{name: "step", text: "Duration or seconds.", required: true}, timeout, limit, back, stats, partial),
+		"push":  {summary: "Write samples: remote write 1.0 or 2.0, compressed with snappy.", body: "application/x-protobuf"},
+		"query": json("Evaluate an expression at one time.", append([]argument{query.needed(), at, partial}, priced...)...),
+		"query_range": json("Evaluate an expression over a range of time.",
+			append([]argument{query.needed(), start.needed(), end.needed(), step, partial}, priced...)...),
+		"query_cost": json("Estimate the cost of a query, without evaluating it.", append([]argument{query.needed(), at}, priced...)...),
+		"query_range_cost": json("Estimate the cost of a range query, without evaluating it.",
+			append([]argument{query.needed(), start.needed(), end.needed(), step}, priced...)...),
 		"query_exemplars": json("Read exemplars of the series of an expression.", query.needed(), start, end),
 		"labels":          json("List label names.", listing...),
 		"series":          json("List series.", match.needed(), start, end, limit),
@@ -112,6 +119,15 @@ func operations() map[string]description {
 		"user_stats":  {summary: "The tenant's number of active series.", answers: []string{"application/json"}},
 		"ready":       text("Whether the process can serve requests."),
 		"healthy":     text("Whether the process is running."),
+	}
+}
+
+// ceilings returns the arguments with which a request limits itself.
+func ceilings() []argument {
+	return []argument{
+		{name: "max_series", kind: "integer", text: "Most series that all selectors together may select; at most max_query_series."},
+		{name: "max_samples_read", kind: "integer", text: "Most samples that the query may read; at most max_query_samples."},
+		{name: "max_query_duration", text: "Duration after which the query fails; at most query_timeout."},
 	}
 }
 
