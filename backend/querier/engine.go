@@ -118,7 +118,7 @@ func (e *Engine) NewInstantQuery(
 	}
 	inner, err := e.promqlEngine(ctx, lim).NewInstantQuery(ctx, q, opts, qs, ts)
 	if err != nil {
-		return nil, err
+		return nil, Explained(ctx, err)
 	}
 	return &query{Query: inner, engine: e, id: id, lim: lim, opts: opts, start: ts, end: ts}, nil
 }
@@ -136,7 +136,7 @@ func (e *Engine) NewRangeQuery(
 	}
 	inner, err := e.promqlEngine(ctx, lim).NewRangeQuery(ctx, q, opts, qs, start, end, step)
 	if err != nil {
-		return nil, err
+		return nil, Explained(ctx, err)
 	}
 	return &query{Query: inner, engine: e, id: id, lim: lim, opts: opts, start: start, end: end, step: step}, nil
 }

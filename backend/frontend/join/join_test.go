@@ -221,7 +221,7 @@ func TestWaitEnds(t *testing.T) {
 func TestDifferent(t *testing.T) {
 	w := newWorld(t)
 	list := []<-chan *promql.Result{w.ask(t.Context(), "x", 0, 1), w.ask(t.Context(), "y", 0, 1), w.ask(t.Context(), "x", 1, 1),
-		w.ask(t.Context(), "x", 0, 2), w.ask(context.WithValue(t.Context(), uncachedKey{}, true), "x", 0, 1)}
+		w.ask(t.Context(), "x", 0, 2), w.ask(context.WithValue(t.Context(), uncachedKey{}, true), "x", 0, 1), w.ask(evaluation.WithPrice(t.Context()), "x", 0, 1)}
 	w.tenant = "other"
 	list = append(list, w.ask(t.Context(), "x", 0, 1))
 	for range list {
