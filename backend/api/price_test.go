@@ -327,7 +327,7 @@ func TestEstimatesReadNoSamples(t *testing.T) {
 // max_query_duration.
 func TestCeilingOfTimeWhileWaiting(t *testing.T) {
 	b := newReading(t, 1<<30)
-	b.lim.MaxConcurrentQueries = 1
+	b.lim.MaxConcurrentQueries, b.lim.QueryTimeout = 1, limits.Duration(5*time.Second)
 	leave := b.occupy("a")
 	defer leave()
 	for _, path := range []string{"query", "query_range", "query_cost", "query_range_cost"} {
