@@ -106,3 +106,16 @@ func counter(t *testing.T, reg *prometheus.Registry, name, label string) float64
 	}
 	return 0
 }
+
+// TestMemoryOfEstimates checks that an estimate holds less memory than a response with the
+// labels of the series that it counts.
+func TestMemoryOfEstimates(t *testing.T) {
+	b := newReading(t, 1<<30)
+	b.lim.MaxMemoryBytes = 64 << 10
+	for path, code := range map[string]int{"query_cost?query=m": http.StatusOK, "series?match[]=m": http.StatusUnprocessableEntity} {
+		if w := do(b.h, as("a", httptest.NewRequest(http.MethodGet, promAPI+path, nil))); w.Code != code {
+			t.Errorf("%s: %d %s, want %d", path, w.Code, w.Body, code)
+		}
+		b.clean(path)
+	}
+}
