@@ -69,7 +69,9 @@ func push(t testing.TB, h http.Handler, id tenant.ID, req *prompb.WriteRequest) 
 }
 
 // plainStorage hides that a TSDB can measure samples for an estimate.
-type plainStorage struct{ storage.SampleAndChunkQueryable }
+type plainStorage struct {
+	storage.SampleAndChunkQueryable
+}
 
 // pricedReference returns Prometheus' own API with the feature query-cost, over a TSDB with the
 // samples of a request.
