@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -92,4 +93,9 @@ func (q notingQuery) Exec(ctx context.Context) *promql.Result {
 		active.Of(ctx).Read(s.Samples.TotalSamples, int64(s.Samples.PeakSamples))
 	}
 	return res
+}
+
+// endedByOperator reports whether an operator ended a request.
+func endedByOperator(r *http.Request) bool {
+	return errors.Is(context.Cause(r.Context()), active.ErrEnded)
 }

@@ -26,6 +26,12 @@ import (
 // tenant's slots in the gate. While it waits for a slot, a request holds only the
 // memory of its text.
 func (a *api) admit(next http.Handler) http.HandlerFunc {
+	return a.admitIf(func(r *http.Request, _ *limits.Limits) (*http.Request, func(), error) { return r, func() {}, nil }, next)
+}
+
+// admitIf is admit with a check of the parameters, which may change the request's context. It
+// returns a function to call at the end of the request.
+func (a *api) admitIf(check func(*http.Request, *limits.Limits) (*http.Request, func(), error), next http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r, lim, end := a.account(r)
 		defer end()
@@ -33,6 +39,12 @@ func (a *api) admit(next http.Handler) http.HandlerFunc {
 			a.reject(w, r, err)
 			return
 		}
+		r, stop, err := check(r, lim)
+		if err != nil {
+			a.reject(w, r, err)
+			return
+		}
+		defer stop()
 		w, r, entry := a.begin(w, r)
 		defer entry.Done()
 		leave, err := a.enter(r, lim, r.Form["query"], r.Form["match[]"], r.Form["selector"])

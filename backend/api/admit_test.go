@@ -236,7 +236,7 @@ func allReadRoutes() []readRoute {
 		{method: "PUT", pattern: "admin/tsdb/delete_series", onlyParses: true},
 	}
 	for _, method := range []string{"GET", "POST"} {
-		for _, pattern := range []string{"query", "query_range", "query_exemplars", "labels", "series", "cardinality/label_names", "cardinality/label_values",
+		for _, pattern := range []string{"query", "query_range", "query_cost", "query_range_cost", "query_exemplars", "labels", "series", "cardinality/label_names", "cardinality/label_values",
 			"cardinality/active_series", "search/metric_names", "search/label_names", "search/label_values"} {
 			list = append(list, readRoute{method: method, pattern: pattern})
 		}

@@ -68,6 +68,7 @@ type api struct {
 	Options
 	requests remotewrite.Pool
 	bodies   bodyPool
+	blocked  *querier.Blocked
 }
 
 // New returns the backend's handler. It binds handlers to the route table, and
@@ -89,7 +90,7 @@ func New(o Options) (http.Handler, error) {
 		o.Active = active.New(active.Options{Now: o.Now})
 	}
 	o.Engine = notingEngine{o.Engine}
-	a := &api{Options: o}
+	a := &api{Options: o, blocked: querier.NewBlocked(o.Registerer)}
 	r := chi.NewRouter()
 	r.Use(requireAccess)
 	if err := a.bind(r, routes.Table()); err != nil {

@@ -17,8 +17,11 @@ func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
 	counts := cardinality.New(cardinality.Options{Queryable: a.Queryable, Parser: a.parser, Head: a.Head, Now: a.Now})
 	return map[string]http.HandlerFunc{
 		"push":             a.push,
-		"query":            a.admit(a.partial(prom)),
-		"query_range":      a.admit(a.partial(prom)),
+		"query":            a.admitIf(a.evaluates, a.partial(prom)),
+		"query_range":      a.admitIf(a.evaluates, a.partial(prom)),
+		"query_exemplars":  a.admitIf(a.notBlocked, prom),
+		"query_cost":       a.admitIf(a.estimates, prom),
+		"query_range_cost": a.admitIf(a.estimates, prom),
 		"read":             a.remoteRead(prom),
 		"metadata":         a.admit(http.HandlerFunc(a.metadata)),
 		"delete_series":    a.admit(http.HandlerFunc(a.deleteSeries)),

@@ -62,6 +62,7 @@ func status(err error) (int, string) {
 		queue    *querier.QueueFullError
 		needs    *memory.TooLargeError
 		wrong    *cardinality.ParameterError
+		blocked  querier.BlockedError
 	)
 	switch {
 	case errors.As(err, &media):
@@ -82,6 +83,8 @@ func status(err error) (int, string) {
 		return http.StatusBadRequest, wrong.Error()
 	case errors.As(err, &bad), errors.Is(err, remotewrite.ErrMalformed):
 		return http.StatusBadRequest, err.Error()
+	case errors.As(err, &blocked):
+		return http.StatusUnprocessableEntity, blocked.Error()
 	case errors.As(err, &exceeded):
 		if exceeded.Of(limits.MaxBodyBytes) || exceeded.Of(limits.MaxDecodedBytes) {
 			return http.StatusRequestEntityTooLarge, exceeded.Error()

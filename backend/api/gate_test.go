@@ -49,13 +49,13 @@ const manyInstructions = "(?:abcd){1000}"
 // is 422 with the limit, its value and the current use.
 func TestTenantsMemory(t *testing.T) {
 	b := newReading(t, 1<<30)
-	b.lim.MaxMemoryBytes = 32 << 10
+	b.lim.MaxMemoryBytes = 30 << 10
 	for _, c := range allReadRoutes() {
 		if !c.noText {
-			b.check(c.String(), do(b.h, as("acme", c.request(b, manyInstructions))), rejection{422, "limit max_memory_bytes of 32768 bytes exceeded: the request needs "})
+			b.check(c.String(), do(b.h, as("acme", c.request(b, manyInstructions))), rejection{422, "limit max_memory_bytes of 30720 bytes exceeded: the request needs "})
 		}
 		if !c.onlyParses {
-			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), rejection{422, "limit max_memory_bytes of 32768 bytes exceeded: the request needs "})
+			b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), rejection{422, "limit max_memory_bytes of 30720 bytes exceeded: the request needs "})
 		}
 		b.clean(c.String())
 	}

@@ -7,13 +7,16 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/route"
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/promql/parser"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 
+	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/routes"
@@ -48,7 +51,8 @@ func (a *api) prometheus(table []routes.Route) (http.Handler, error) {
 		r.Header.Del("Origin")
 		if _, ok := w.(*readWriter); !ok { // remoteRead does this itself
 			ctx, fault := querier.NoteFaults(r.Context())
-			w, r = &unavailableWriter{ResponseWriter: w, fault: fault, gone: func() bool { return clientGone(r) }}, r.WithContext(ctx)
+			w, r = &unavailableWriter{ResponseWriter: w, fault: fault, gone: func() bool { return clientGone(r) },
+				ended: func() bool { return endedByOperator(r) }}, r.WithContext(ctx)
 			if s := querier.Switches(r.Context()).Grammar(); s != (switches.Set{}) {
 				others(s).ServeHTTP(w, r)
 				return
@@ -112,7 +116,7 @@ func (a *api) newPrometheus(s switches.Set, reg prometheus.Registerer) *v1.API {
 	return v1.NewAPI(
 		a.Engine, readQueryable{a.Queryable}, nil, a.Queryable,
 		nil, nil, nil, // scrape pools, targets, alertmanagers: Pallium does not scrape
-		func() config.Config { return config.Config{} }, nil, v1.GlobalURLOptions{},
+		configuration, nil, v1.GlobalURLOptions{},
 		func(h http.HandlerFunc) http.HandlerFunc { return h }, // the edge checks readiness
 		nil, "", false, // no TSDB, no TSDB administration
 		true, maxSearchLimit, a.Logger, nil,
@@ -120,8 +124,19 @@ func (a *api) newPrometheus(s switches.Set, reg prometheus.Registerer) *v1.API {
 		false, nil, nil, &v1.PrometheusVersion{}, nil, nil,
 		nil, reg, nil,
 		false, nil, false, false, false, // no remote write receiver: see push
-		a.Lookback, false, false, nil, nil, v1.OpenAPIOptions{}, a.Parsers(s), false, 0,
+		a.Lookback, false, false, nil, nil, v1.OpenAPIOptions{}, a.Parsers(s), true, 0,
 	)
+}
+
+// assumedInterval is the time between the samples of a series for estimates of costs, which
+// read no samples. Grafana assumes the same if a data source does not say otherwise.
+const assumedInterval = 15 * time.Second
+
+// configuration returns the configuration of Prometheus with what estimates of costs need.
+func configuration() config.Config {
+	return config.Config{GlobalConfig: config.GlobalConfig{
+		ScrapeInterval: model.Duration(assumedInterval), EvaluationInterval: model.Duration(querier.SubqueryStep),
+	}}
 }
 
 // unavailableWriter replaces responses of Prometheus' handlers with status 500,
@@ -133,12 +148,20 @@ type unavailableWriter struct {
 	http.ResponseWriter
 	fault    func() error
 	gone     func() bool // reports whether the client has closed the connection
+	ended    func() bool // reports whether an operator ended the request
 	replaced bool        // the replacement was written: output of the handler is dropped
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *unavailableWriter) WriteHeader(code int) {
 	err := w.fault()
+	if code >= http.StatusBadRequest && w.ended() { // not all handlers return the cause
+		w.replaced = true
+		w.Header().Del("Content-Encoding")
+		w.Header().Del("Content-Length")
+		writeError(w.ResponseWriter, http.StatusUnprocessableEntity, "execution", active.ErrEnded.Error())
+		return
+	}
 	if code >= http.StatusBadRequest && w.gone() {
 		w.ResponseWriter.WriteHeader(statusClientGone)
 		return

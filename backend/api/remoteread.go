@@ -51,7 +51,7 @@ func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 		r = r.WithContext(querier.ReadRaw(ctx, func(err error) { noteFault(ctx, err) }))
 		r.Body = readCloser{bytes.NewReader(buf.Bytes())}
 		next.ServeHTTP(&readWriter{ResponseWriter: w, fault: f, gone: func() bool { return clientGone(r) },
-			ended: func() bool { return errors.Is(context.Cause(r.Context()), active.ErrEnded) }}, r)
+			ended: func() bool { return endedByOperator(r) }}, r)
 	}
 }
 

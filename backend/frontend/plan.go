@@ -62,21 +62,21 @@ type part struct {
 }
 
 // divisible reports whether the times and options of the query allow parts.
-func (q *rangeQuery) divisible() bool {
+func (q *rangeQuery) divisible(ctx context.Context) bool {
 	switch {
 	case !whole(q.times.Start), !whole(q.times.End), q.times.End.Before(q.times.Start):
 		return false
 	case q.times.Step <= 0, q.times.Step%time.Millisecond != 0:
 		return false
 	}
-	return evaluation.Portable(q.opts)
+	return evaluation.Portable(ctx, q.opts)
 }
 
 // plan returns how to answer the query. ok is false if it must be evaluated as a whole,
 // without the cache.
 func (q *rangeQuery) plan(ctx context.Context) (*plan, bool) {
 	f := q.f
-	if !q.divisible() {
+	if !q.divisible(ctx) {
 		return nil, false
 	}
 	syntax := f.o.Syntax(ctx)

@@ -120,11 +120,11 @@ func (e *Engine) NewInstantQuery(
 	if exceeded := checkLength(lim, qs); exceeded != nil {
 		return &unparsed{engine: e, text: qs, err: exceeded}, nil //nolint:nilerr // returned by Exec: 422, not 400
 	}
-	inner, err := e.engine(lim).NewInstantQuery(ctx, q, opts, qs, ts)
+	inner, err := e.promqlEngine(ctx, lim).NewInstantQuery(ctx, q, opts, qs, ts)
 	if err != nil {
-		return nil, err
+		return nil, Explained(ctx, err)
 	}
-	return &query{Query: inner, engine: e, id: id, lim: lim, start: ts, end: ts}, nil
+	return &query{Query: inner, engine: e, id: id, lim: lim, opts: opts, start: ts, end: ts}, nil
 }
 
 // NewRangeQuery implements promql.QueryEngine.
@@ -138,11 +138,11 @@ func (e *Engine) NewRangeQuery(
 	if exceeded := checkLength(lim, qs); exceeded != nil {
 		return &unparsed{engine: e, text: qs, err: exceeded}, nil //nolint:nilerr // returned by Exec: 422, not 400
 	}
-	inner, err := e.engine(lim).NewRangeQuery(ctx, q, opts, qs, start, end, step)
+	inner, err := e.promqlEngine(ctx, lim).NewRangeQuery(ctx, q, opts, qs, start, end, step)
 	if err != nil {
-		return nil, err
+		return nil, Explained(ctx, err)
 	}
-	return &query{Query: inner, engine: e, id: id, lim: lim, start: start, end: end, step: step}, nil
+	return &query{Query: inner, engine: e, id: id, lim: lim, opts: opts, start: start, end: end, step: step}, nil
 }
 
 // query checks the limits when it is executed, not when it is created: the API
@@ -152,6 +152,7 @@ type query struct {
 	engine     *Engine
 	id         tenant.ID
 	lim        *limits.Limits
+	opts       promql.QueryOpts
 	start, end time.Time
 	step       time.Duration // 0 for an instant query
 	ran        *evaluation   // nil before Exec
@@ -175,14 +176,16 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 		}
 		return res
 	}
+	if err := overCeiling(q.opts, res.Err); err != nil {
+		return q.engine.failed(err)
+	}
 	if err := explain(ctx, res.Err); err != nil {
 		return q.engine.failed(err)
 	}
 	var timeout promql.ErrQueryTimeout
 	var tooMany promql.ErrTooManySamples
-	var tooManyRead promql.ErrTooManySamplesRead
 	switch {
-	case errors.As(res.Err, &tooMany), errors.As(res.Err, &tooManyRead):
+	case errors.As(res.Err, &tooMany):
 		return q.engine.failed(limits.MaxQuerySamples.Exceeded(q.lim, limits.More))
 	case errors.As(res.Err, &timeout) && ctx.Err() == nil:
 		return q.engine.failed(TimedOut(q.lim))

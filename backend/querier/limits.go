@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	evaluations "github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -45,3 +46,6 @@ func tenantLimits(ctx context.Context) (*limits.Limits, tenant.ID, error) {
 	}
 	return lim, access.Tenant, nil
 }
+
+// WithPrice returns a context for queries whose cost counts; see evaluation.WithPrice.
+func WithPrice(ctx context.Context) context.Context { return evaluations.WithPrice(ctx) }

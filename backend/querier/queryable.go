@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	evaluations "github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -111,9 +112,9 @@ func (r *reader) selectSeries(
 		return &series.Selection{}, req, err
 	}
 	req.Partial = Partial(ctx)
-	// The series API needs only labels. Remote read passes the same hint on,
-	// but it needs chunks.
-	counts := hints != nil && hints.Func == CountSeries
+	// The series API needs only labels, and so does the estimate of a cost, which counts them.
+	// Remote read passes the same hint on, but it needs chunks.
+	counts := hints != nil && (hints.Func == CountSeries || hints.Func == "series" && evaluations.Priced(ctx))
 	req.LabelsOnly = !r.chunks && hints != nil && (hints.Func == "series" || counts)
 	sel, err := r.q.source.Select(ctx, req)
 	if err != nil {

@@ -62,8 +62,13 @@ func newShellWith(t *testing.T, extra func(chi.Router)) *shell {
 
 // run runs a command line, split at spaces.
 func (s *shell) run(line string) (code int, stdout, stderr string) {
+	return s.runArgs(strings.Fields(line)...)
+}
+
+// runArgs runs a command line.
+func (s *shell) runArgs(args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
-	args := append(strings.Fields(line), "-admin-url", s.url)
+	args = append(args, "-admin-url", s.url)
 	sh := command.Shell{In: strings.NewReader(s.typed), Out: &out, Err: &errs, Env: func(k string) string { return s.env[k] }}
 	code = (&command.Table{Program: "pallium", Groups: Groups()}).Run(context.Background(), args, sh)
 	return code, out.String(), errs.String()

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -152,11 +153,14 @@ func limitsDescribe(*flag.FlagSet) action {
 		}
 		return s.print(answer{body: body}, strings.Join(limits.Names(), "\n"), func() {
 			for _, d := range list {
-				zero := ""
-				if d.Zero != "" {
+				zero, value := "", bare(d.Default)
+				switch {
+				case d.Unit == string(limits.Queries):
+					value, zero = cmp.Or(value, "empty"), "; empty means "+d.Zero
+				case d.Zero != "":
 					zero = "; 0 means " + d.Zero
 				}
-				s.say("%s (%s, default %s%s)\n%s\n", d.Name, d.Unit, bare(d.Default), zero, wrapped(d.Meaning, "    ", 80))
+				s.say("%s (%s, default %s%s)\n%s\n", d.Name, d.Unit, value, zero, wrapped(d.Meaning, "    ", 80))
 			}
 			s.say("These are Pallium's built-in defaults; the configuration of a server can change them under 'limits:'.\n")
 		})

@@ -279,6 +279,33 @@ func TestDeleteTenant(t *testing.T) {
 	}
 }
 
+// TestBlockedQueries checks that an operator can set, see and remove a list of queries.
+func TestBlockedQueries(t *testing.T) {
+	s := newShell(t)
+	s.must("tenant create a")
+	if out := s.must("limits show a"); !strings.Contains(out, "(no query is blocked)") {
+		t.Errorf("without a list: %s", out)
+	}
+	code, out, _ := s.runArgs("limits", "set", "a", "blocked_queries=a > 1\n~.*{b=\"c\"}.*")
+	if want := `blocked_queries: (no query is blocked) -> a > 1\n~.*{b="c"}.*` + "\n"; code != 0 || out != want {
+		t.Errorf("set: %d %q, want %q", code, out, want)
+	}
+	for _, line := range []string{"limits show a", "limits show a -q", "tenant show a"} {
+		if out := s.must(line); !strings.Contains(out, `a > 1\n~.*{b="c"}.*`) {
+			t.Errorf("%s: %q", line, out)
+		}
+	}
+	if code, _, errs := s.runArgs("limits", "set", "a", "blocked_queries=a\n~("); code != 2 || !strings.Contains(errs, "limit blocked_queries: line 2: error parsing regexp") {
+		t.Errorf("invalid list: %d %s", code, errs)
+	}
+	if out := s.must("limits set a blocked_queries="); !strings.Contains(out, "-> (no query is blocked)") {
+		t.Errorf("removed: %q", out)
+	}
+	if out := s.must("limits describe"); !strings.Contains(out, "blocked_queries (queries, default empty; empty means no query is blocked)\n") {
+		t.Errorf("describe: %s", out)
+	}
+}
+
 // TestChanges checks commands that change existing objects.
 func TestChanges(t *testing.T) {
 	s := newShell(t)

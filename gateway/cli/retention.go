@@ -38,8 +38,15 @@ func builtIn() map[string]json.RawMessage {
 	return values
 }
 
-// bare returns a limit's value in the format of the command line.
-func bare(value json.RawMessage) string { return strings.Trim(string(value), `"`) }
+// bare returns a limit's value in the format of the command line, in one line as
+// limits.Partial.Get.
+func bare(value json.RawMessage) string {
+	var text string
+	if json.Unmarshal(value, &text) != nil {
+		return string(value)
+	}
+	return strings.ReplaceAll(text, "\n", `\n`)
+}
 
 // retentionOf returns the retention that layers of limits set, the most specific layer first,
 // or the default.
@@ -105,12 +112,12 @@ func (s *session) confirmPlan(ctx context.Context, yes bool, plan string, before
 
 // withZero returns the value of a limit; if it is 0, with the meaning of 0 in parentheses.
 func withZero(name, value string) string {
-	if value != "0" && value != "0s" {
+	if value != "0" && value != "0s" && value != "" {
 		return value
 	}
 	for _, d := range limits.Describe() {
 		if d.Name == name && d.Zero != "" && d.Zero != value {
-			return value + " (" + d.Zero + ")"
+			return strings.TrimSpace(value + " (" + d.Zero + ")")
 		}
 	}
 	return value

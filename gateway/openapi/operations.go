@@ -68,6 +68,9 @@ func operations() map[string]description {
 		limit   = argument{name: "limit", kind: "integer", text: "Maximum number of entries."}
 		match   = argument{name: "match[]", repeated: true, text: "Series selector. Series that match one of them are selected."}
 		listing = []argument{match, start, end, limit}
+		step    = argument{name: "step", text: "Duration or seconds.", required: true}
+		priced  = pricedArguments(timeout, limit, back, stats)
+		ranged  = append([]argument{query.needed(), start.needed(), end.needed(), step}, priced...)
 
 		selector  = argument{name: "selector", text: "Series selector. Without it all series count."}
 		method    = argument{name: "count_method", text: "Which series count: inmemory (default) or active."}
@@ -75,16 +78,16 @@ func operations() map[string]description {
 		searching = searchArguments(match, start, end, limit)
 	)
 	return map[string]description{
-		"push": {summary: "Write samples: remote write 1.0 or 2.0, compressed with snappy.", body: "application/x-protobuf"},
-		"query": json("Evaluate an expression at one time.", query.needed(),
-			argument{name: "time", text: "Unix seconds or RFC 3339; default now."}, timeout, limit, back, stats, partial),
-		"query_range": json("Evaluate an expression over a range of time.", query.needed(), start.needed(), end.needed(),
-			argument{name: "step", text: "Duration or seconds.", required: true}, timeout, limit, back, stats, partial),
-		"query_exemplars": json("Read exemplars of the series of an expression.", query.needed(), start, end),
-		"labels":          json("List label names.", listing...),
-		"series":          json("List series.", match.needed(), start, end, limit),
-		"format_query":    json("Format an expression.", query.needed()),
-		"parse_query":     json("Parse an expression to a tree.", query.needed()),
+		"push":             {summary: "Write samples: remote write 1.0 or 2.0, compressed with snappy.", body: "application/x-protobuf"},
+		"query":            json("Evaluate an expression at one time.", append([]argument{query.needed(), at(), partial}, priced...)...),
+		"query_range":      json("Evaluate an expression over a range of time.", append([]argument{partial}, ranged...)...),
+		"query_cost":       json("Estimate the cost of a query, without evaluating it.", append([]argument{query.needed(), at()}, priced...)...),
+		"query_range_cost": json("Estimate the cost of a range query, without evaluating it.", ranged...),
+		"query_exemplars":  json("Read exemplars of the series of an expression.", query.needed(), start, end),
+		"labels":           json("List label names.", listing...),
+		"series":           json("List series.", match.needed(), start, end, limit),
+		"format_query":     json("Format an expression.", query.needed()),
+		"parse_query":      json("Parse an expression to a tree.", query.needed()),
 		"metadata": json("List type, help and unit of metrics.", limit, argument{name: "limit_per_metric", kind: "integer",
 			text: "Without effect: each metric has one entry."}, argument{name: "metric", text: "Only this metric."}),
 		"read": {summary: "Remote read of Prometheus, compressed with snappy.", body: "application/x-protobuf",
@@ -113,6 +116,19 @@ func operations() map[string]description {
 		"ready":       text("Whether the process can serve requests."),
 		"healthy":     text("Whether the process is running."),
 	}
+}
+
+// at returns the argument with the time of a query.
+func at() argument { return argument{name: "time", text: "Unix seconds or RFC 3339; default now."} }
+
+// pricedArguments returns the arguments that queries and estimates of their costs share.
+func pricedArguments(query ...argument) []argument {
+	return append(query,
+		argument{name: "cost", kind: "boolean", text: "Add the estimated and the actual cost to the response."},
+		argument{name: "max_series", kind: "integer", text: "Most series that all selectors together may select; at most max_query_series."},
+		argument{name: "max_samples_read", kind: "integer", text: "Most samples that the query may read; at most max_query_samples."},
+		argument{name: "max_query_duration", text: "Duration after which the query fails; at most query_timeout."},
+	)
 }
 
 // searchArguments returns the arguments that the routes of the search API share.

@@ -120,6 +120,8 @@ func queryLimits() []Description {
 			Meaning: "size of the compiled regular expressions of one query",
 			Counts:  "instructions", Use: "the regular expressions of the request compile to %s",
 			Hint: "use fewer repetitions (x{1000}), classes and alternatives"},
+		{Name: "blocked_queries", Default: "", Unit: Queries, Zero: "no query is blocked",
+			Meaning: "queries that are rejected: one in each line, or a regular expression after `~`"},
 		{Name: "max_memory_bytes", Default: int64(0), Unit: Bytes, Zero: "limited only by the process",
 			Meaning: "memory that requests in progress hold in one process",
 			Use:     "the request needs at least %s of memory", Hint: selectLess},

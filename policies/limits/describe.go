@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/common/model"
 
+	"github.com/palliumhq/pallium/policies/blocked"
 	"github.com/palliumhq/pallium/policies/nearest"
 )
 
@@ -24,6 +25,7 @@ const (
 	Time      Unit = "duration"   // a Prometheus duration such as 90s, 1h30m or 14d
 	Switch    Unit = "switch"     // true or false
 	LabelName Unit = "label name" // a label name, not empty
+	Queries   Unit = "queries"    // a list of queries, one in each line, in the format of package blocked
 )
 
 // Description is the declaration of one limit.
@@ -101,6 +103,9 @@ func (d Description) allowed() string {
 		return "true or false"
 	case LabelName:
 		return fmt.Sprintf("a label name other than __name__, with 1 to %d bytes", maxLabelName)
+	case Queries:
+		return fmt.Sprintf("a text with at most %d queries, one in each line, or regular expressions after ~, and %d bytes",
+			blocked.MaxPatterns, blocked.MaxBytes)
 	default:
 		return fmt.Sprintf("a whole number from 0 (%s) to %d", d.Zero, d.most())
 	}
@@ -125,10 +130,20 @@ func (d Description) check(value any) error {
 	case bool:
 		ok = true
 	case string:
+		if d.Unit == Queries {
+			return d.checkQueries(v)
+		}
 		ok = validLabelName(v)
 	}
 	if !ok {
 		return d.reject(value)
+	}
+	return nil
+}
+
+func (d Description) checkQueries(list string) error {
+	if _, err := blocked.Parse(list); err != nil {
+		return &Error{Key: d.Name, Message: fmt.Sprintf("limit %s: %v; it must be %s", d.Name, err, d.allowed())}
 	}
 	return nil
 }

@@ -22,7 +22,9 @@ func TestDocumentation(t *testing.T) {
 		case float64:
 			value = strconv.FormatFloat(v, 'f', -1, 64)
 		case string:
-			value = "`" + v + "`"
+			if value = "`" + v + "`"; v == "" {
+				value = "empty"
+			}
 		}
 		row := fmt.Sprintf("| `%s` | %s | %s | %s | %s |\n", d.Name, d.Unit, value, d.Zero, d.Meaning)
 		if !strings.Contains(string(doc), row) {

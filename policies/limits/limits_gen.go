@@ -101,6 +101,9 @@ type Limits struct {
 	// MaxRegexInstructions: size of the compiled regular expressions of one query.
 	// 0 means unlimited.
 	MaxRegexInstructions int `yaml:"max_regex_instructions" json:"max_regex_instructions"`
+	// BlockedQueries: queries that are rejected: one in each line, or a regular expression after `~`.
+	// Empty means no query is blocked.
+	BlockedQueries string `yaml:"blocked_queries" json:"blocked_queries"`
 	// MaxMemoryBytes: memory that requests in progress hold in one process.
 	// 0 means limited only by the process.
 	MaxMemoryBytes int64 `yaml:"max_memory_bytes" json:"max_memory_bytes"`
@@ -158,6 +161,7 @@ const (
 	MaxQueryLength
 	MaxQueuedQueries
 	MaxRegexInstructions
+	BlockedQueries
 	MaxMemoryBytes
 	PromQLExperimentalFunctions
 	PromQLBinopFillModifiers

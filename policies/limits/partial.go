@@ -92,13 +92,14 @@ func (p *Partial) change(f func(map[string]any)) {
 // Keys returns the names of the limits that the document sets, sorted.
 func (p Partial) Keys() []string { return slices.Sorted(maps.Keys(p.values)) }
 
-// Get returns the value of a limit as text, and whether the document sets it.
+// Get returns the value of a limit as text, and whether the document sets it. The text has one
+// line: line breaks of the value are written as \n.
 func (p Partial) Get(key string) (string, bool) {
 	v, ok := p.values[key]
 	if f, isFloat := v.(float64); isFloat {
 		return strconv.FormatFloat(f, 'f', -1, 64), ok
 	}
-	return fmt.Sprint(v), ok
+	return strings.ReplaceAll(fmt.Sprint(v), "\n", `\n`), ok
 }
 
 // parse parses and checks a value.
@@ -119,7 +120,7 @@ func (d Description) parse(text string) (any, error) {
 		default:
 			return nil, d.reject(strconv.Quote(text))
 		}
-	case LabelName:
+	case LabelName, Queries:
 		v = text
 	default:
 		v, err = strconv.ParseInt(text, 10, 64)
@@ -167,6 +168,9 @@ func (p *Partial) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+// isText reports whether values of the limit are texts.
+func (d Description) isText() bool { return d.Unit == LabelName || d.Unit == Queries }
+
 // add sets a limit from a decoded value: a json.Number, a string or a bool.
 func (p *Partial) add(key string, value any) error {
 	d, err := describe(key)
@@ -178,12 +182,12 @@ func (p *Partial) add(key string, value any) error {
 	}
 	switch v := value.(type) {
 	case json.Number:
-		if d.Unit == LabelName || d.Unit == Time && v != "0" {
+		if d.isText() || d.Unit == Time && v != "0" {
 			return d.reject(v)
 		}
 		return p.Set(key, string(v))
 	case string:
-		if d.Unit != Time && d.Unit != LabelName {
+		if d.Unit != Time && !d.isText() {
 			return d.reject(strconv.Quote(v))
 		}
 		return p.Set(key, v)

@@ -25,7 +25,7 @@ func TestDescribeIsComplete(t *testing.T) {
 		if f.Tag.Get("yaml") != d.Name || f.Tag.Get("json") != d.Name {
 			t.Errorf("description %d is %s, but the field is %s with yaml %q, json %q", i, d.Name, f.Name, f.Tag.Get("yaml"), f.Tag.Get("json"))
 		}
-		fits := map[string][]Unit{"float64": {PerSecond}, "int": {Count, Bytes}, "int64": {Bytes}, "model.Duration": {Time}, "bool": {Switch}, "string": {LabelName}}[f.Type.String()]
+		fits := map[string][]Unit{"float64": {PerSecond}, "int": {Count, Bytes}, "int64": {Bytes}, "model.Duration": {Time}, "bool": {Switch}, "string": {LabelName, Queries}}[f.Type.String()]
 		if !slices.Contains(fits, d.Unit) {
 			t.Errorf("%s: unit %s does not fit type %s", d.Name, d.Unit, f.Type)
 		}
@@ -43,12 +43,12 @@ func TestMerge(t *testing.T) {
 	if err := json.Unmarshal([]byte(`{"max_active_series": 10, "retention": "30d", "requests_per_second": 2.5}`), &plan); err != nil {
 		t.Fatal(err)
 	}
-	if err := yaml.Unmarshal([]byte("max_active_series: 0\npast_grace: 1h30m\nmax_body_bytes: 5\naccept_ha_samples: true\nha_replica_label: \"true\"\nquery_timeout: 0\n"), &over); err != nil {
+	if err := yaml.Unmarshal([]byte("max_active_series: 0\npast_grace: 1h30m\nmax_body_bytes: 5\naccept_ha_samples: true\nha_replica_label: \"true\"\nquery_timeout: 0\nblocked_queries: |\n  up\n  ~.*a.*\n"), &over); err != nil {
 		t.Fatal(err)
 	}
 	want := Default()
 	want.MaxActiveSeries, want.Retention, want.RequestsPerSecond = 0, Duration(30*24*time.Hour), 2.5
-	want.AcceptHASamples, want.HAReplicaLabel = true, "true"
+	want.AcceptHASamples, want.HAReplicaLabel, want.BlockedQueries = true, "true", "up\n~.*a.*\n"
 	want.PastGrace, want.MaxBodyBytes, want.QueryTimeout = Duration(90*time.Minute), 5, 0
 	if got := Merge(Default(), plan, over); got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -57,7 +57,7 @@ func TestMerge(t *testing.T) {
 		t.Errorf("an empty document changed %+v", got)
 	}
 	text, err := json.Marshal(over)
-	if want := `{"accept_ha_samples":true,"ha_replica_label":"true","max_active_series":0,"max_body_bytes":5,"past_grace":"1h30m","query_timeout":"0s"}`; err != nil || string(text) != want {
+	if want := `{"accept_ha_samples":true,"blocked_queries":"up\n~.*a.*\n","ha_replica_label":"true","max_active_series":0,"max_body_bytes":5,"past_grace":"1h30m","query_timeout":"0s"}`; err != nil || string(text) != want {
 		t.Errorf("JSON is %s, %v", text, err)
 	}
 	for _, encode := range []func(any) ([]byte, error){json.Marshal, yaml.Marshal} {
@@ -96,6 +96,10 @@ func TestRejections(t *testing.T) {
 		`{"ha_cluster_label": true}`:         `limit ha_cluster_label: true is not allowed`,
 		`{"ha_cluster_label": ""}`:           `limit ha_cluster_label:  is not allowed`,
 		`{"ha_replica_label": "__name__"}`:   `limit ha_replica_label: __name__ is not allowed`,
+		`{"blocked_queries": ["up"]}`:        `limit blocked_queries: [up] is not allowed: it must be a text with at most 100 queries, one in each line, or regular expressions after ~`,
+		`{"blocked_queries": 1}`:             `limit blocked_queries: 1 is not allowed`,
+		`{"blocked_queries": true}`:          `limit blocked_queries: true is not allowed`,
+		`{"blocked_queries": "up\n~a("}`:     `limit blocked_queries: line 2: error parsing regexp: missing closing )`,
 		`[1]`:                                `must be an object`,
 	} {
 		var p Partial

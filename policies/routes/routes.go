@@ -91,6 +91,8 @@ func Table() []Route {
 
 		{"query", getPost, query("query"), tenant.MetricsRead, Read, Query, Prometheus},
 		{"query_range", getPost, query("query_range"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"query_cost", getPost, query("query_cost"), tenant.MetricsRead, Read, Query, Prometheus},
+		{"query_range_cost", getPost, query("query_range_cost"), tenant.MetricsRead, Read, Query, Prometheus},
 		{"query_exemplars", getPost, query("query_exemplars"), tenant.MetricsRead, Read, Query, Prometheus},
 		{"labels", getPost, query("labels"), tenant.MetricsRead, Read, Query, Prometheus},
 		{"series", getPost, query("series"), tenant.MetricsRead, Read, Query, Prometheus},

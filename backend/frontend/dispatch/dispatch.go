@@ -156,7 +156,7 @@ func (d *Dispatcher) query(ctx context.Context, inner promql.Query, err error, o
 	}
 	r = r.Of(ctx, opts, text, whole)
 	r.Part, r.Uncached = part, true
-	return &query{Query: inner, d: d, request: r, local: !evaluation.Portable(opts)}, nil
+	return &query{Query: inner, d: d, request: r, local: !evaluation.Portable(ctx, opts)}, nil
 }
 
 // Check implements frontend.Evaluator.

@@ -212,6 +212,15 @@ func TestStatistics(t *testing.T) {
 		t.Errorf("result %v of %v, want that of this process", res, w.seen)
 	}
 
+	ctx := evaluation.WithPrice(t.Context()) // the same if its cost counts
+	priced, err := w.d.NewInstantQuery(ctx, nil, nil, "x", w.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res := priced.Exec(ctx); res != w.engine.here || len(w.seen) > 0 {
+		t.Errorf("result %v of %v, want that of this process", res, w.seen)
+	}
+
 	w = newWorld(t)
 	w.engine.here, w.engine.began = &promql.Result{}, make(chan struct{})
 	busy, cancel := context.WithCancel(t.Context())

@@ -42,11 +42,21 @@ type Request struct {
 }
 
 // Portable reports whether a query with these options can be answered in parts, by another
-// process, or with an equal query: its statistics are those of a whole query, and it uses
-// start timestamps or not as configured.
-func Portable(opts promql.QueryOpts) bool {
-	return opts == nil || !opts.EnablePerStepStats() && opts.UseStartTimestamps() == nil
+// process, or with an equal query: its statistics are not those of a whole query, its cost is
+// not counted, and it uses start timestamps or not as configured.
+func Portable(ctx context.Context, opts promql.QueryOpts) bool {
+	return !Priced(ctx) && (opts == nil || !opts.EnablePerStepStats() && opts.UseStartTimestamps() == nil)
 }
+
+type pricedKey struct{}
+
+// WithPrice returns a context for queries whose cost is counted as in Prometheus, and compared
+// with the ceilings of their options (promql.QueryCostOpts), or estimated. The cost is that of
+// the whole query, so it is evaluated as a whole, without the results cache.
+func WithPrice(ctx context.Context) context.Context { return context.WithValue(ctx, pricedKey{}, true) }
+
+// Priced reports whether the context is one of WithPrice.
+func Priced(ctx context.Context) bool { return ctx.Value(pricedKey{}) != nil }
 
 // Of returns the request for a query of the tenant, the policy and the limits of r.
 func (r Request) Of(ctx context.Context, opts promql.QueryOpts, text string, times split.Times) Request {

@@ -127,7 +127,7 @@ func TestRequestOf(t *testing.T) {
 		want bool
 	}{{nil, true}, {promql.NewPrometheusQueryOpts(false, 0, nil), true}, {promql.NewPrometheusQueryOpts(true, 0, nil), false},
 		{promql.NewPrometheusQueryOpts(false, 0, &use), false}} {
-		if got := Portable(tt.opts); got != tt.want {
+		if got := Portable(context.Background(), tt.opts); got != tt.want || Portable(WithPrice(context.Background()), tt.opts) {
 			t.Errorf("%+v: portable %t", tt.opts, got)
 		}
 	}

@@ -107,7 +107,7 @@ func (e *Engine) query(ctx context.Context, here promql.Query, err error, opts p
 	if here.Statement() == nil { // rejected before it was parsed
 		return here, nil
 	}
-	if !evaluation.Portable(opts) {
+	if !evaluation.Portable(ctx, opts) {
 		return here, nil
 	}
 	r, err := e.o.Request(ctx)

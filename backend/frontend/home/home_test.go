@@ -105,6 +105,7 @@ func TestExec(t *testing.T) {
 		rings error
 		local local
 		opts  promql.QueryOpts
+		price bool
 		want  string // "home", "second", "third", or "here"
 		err   string
 		asked int
@@ -119,6 +120,7 @@ func TestExec(t *testing.T) {
 		"a failed query":          {self: -1, say: map[int]func(string) (*evaluation.Answer, error){0: func(string) (*evaluation.Answer, error) { return &evaluation.Answer{Err: fault, Fault: fault}, nil }}, err: fault.Error(), asked: 1},
 		"rejected before parsing": {self: -1, local: local{unparsed: true}, want: "here"},
 		"statistics of each step": {self: -1, opts: promql.NewPrometheusQueryOpts(true, 0, nil), want: "here"},
+		"its cost counts":         {self: -1, price: true, want: "here"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var list []Frontend
@@ -152,7 +154,11 @@ func TestExec(t *testing.T) {
 				Unreadable: func(_ context.Context, err error) { noted = err },
 				Logger:     slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 			})
-			q, err := e.NewInstantQuery(t.Context(), nil, tt.opts, "x", time.Unix(0, 0))
+			ctx := t.Context()
+			if tt.price {
+				ctx = evaluation.WithPrice(ctx)
+			}
+			q, err := e.NewInstantQuery(ctx, nil, tt.opts, "x", time.Unix(0, 0))
 			if err != nil {
 				t.Fatal(err)
 			}

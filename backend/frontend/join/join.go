@@ -78,7 +78,7 @@ func (e *Engine) query(ctx context.Context, inner promql.Query, err error, opts 
 	if err != nil {
 		return nil, err
 	}
-	if e.o.Uncached(ctx) || !evaluation.Portable(opts) {
+	if e.o.Uncached(ctx) || !evaluation.Portable(ctx, opts) {
 		return inner, nil
 	}
 	r, err := e.o.Request(ctx)

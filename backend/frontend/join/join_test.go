@@ -221,12 +221,20 @@ func TestWaitEnds(t *testing.T) {
 func TestDifferent(t *testing.T) {
 	w := newWorld(t)
 	list := []<-chan *promql.Result{w.ask(t.Context(), "x", 0, 1), w.ask(t.Context(), "y", 0, 1), w.ask(t.Context(), "x", 1, 1),
-		w.ask(t.Context(), "x", 0, 2), w.ask(context.WithValue(t.Context(), uncachedKey{}, true), "x", 0, 1)}
+		w.ask(t.Context(), "x", 0, 2), w.ask(context.WithValue(t.Context(), uncachedKey{}, true), "x", 0, 1), w.ask(evaluation.WithPrice(t.Context()), "x", 0, 1)}
 	w.tenant = "other"
 	list = append(list, w.ask(t.Context(), "x", 0, 1))
+	var all []*running
 	for range list {
-		r := <-w.begun
-		go func() { r.result <- scalar(1) }()
+		select {
+		case r := <-w.begun:
+			all = append(all, r)
+		case <-time.After(10 * time.Second):
+			t.Fatalf("only %d of %d queries have begun: the others wait for an equal one", len(all), len(list))
+		}
+	}
+	for _, r := range all {
+		r.result <- scalar(1)
 	}
 	for _, done := range list {
 		<-done

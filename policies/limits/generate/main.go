@@ -107,6 +107,8 @@ func zero(d limits.Description) string {
 		return "False means " + d.Zero
 	case limits.LabelName:
 		return "Empty is " + d.Zero
+	case limits.Queries:
+		return "Empty means " + d.Zero
 	}
 	return "0 means " + d.Zero
 }
@@ -161,6 +163,9 @@ func valueText(v any) string {
 	case float64:
 		return strconv.FormatFloat(v, 'f', -1, 64)
 	case string:
+		if v == "" {
+			return "empty"
+		}
 		return "`" + v + "`"
 	}
 	return fmt.Sprint(v)
