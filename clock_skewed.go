@@ -5,17 +5,28 @@ package main
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 )
 
 // now returns a clock that is off by the duration in PALLIUM_CLOCK_OFFSET. Only test
 // binaries have it, built with the tag skewed, so that tests need not set the machine's
-// clock.
+// clock. With PALLIUM_CLOCK_SPEED it runs that many times as fast, from PALLIUM_CLOCK_BASE
+// (Unix milliseconds) on.
 func now() func() time.Time {
 	offset, err := time.ParseDuration(os.Getenv("PALLIUM_CLOCK_OFFSET"))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "pallium: PALLIUM_CLOCK_OFFSET:", err)
 		os.Exit(2)
+	}
+	if speed, err := strconv.ParseFloat(os.Getenv("PALLIUM_CLOCK_SPEED"), 64); err == nil {
+		base, err := strconv.ParseInt(os.Getenv("PALLIUM_CLOCK_BASE"), 10, 64)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "pallium: PALLIUM_CLOCK_BASE:", err)
+			os.Exit(2)
+		}
+		from := time.UnixMilli(base)
+		return func() time.Time { return from.Add(time.Duration(float64(time.Since(from))*speed) + offset) }
 	}
 	return func() time.Time { return time.Now().Add(offset) }
 }

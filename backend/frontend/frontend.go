@@ -44,7 +44,8 @@ type Evaluator interface {
 	Take(ctx context.Context, bytes int64) error
 	// Charge accounts for the memory of an answer that was not evaluated.
 	Charge(ctx context.Context, m promql.Matrix) error
-	// Failed returns the result of a query that failed with one of these errors.
+	// Failed returns the result of a query that failed with one of these errors, or because a
+	// part was too large, and counts it.
 	Failed(err error) *promql.Result
 	// Retention returns how long the tenant's samples are kept; 0 means without limit.
 	Retention(ctx context.Context) (time.Duration, error)

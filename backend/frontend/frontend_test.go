@@ -280,6 +280,12 @@ func TestRuns(t *testing.T) {
 			if n := w.parts.Load(); n != tt.want {
 				t.Errorf("%d evaluations, want %d", n, tt.want)
 			}
+			if n := w.closed.Load(); n != 1 && w.longest > 0 {
+				t.Errorf("%d evaluations that exceeded the limit do not hold anything any more, want 1", n)
+			}
+			if w.failed > 0 {
+				t.Error("counted as a query that exceeded a limit")
+			}
 		})
 	}
 	w := newWorld(t)
@@ -288,6 +294,9 @@ func TestRuns(t *testing.T) {
 	var exceeded *limits.Exceeded
 	if res := w.ask("sum(load)", origin, origin+2*day, hour); !errors.As(res.Err, &exceeded) {
 		t.Errorf("a part exceeds a limit: %v", res.Err)
+	}
+	if w.failed != 1 {
+		t.Errorf("a query that exceeds a limit is counted %d times", w.failed)
 	}
 }
 

@@ -68,6 +68,16 @@ func (q *rangeQuery) Close() {
 	q.running = nil
 }
 
+// close closes a part of which nothing is used.
+func (q *rangeQuery) close(part promql.Query) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if i := slices.Index(q.running, part); i >= 0 { // otherwise Close was called
+		q.running = slices.Delete(q.running, i, i+1)
+		part.Close()
+	}
+}
+
 // run answers the query: from the cache what it has, the rest by evaluation.
 func (p *plan) run(ctx context.Context) *promql.Result {
 	timer := p.q.Stats().Timers.GetTimer(stats.ExecTotalTime).Start()
@@ -77,6 +87,9 @@ func (p *plan) run(ctx context.Context) *promql.Result {
 		return p.f.o.Evaluator.Failed(err)
 	}
 	if failed := p.evaluate(ctx); failed != nil {
+		if p.f.o.Evaluator.TooLarge(failed.Err) {
+			return p.f.o.Evaluator.Failed(failed.Err)
+		}
 		return failed
 	}
 	if p.unjoinable() {

@@ -118,6 +118,7 @@ func (p *plan) evaluateTasks(ctx context.Context, run []*task) *promql.Result {
 	q.mu.Unlock()
 	res := query.Exec(ctx)
 	if res.Err != nil {
+		q.close(query) // so that it holds nothing while fewer steps are evaluated
 		return res
 	}
 	points, err := res.Matrix()

@@ -61,9 +61,11 @@ type world struct {
 	readers  evaluation.Readers // of all evaluations
 	members  []string           // ingesters that are available, each in a domain of its own; nil: one
 	keep     time.Duration
-	most     int64  // samples; 0 = no limit
-	longest  int64  // steps of an evaluation beyond which it fails; 0 = no limit
-	evaluate func() // called before each evaluation of a part; may be nil
+	most     int64        // samples; 0 = no limit
+	longest  int64        // steps of an evaluation beyond which it fails; 0 = no limit
+	closed   atomic.Int64 // evaluations beyond it that were closed
+	failed   int          // queries that exceeded a limit
+	evaluate func()       // called before each evaluation of a part; may be nil
 	parts    atomic.Int64
 	steps    atomic.Int64
 	reads    int // of versions
@@ -281,7 +283,7 @@ func (w *world) NewPartQuery(
 	}
 	w.parts.Add(1)
 	if n := stepsIn(part, whole.Step.Milliseconds()); w.longest > 0 && n > w.longest {
-		return tooLong{}, nil
+		return tooLong{closed: &w.closed}, nil
 	}
 	w.steps.Add(stepsIn(part, whole.Step.Milliseconds()))
 	o := w.options(split.Parser(w.parser, whole.Start, whole.End, whole.Step))
@@ -289,13 +291,16 @@ func (w *world) NewPartQuery(
 }
 
 // tooLong is an evaluation that exceeds a limit.
-type tooLong struct{ promql.Query }
+type tooLong struct {
+	promql.Query
+	closed *atomic.Int64
+}
 
 func (tooLong) Exec(context.Context) *promql.Result {
 	return &promql.Result{Err: limits.MaxQuerySamples.Exceeded(&limits.Limits{}, limits.More)}
 }
 
-func (tooLong) Close() {}
+func (q tooLong) Close() { q.closed.Add(1) }
 
 func (w *world) TooLarge(err error) bool {
 	var exceeded *limits.Exceeded
@@ -323,6 +328,9 @@ func (w *world) Take(context.Context, int64) error { return nil }
 
 func (w *world) Charge(context.Context, promql.Matrix) error { return nil }
 
-func (w *world) Failed(err error) *promql.Result { return &promql.Result{Err: err} }
+func (w *world) Failed(err error) *promql.Result {
+	w.failed++
+	return &promql.Result{Err: err}
+}
 
 func (w *world) Retention(context.Context) (time.Duration, error) { return w.keep, nil }

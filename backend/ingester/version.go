@@ -65,13 +65,21 @@ func (c *changeLog) counts(id tenant.ID) *changeCounts {
 // were applied and before they are acknowledged: either the bound that it loads was
 // raised by the version that a reader has, and the change is counted, or the reader got
 // its version after the samples were applied, and reads them.
+//
+// An answer that was kept with the recent counter may be kept further without it, once the
+// bound is above its samples. So a change that is counted as recent is counted again if the
+// bound was raised above it meanwhile: whoever raised it may not have seen the recent one.
 func (c *changeLog) pushed(id tenant.ID, t int64) {
-	switch {
-	case t < c.bound.Load():
-		c.changed(id)
-	case t < c.recent.Load():
+	if t >= c.bound.Load() {
+		if t >= c.recent.Load() {
+			return
+		}
 		c.counts(id).recent.Add(1)
+		if t >= c.bound.Load() {
+			return
+		}
 	}
+	c.changed(id)
 }
 
 // changed counts a change of any other kind, after it took effect and before it is
@@ -91,10 +99,18 @@ func raise(bound *atomic.Int64, b int64) {
 // Version returns the version of what the ingester answers for a tenant's samples before
 // the bounds. It raises the bounds first, see changeLog.pushed.
 func (ing *Ingester) Version(id tenant.ID) series.IngesterVersion {
-	c, now := ing.changes, ing.opts.Now()
-	raise(&c.bound, series.WindowStart(now.Add(-SealDelay).UnixMilli()))
-	raise(&c.recent, now.Add(-RecentDelay).Truncate(recentStep).UnixMilli())
-	v := series.IngesterVersion{Instance: ing.opts.ID, Epoch: c.epoch, Bound: c.bound.Load(), RecentBound: c.recent.Load()}
+	now := ing.opts.Now()
+	bound, recent := series.WindowStart(now.Add(-SealDelay).UnixMilli()), now.Add(-RecentDelay).Truncate(recentStep).UnixMilli()
+	v := ing.changes.version(id, bound, recent)
+	v.Instance = ing.opts.ID
+	return v
+}
+
+// version raises the bounds and returns them with the counters.
+func (c *changeLog) version(id tenant.ID, bound, recent int64) series.IngesterVersion {
+	raise(&c.bound, bound)
+	raise(&c.recent, recent)
+	v := series.IngesterVersion{Epoch: c.epoch, Bound: c.bound.Load(), RecentBound: c.recent.Load()}
 	counts := c.counts(id)
 	v.Changes, v.Recent = counts.settled.Load(), counts.recent.Load()
 	return v

@@ -1,6 +1,9 @@
 package ingester
 
 import (
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,5 +105,40 @@ func TestVersionOfExpiredPacks(t *testing.T) {
 	}
 	if b.ing.Version("t").Changes == before.Changes || b.ing.Version("other").Changes != other.Changes {
 		t.Error("removed packs were not counted for their tenant, or for another")
+	}
+}
+
+// TestVersionRaisedDuringPush: while a push is counted, a version is read that raises the
+// bound above its samples. If that version has the counters from before the push, an answer
+// from before it is kept from then on without the recent counter: the other one must change.
+func TestVersionRaisedDuringPush(t *testing.T) {
+	const bound, sample, recent = 100, 110, 200
+	for i := range 20_000 {
+		c := newChangeLog()
+		before := c.version("t", bound, recent)
+		var begun atomic.Int32
+		together := func() {
+			begun.Add(1)
+			for spins := 0; begun.Load() < 2; spins++ { // both go on at the same moment
+				if spins > 10_000 {
+					runtime.Gosched()
+				}
+			}
+		}
+		var push sync.WaitGroup
+		push.Go(func() {
+			together()
+			c.pushed("t", sample)
+		})
+		together()
+		for range i % 16 {
+			c.bound.Load() // a little later
+		}
+		during := c.version("t", recent, recent+100)
+		push.Wait()
+		after := c.version("t", recent, recent+100)
+		if during.Changes == before.Changes && during.Recent == before.Recent && after.Changes == during.Changes {
+			t.Fatalf("try %d: the versions %+v, %+v and %+v do not have the push", i, before, during, after)
+		}
 	}
 }

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -49,6 +52,53 @@ func TestNoExemplars(t *testing.T) {
 	got, err := q.Select(start, start+1, []*labels.Matcher{everything})
 	if err != nil || got == nil || len(got) != 0 {
 		t.Errorf("Select = %v, %v, want an empty list", got, err)
+	}
+}
+
+// TestPartExceedsLimit: a part that exceeds a limit holds nothing afterwards, and is counted
+// only as an error of its query, because fewer steps may be evaluated after it.
+func TestPartExceedsLimit(t *testing.T) {
+	for limit, lim := range map[string]limits.Limits{
+		"max_query_samples": {MaxQuerySamples: 1}, "max_query_series": {MaxQuerySeries: 1}, "max_memory_bytes": {MaxMemoryBytes: 1},
+	} {
+		b := newBed(t)
+		b.lim = lim
+		h := memory.NewAccount(1<<30, nil).Begin(memory.Request{Tenant: "a", Limit: lim.MaxMemoryBytes})
+		defer h.Close()
+		ctx := memory.NewContext(b.as("a"), h)
+		whole := split.Times{Start: time.UnixMilli(start), End: b.now, Step: time.Hour}
+		q, err := b.engine.NewPartQuery(ctx, b.q, nil, "up", whole, split.Range{Start: start, End: start + 5*3_600_000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer q.Close()
+		res := q.Exec(ctx)
+		if !b.engine.TooLarge(res.Err) {
+			t.Fatalf("%s: %v", limit, res.Err)
+		}
+		if n := h.Used(); n != 0 {
+			t.Errorf("%s: %d bytes are held", limit, n)
+		}
+		counted := func() float64 { return testutil.ToFloat64(b.engine.exceeded.WithLabelValues(limit)) }
+		if n := counted(); n != 0 {
+			t.Errorf("%s: counted %g times for a part", limit, n)
+		}
+		if b.engine.Failed(res.Err); counted() != 1 {
+			t.Errorf("%s: counted %g times for its query", limit, counted())
+		}
+	}
+}
+
+// TestChargeTakesAllOrNothing: an answer for which there is not enough memory holds none.
+func TestChargeTakesAllOrNothing(t *testing.T) {
+	m := promql.Matrix{{Metric: labels.FromStrings("a", "b"), Floats: make([]promql.FPoint, 1000)}}
+	for limit := int64(1000); limit < 1<<20; limit *= 2 {
+		h := memory.NewAccount(1<<30, nil).Begin(memory.Request{Tenant: "a", Limit: limit})
+		err := (&Engine{}).Charge(memory.NewContext(context.Background(), h), m)
+		if n := h.Used(); (err == nil) != (n > 0) {
+			t.Errorf("limit of %d bytes: error %v, %d bytes held", limit, err, n)
+		}
+		h.Close()
 	}
 }
 

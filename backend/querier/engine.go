@@ -155,24 +155,34 @@ type query struct {
 	opts       promql.QueryOpts
 	start, end time.Time
 	step       time.Duration // 0 for an instant query
+	part       bool          // of another query, which is counted if it exceeds a limit
 	ran        *evaluation   // nil before Exec
+}
+
+// failed returns a failed result and counts it, unless it is only that of a part after which
+// fewer steps may be evaluated.
+func (q *query) failed(err error) *promql.Result {
+	if q.part && q.engine.TooLarge(err) {
+		return &promql.Result{Err: err}
+	}
+	return q.engine.failed(err)
 }
 
 // Exec implements promql.Query.
 func (q *query) Exec(ctx context.Context) *promql.Result {
 	if err := q.check(); err != nil {
-		return q.engine.failed(err)
+		return q.failed(err)
 	}
 	q.engine.queries.Inc()
 	e, err := newEvaluation(ctx, q)
 	q.ran = e
 	if err != nil {
-		return q.engine.failed(explain(ctx, err))
+		return q.failed(explain(ctx, err))
 	}
 	res := q.Query.Exec(context.WithValue(ctx, evaluationKey{}, e))
 	if res.Err == nil {
 		if err := chargeResult(e.memory, res.Value); err != nil {
-			return q.engine.failed(explain(ctx, err))
+			return q.failed(explain(ctx, err))
 		}
 		return res
 	}
@@ -180,15 +190,15 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 		return q.engine.failed(err)
 	}
 	if err := explain(ctx, res.Err); err != nil {
-		return q.engine.failed(err)
+		return q.failed(err)
 	}
 	var timeout promql.ErrQueryTimeout
 	var tooMany promql.ErrTooManySamples
 	switch {
 	case errors.As(res.Err, &tooMany):
-		return q.engine.failed(limits.MaxQuerySamples.Exceeded(q.lim, limits.More))
+		return q.failed(limits.MaxQuerySamples.Exceeded(q.lim, limits.More))
 	case errors.As(res.Err, &timeout) && ctx.Err() == nil:
-		return q.engine.failed(TimedOut(q.lim))
+		return q.failed(TimedOut(q.lim))
 	}
 	return res
 }

@@ -16,7 +16,8 @@ import (
 
 // NewPartQuery returns the query of a part of a range query: of the steps of a range. The
 // expression means what it means in the whole query. Its limits on text, range and steps
-// are checked for the part; for those of the whole query see Check.
+// are checked for the part; for those of the whole query see Check. A part that is too large
+// is not counted; see Failed.
 func (e *Engine) NewPartQuery(
 	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
 ) (promql.Query, error) {
@@ -33,7 +34,7 @@ func (e *Engine) NewPartQuery(
 	if err != nil {
 		return nil, err
 	}
-	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step}}, nil
+	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}}, nil
 }
 
 // partQuery is the query of a part. When it has run, it holds memory for its answer only:
@@ -50,7 +51,7 @@ func (q partQuery) Exec(ctx context.Context) *promql.Result {
 		return res
 	}
 	if err := q.engine.Charge(ctx, m); err != nil {
-		return q.engine.failed(err)
+		return q.failed(err)
 	}
 	return res
 }
@@ -94,8 +95,8 @@ func (e *Engine) TooLarge(err error) bool {
 	return errors.As(err, &unreadable) && errors.Is(unreadable.Err, memory.ErrFull)
 }
 
-// Failed returns the result of a query that failed with an error of Check or CheckCost, and
-// counts it.
+// Failed returns the result of a query that failed with an error of Check, CheckCost or a part
+// that was too large, and counts it.
 func (e *Engine) Failed(err error) *promql.Result { return e.failed(err) }
 
 // Cost returns what a query that ran has read: the most series that one of its selectors
@@ -117,7 +118,7 @@ func (e *Engine) Take(ctx context.Context, bytes int64) error {
 }
 
 // Charge accounts for the memory of an answer that was not evaluated: its points and its
-// text.
+// text. After an error it has taken nothing.
 func (e *Engine) Charge(ctx context.Context, m promql.Matrix) error {
 	h := memory.FromContext(ctx)
 	points := int64(0)
@@ -129,10 +130,15 @@ func (e *Engine) Charge(ctx context.Context, m promql.Matrix) error {
 				len(f.PositiveBuckets)+len(f.NegativeBuckets)+len(f.CustomValues))/pointBytes
 		}
 	}
-	if err := h.Take(sumOf(int64(len(m))*seriesBytes, points, 2*pointBytes)); err != nil {
+	n := sumOf(int64(len(m))*seriesBytes, points, 2*pointBytes)
+	if err := h.Take(n); err != nil {
 		return Explained(ctx, err)
 	}
-	return Explained(ctx, chargeResult(h, m))
+	err := chargeResult(h, m)
+	if err != nil {
+		h.Give(n)
+	}
+	return Explained(ctx, err)
 }
 
 // Explained returns an error of the memory of a process, or of a limit, as the engine would

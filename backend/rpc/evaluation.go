@@ -189,7 +189,7 @@ type collector struct {
 }
 
 func newCollector(r *evaluation.Request, h *memory.Holding) *collector {
-	c := &collector{holding: h}
+	c := &collector{holding: h.Part()}
 	c.start, c.step = spacing(r)
 	return c
 }
@@ -201,6 +201,9 @@ const (
 	answerFactor      = 4
 	answerSeriesBytes = 200
 )
+
+// drop returns the memory of an answer that is not complete or not used.
+func (c *collector) drop() { c.holding.Close() }
 
 // add adds a message. It returns the complete answer after the last message, and nil before.
 // It returns an error if there is not enough memory or the message is invalid.

@@ -111,7 +111,7 @@ func (w *slot) Querier() string { return w.querier }
 func (w *slot) Leaving() <-chan struct{} { return w.leaving }
 
 // Evaluate implements dispatch.Slot.
-func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error) {
+func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (answer *evaluation.Answer, err error) {
 	in, err := encodeRequest(ctx, r)
 	if err != nil {
 		return &evaluation.Answer{Err: err}, dispatch.ErrSlotBroken
@@ -120,6 +120,11 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation
 		return nil, fmt.Errorf("%w: %w", dispatch.ErrNotBegun, err)
 	}
 	c := newCollector(r, memory.FromContext(ctx))
+	defer func() {
+		if err != nil {
+			c.drop()
+		}
+	}()
 	begun := !r.Alone // otherwise the querier says when
 	for {
 		select {
@@ -160,7 +165,7 @@ const aliveTimeout = 2 * time.Second
 
 // Query sends a query to a frontend. The error wraps wire.ErrUnavailable if another
 // frontend may answer.
-func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error) {
+func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (answer *evaluation.Answer, err error) {
 	in, err := encodeRequest(ctx, r)
 	if err != nil {
 		return nil, err
@@ -177,6 +182,11 @@ func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (*evaluation.An
 	hangs := time.AfterFunc(aliveTimeout, cancel)
 	defer hangs.Stop()
 	c, alive := newCollector(r, memory.FromContext(ctx)), false
+	defer func() {
+		if err != nil {
+			c.drop()
+		}
+	}()
 	for {
 		piece, err := stream.Recv()
 		if !hangs.Stop() && err != nil && ctx.Err() == nil && !alive {

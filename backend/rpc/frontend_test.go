@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -221,6 +222,50 @@ func TestQueryMemory(t *testing.T) {
 		t.Errorf("answer of a querier %+v, %v", a, err)
 	}
 	stream.Close()
+}
+
+// TestMemoryOfIncompleteAnswer: the memory of what was received of an answer is returned when
+// the rest does not come, since the evaluation is repeated within the same request.
+func TestMemoryOfIncompleteAnswer(t *testing.T) {
+	r := exampleRequest()
+	r.Part, r.Times.Step = nil, 0
+	h := memory.NewAccount(1<<30, prometheus.NewRegistry()).Begin(memory.Request{Tenant: "t"})
+	defer h.Close()
+	var piece wire.EvaluationResponse
+	if err := sendAnswer(r, &evaluation.Answer{Value: vector()}, func(p *wire.EvaluationResponse) error {
+		piece = *p
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	piece.End = nil
+	f := newSlots()
+	p, _ := serveFrontend(t, f)
+	stream, err := p.Work(ctx, "q")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	slot := <-f.list
+	held := make(chan int64, 1)
+	go func() {
+		_, _ = stream.Next()
+		for range 2 { // the second one is received after the first was added
+			_ = stream.stream.Send(&wire.WorkMessage{Answer: &piece})
+		}
+		end := time.Now().Add(10 * time.Second)
+		for h.Used() == 0 && time.Now().Before(end) {
+			runtime.Gosched()
+		}
+		held <- h.Used()
+		_ = stream.stream.CloseSend()
+	}()
+	if _, err := slot.Evaluate(memory.NewContext(ctx, h), r); !errors.Is(err, dispatch.ErrQuerierEnded) {
+		t.Fatalf("error %v", err)
+	}
+	if during, after := <-held, h.Used(); during == 0 || after != 0 {
+		t.Errorf("%d bytes held during the evaluation, %d after it", during, after)
+	}
 }
 
 func vector() promql.Vector {

@@ -212,6 +212,23 @@ func (w *world) live() {
 	}
 }
 
+// mixed writes samples of all ages in one request: some that are late by days, by hours and
+// by minutes, and a current one.
+func (w *world) mixed() {
+	i := w.rnd.Intn(6)
+	ls := labels.FromStrings("__name__", "load", "job", fmt.Sprint("job-", i%2), "i", fmt.Sprint(i))
+	var list []point
+	for _, late := range []int64{0, 15 * minute, 3 * hour, day, 4 * day}[w.rnd.Intn(3):] {
+		t := w.now - 1 - w.rnd.Int63n(late+1)
+		if t > w.start && !w.samples.has(ls, t) && !slices.ContainsFunc(list, func(p point) bool { return p.t == t }) {
+			list = append(list, point{t: t, f: float64(w.rnd.Intn(1000))})
+		}
+	}
+	if len(list) > 0 {
+		w.push(ls, list...)
+	}
+}
+
 // remove deletes a part of some series.
 func (w *world) remove() {
 	value := fmt.Sprint(w.rnd.Intn(8))
@@ -229,9 +246,26 @@ func (w *world) remove() {
 
 func seconds(ms int64) string { return strconv.FormatFloat(float64(ms)/1000, 'f', 3, 64) }
 
+// virtual returns the time of the processes. Binaries with the tag skewed may have a faster
+// clock, so that windows and bounds pass while a test runs.
+func virtual(t *testing.T) int64 {
+	t.Helper()
+	now := time.Now().UnixMilli()
+	speed, err := strconv.ParseFloat(os.Getenv("PALLIUM_CLOCK_SPEED"), 64)
+	if err != nil {
+		return now
+	}
+	base, err := strconv.ParseInt(os.Getenv("PALLIUM_CLOCK_BASE"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return base + int64(float64(now-base)*speed)
+}
+
 // disturb changes something on which kept answers depend, or that must not matter.
 func (w *world) disturb(i int) string {
-	switch w.rnd.Intn(16) {
+	w.now = virtual(w.t)
+	switch w.rnd.Intn(18) {
 	case 0, 1, 2:
 		w.backfill()
 		return "backfill"
@@ -252,6 +286,9 @@ func (w *world) disturb(i int) string {
 	case 8, 9, 10, 11, 12:
 		w.live()
 		return "live"
+	case 16, 17:
+		w.mixed()
+		return "mixed"
 	case 7:
 		w.front.cli("limits", "set", "t", fmt.Sprintf("max_query_series=%d", 1000+w.rnd.Intn(1000)))
 		return "limits"

@@ -20,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -28,6 +29,7 @@ type engine struct {
 	frontend.Evaluator // nil: what the tests do not call
 	mu                 sync.Mutex
 	noted              []error
+	failed             int // queries counted as failed
 	here               *promql.Result
 	began              chan struct{} // receives when a query of this process begins; may be nil
 }
@@ -55,8 +57,27 @@ func (f *fixed) Stats() *stats.Statistics    { return f.stats }
 func (e *engine) NewInstantQuery(context.Context, storage.Queryable, promql.QueryOpts, string, time.Time) (promql.Query, error) {
 	return &fixed{e, &stats.Statistics{Timers: stats.NewQueryTimers(), Samples: stats.NewQuerySamples(false)}}, nil
 }
-func (e *engine) Check(promql.Query) error         { return nil }
-func (e *engine) Failed(err error) *promql.Result  { return &promql.Result{Err: err} }
+func (e *engine) NewRangeQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, start, _ time.Time,
+	_ time.Duration) (promql.Query, error) {
+	return e.NewInstantQuery(ctx, q, opts, text, start)
+}
+
+func (e *engine) NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times,
+	_ split.Range) (promql.Query, error) {
+	return e.NewInstantQuery(ctx, q, opts, text, whole.Start)
+}
+
+func (e *engine) Check(promql.Query) error { return nil }
+func (e *engine) Failed(err error) *promql.Result {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.failed++
+	return &promql.Result{Err: err}
+}
+
+var errTooLarge = errors.New("too large")
+
+func (e *engine) TooLarge(err error) bool          { return errors.Is(err, errTooLarge) }
 func (e *engine) Cost(promql.Query) (int64, int64) { return 0, 0 }
 func (e *engine) Interrupted(ctx context.Context) *promql.Result {
 	return &promql.Result{Err: promql.ErrQueryCanceled(context.Cause(ctx).Error())}
@@ -181,6 +202,33 @@ func TestAnswer(t *testing.T) {
 	w.d.o.Switches = "v2"
 	if q.(*query).Storable() {
 		t.Error("the answer of another version is storable")
+	}
+}
+
+// TestTooLargePart: a part that is too large is counted only as its query, which may succeed
+// with smaller ones.
+func TestTooLargePart(t *testing.T) {
+	w := newWorld(t)
+	w.slot("a", func(context.Context, *evaluation.Request) (*evaluation.Answer, error) {
+		return &evaluation.Answer{Err: errTooLarge}, nil
+	})
+	times := split.Times{Start: w.now, End: w.now.Add(time.Hour), Step: time.Minute}
+	for want, make := range []func() (promql.Query, error){
+		func() (promql.Query, error) {
+			return w.d.NewPartQuery(t.Context(), nil, nil, "x", times, split.Range{Start: 0, End: 1})
+		},
+		func() (promql.Query, error) {
+			return w.d.NewRangeQuery(t.Context(), nil, nil, "x", times.Start, times.End, times.Step)
+		},
+	} {
+		q, err := make()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res := q.Exec(t.Context()); !errors.Is(res.Err, errTooLarge) || w.engine.failed != want {
+			t.Errorf("error %v, counted %d times, want %d", res.Err, w.engine.failed, want)
+		}
+		q.Close()
 	}
 }
 

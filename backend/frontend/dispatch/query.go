@@ -143,7 +143,10 @@ func (q *query) finish(ctx context.Context, t *task) *promql.Result {
 	if t.answer.Fault != nil {
 		q.d.o.Engine.Unreadable(ctx, t.answer.Fault)
 	}
-	if t.answer.Err != nil {
+	switch {
+	case q.request.Part != nil && q.d.TooLarge(t.answer.Err): // its query is counted
+		return &promql.Result{Err: t.answer.Err}
+	case t.answer.Err != nil:
 		return q.d.Failed(t.answer.Err)
 	}
 	t.answer.Cost.Report(q.Query)

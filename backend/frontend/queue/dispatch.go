@@ -62,28 +62,49 @@ func (q *Queue) arrange(o *owner) {
 	}
 }
 
-// noteActivity notes that a tenant pushes a job or that one of its jobs is done.
-func (q *Queue) noteActivity(o *owner, now time.Time) {
-	if q.latest.of(o) {
-		q.latest = activity{o, now}
+// begin notes that a tenant has one job more.
+func (q *Queue) begin(o *owner) {
+	if o.jobs++; o.jobs > 1 {
 		return
 	}
-	q.latest, q.other = activity{o, now}, q.latest
-	if before := q.other.owner; before != nil {
-		q.arrange(before) // it may have been alone
+	q.busy[o] = struct{}{}
+	if len(q.busy) == 2 { // the other one may have been alone
+		for other := range q.busy {
+			q.arrange(other)
+		}
 	}
 }
 
-// of reports whether the activity is of a tenant, which may have been forgotten in between.
-func (a *activity) of(o *owner) bool { return a.owner != nil && a.owner.id == o.id }
+// end notes that a job neither waits nor runs any more.
+func (q *Queue) end(j *Job) {
+	o := j.owner
+	j.state, j.owner = outside, nil
+	if o.jobs--; o.jobs == 0 {
+		delete(q.busy, o)
+	}
+	q.noteActivity(o, q.o.Now())
+	q.arrange(o)
+}
 
-// alone reports whether no tenant but o has had a job for a while.
+// noteActivity notes that a job of a tenant comes or ends.
+func (q *Queue) noteActivity(o *owner, now time.Time) {
+	if q.latest.tenant != o.id {
+		q.other = q.latest
+	}
+	q.latest = activity{o.id, now}
+}
+
+// alone reports whether no tenant but o has a job or has had one for a while.
 func (q *Queue) alone(o *owner) bool {
+	others := len(q.busy)
+	if o.jobs > 0 {
+		others--
+	}
 	last := q.latest
-	if last.of(o) {
+	if last.tenant == o.id {
 		last = q.other
 	}
-	return q.o.Alone > 0 && (last.owner == nil || last.owner.idle() && q.o.Now().Sub(last.at) >= q.o.Alone)
+	return q.o.Alone > 0 && others == 0 && (last.tenant == "" || q.o.Now().Sub(last.at) >= q.o.Alone)
 }
 
 // mostOfTenant returns how many workers a tenant may hold, and how many with range
@@ -211,6 +232,6 @@ func (q *Queue) sweep() {
 	if len(q.owners) < q.sweepAt {
 		return
 	}
-	maps.DeleteFunc(q.owners, func(_ tenant.ID, o *owner) bool { return o.idle() })
+	maps.DeleteFunc(q.owners, func(_ tenant.ID, o *owner) bool { return o.jobs == 0 })
 	q.sweepAt = max(minSweep, 2*len(q.owners))
 }

@@ -11,18 +11,9 @@ import (
 // owner is what the queue has of one tenant.
 type owner struct {
 	id      tenant.ID
+	jobs    int // that wait or run
 	running int // over all classes
 	flows   [classes]flow
-}
-
-// idle reports whether the tenant has no job.
-func (o *owner) idle() bool {
-	for i := range o.flows {
-		if o.flows[i].waiting > 0 {
-			return false
-		}
-	}
-	return o.running == 0
 }
 
 // flow is the waiting jobs of one tenant and class.

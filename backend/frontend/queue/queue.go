@@ -119,17 +119,18 @@ type Queue struct {
 	classes  [classes]class
 	level    level // of the classes
 	owners   map[tenant.ID]*owner
-	sweepAt  int    // number of owners at which the idle ones are removed
-	events   uint64 // numbers jobs and turns
-	// latest is the last tenant that pushed a job or had one done, other the last one
-	// before it that is not the same.
+	busy     map[*owner]struct{} // those with a job
+	sweepAt  int                 // number of owners at which the idle ones are removed
+	events   uint64              // numbers jobs and turns
+	// latest is the last tenant with a job that came or ended, other the last one before it
+	// that is not the same.
 	latest, other activity
 }
 
-// activity is the last time when a tenant pushed a job or had one done.
+// activity is the last time when a job of a tenant came or ended.
 type activity struct {
-	owner *owner
-	at    time.Time
+	tenant tenant.ID // "": there was none
+	at     time.Time
 }
 
 // taker is a Take that waits.
@@ -148,7 +149,7 @@ func New(o Options) *Queue {
 		o.Now = time.Now
 	}
 	q := &Queue{
-		o: o, queriers: map[string]int{}, takers: list.New(), owners: map[tenant.ID]*owner{}, sweepAt: minSweep,
+		o: o, queriers: map[string]int{}, takers: list.New(), owners: map[tenant.ID]*owner{}, busy: map[*owner]struct{}{}, sweepAt: minSweep,
 	}
 	q.emptied = o.Now()
 	q.metrics = newMetrics(o.Registerer)
@@ -218,8 +219,9 @@ func (q *Queue) Push(j *Job) {
 		q.owners[j.Tenant] = o
 	}
 	j.owner = o
-	q.wait(j)
 	q.noteActivity(o, j.pushed)
+	q.begin(o)
+	q.wait(j)
 	q.dispatch()
 }
 
@@ -232,8 +234,7 @@ func (q *Queue) Remove(j *Job) bool {
 		return false
 	}
 	q.unlink(j)
-	q.arrange(j.owner)
-	j.state, j.owner = outside, nil
+	q.end(j)
 	return true
 }
 
@@ -288,8 +289,6 @@ func (q *Queue) Done(j *Job, actual int64) {
 		cost = j.charged
 	}
 	q.release(j, cost)
-	q.arrange(j.owner)
-	q.noteActivity(j.owner, q.o.Now())
-	j.state, j.owner = outside, nil
+	q.end(j)
 	q.dispatch()
 }

@@ -128,6 +128,50 @@ func TestAlone(t *testing.T) {
 	take("the other tenant has been done for a while", 2)
 }
 
+// TestNotAlone checks that a tenant is not alone beside one whose job runs or waited for long,
+// although a third tenant was there since.
+func TestNotAlone(t *testing.T) {
+	for name, long := range map[string]func(q *Queue) (end func()){
+		"runs": func(q *Queue) func() {
+			j := push(q, "long", Instant, 1, 1)
+			q.ask("q")
+			return func() { q.Done(j[0], -1) }
+		},
+		"waits": func(q *Queue) func() {
+			j := &Job{Tenant: "long", Class: Instant, Avoid: "q"}
+			q.Push(j)
+			return func() { q.Remove(j) }
+		},
+	} {
+		clock := kit.NewClock(time.Unix(1e9, 0))
+		q := newQueue(t, 4, Options{Alone: time.Minute, Now: clock.Now})
+		defer q.AddWorkers("other", 1)()
+		end := long(q)
+		clock.Advance(time.Second)
+		third := push(q, "third", Instant, 1, 1)
+		q.ask("q")
+		q.Done(third[0], -1)
+		clock.Advance(time.Hour)
+		push(q, "a", Instant, 9, 1)
+		take := func(what string, want int) {
+			t.Helper()
+			n := 0
+			for q.try("q") != nil {
+				n++
+			}
+			if n != want {
+				t.Errorf("a job %s; %s: %d jobs, want %d", name, what, n, want)
+			}
+		}
+		take("beside it", 3) // of five workers
+		end()
+		take("it has just ended", 0)
+		clock.Advance(time.Minute)
+		push(q, "a", Instant, 1, 1)
+		take("it has ended a minute ago", 2)
+	}
+}
+
 // TestWorkersComeAndGo checks that jobs that wait only for a limit run when workers
 // come, and that a querier that has gone gets none.
 func TestWorkersComeAndGo(t *testing.T) {
