@@ -181,31 +181,36 @@ func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (answer *evalua
 	}
 	hangs := time.AfterFunc(aliveTimeout, cancel)
 	defer hangs.Stop()
-	c, alive := newCollector(r, memory.FromContext(ctx)), false
+	c := newCollector(r, memory.FromContext(ctx))
 	defer func() {
 		if err != nil {
 			c.drop()
 		}
 	}()
-	for {
+	if answer, err = receive(ctx, stream, c, hangs); err != nil {
+		return answer, err
+	}
+	if err := r.CheckSyntax(answer); err != nil {
+		return nil, fmt.Errorf("%w: %w", wire.ErrUnavailable, err)
+	}
+	return answer, nil
+}
+
+// receive receives the answer of a frontend. hangs ends the call unless it is stopped by the
+// first piece.
+func receive(ctx context.Context, stream wire.Frontend_QueryClient, c *collector, hangs *time.Timer) (*evaluation.Answer, error) {
+	for alive := false; ; alive = true {
 		piece, err := stream.Recv()
 		if !hangs.Stop() && err != nil && ctx.Err() == nil && !alive {
 			return nil, fmt.Errorf("%w: the query frontend did not respond within %s", wire.ErrUnavailable, aliveTimeout)
 		}
-		alive = true
 		if errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("%w: the response of the query frontend is incomplete", wire.ErrUnavailable)
 		}
 		if err != nil {
 			return nil, wire.Error(err)
 		}
-		a, err := c.add(piece)
-		if a != nil && err == nil {
-			if err := r.CheckSyntax(a); err != nil {
-				return nil, fmt.Errorf("%w: %w", wire.ErrUnavailable, err)
-			}
-		}
-		if a != nil || err != nil {
+		if a, err := c.add(piece); a != nil || err != nil {
 			return a, querier.Explained(ctx, err)
 		}
 	}
