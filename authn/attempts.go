@@ -16,13 +16,16 @@ type AttemptsConfig struct {
 	PerSourceBurst  float64 `yaml:"per_source_burst"`  // default 200
 	PerNetwork      float64 `yaml:"per_network"`       // failures per second of one network (/24, IPv6 /56); default 200
 	PerNetworkBurst float64 `yaml:"per_network_burst"` // default 1000
-	Entries         int     `yaml:"entries"`           // maximum each of addresses, networks, keys and subjects in memory; default 50000
+	// Entries is the maximum number of addresses in memory, and also of networks, of keys
+	// and of subjects; default 50000.
+	Entries int `yaml:"entries"`
 }
 
 const (
 	// knownGoodFor is how long a key, or a JWT subject from an address, counts as
-	// known after it was valid. Known credentials are not delayed and need not queue
-	// with unknown ones.
+	// known after noteValid recorded it. Known credentials are not delayed before
+	// their check. Known keys do not wait at a gate; known subjects do, but are
+	// preferred there.
 	knownGoodFor = 10 * time.Minute
 
 	// maxDelay is the longest delay. It is shorter than the timeouts of clients.
@@ -52,7 +55,7 @@ type attempts struct {
 	now      func() time.Time
 	sources  *lru.Cache[netip.Prefix, *bucket]
 	networks *lru.Cache[netip.Prefix, *bucket]
-	keys     *lru.Cache[string, time.Time] // by key ID: when it was last valid
+	keys     *lru.Cache[string, time.Time] // by key ID: when noteValid recorded it
 	subjects *lru.Cache[subject, time.Time]
 	delayed  delayed
 }
@@ -106,8 +109,8 @@ func (a *attempts) pause(ctx context.Context, src netip.Addr) error {
 	}
 }
 
-// failed counts a failure of the address, and of its network unless the address alone is
-// delayed already: one bad client delays only itself.
+// failed counts a failure of the address, and of its network unless the address has used
+// up its own burst: one bad client delays only itself.
 func (a *attempts) failed(src netip.Addr) {
 	if a.take(a.sources, source(src), a.cfg.PerSource, a.cfg.PerSourceBurst) {
 		a.take(a.networks, network(src), a.cfg.PerNetwork, a.cfg.PerNetworkBurst)
@@ -170,8 +173,8 @@ func (a *attempts) validKey(keyID string) { noteValid(a.keys, keyID, a.now()) }
 
 func (a *attempts) validSubject(s subject) { noteValid(a.subjects, s, a.now()) }
 
-// noteValid records that a credential is valid. It rarely writes, because it is called
-// for every valid request.
+// noteValid records that a credential is valid now. It is called for every valid request,
+// so it leaves an entry that is newer than half of knownGoodFor as it is.
 func noteValid[K comparable](in *lru.Cache[K, time.Time], k K, now time.Time) {
 	if t, ok := in.Get(k); ok && now.Sub(t) < knownGoodFor/2 {
 		return

@@ -12,7 +12,7 @@ const (
 	Expired                     // 401
 	Revoked                     // 401
 	Throttled                   // 503: not checked in time, or rejected unchecked, because too many credentials are waiting
-	Unavailable                 // 503: a store is unavailable; never shown as 401
+	Unavailable                 // 503: not checked, because a store is unavailable or the client disconnected (499); never shown as 401
 )
 
 // String returns the kind as a metric label.

@@ -15,10 +15,10 @@ const (
 	maxWaiting = 1000
 	// maxWait is the longest wait at a gate.
 	maxWait = 5 * time.Second
-	// knownTurns is the number of turns of an address that requests with credentials that
-	// were valid recently get for each turn of its other requests, while both wait. The
-	// claims of a JWT are not verified before the check, so a client could otherwise lock out
-	// others of its address by claiming a known subject.
+	// knownTurns limits the priority of requests with credentials that were valid recently:
+	// while both kinds wait at one address, so many of these requests are served for each of
+	// the other requests. The claims of a JWT are not verified before the check, so a client
+	// could otherwise lock out others at its address by claiming a known subject.
 	knownTurns = 3
 )
 
@@ -27,8 +27,8 @@ var errBusy = errors.New("too many credentials are waiting to be checked")
 // gate bounds how many checks of one kind run at the same time, so that they leave the
 // CPUs and the store to others, and how many requests wait for a check. Networks are
 // served round robin, and so are the addresses within a network. If too many requests
-// wait, rejectOne chooses the one to reject, so that networks with few requests are still
-// served, and so are, within a network, addresses with few.
+// wait, rejectOne chooses the one to reject, so that networks with few requests, and
+// addresses with few requests within a network, are still served.
 type gate struct {
 	mu       sync.Mutex
 	free     int
@@ -54,7 +54,7 @@ type addressQueue struct {
 
 func (l *addressQueue) n() int { return len(l.known) + len(l.fresh) }
 
-// next returns the requests of which the first is served next.
+// next returns the list whose first request is served next.
 func (l *addressQueue) next() *[]waiter {
 	if len(l.fresh) == 0 || len(l.known) > 0 && l.turns < knownTurns {
 		l.turns++
@@ -64,8 +64,8 @@ func (l *addressQueue) next() *[]waiter {
 	return &l.fresh
 }
 
-// excess returns the requests of which the last is rejected first: known ones only if they
-// have more than their share of the queue.
+// excess returns the list whose last request is rejected first: known only if more than
+// knownTurns of its requests wait for each request of fresh.
 func (l *addressQueue) excess() *[]waiter {
 	if len(l.known) > knownTurns*len(l.fresh) {
 		return &l.known
@@ -169,10 +169,10 @@ func (g *gate) take(c *networkQueue, l *addressQueue, from *[]waiter, i int) {
 	}
 }
 
-// rejectOne rejects one waiting request: of the network with the most waiting requests, and
-// in it of the address with the most. If there are several, it takes the address with the
-// most failures. Of that address, it rejects the newest request whose credential was not
-// valid recently, or was if more than knownTurns of those wait for each of the others.
+// rejectOne rejects one waiting request. It chooses the network with the most waiting
+// requests, and in it the address with the most; among equals, it prefers the address with
+// the most failures. It rejects the newest request in the list that excess returns for that
+// address.
 func (g *gate) rejectOne() {
 	var worst *networkQueue
 	var worstAddr *addressQueue
@@ -189,7 +189,7 @@ func (g *gate) rejectOne() {
 	w <- errBusy
 }
 
-// worst returns the address of which rejectOne rejects a request.
+// worst returns the address from which rejectOne rejects a request.
 func (c *networkQueue) worst() *addressQueue {
 	w := c.addrs[0]
 	for _, l := range c.addrs[1:] {

@@ -14,9 +14,9 @@ import (
 
 // parseJWKS parses a JSON Web Key Set (RFC 7517) of public keys. Keys that are not for
 // verifying signatures, and kinds of keys that are unknown, are ignored, as section 5 of
-// the RFC requires: providers publish encryption keys in the same set. A malformed
-// signature key is an error for the whole set, because using half of a set would be a
-// guess.
+// the RFC recommends: providers publish encryption keys in the same set. A malformed
+// signature key, which the RFC would also ignore, is an error for the whole set, because
+// using half of a set would be a guess.
 func parseJWKS(data []byte) (keySet, error) {
 	doc, err := parseObject(data)
 	if err != nil {

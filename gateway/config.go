@@ -37,6 +37,7 @@ type Config struct {
 	// files the process may open.
 	Connections conn.Limits `yaml:"connections"`
 	// MaxHeaderBytes bounds a request header including the request line; default 256 KiB.
+	// In HTTP/2, the limit is at most 64 KiB.
 	MaxHeaderBytes int `yaml:"max_header_bytes"`
 	// MaxBufferedBytes bounds the request bodies, and the responses to HTTP/1.0 clients,
 	// that `pallium gateway` buffers; default a quarter of its memory. `pallium all` has

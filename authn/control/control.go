@@ -40,7 +40,7 @@ const (
 var ErrPepper = errors.New("the stored API keys were created with a different key pepper; " +
 	"restore PALLIUM_KEY_PEPPER or the key-pepper file")
 
-// Options are the options of Open. Store and Pepper are required.
+// Options are the options of Open. Store is required, and so is Pepper unless Keyless is set.
 type Options struct {
 	Store      rows.Store // the caller closes it after Stop
 	Pepper     apikey.Pepper
@@ -71,8 +71,8 @@ type Control struct {
 }
 
 // Open checks that the stored data has a supported format and belongs to the pepper,
-// initializes a new store, and creates the built-in tenant. Call Start to follow changes
-// of other processes.
+// initializes a new store, and creates the built-in tenant. With Keyless, it only checks
+// the format. Call Start to follow changes of other processes.
 func Open(ctx context.Context, o Options) (*Control, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -167,7 +167,8 @@ func (c *Control) ensureSelf(ctx context.Context) error {
 	return err
 }
 
-// Start starts to follow the change log and to write the last uses of keys, until Stop.
+// Start follows the change log in the background until Stop, and, unless Keyless is set,
+// writes the last uses of keys and removes old idempotency records.
 func (c *Control) Start() {
 	c.background = background.New()
 	c.background.Go(c.follow)

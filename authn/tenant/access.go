@@ -26,7 +26,8 @@ func Unrestricted() LabelPolicy { return LabelPolicy{unrestricted: true} }
 // IsUnrestricted reports whether all series may be read.
 func (p LabelPolicy) IsUnrestricted() bool { return p.unrestricted }
 
-// String returns the policy by its full value.
+// String returns the whole policy as text, for cache keys: policies with the same text allow
+// the same series.
 func (p LabelPolicy) String() string {
 	if p.unrestricted {
 		return policyUnrestricted

@@ -15,8 +15,9 @@ import (
 // that a tenant of an existing Mimir or Cortex can keep its name.
 const MaxIDLength = 150
 
-// ID is a tenant's name. An ID returned by ParseID is valid; use a plain conversion from
-// string only for constants and in tests.
+// ID is a tenant's name. An ID returned by ParseID is valid. A conversion from string does
+// not check it: use one only for constants, for stored IDs, for IDs that the callee checks,
+// and in tests.
 type ID string
 
 // Self is the built-in tenant to which Pallium writes its own metrics.
@@ -60,7 +61,7 @@ func validIDByte(c byte) bool {
 }
 
 // PathElement returns the ID as one element of a file or object name. A leading dot,
-// which would make a hidden file, is escaped; "." and ".." are no valid IDs.
+// which would make a hidden file, is escaped; "." and ".." are not valid IDs.
 func (id ID) PathElement() string {
 	if id != "" && id[0] == '.' {
 		return "%2E" + string(id[1:])

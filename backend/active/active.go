@@ -1,5 +1,5 @@
-// Package active knows the reads of tenants that a process is working on: queries, lists of
-// labels and series, and remote reads. Operators list them and end one. It logs the slow ones.
+// Package active tracks the reads of tenants that a process is working on: queries, lists of
+// labels and series, and remote reads. Operators can list them and end one. It logs slow reads.
 package active
 
 import (
@@ -21,8 +21,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// ErrEnded is the cause with which the context of a read is canceled that an operator ends.
-var ErrEnded = errors.New("the query was ended by an operator, probably because of what it needs: " +
+// ErrEnded is the cause with which the context of a read is canceled when an operator ends it.
+var ErrEnded = errors.New("the query was ended by an operator, probably because it needs too many resources: " +
 	"select fewer series, a shorter range or a longer step")
 
 // Query is a read that is in progress. Its JSON is that of the admin API.
@@ -46,7 +46,8 @@ const (
 
 // Options configure a Registry.
 type Options struct {
-	// Slow is the time after which a read is logged when it is done; 0 or less: none is.
+	// Slow is the shortest duration of a read that is logged when it is done; 0 or less:
+	// no read is logged.
 	Slow       time.Duration
 	Now        func() time.Time
 	Logger     *slog.Logger
@@ -89,8 +90,8 @@ func New(o Options) *Registry {
 
 type entryKey struct{}
 
-// Begin adds a read. The context that it returns is canceled when an operator ends the read,
-// and has the Entry. The caller must call Done.
+// Begin adds a read. The context that it returns carries the Entry, and is canceled when an
+// operator ends the read. The caller must call Done.
 func (r *Registry) Begin(ctx context.Context, q Query) (context.Context, *Entry) {
 	q.ID, q.Since = newID(), r.o.Now()
 	q.Text = short(q.Text, textBytes)
@@ -103,7 +104,7 @@ func (r *Registry) Begin(ctx context.Context, q Query) (context.Context, *Entry)
 	return context.WithValue(ctx, entryKey{}, e), e
 }
 
-// Of returns the read of a context, or nil. The methods of a nil Entry do nothing.
+// Of returns the read of a context, or nil. Run, Read and Status do nothing on a nil Entry.
 func Of(ctx context.Context) *Entry {
 	e, _ := ctx.Value(entryKey{}).(*Entry)
 	return e
@@ -116,7 +117,8 @@ func (e *Entry) Run() {
 	}
 }
 
-// Read notes that a query of the read has read samples, and the most that it held.
+// Read notes the number of samples that a query of the read has read, and the maximum number
+// that it held at the same time.
 func (e *Entry) Read(samples, peak int64) {
 	if e == nil {
 		return

@@ -25,8 +25,10 @@ import (
 type (
 	badRequest  struct{ error } // 400
 	unsupported string          // 415
-	logged      struct{ error } // was logged where it occurred
 )
+
+// logged wraps an error that was logged where it occurred, so that it is not logged again.
+type logged struct{ error }
 
 func (e badRequest) Unwrap() error  { return e.error }
 func (e logged) Unwrap() error      { return e.error }
@@ -36,10 +38,10 @@ func (e unsupported) Error() string { return string(e) }
 // before the response, as in nginx and Prometheus. Only logs and metrics have it.
 const statusClientGone = 499
 
-// clientGone reports whether the client of a request has closed the connection. Timeouts,
-// and requests that are ended for their memory, have other causes. A cancellation by
-// another process, for example an ingester that stops, is not one of the client: senders
-// drop what gets a 499.
+// clientGone reports whether the client of a request has closed the connection. After a
+// timeout, or if a request was ended because of its memory, the context has another cause.
+// A cancellation by another process, for example by an ingester that is stopping, does not
+// count: senders drop requests that get a 499.
 func clientGone(r *http.Request) bool {
 	return errors.Is(context.Cause(r.Context()), context.Canceled)
 }
@@ -52,8 +54,8 @@ func statusFor(r *http.Request, err error) (int, string) {
 	return status(err)
 }
 
-// status returns the HTTP status of an error, and the text for the caller. All
-// errors of the backend are mapped here.
+// status returns the HTTP status of an error, and the text for the caller. It maps
+// all errors of the backend that are not specific to one endpoint.
 func status(err error) (int, string) {
 	var (
 		bad      badRequest
@@ -97,8 +99,8 @@ func status(err error) (int, string) {
 	return http.StatusServiceUnavailable, unavailable(err)
 }
 
-// unavailable returns the text of a 503 response: what is wrong, and that the
-// client should retry.
+// unavailable returns the text of a 503 response: what is wrong and what to do,
+// which is usually to send the request again.
 func unavailable(err error) string {
 	switch {
 	case errors.Is(err, ingester.ErrFull):

@@ -149,7 +149,7 @@ func joined(list []series.WithChunks) int64 {
 	return sum
 }
 
-// sumOf returns need + n*each, at most 1<<60, which no budget has.
+// sumOf returns need + n*each, at most 1<<60, which is more than any memory limit.
 func sumOf(need, n, each int64) int64 {
 	const most = int64(1) << 60
 	if each > 0 && n > most/each {

@@ -10,7 +10,7 @@ import (
 
 // labelOf identifies a label of a selected series, or all its labels if label
 // is empty. A series of an expression may be derived from several selected
-// series, which source numbers.
+// series; source is the number of one of them.
 type labelOf struct {
 	source int
 	label  string
@@ -27,9 +27,9 @@ type labelSum struct {
 	of    map[labelOf]int64
 }
 
-// maxTerms is the maximum number of labels in one sum. If there are more, they
-// are replaced by all labels of a series, with the largest number of
-// occurrences of one of them.
+// maxTerms is the number of labels in one sum above which they are combined:
+// the labels of each source are replaced by all labels of its series, with the
+// largest number of occurrences of one of them.
 const maxTerms = 16
 
 func saturated(a, b int64) int64 { return min(a+b, maxLabelBytes) }
@@ -132,7 +132,7 @@ func (l *labelSet) value(name string) labelSum {
 	return sum
 }
 
-// keep returns the set with only the labels names.
+// keep returns the set reduced to the labels in names.
 func (l *labelSet) keep(names []string) *labelSet {
 	out := &labelSet{sources: l.sources}
 	for _, name := range names {

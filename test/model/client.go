@@ -25,7 +25,7 @@ func newClient() *client {
 	return &client{&http.Client{Timeout: 40 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}}
 }
 
-// response is a response; code 0 means that none was received.
+// response is the outcome of a request; code 0 means that no response was received.
 type response struct {
 	code   int
 	header http.Header
@@ -145,8 +145,8 @@ func encode2(entries []entry) ([]byte, error) {
 	return req.Marshal()
 }
 
-// stray returns a sample that is always invalid, at a time that no other sample has:
-// it is too old, too far in the future, or a histogram that contradicts itself.
+// stray returns a sample that is always invalid: it is too old, too far in the future, or a
+// histogram that contradicts itself. Valid samples are never so old or so far in the future.
 func (g *generator) stray(now time.Time) Sample {
 	s := Sample{series: g.rnd.Intn(2 * mixes), value: &Value{V: 666}}
 	switch g.rnd.Intn(3) {

@@ -38,22 +38,22 @@ func (a *API) Status(r *http.Request) (any, error) {
 	}
 	s := statistics{series: newTop(limit), values: newTop(limit), memory: newTop(limit), pairs: newTop(limit)}
 	s.add(c)
-	var answer statusAnswer
-	answer.Status = "success"
-	answer.Data.HeadStats = headStats{NumSeries: c.series, NumLabelPairs: s.labelPairs, ChunkCount: head.Chunks,
+	var response statusResponse
+	response.Status = "success"
+	response.Data.HeadStats = headStats{NumSeries: c.series, NumLabelPairs: s.labelPairs, ChunkCount: head.Chunks,
 		MinTime: head.MinTime, MaxTime: head.MaxTime}
 	for _, l := range []struct {
 		from *top
 		to   *[]stat
 	}{
-		{s.series, &answer.Data.SeriesCountByMetricName}, {s.values, &answer.Data.LabelValueCountByLabelName},
-		{s.memory, &answer.Data.MemoryInBytesByLabelName}, {s.pairs, &answer.Data.SeriesCountByLabelValuePair},
+		{s.series, &response.Data.SeriesCountByMetricName}, {s.values, &response.Data.LabelValueCountByLabelName},
+		{s.memory, &response.Data.MemoryInBytesByLabelName}, {s.pairs, &response.Data.SeriesCountByLabelValuePair},
 	} {
 		if *l.to = l.from.stats(); err == nil {
 			err = c.take(2 * l.from.textBytes())
 		}
 	}
-	return answer, err
+	return response, err
 }
 
 // statusLimit parses the parameter limit. The errors have Prometheus' texts.
@@ -108,9 +108,9 @@ func (t *top) stats() []stat {
 	return out
 }
 
-// statusAnswer is Prometheus' answer to status/tsdb, see TSDBStatus of its package
+// statusResponse is Prometheus' response to status/tsdb; see TSDBStatus of its package
 // web/api/v1.
-type statusAnswer struct {
+type statusResponse struct {
 	Status string     `json:"status"`
 	Data   tsdbStatus `json:"data"`
 }

@@ -77,8 +77,9 @@ func (r *Runner) Run(ctx context.Context, req *evaluation.Request) (a *evaluatio
 	return a, release
 }
 
-// context returns the context of an evaluation: what the API sets for a query. end releases
-// its memory.
+// context returns the context of an evaluation, with the values that the API sets for a
+// query. fault returns the error with which data could not be read, or nil. end releases the
+// memory of the evaluation.
 func (r *Runner) context(ctx context.Context, req *evaluation.Request) (_ context.Context, fault func() error, end func()) {
 	h := r.o.Memory.Begin(memory.Request{Tenant: req.Access.Tenant, Limit: req.Limits.MaxMemoryBytes})
 	ctx, fault = querier.NoteFaults(tenant.NewContext(ctx, req.Access))
@@ -102,8 +103,9 @@ func (r *Runner) context(ctx context.Context, req *evaluation.Request) (_ contex
 	}
 }
 
-// grace is added to the timeout of a request: the process that sent it ends it in time, with
-// an error that tells a timeout of the client from the limit.
+// grace is added to the timeout of a request, so that the process that sent the request
+// normally ends it first, at the timeout: only that process knows whether the timeout is the
+// client's or the limit query_timeout, and returns the right error.
 const grace = time.Second
 
 func (r *Runner) query(ctx context.Context, req *evaluation.Request) (promql.Query, error) {

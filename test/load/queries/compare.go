@@ -8,11 +8,11 @@ import (
 	"strconv"
 )
 
-// tolerance is the relative difference of values that count as near: Prometheus leaves the
-// order in which values of series are added open.
+// tolerance is the maximum relative difference of values that count as near: Prometheus does
+// not specify the order in which it adds values of series.
 const tolerance = 1e-9
 
-// alike tells how far two answers agree.
+// alike is the result of a comparison of two responses; larger is worse.
 type alike int
 
 const (
@@ -21,7 +21,7 @@ const (
 	different
 )
 
-// agree compares the data of two answers. Series may be in any order.
+// agree compares the data of two responses. Series may be in any order.
 func agree(a, b []byte) (alike, error) {
 	x, err := decode(a)
 	if err != nil {
@@ -35,17 +35,17 @@ func agree(a, b []byte) (alike, error) {
 }
 
 func decode(body []byte) (any, error) {
-	var answer struct {
+	var response struct {
 		Data struct{ Result []map[string]any }
 	}
-	if err := json.Unmarshal(body, &answer); err != nil {
+	if err := json.Unmarshal(body, &response); err != nil {
 		return nil, err
 	}
-	slices.SortFunc(answer.Data.Result, func(a, b map[string]any) int {
+	slices.SortFunc(response.Data.Result, func(a, b map[string]any) int {
 		return slices.Compare([]byte(fmt.Sprint(a["metric"])), []byte(fmt.Sprint(b["metric"]))) // maps are printed in order
 	})
-	list := make([]any, len(answer.Data.Result))
-	for i, one := range answer.Data.Result {
+	list := make([]any, len(response.Data.Result))
+	for i, one := range response.Data.Result {
 		list[i] = one
 	}
 	return list, nil
