@@ -2,6 +2,7 @@ package querier
 
 import (
 	"context"
+	"unicode/utf8"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -214,15 +215,15 @@ func labelText(ls labels.Labels) int64 {
 // jsonBytes returns the maximum size in bytes of a string as JSON, where some
 // bytes are escaped with six.
 func jsonBytes(s string) int64 {
-	n := int64(len(s))
+	n, valid := int64(len(s)), utf8.ValidString(s)
 	for i := range len(s) {
 		switch c := s[i]; {
 		case c < ' ', c == '<', c == '>', c == '&', c == 0xe2: // first byte of U+2028, which is escaped
 			n += 5
 		case c == '"', c == '\\':
 			n++
-		case c >= 0x80: // may be invalid UTF-8
-			n += 2
+		case c >= 0x80 && !valid: // each invalid byte becomes \ufffd
+			n += 5
 		}
 	}
 	return n

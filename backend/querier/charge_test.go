@@ -2,6 +2,7 @@ package querier
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"math"
 	"strings"
@@ -124,6 +125,19 @@ func TestReadsTakeMemory(t *testing.T) {
 				t.Errorf("%s: held %d bytes, want %d to %d", tt.name, n, tt.need, 10*tt.need)
 			}
 			h.Close()
+		}
+	}
+}
+
+// TestJSONBytes checks that no string is larger as JSON than its estimate.
+func TestJSONBytes(t *testing.T) {
+	for _, text := range []string{"", "up", "\xff\xfe", "a\xffb", "ü", "\u2028", "<&>\"\\\x00", strings.Repeat("\xe2", 50), "\xed\xa0\x80", "語 text"} {
+		out, err := json.Marshal(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := jsonBytes(text); n < int64(len(out)-2) { // without the quotes
+			t.Errorf("%q has %d bytes as JSON, estimated are %d", text, len(out)-2, n)
 		}
 	}
 }
