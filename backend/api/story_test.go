@@ -152,6 +152,8 @@ func TestQueryLimitsOverHTTP(t *testing.T) {
 		{"series in memory", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "status/tsdb", nil, "limit max_query_series of 4 series exceeded"},
 		{"series that are counted", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "cardinality/label_names", nil, "limit max_query_series of 4 series exceeded"},
 		{"memory of counts", func(l *limits.Limits) { l.MaxMemoryBytes = 1000 }, "cardinality/label_values", url.Values{"label_names[]": {"i"}}, "limit max_memory_bytes of 1000 bytes exceeded"},
+		{"memory of a response with many names", func(l *limits.Limits) { l.MaxMemoryBytes = 100_000 }, "cardinality/label_values",
+			url.Values{"label_names[]": manyNames(300)}, "limit max_memory_bytes of 100000 bytes exceeded"},
 		{"memory of a search", func(l *limits.Limits) { l.MaxMemoryBytes = 100 }, "search/label_values", url.Values{"label": {"i"}}, "limit max_memory_bytes of 100 bytes exceeded"},
 		{"length of a selector", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "cardinality/active_series", url.Values{"selector": {"up{}  "}}, "limit max_query_length of 4 bytes exceeded: the expressions and selectors of the request have 6"},
 		{"length of what is searched", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "search/metric_names", url.Values{"search[]": {"abc", "de"}}, "limit max_query_length of 4 bytes exceeded: the expressions and selectors of the request have 5"},

@@ -159,6 +159,9 @@ func (a *API) LabelValues(r *http.Request) (any, error) {
 	for _, name := range p.names {
 		names.push(entry{name: name, count: c.names[name].series})
 	}
+	if err := c.take(names.textBytes()); err != nil { // the request may have thousands of names
+		return nil, err
+	}
 	for _, e := range names.list() {
 		of := c.names[e.name]
 		l := labelCount{LabelName: e.name, LabelValuesCount: len(of.values), SeriesCount: e.count, Cardinality: []valueCount{}}
