@@ -373,6 +373,36 @@ func TestRemoteRead(t *testing.T) {
 	}
 }
 
+// TestRemoteReadFunction checks that the name of a function, which a client may choose, does not
+// change the samples of a response, even one that the API uses itself.
+func TestRemoteReadFunction(t *testing.T) {
+	b := newBackend(t)
+	b.write("a", "up", 3)
+	for _, function := range []string{"", "rate", "pallium_count"} {
+		q := &prompb.Query{StartTimestampMs: b.now.UnixMilli() - 1000, EndTimestampMs: b.now.UnixMilli(),
+			Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_EQ, Name: "__name__", Value: "up"}},
+			Hints:    &prompb.ReadHints{Func: function, StartMs: b.now.UnixMilli() - 1000, EndMs: b.now.UnixMilli()}}
+		data, err := (&prompb.ReadRequest{Queries: []*prompb.Query{q}}).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := do(b.h, as("a", httptest.NewRequest(http.MethodPost, "/prometheus/api/v1/read", bytes.NewReader(snappy.Encode(nil, data)))))
+		plain, err := snappy.Decode(nil, w.Body.Bytes())
+		if err != nil {
+			t.Fatalf("%q: %d %s", function, w.Code, w.Body)
+		}
+		var answer prompb.ReadResponse
+		if err := answer.Unmarshal(plain); err != nil || len(answer.Results) != 1 || len(answer.Results[0].Timeseries) != 3 {
+			t.Fatalf("%q: response = %v, %v", function, answer.Results, err)
+		}
+		for _, s := range answer.Results[0].Timeseries {
+			if len(s.Samples) != 1 {
+				t.Errorf("%q: series %v has %d samples", function, s.Labels, len(s.Samples))
+			}
+		}
+	}
+}
+
 // TestOrigin checks that a request with the header Origin does not panic in
 // Prometheus' CORS code, which is not configured.
 func TestOrigin(t *testing.T) {
