@@ -144,6 +144,9 @@ func TestQueryLimitsOverHTTP(t *testing.T) {
 		text   string
 	}{
 		{"range", func(l *limits.Limits) { l.MaxQueryRange = limits.Duration(time.Hour) }, "query", url.Values{"query": {"up offset 2h"}}, "limit max_query_range of 1h exceeded: the query spans 2h"},
+		{"range of a look-back", func(l *limits.Limits) { l.MaxQueryRange = limits.Duration(time.Hour) }, "query", url.Values{"query": {"up"}, "lookback_delta": {"2h"}}, "limit max_query_range of 1h exceeded: the query spans 2h"},
+		{"range of a look-back and an offset", func(l *limits.Limits) { l.MaxQueryRange = limits.Duration(time.Hour) }, "query", url.Values{"query": {"rate(up[1m]) + up offset 30m"}, "lookback_delta": {"45m"}}, "limit max_query_range of 1h exceeded: the query spans 1h15m"},
+		{"range with a negative look-back", func(l *limits.Limits) { l.MaxQueryRange = limits.Duration(time.Hour) }, "query", url.Values{"query": {"up offset 2h"}, "lookback_delta": {"-7200"}}, "limit max_query_range of 1h exceeded: the query spans 2h"},
 		{"steps", func(l *limits.Limits) { l.MaxQuerySteps = 5 }, "query_range", url.Values{"query": {"up"}, "start": {"0"}, "end": {"60"}, "step": {"10"}}, "limit max_query_steps of 5 steps exceeded: the query has 6"},
 		{"series", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "query", url.Values{"query": {"up"}}, "limit max_query_series of 4 series exceeded"},
 		{"series of the series endpoint", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "series", url.Values{"match[]": {"up"}}, "limit max_query_series of 4 series exceeded"},
