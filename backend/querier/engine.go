@@ -305,7 +305,7 @@ func (q *query) reach() int64 {
 // lookBack returns the reach of one selector inside the nodes of path.
 func (q *query) lookBack(vs *parser.VectorSelector, path []parser.Node) int64 {
 	back, at := vs.OriginalOffset.Milliseconds(), vs.Timestamp
-	if q.opts != nil && !inMatrix(path) {
+	if q.opts != nil && (!inMatrix(path) || vs.Anchored || vs.Smoothed) {
 		back += max(0, q.opts.LookbackDelta().Milliseconds()) // others are as none
 	}
 	for i := len(path) - 1; i >= 0; i-- {
