@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/palliumhq/pallium/authn/apikey"
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
@@ -38,9 +39,11 @@ type Query struct {
 	Running bool      `json:"running"` // false while it waits for one of the tenant's max_concurrent_queries
 }
 
-// textBytes is the maximum length of Query.Text, and partBytes that of its other texts.
+// textBytes is the maximum length of Query.Text, pathBytes of Query.Path, and partBytes of its
+// other texts.
 const (
 	textBytes = 2 << 10
+	pathBytes = 300
 	partBytes = 100
 )
 
@@ -94,8 +97,9 @@ type entryKey struct{}
 // operator ends the read. The caller must call Done.
 func (r *Registry) Begin(ctx context.Context, q Query) (context.Context, *Entry) {
 	q.ID, q.Since = newID(), r.o.Now()
-	q.Text = short(q.Text, textBytes)
-	q.Start, q.End, q.Step = short(q.Start, partBytes), short(q.End, partBytes), short(q.Step, partBytes)
+	// Operators see all of these, and the log has them. The path may have the name of a label.
+	q.Text, q.Path = shown(q.Text, textBytes), shown(q.Path, pathBytes)
+	q.Start, q.End, q.Step = shown(q.Start, partBytes), shown(q.End, partBytes), shown(q.Step, partBytes)
 	e := &Entry{registry: r, query: q}
 	ctx, e.cancel = context.WithCancelCause(ctx)
 	r.mu.Lock()
@@ -191,10 +195,11 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// short returns a text of at most n bytes; a longer one ends with "...".
-func short(s string, n int) string {
-	if len(s) <= n {
-		return s
+// shown returns the first n bytes of a text of a client, without the secrets of API keys. A
+// longer one ends with "...".
+func shown(s string, n int) string {
+	if len(s) > n {
+		s = strings.ToValidUTF8(s[:n-3], "") + "..."
 	}
-	return strings.ToValidUTF8(s[:n-3], "") + "..."
+	return apikey.Redact(s)
 }

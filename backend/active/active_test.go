@@ -3,6 +3,7 @@ package active
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/palliumhq/pallium/authn/apikey"
 	"github.com/palliumhq/pallium/test/kit"
 )
 
@@ -34,7 +36,8 @@ func TestList(t *testing.T) {
 	w := newWorld()
 	_, first := w.Begin(t.Context(), Query{Tenant: "a", Text: "up", Start: "1", End: "2", Step: "3", Path: "/p"})
 	w.clock.Advance(time.Second)
-	ctx, second := w.Begin(t.Context(), Query{Tenant: "b", Text: strings.Repeat("x", 10_000), Step: strings.Repeat("1", 1000)})
+	ctx, second := w.Begin(t.Context(), Query{Tenant: "b", Text: strings.Repeat("x", 10_000), Step: strings.Repeat("1", 1000),
+		Path: strings.Repeat("p", 1000)})
 	Of(ctx).Run()
 	list := w.List()
 	if len(list) != 2 || list[0].Tenant != "a" || list[0].Running || !list[1].Running || list[0].ID == list[1].ID {
@@ -44,8 +47,8 @@ func TestList(t *testing.T) {
 	if list[0] != want || len(want.ID) != 16 {
 		t.Errorf("query %+v, want %+v", list[0], want)
 	}
-	if q := list[1]; len(q.Text) != textBytes || len(q.Step) != partBytes || !strings.HasSuffix(q.Text, "...") {
-		t.Errorf("texts of %d and %d bytes", len(q.Text), len(q.Step))
+	if q := list[1]; len(q.Text) != textBytes || len(q.Step) != partBytes || len(q.Path) != pathBytes || !strings.HasSuffix(q.Text, "...") {
+		t.Errorf("texts of %d, %d and %d bytes", len(q.Text), len(q.Step), len(q.Path))
 	}
 	first.Done()
 	second.Done()
@@ -116,4 +119,27 @@ func TestNone(*testing.T) {
 	e.Run()
 	e.Read(1, 1)
 	e.Status(200)
+}
+
+// TestSecrets checks that API keys that a client sends in a query are neither listed nor logged.
+func TestSecrets(t *testing.T) {
+	w := newWorld()
+	const secret = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
+	key := apikey.Prefix + "_" + strings.Repeat("a", apikey.KeyIDLength) + "_" + secret
+	long := strings.Repeat("x", textBytes-len(key)) + key + key // cut within the key
+	for _, q := range []Query{{Text: `up{token="` + key + `"}`}, {Text: long}, {Path: "/label/" + key + "/values"}, {Start: key}, {End: key}, {Step: key}} {
+		q.Tenant = "a"
+		_, e := w.Begin(t.Context(), q)
+		list, err := json.Marshal(w.List())
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.clock.Advance(time.Minute)
+		w.End(w.List()[0].ID)
+		e.Done()
+		if all := string(list) + w.log.String(); strings.Contains(all, secret[:8]) || !strings.Contains(all, "REDACTED") {
+			t.Errorf("%+v is shown as %s", q, all)
+		}
+		w.log.Reset()
+	}
 }

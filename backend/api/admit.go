@@ -221,7 +221,10 @@ func (a *api) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 		writeError(w, code, "canceled", text)
 		return
 	}
-	if code != http.StatusServiceUnavailable || timedOut(err) {
+	switch {
+	case endedByOperator(r):
+		text = "an operator ended the request; send it again"
+	case code != http.StatusServiceUnavailable || timedOut(err):
 		_, text = status(nil)
 	}
 	w.Header().Set("Retry-After", retryAfter)

@@ -138,6 +138,15 @@ func TestCountedWhen(t *testing.T) {
 	}
 }
 
+// manyNames returns label names that no series has.
+func manyNames(n int) []string {
+	var names []string
+	for i := range n {
+		names = append(names, fmt.Sprint("a_label_that_no_series_has_", i))
+	}
+	return names
+}
+
 // TestHeadUnavailable checks that status/tsdb is 503 if the ingesters' chunks are not known,
 // and search/metric_names if metadata is not: never an answer without them.
 func TestHeadUnavailable(t *testing.T) {

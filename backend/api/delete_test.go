@@ -46,6 +46,23 @@ func TestDeletionErrors(t *testing.T) {
 	}
 }
 
+// TestDeletionEndedByOperator checks that the client of a deletion that an operator ends is told
+// so, and to repeat it, since it may have taken effect in part.
+func TestDeletionEndedByOperator(t *testing.T) {
+	running := active.New(active.Options{Now: time.Now})
+	a := &api{Options: Options{Gate: querier.NewGate(nil), Active: running, Limits: func(tenant.ID) limits.Limits { return limits.Default() },
+		Parsers: switches.Only(parser.NewParser(parser.Options{})), Logger: slog.New(slog.DiscardHandler),
+		Delete: func(ctx context.Context, _ Deletion) error {
+			running.End(running.List()[0].ID)
+			return ctx.Err() // not all parts know the cause
+		}}}
+	w := httptest.NewRecorder()
+	a.admit(http.HandlerFunc(a.deleteSeries))(w, as("a", httptest.NewRequest(http.MethodPost, "/delete_series?match[]=up", nil)))
+	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "an operator ended the request; send it again") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 // TestCleanTombstones checks that the request is for the caller's tenant, and that the text
 // of an error is not returned.
 func TestCleanTombstones(t *testing.T) {

@@ -144,6 +144,10 @@ func TestQueryLimitsOverHTTP(t *testing.T) {
 		text   string
 	}{
 		{"range", func(l *limits.Limits) { l.MaxQueryRange = limits.Duration(time.Hour) }, "query", url.Values{"query": {"up offset 2h"}}, "limit max_query_range of 1h exceeded: the query spans 2h"},
+		{"range of a look-back", func(l *limits.Limits) { l.MaxQueryRange = limits.Duration(time.Hour) }, "query", url.Values{"query": {"up"}, "lookback_delta": {"2h"}}, "limit max_query_range of 1h exceeded: the query spans 2h"},
+		{"range of a look-back and an offset", func(l *limits.Limits) { l.MaxQueryRange = limits.Duration(time.Hour) }, "query", url.Values{"query": {"rate(up[1m]) + up offset 30m"}, "lookback_delta": {"45m"}}, "limit max_query_range of 1h exceeded: the query spans 1h15m"},
+		{"range of a look-back before a range", func(l *limits.Limits) { l.MaxQueryRange = limits.Duration(time.Hour) }, "query", url.Values{"query": {"rate(up[1h] anchored)"}, "lookback_delta": {"2h"}}, "limit max_query_range of 1h exceeded: the query spans 3h"},
+		{"range with a negative look-back", func(l *limits.Limits) { l.MaxQueryRange = limits.Duration(time.Hour) }, "query", url.Values{"query": {"up offset 2h"}, "lookback_delta": {"-7200"}}, "limit max_query_range of 1h exceeded: the query spans 2h"},
 		{"steps", func(l *limits.Limits) { l.MaxQuerySteps = 5 }, "query_range", url.Values{"query": {"up"}, "start": {"0"}, "end": {"60"}, "step": {"10"}}, "limit max_query_steps of 5 steps exceeded: the query has 6"},
 		{"series", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "query", url.Values{"query": {"up"}}, "limit max_query_series of 4 series exceeded"},
 		{"series of the series endpoint", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "series", url.Values{"match[]": {"up"}}, "limit max_query_series of 4 series exceeded"},
@@ -152,6 +156,8 @@ func TestQueryLimitsOverHTTP(t *testing.T) {
 		{"series in memory", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "status/tsdb", nil, "limit max_query_series of 4 series exceeded"},
 		{"series that are counted", func(l *limits.Limits) { l.MaxQuerySeries = 4 }, "cardinality/label_names", nil, "limit max_query_series of 4 series exceeded"},
 		{"memory of counts", func(l *limits.Limits) { l.MaxMemoryBytes = 1000 }, "cardinality/label_values", url.Values{"label_names[]": {"i"}}, "limit max_memory_bytes of 1000 bytes exceeded"},
+		{"memory of a response with many names", func(l *limits.Limits) { l.MaxMemoryBytes = 100_000 }, "cardinality/label_values",
+			url.Values{"label_names[]": manyNames(300)}, "limit max_memory_bytes of 100000 bytes exceeded"},
 		{"memory of a search", func(l *limits.Limits) { l.MaxMemoryBytes = 100 }, "search/label_values", url.Values{"label": {"i"}}, "limit max_memory_bytes of 100 bytes exceeded"},
 		{"length of a selector", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "cardinality/active_series", url.Values{"selector": {"up{}  "}}, "limit max_query_length of 4 bytes exceeded: the expressions and selectors of the request have 6"},
 		{"length of what is searched", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "search/metric_names", url.Values{"search[]": {"abc", "de"}}, "limit max_query_length of 4 bytes exceeded: the expressions and selectors of the request have 5"},
@@ -368,6 +374,36 @@ func TestRemoteRead(t *testing.T) {
 	var answer prompb.ReadResponse
 	if err := answer.Unmarshal(plain); err != nil || len(answer.Results) != 1 || len(answer.Results[0].Timeseries) != 3 {
 		t.Errorf("response = %v, %v", answer.Results, err)
+	}
+}
+
+// TestRemoteReadFunction checks that the name of a function, which a client may choose, does not
+// change the samples of a response, even one that the API uses itself.
+func TestRemoteReadFunction(t *testing.T) {
+	b := newBackend(t)
+	b.write("a", "up", 3)
+	for _, function := range []string{"", "rate", "pallium_count"} {
+		q := &prompb.Query{StartTimestampMs: b.now.UnixMilli() - 1000, EndTimestampMs: b.now.UnixMilli(),
+			Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_EQ, Name: "__name__", Value: "up"}},
+			Hints:    &prompb.ReadHints{Func: function, StartMs: b.now.UnixMilli() - 1000, EndMs: b.now.UnixMilli()}}
+		data, err := (&prompb.ReadRequest{Queries: []*prompb.Query{q}}).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := do(b.h, as("a", httptest.NewRequest(http.MethodPost, "/prometheus/api/v1/read", bytes.NewReader(snappy.Encode(nil, data)))))
+		plain, err := snappy.Decode(nil, w.Body.Bytes())
+		if err != nil {
+			t.Fatalf("%q: %d %s", function, w.Code, w.Body)
+		}
+		var answer prompb.ReadResponse
+		if err := answer.Unmarshal(plain); err != nil || len(answer.Results) != 1 || len(answer.Results[0].Timeseries) != 3 {
+			t.Fatalf("%q: response = %v, %v", function, answer.Results, err)
+		}
+		for _, s := range answer.Results[0].Timeseries {
+			if len(s.Samples) != 1 {
+				t.Errorf("%q: series %v has %d samples", function, s.Labels, len(s.Samples))
+			}
+		}
 	}
 }
 

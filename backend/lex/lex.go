@@ -95,7 +95,7 @@ func begins(r rune) bool { return r == '_' || 'a' <= r && r <= 'z' || 'A' <= r &
 func (s *scanner) skip(r rune) {
 	switch {
 	case s.in == comment:
-		if r == '\n' {
+		if r == '\n' || r == '\r' {
 			s.in = other
 		}
 	case s.escaped:

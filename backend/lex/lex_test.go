@@ -23,6 +23,7 @@ func TestTokens(t *testing.T) {
 		`5mü + 1`:                                     "5m|\xbc|+|1",
 		`:. + :1.5.x`:                                 `:.|+|:1.5.x`,
 		"'a\\'ü.b' - x.y":                             "'a\\'ü.b'|-|x.y",
+		"a # b.ü\r + ü":                               "a|# b.ü|+|ü", // as in the lexer, both characters of a line break end a comment
 		`x @ 1.5 offset 5m`:                           `x|@|1.5|offset|5m`,
 		`a.b and on (c.ü) d.e unless ignoring(f.g) h`: `a.b|and|on|(|c.ü|)|d.e|unless|ignoring|(|f.g|)|h`,
 	} {
@@ -53,7 +54,8 @@ func TestTokens(t *testing.T) {
 // FuzzTokens checks that every expression that a parser with all switches accepts is read to its
 // end, and that positions are within the text.
 func FuzzTokens(f *testing.F) {
-	for _, s := range []string{`ü.b + 1.5`, `sum by (ä.b) (a.b.c{ключ=~"знач"}[5m:1.5s])`, `5mü`, `a:.b`, `x.1.y`, "\xffü", `1.ü`, `0x1ü`, `"ü`, `#ü`, `a.b{c.d="e"}[5m+step()]`} {
+	for _, s := range []string{`ü.b + 1.5`, `sum by (ä.b) (a.b.c{ключ=~"знач"}[5m:1.5s])`, `5mü`, `a:.b`, `x.1.y`, "\xffü", `1.ü`, `0x1ü`, `"ü`, `#ü`, `a.b{c.d="e"}[5m+step()]`,
+		"a #\rü", "a{#\r\nü=~'b'}", "a # c\r + ü{b=~'c'}"} {
 		f.Add(s)
 	}
 	p := parser.NewParser(parser.Options{EnableUnquotedUTF8Names: true, EnableExperimentalFunctions: true, EnableBinopFillModifiers: true})

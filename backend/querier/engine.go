@@ -283,7 +283,8 @@ func (q *query) check() error {
 }
 
 // reach returns how far, in milliseconds, the expression's selectors look back
-// from the query's start: by ranges, subqueries, offsets and the @ modifier. It
+// from the query's start: by ranges, subqueries, offsets, the @ modifier and the
+// parameter lookback_delta, but not by the default of the latter. It
 // uses the original offsets, because the engine computes the final ones only
 // when the query runs.
 func (q *query) reach() int64 {
@@ -304,6 +305,9 @@ func (q *query) reach() int64 {
 // lookBack returns the reach of one selector inside the nodes of path.
 func (q *query) lookBack(vs *parser.VectorSelector, path []parser.Node) int64 {
 	back, at := vs.OriginalOffset.Milliseconds(), vs.Timestamp
+	if q.opts != nil && (!inMatrix(path) || vs.Anchored || vs.Smoothed) {
+		back += max(0, q.opts.LookbackDelta().Milliseconds()) // others are as none
+	}
 	for i := len(path) - 1; i >= 0; i-- {
 		switch p := path[i].(type) {
 		case *parser.MatrixSelector:
@@ -320,4 +324,13 @@ func (q *query) lookBack(vs *parser.VectorSelector, path []parser.Node) int64 {
 		back += q.start.UnixMilli() - min(max(*at, -far), far)
 	}
 	return back
+}
+
+// inMatrix reports whether the selector inside the nodes of path is that of a range.
+func inMatrix(path []parser.Node) bool {
+	if len(path) == 0 {
+		return false
+	}
+	_, ok := path[len(path)-1].(*parser.MatrixSelector)
+	return ok
 }

@@ -114,8 +114,8 @@ func (r *reader) selectSeries(
 	req.Partial = Partial(ctx)
 	// The series API needs only labels, and so does the estimate of a cost, which counts them.
 	// Remote read passes the same hint on, but it needs chunks.
-	counts := hints != nil && (hints.Func == CountSeries || hints.Func == "series" && evaluations.Priced(ctx))
-	req.LabelsOnly = !r.chunks && hints != nil && (hints.Func == "series" || counts)
+	req.LabelsOnly = !r.chunks && hints != nil && hints.Func == "series"
+	counts := req.LabelsOnly && (ctx.Value(countingKey{}) != nil || evaluations.Priced(ctx))
 	sel, err := r.q.source.Select(ctx, req)
 	if err != nil {
 		return nil, req, err
@@ -139,9 +139,14 @@ func (r *reader) selectSeries(
 // of the selection.
 const countedBytes = 64
 
-// CountSeries is the storage.SelectHints.Func of a selection of which only the labels are
-// read, and which is not a response.
-const CountSeries = "pallium_count"
+type countingKey struct{}
+
+// Counting returns a context for selections with the storage.SelectHints.Func "series", of
+// which only the labels are read, that are not a response. It is not a hint of its own,
+// because clients choose the hints of a remote read.
+func Counting(ctx context.Context) context.Context {
+	return context.WithValue(ctx, countingKey{}, true)
+}
 
 // LabelValues implements storage.LabelQuerier.
 func (r *reader) LabelValues(

@@ -123,23 +123,27 @@ func TestSearchMemory(t *testing.T) {
 	}
 }
 
-// TestCountSeries checks that the hint CountSeries reads only labels and charges no text.
-func TestCountSeries(t *testing.T) {
+// TestCounting checks that a selection for counting reads only labels and charges no text.
+func TestCounting(t *testing.T) {
 	b := newBed(t)
-	used := map[string]int64{}
-	for _, hint := range []string{"series", CountSeries} {
+	used := map[bool]int64{}
+	for _, counting := range []bool{false, true} {
 		h := memory.NewAccount(1<<30, nil).Begin(memory.Request{Tenant: "a"})
 		q, _ := b.q.Querier(start, start+series.DayMillis)
-		set := q.Select(memory.NewContext(b.as("a"), h), true, &storage.SelectHints{Start: start, End: start + series.DayMillis, Func: hint},
+		ctx := memory.NewContext(b.as("a"), h)
+		if counting {
+			ctx = Counting(ctx)
+		}
+		set := q.Select(ctx, true, &storage.SelectHints{Start: start, End: start + series.DayMillis, Func: "series"},
 			labels.MustNewMatcher(labels.MatchEqual, "__name__", "up"))
 		if !set.Next() || set.Err() != nil || !b.source.last().LabelsOnly {
-			t.Errorf("%s: %v, %+v", hint, set.Err(), b.source.last())
+			t.Errorf("%v: %v, %+v", counting, set.Err(), b.source.last())
 		}
-		used[hint] = h.Used()
+		used[counting] = h.Used()
 		_ = q.Close()
 		h.Close()
 	}
-	if used[CountSeries] == 0 || used[CountSeries] >= used["series"] {
+	if used[true] == 0 || used[true] >= used[false] {
 		t.Errorf("charged %v", used)
 	}
 }

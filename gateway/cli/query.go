@@ -67,7 +67,7 @@ func queryList(*flag.FlagSet) action {
 				s.sayTable([]string{"ID", "TENANT", "SINCE", "STATE", "INSTANCE", "RANGE", "QUERY"}, rows)
 			}
 			for _, m := range missing {
-				s.say("queries are missing, %s\n", m)
+				s.say("queries are missing, %s\n", printable(m)) // the texts are of other processes
 			}
 		})
 	}

@@ -98,8 +98,8 @@ func writeLimits() []Description {
 func queryLimits() []Description {
 	return []Description{
 		{Name: "max_query_range", Default: Duration(0), Unit: Time, Zero: unlimited,
-			Meaning: "time that one query may span, including the ranges of its selectors", Use: "the query spans %s", Hint: "query a shorter " +
-				"range"},
+			Meaning: "time that one query may span, including the ranges of its selectors and `lookback_delta`",
+			Use:     "the query spans %s", Hint: "query a shorter range"},
 		{Name: "max_query_steps", Default: maxSteps, Max: maxSteps, Unit: Count, Zero: "11000",
 			Meaning: "steps of a range query, which has one more point than steps for each series. The maximum is 11000, as in Prometheus",
 			Counts:  "steps", Use: "the query has %s", Hint: "use a longer step or a shorter range"},

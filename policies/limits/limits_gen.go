@@ -74,7 +74,7 @@ type Limits struct {
 	// Retention: how long samples are stored.
 	// 0 means forever.
 	Retention Duration `yaml:"retention" json:"retention"`
-	// MaxQueryRange: time that one query may span, including the ranges of its selectors.
+	// MaxQueryRange: time that one query may span, including the ranges of its selectors and `lookback_delta`.
 	// 0 means unlimited.
 	MaxQueryRange Duration `yaml:"max_query_range" json:"max_query_range"`
 	// MaxQuerySteps: steps of a range query, which has one more point than steps for each series. The maximum is 11000, as in Prometheus.

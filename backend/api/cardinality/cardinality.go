@@ -59,15 +59,15 @@ func (a *API) since(active bool) int64 {
 	return min(from, series.WindowStart(now.Add(-ingester.SealDelay).UnixMilli()))
 }
 
-// each calls fn for the labels of each matching series with a sample since a time. hint is
-// the storage.SelectHints.Func. The labels are valid until release.
-func (a *API) each(ctx context.Context, since int64, hint string, matchers []*labels.Matcher, fn func(labels.Labels) error) error {
+// each calls fn for the labels of each matching series with a sample since a time. The labels
+// are valid until release.
+func (a *API) each(ctx context.Context, since int64, matchers []*labels.Matcher, fn func(labels.Labels) error) error {
 	q, err := a.o.Queryable.Querier(since, newest)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = q.Close() }()
-	set := q.Select(ctx, true, &storage.SelectHints{Start: since, End: newest, Func: hint}, matchers...)
+	set := q.Select(ctx, true, &storage.SelectHints{Start: since, End: newest, Func: "series"}, matchers...)
 	for set.Next() {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -82,7 +82,7 @@ func (a *API) each(ctx context.Context, since int64, hint string, matchers []*la
 // count counts the matching series. If only is not nil, it counts only these label names.
 func (a *API) count(ctx context.Context, p *parameters, only []string) (*counter, error) {
 	c := newCounter(memory.FromContext(ctx), only)
-	return c, a.each(ctx, a.since(p.active), querier.CountSeries, p.selector, c.add)
+	return c, a.each(querier.Counting(ctx), a.since(p.active), p.selector, c.add)
 }
 
 // ActiveSeries implements cardinality/active_series: the labels of the active series that
@@ -96,7 +96,7 @@ func (a *API) ActiveSeries(r *http.Request) (any, error) {
 		return nil, bad(`parameter selector is required: a series selector such as {__name__="up"}`)
 	}
 	answer := activeAnswer{Data: []labels.Labels{}}
-	err = a.each(r.Context(), a.since(true), "series", p.selector, func(ls labels.Labels) error {
+	err = a.each(r.Context(), a.since(true), p.selector, func(ls labels.Labels) error {
 		answer.Data = append(answer.Data, ls)
 		return nil
 	})
@@ -158,6 +158,9 @@ func (a *API) LabelValues(r *http.Request) (any, error) {
 	names := newTop(len(p.names))
 	for _, name := range p.names {
 		names.push(entry{name: name, count: c.names[name].series})
+	}
+	if err := c.take(names.textBytes()); err != nil { // the request may have thousands of names
+		return nil, err
 	}
 	for _, e := range names.list() {
 		of := c.names[e.name]

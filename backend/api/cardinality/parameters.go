@@ -3,7 +3,6 @@ package cardinality
 import (
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 
 	"github.com/prometheus/common/model"
@@ -57,12 +56,13 @@ func (a *API) parse(r *http.Request) (*parameters, error) {
 			return nil, bad("parameter selector: %v", err)
 		}
 	}
+	seen := map[string]bool{} // there may be thousands of names
 	for _, name := range form["label_names[]"] {
 		if !model.UTF8Validation.IsValidLabelName(name) {
 			return nil, bad("parameter label_names[]: %.40q is not a label name", name)
 		}
-		if !slices.Contains(p.names, name) {
-			p.names = append(p.names, name)
+		if !seen[name] {
+			seen[name], p.names = true, append(p.names, name)
 		}
 	}
 	return p, nil
