@@ -72,6 +72,7 @@ type Entry struct {
 	registry *Registry
 	query    Query
 	running  atomic.Bool
+	ended    atomic.Bool // by an operator
 	cancel   context.CancelCauseFunc
 	samples  atomic.Int64 // read by its queries
 	peak     atomic.Int64 // the most samples that a query held
@@ -145,6 +146,9 @@ func (e *Entry) Status(code int) {
 
 // Done removes the read, and logs it if it was slow.
 func (e *Entry) Done() {
+	if e == nil {
+		return
+	}
 	r := e.registry
 	r.mu.Lock()
 	delete(r.all, e.query.ID)
@@ -167,9 +171,7 @@ func (r *Registry) List() []Query {
 	defer r.mu.Unlock()
 	list := make([]Query, 0, len(r.all))
 	for _, e := range r.all {
-		q := e.query
-		q.Running = e.running.Load()
-		list = append(list, q)
+		list = append(list, e.current())
 	}
 	slices.SortFunc(list, func(a, b Query) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
 	return list
@@ -183,10 +185,19 @@ func (r *Registry) End(id string) (Query, bool) {
 	if e == nil {
 		return Query{}, false
 	}
-	r.ended.Inc()
-	e.cancel(ErrEnded)
-	r.o.Logger.Warn("an operator ended a query", "id", id, "tenant", e.query.Tenant, "query", e.query.Text)
-	return e.query, true
+	if !e.ended.Swap(true) { // it may take a moment until the read is done
+		r.ended.Inc()
+		e.cancel(ErrEnded)
+		r.o.Logger.Warn("an operator ended a query", "id", id, "tenant", e.query.Tenant, "query", e.query.Text)
+	}
+	return e.current(), true
+}
+
+// current returns the read with its state.
+func (e *Entry) current() Query {
+	q := e.query
+	q.Running = e.running.Load()
+	return q
 }
 
 func newID() string {

@@ -72,6 +72,10 @@ func TestEnd(t *testing.T) {
 	if !errors.Is(context.Cause(ended), ErrEnded) || other.Err() != nil {
 		t.Errorf("cause %v, and of another read %v", context.Cause(ended), other.Err())
 	}
+	a.Run()
+	if q, ok := w.End(a.query.ID); !ok || !q.Running { // again, before it is done
+		t.Errorf("ended again: %+v, %t", q, ok)
+	}
 	a.Done()
 	if _, ok := w.End(a.query.ID); ok {
 		t.Error("ended a read that is done")
@@ -119,6 +123,7 @@ func TestNone(*testing.T) {
 	e.Run()
 	e.Read(1, 1)
 	e.Status(200)
+	e.Done()
 }
 
 // TestSecrets checks that API keys that a client sends in a query are neither listed nor logged.
