@@ -65,24 +65,7 @@ func (o oneTarget) ScrapePoolConfig(string) (*config.ScrapeConfig, error) { retu
 func newReference(t *testing.T, req *prompb.WriteRequest) http.Handler {
 	t.Helper()
 	reg := prometheus.NewRegistry()
-	o := tsdb.DefaultOptions()
-	db, err := tsdb.Open(t.TempDir(), slog.New(slog.DiscardHandler), reg, o, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	app := db.Appender(context.Background())
-	var builder labels.ScratchBuilder
-	for _, ts := range req.Timeseries {
-		for _, s := range ts.Samples {
-			if _, err := app.Append(0, ts.ToLabels(&builder, nil), s.Timestamp, s.Value); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := app.Commit(); err != nil {
-		t.Fatal(err)
-	}
+	db := tsdbOf(t, req, reg)
 	var target oneTarget
 	for _, m := range req.Metadata {
 		target = append(target, scrape.MetricMetadata{MetricFamily: m.MetricFamilyName, Type: model.MetricType(strings.ToLower(m.Type.String())), Help: m.Help, Unit: m.Unit})
@@ -242,4 +225,27 @@ func TestSearchLikePrometheus(t *testing.T) {
 			}
 		}
 	}
+}
+
+// tsdbOf returns a Prometheus database with the samples of a request.
+func tsdbOf(t *testing.T, req *prompb.WriteRequest, reg prometheus.Registerer) *tsdb.DB {
+	t.Helper()
+	db, err := tsdb.Open(t.TempDir(), slog.New(slog.DiscardHandler), reg, tsdb.DefaultOptions(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	app := db.Appender(context.Background())
+	var builder labels.ScratchBuilder
+	for _, ts := range req.Timeseries {
+		for _, s := range ts.Samples {
+			if _, err := app.Append(0, ts.ToLabels(&builder, nil), s.Timestamp, s.Value); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := app.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	return db
 }

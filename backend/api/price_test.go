@@ -19,12 +19,10 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/route"
 	"github.com/prometheus/prometheus/config"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/prompb"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -78,23 +76,7 @@ type plainStorage struct {
 // samples of a request.
 func pricedReference(t *testing.T, req *prompb.WriteRequest) http.Handler {
 	t.Helper()
-	db, err := tsdb.Open(t.TempDir(), slog.New(slog.DiscardHandler), nil, tsdb.DefaultOptions(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	app := db.Appender(context.Background())
-	var builder labels.ScratchBuilder
-	for _, ts := range req.Timeseries {
-		for _, s := range ts.Samples {
-			if _, err := app.Append(0, ts.ToLabels(&builder, nil), s.Timestamp, s.Value); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := app.Commit(); err != nil {
-		t.Fatal(err)
-	}
+	db := tsdbOf(t, req, nil)
 	p := parser.NewParser(parser.Options{})
 	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 1 << 30, Timeout: 2 * time.Minute, LookbackDelta: querier.LookbackDelta, Parser: p,
 		EnableAtModifier: true, EnableNegativeOffset: true, EnableQueryCost: true, NoStepSubqueryIntervalFn: func(int64) int64 { return querier.SubqueryStep.Milliseconds() }})

@@ -85,7 +85,7 @@ func FuzzParts(f *testing.F) {
 	f.Add(base, base+31*Day, hour, int64(Day), uint8(31))
 	f.Fuzz(func(t *testing.T, start, end, step, interval int64, most uint8) {
 		if step <= 0 || interval <= 0 || end < start {
-			t.Skip()
+			return
 		}
 		parts := Parts(start, end, step, interval, int(most))
 		if len(parts) == 0 {
