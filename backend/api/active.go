@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/backend/active"
 )
 
-// begin registers a read, so that an operator can list and end it. The caller must call Done
-// of the entry.
+// begin registers a read, so that an operator can list and end it. The caller must call Done on the
+// entry.
 func (a *api) begin(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request, *active.Entry) {
 	q := active.Query{Tenant: access(r), Path: r.URL.Path, Text: textOf(r), Start: r.Form.Get("start"), End: r.Form.Get("end"),
 		Step: r.Form.Get("step")}
@@ -34,7 +34,7 @@ func textOf(r *http.Request) string {
 	return strings.Join(list, " ")
 }
 
-// statusNoter notes the status of a response.
+// statusNoter records the status of a response in the entry of the read.
 type statusNoter struct {
 	http.ResponseWriter
 	entry *active.Entry
@@ -58,7 +58,7 @@ func (w *statusNoter) Flush() { _ = http.NewResponseController(w.ResponseWriter)
 // Unwrap implements the optional interface of http.ResponseController.
 func (w *statusNoter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// notingEngine notes what the queries of a read have read.
+// notingEngine records in the entry of a read how many samples its queries have read.
 type notingEngine struct{ promql.QueryEngine }
 
 // NewInstantQuery implements promql.QueryEngine.
