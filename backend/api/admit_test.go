@@ -215,7 +215,7 @@ type readRoute struct {
 	method, pattern string
 	streamed        bool // remote read
 	noText          bool // it has no expression or selector
-	onlyParses      bool // it selects nothing that has a size
+	onlyParses      bool // it parses its parameters but reads no data
 }
 
 const promAPI = "/prometheus/api/v1/"
@@ -257,8 +257,8 @@ func (c readRoute) String() string {
 	return c.method + " " + c.pattern
 }
 
-// deletes reports whether the route is a deletion, of which it is unknown
-// whether it took effect if it was interrupted.
+// deletes reports whether the route deletes series. If a deletion is interrupted, it is unknown
+// whether it took effect.
 func (c readRoute) deletes() bool { return strings.HasSuffix(c.pattern, "delete_series") }
 
 // request returns a request of the route for the series whose label a matches a
@@ -315,8 +315,8 @@ func (c readRoute) readRequest(b *reading, pattern string) *http.Request {
 	return httptest.NewRequest(c.method, promAPI+"read", bytes.NewReader(snappy.Encode(nil, data)))
 }
 
-// TestReadRoutes checks that allReadRoutes has all routes that the route table
-// has as queries, and that each responds.
+// TestReadRoutes checks that allReadRoutes has all routes whose cost in the route table is Query,
+// and that each responds.
 func TestReadRoutes(t *testing.T) {
 	b := newReading(t, 64<<20)
 	var want, queries []string

@@ -19,8 +19,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestSeriesByRemoteRead checks that a chunk querier reads chunks even with the
-// hint of the series API, which remote read passes on.
+// TestSeriesByRemoteRead checks that a chunk querier reads chunks even with the hint of the series
+// API, which a remote read can have.
 func TestSeriesByRemoteRead(t *testing.T) {
 	b := newBed(t)
 	q, err := b.q.ChunkQuerier(start, start+60_000)
@@ -55,8 +55,8 @@ func TestNoExemplars(t *testing.T) {
 	}
 }
 
-// TestPartExceedsLimit: a part that exceeds a limit holds nothing afterwards, and is counted
-// only as an error of its query, because fewer steps may be evaluated after it.
+// TestPartExceedsLimit checks that a part that exceeds a limit holds no memory afterwards, and that
+// only its query is counted: the part may be repeated with fewer steps.
 func TestPartExceedsLimit(t *testing.T) {
 	for limit, lim := range map[string]limits.Limits{
 		"max_query_samples": {MaxQuerySamples: 1}, "max_query_series": {MaxQuerySeries: 1}, "max_memory_bytes": {MaxMemoryBytes: 1},
@@ -89,7 +89,7 @@ func TestPartExceedsLimit(t *testing.T) {
 	}
 }
 
-// TestChargeTakesAllOrNothing: an answer for which there is not enough memory holds none.
+// TestChargeTakesAllOrNothing checks that Charge reserves nothing if there is not enough memory.
 func TestChargeTakesAllOrNothing(t *testing.T) {
 	m := promql.Matrix{{Metric: labels.FromStrings("a", "b"), Floats: make([]promql.FPoint, 1000)}}
 	for limit := int64(1000); limit < 1<<20; limit *= 2 {
@@ -102,7 +102,7 @@ func TestChargeTakesAllOrNothing(t *testing.T) {
 	}
 }
 
-// TestTooLarge checks after which errors fewer steps may be evaluated.
+// TestTooLarge checks for which errors TooLarge returns true.
 func TestTooLarge(t *testing.T) {
 	lim := &limits.Limits{}
 	for _, tt := range []struct {

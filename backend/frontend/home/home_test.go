@@ -26,8 +26,8 @@ func names(list []Frontend) (out []string) {
 	return out
 }
 
-// TestOrder checks that tenants are spread over frontends, that one which leaves moves only
-// its own tenants, and that unhealthy ones are last.
+// TestOrder checks that tenants are spread over frontends, that only the tenants of a frontend that
+// leaves move, and that unhealthy frontends are last.
 func TestOrder(t *testing.T) {
 	list := []Frontend{{ID: "frontend-1"}, {ID: "frontend-2"}, {ID: "frontend-3"}, {ID: "frontend-4"}}
 	count := map[string]int{}
@@ -38,7 +38,7 @@ func TestOrder(t *testing.T) {
 		reversed := slices.Clone(list)
 		slices.Reverse(reversed)
 		if again := names(order(reversed, id)); !slices.Equal(got, again) {
-			t.Fatalf("the order depends on that of the list: %v, %v", got, again)
+			t.Fatalf("the order depends on the order of the list: %v, %v", got, again)
 		}
 		without := slices.DeleteFunc(slices.Clone(list), func(f Frontend) bool { return f.ID == got[1] })
 		if home := order(without, id)[0].ID; home != got[0] {
@@ -92,7 +92,7 @@ func (l local) NewRangeQuery(ctx context.Context, q storage.Queryable, o promql.
 
 var errAway = errors.New("not available")
 
-// TestExec checks who answers a query.
+// TestExec checks which process answers a query.
 func TestExec(t *testing.T) {
 	fault := errors.New("the store did not answer")
 	answer := func(id string) (*evaluation.Answer, error) {
@@ -100,7 +100,7 @@ func TestExec(t *testing.T) {
 	}
 	away := func(string) (*evaluation.Answer, error) { return nil, errAway }
 	for name, tt := range map[string]struct {
-		say   map[int]func(id string) (*evaluation.Answer, error) // by position in the order
+		say   map[int]func(id string) (*evaluation.Answer, error) // response by position in the order
 		self  int                                                 // position of this process; -1 = no frontend
 		rings error
 		local local
@@ -171,7 +171,7 @@ func TestExec(t *testing.T) {
 				t.Errorf("answered by %v, %v; want %s", res.Value, res.Err, tt.want)
 			}
 			if asked != tt.asked {
-				t.Errorf("%d frontends asked, want %d", asked, tt.asked)
+				t.Errorf("the query was sent to %d frontends, want %d", asked, tt.asked)
 			}
 			if n := q.Stats().Samples.TotalSamples; (n == 5) != (tt.want != "" && tt.want != "here") {
 				t.Errorf("%d samples read", n)
@@ -206,8 +206,7 @@ func TestCanceled(t *testing.T) {
 	}
 }
 
-// TestServer checks that a frontend that drains rejects queries, and waits for those in
-// progress.
+// TestServer checks that a draining frontend rejects queries, and waits for queries in progress.
 func TestServer(t *testing.T) {
 	released := make(chan struct{})
 	s := NewServer(func(context.Context, *evaluation.Request) (*evaluation.Answer, func()) {
