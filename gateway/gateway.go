@@ -49,7 +49,7 @@ type Options struct {
 	Tenants     Tenants
 	Backend     http.Handler // in the same process
 	BackendURLs []string     // remote backends, used round robin
-	WriteURLs   []string     // remote backends of writes, if they are different ones
+	WriteURLs   []string     // remote backends of writes; empty: BackendURLs
 	// Dial connects to remote backends; nil uses a plain TCP connection.
 	Dial       func(ctx context.Context, network, addr string) (net.Conn, error)
 	Transport  http.RoundTripper           // to BackendURLs; nil uses newTransport
@@ -202,7 +202,7 @@ func (g *Gateway) Reject(w http.ResponseWriter, r *http.Request, why *conn.Rejec
 	x.rec.reject(&rejection{status: why.Status, reason: why.Reason, text: why.Text, retry: why.Retry})
 }
 
-// find checks that the request is unambiguous, and sets its route.
+// find rejects ambiguous requests, and sets the route, the path and the query.
 func (x *exchange) find() *rejection {
 	if f := checkPath(x.r); f != nil {
 		return f

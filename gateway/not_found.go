@@ -5,9 +5,8 @@ import (
 	"strings"
 )
 
-// notFoundText returns the error for a path without a route. It points users of
-// Prometheus, Cortex and Mimir, and people with a browser, from the path that they tried
-// to the one that they need.
+// notFoundText returns the error for a path without a route. For paths of Prometheus, Cortex and
+// Mimir, and for the root, it names the path to use instead.
 func (g *Gateway) notFoundText(path string) string {
 	const nothing = "there is nothing at this path"
 	switch {

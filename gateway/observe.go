@@ -13,9 +13,8 @@ import (
 	"time"
 )
 
-// newRequestID returns an ID for finding a request in the logs; it does not need to be
-// unguessable. An ID of the client's is never used, since it would be written to the log
-// unchecked.
+// newRequestID returns an ID for finding a request in the logs; it does not need to be unguessable.
+// A client's own ID is never used, since it would be written to the log unchecked.
 func newRequestID() string {
 	var b [8]byte
 	var out [16]byte
