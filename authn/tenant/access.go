@@ -37,8 +37,8 @@ func (p LabelPolicy) String() string {
 
 const policyUnrestricted = "unrestricted"
 
-// Access is what the edge granted to one request: the tenant for which it acts and the
-// label policy that restricts it.
+// Access is the access that the edge granted to one request: the tenant for which the request acts,
+// and the label policy that restricts it.
 type Access struct {
 	Tenant ID
 	Policy LabelPolicy

@@ -34,9 +34,9 @@ const (
 	purpose = "demand of a gateway"
 
 	aliveFor = 2 * time.Second // time since its last exchange after which a gateway is not live
-	// maxApart is the maximum difference between the time of a field and the time of
-	// Redis. Gateways use the time of Redis, so that the difference is milliseconds
-	// unless a gateway's clock jumps.
+	// maxApart is the maximum difference between the time of a field and the time of Redis.
+	// Gateways use the time of Redis, so the difference is only milliseconds unless a gateway's
+	// clock jumps.
 	maxApart = 10 * time.Second
 	// maxGateways bounds the live gateways; a cluster has a few dozen.
 	maxGateways = 1000
