@@ -70,8 +70,8 @@ func decodeRequest(in *wire.EvaluationRequest) (*evaluation.Request, error) {
 	return r, nil
 }
 
-// checkRequest returns an error for values that no query has. A negative lookback is none: the
-// engine uses its default for it.
+// checkRequest returns an error for values that no query has. A negative lookback is allowed: the
+// engine then uses its default.
 func checkRequest(r *evaluation.Request, in *wire.EvaluationRequest) error {
 	switch {
 	case r.Class < queue.Range || r.Class > queue.Rule:
@@ -85,13 +85,13 @@ func checkRequest(r *evaluation.Request, in *wire.EvaluationRequest) error {
 	case r.Part != nil && r.Part.End < r.Part.Start:
 		return errors.New("the last step of the part is before the first")
 	case in.Timeout < 0 || in.Timeout > math.MaxInt64/int64(time.Millisecond):
-		return fmt.Errorf("timeout of %d ms", in.Timeout) // would run without a timeout
+		return fmt.Errorf("timeout of %d ms", in.Timeout) // it would overflow, and the evaluation would have no timeout
 	}
 	return nil
 }
 
-// spacing returns the time from which the points of an answer are counted (Unix milliseconds,
-// the first step of a range query or part) and the distance of points in milliseconds; see
+// spacing returns the time from which the points of an answer are counted (Unix milliseconds, the
+// first step of a range query or part) and the time between two points in milliseconds; see
 // evaluation.AppendSeries.
 func spacing(r *evaluation.Request) (start, step int64) {
 	if r.Instant() || r.Times.Step%time.Millisecond != 0 {
@@ -112,7 +112,7 @@ const (
 	kindString = "string"
 )
 
-// sendAnswer sends an answer in one or more messages, the last of which has End.
+// sendAnswer sends an answer in one or more messages; only the last one has End.
 func sendAnswer(r *evaluation.Request, a *evaluation.Answer, send func(*wire.EvaluationResponse) error) error {
 	end := &wire.EvaluationEnd{Joinable: a.Joinable, Series: a.Cost.Series, Samples: a.Cost.Samples, Read: a.Cost.Read,
 		Switches: a.Switches, Syntax: a.Syntax,
@@ -202,7 +202,7 @@ const (
 	answerSeriesBytes = 200
 )
 
-// drop returns the memory of an answer that is not complete or not used.
+// drop releases the memory of an answer that is not complete or not used.
 func (c *collector) drop() { c.holding.Close() }
 
 // add adds a message. It returns the complete answer after the last message, and nil before.

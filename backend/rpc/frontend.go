@@ -125,7 +125,7 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (answer *eva
 			c.drop()
 		}
 	}()
-	begun := !r.Alone // otherwise the querier says when
+	begun := !r.Alone // otherwise the querier reports when it begins
 	for {
 		select {
 		case piece := <-w.answers:
@@ -148,8 +148,8 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (answer *eva
 	}
 }
 
-// understood returns an answer, or one that another querier may replace if this one does not
-// have the switches of the request.
+// understood returns the answer or, if the querier did not apply the switches of the request, a
+// failed answer, so that the evaluation is repeated on another querier.
 func understood(r *evaluation.Request, a *evaluation.Answer) *evaluation.Answer {
 	err := r.CheckSyntax(a)
 	if err == nil {
@@ -196,8 +196,8 @@ func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (answer *evalua
 	return answer, nil
 }
 
-// receive receives the answer of a frontend. hangs ends the call unless it is stopped by the
-// first piece.
+// receive receives the answer of a frontend. hangs is the timer that ends the call unless the first
+// piece arrives in time.
 func receive(ctx context.Context, stream wire.Frontend_QueryClient, c *collector, hangs *time.Timer) (*evaluation.Answer, error) {
 	for alive := false; ; alive = true {
 		piece, err := stream.Recv()
@@ -223,7 +223,7 @@ type Work struct {
 	cancel   context.CancelFunc
 	requests chan *wire.EvaluationRequest
 
-	mu sync.Mutex // sending
+	mu sync.Mutex // held while sending
 }
 
 // Work lends a slot of the querier instance to a frontend. The caller must call Close.
@@ -272,7 +272,7 @@ func (w *Work) Next() (*evaluation.Request, error) {
 	}
 }
 
-// Context ends when the frontend cancels the evaluation.
+// Context returns the context of the stream, which ends when the frontend cancels the evaluation.
 func (w *Work) Context() context.Context { return w.ctx }
 
 // Answer sends the answer of the last evaluation.
