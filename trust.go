@@ -87,8 +87,8 @@ func (p *process) openRedis() error {
 	return nil
 }
 
-// optionalSecret returns the environment variable name, or the content of the file that
-// name_FILE names.
+// optionalSecret returns the content of the file that the environment variable name_FILE names, or
+// else the environment variable name.
 func optionalSecret(env func(string) (string, bool), name string) (value string, set bool, err error) {
 	if path, ok := env(name + "_FILE"); ok {
 		data, err := os.ReadFile(path)

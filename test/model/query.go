@@ -23,7 +23,7 @@ type query struct {
 	edges  []string
 	view   *View
 	slacks slacks
-	// without has the kinds of queries that are left out.
+	// without has the kinds of queries that are not used.
 	without map[string]bool
 
 	edge     string

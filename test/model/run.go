@@ -41,7 +41,7 @@ type run struct {
 	seed    int64
 	sys     system
 	slacks  slacks
-	strays  bool // the system has replicas: a response proves nothing about the next one
+	strays  bool // the system has replicas, so a response proves nothing about the next one
 	gen     *generator
 	client  *client
 	tenants []*Tenant
@@ -366,8 +366,8 @@ func (r *run) prove(t *Tenant, q *query) {
 	}
 }
 
-// patience is the timeout of a request. While a store is broken, a request could
-// otherwise wait very long, or forever.
+// patience is the timeout of a request. It is brokenPatience while a store is broken: the request
+// could otherwise wait very long, or forever.
 const (
 	patience       = 5 * time.Minute // includes compactions of many packs on a busy machine
 	brokenPatience = 3 * time.Second

@@ -42,7 +42,7 @@ func main() {
 	flag.StringVar(&o.prometheus, "prometheus", os.Getenv("PROMETHEUS"), "Prometheus' `binary`")
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the data; default: a temporary one")
 	flag.StringVar(&o.parts, "parts", "now,past,dashboard,trips,fairness",
-		"what to measure: queries that end now, or six hours ago, ...; parts: the cost of division alone")
+		"what to measure: now, past (queries that end now, six hours ago), dashboard, trips, fairness, parts (only the cost of dividing queries)")
 	flag.IntVar(&o.series, "series", 2000, "series; the issue asks for 20000")
 	flag.DurationVar(&o.interval, "interval", 15*time.Second, "interval between two samples of a series")
 	flag.DurationVar(&o.span, "span", 24*time.Hour, "the longest range of queries; there are samples of 7 hours more")
