@@ -203,10 +203,9 @@ func rejected(t *testing.T, dir string, words ...string) {
 	}
 }
 
-// TestLostLabels damages the first record of a log before its labels are in the log
-// twice: queries of that tenant and time report that samples were lost, also after a
-// seal and a restart, until the operator accepts the loss; queries of other tenants
-// work.
+// TestLostLabels damages the first record of a log before its labels are in the log twice. Queries
+// of the tenant for the time of the record report that samples were lost, even after a seal and a
+// restart, until the operator accepts the loss. Queries of other tenants succeed.
 func TestLostLabels(t *testing.T) {
 	dir := t.TempDir()
 	p := programs.StartPalliumIn(t, dir, unlimited)

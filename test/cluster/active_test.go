@@ -175,8 +175,8 @@ func (a *activeSeries) loseDisk() {
 	a.check("after the loss of a disk")
 }
 
-// joinAndLeave: an ingester joins, and another one of its zone leaves, which transfers
-// the series that the new one did not get when it joined.
+// joinAndLeave: an ingester joins, and then another one of its zone leaves and transfers the series
+// that the new one did not get when it joined.
 func (a *activeSeries) joinAndLeave() {
 	if err := a.c.AddIngester(a.ctx, "ingester-4", "zone-a"); err != nil {
 		a.t.Fatal(err)

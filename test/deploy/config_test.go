@@ -220,8 +220,8 @@ func (cfg *config) writeURLs() []string {
 	return cfg.Upstream.URLs
 }
 
-// answers reports whether a process with these roles answers queries, and so keeps results
-// of them in Redis.
+// answers reports whether a process with these roles answers queries, and therefore stores their
+// results in Redis.
 func answers(has map[string]bool) bool { return has["querier"] || has["query-frontend"] }
 
 // serves checks that a URL refers to a service whose pods have the roles.

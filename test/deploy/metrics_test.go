@@ -13,7 +13,7 @@ import (
 
 var metric = regexp.MustCompile(`\bpallium_[a-z0-9_]+`)
 
-// TestMetrics checks that the metrics in alerts and in the operator docs exist.
+// TestMetrics checks that the metrics in alerts and in the documentation for operators exist.
 func TestMetrics(t *testing.T) {
 	known := map[string]bool{}
 	literal := regexp.MustCompile(`"(pallium_[a-z0-9_]+)"`)

@@ -16,8 +16,9 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/split"
 )
 
-// TestEquality asks FRONTEND_QUERIES random queries (default 150), each of the frontend,
-// of the frontend again, of the frontend without its cache, and of a process without it.
+// TestEquality sends FRONTEND_QUERIES random queries (default 150) and compares the answers with
+// those of Prometheus' engine. Each query is sent to the frontend twice, to the frontend without
+// its cache, and to a process without a frontend.
 func TestEquality(t *testing.T) {
 	n := 150
 	if s := os.Getenv("FRONTEND_QUERIES"); s != "" {
@@ -35,7 +36,7 @@ func TestEquality(t *testing.T) {
 	}
 }
 
-// run asks n queries, with something happening before most of them.
+// run checks n queries, most of them after a disturbance.
 func (w *world) run(n int) {
 	before := "start"
 	for i := range n {
@@ -49,7 +50,7 @@ func (w *world) run(n int) {
 	}
 }
 
-// check asks one query in all ways and compares the answers.
+// check sends one query in all ways and compares the answers.
 func (w *world) check(i int, before string) {
 	w.t.Helper()
 	q := w.query()
@@ -91,7 +92,7 @@ func difference(a, b string) int {
 	return max(0, i-100)
 }
 
-// open reports whether Prometheus itself leaves the last bits of the answer open.
+// open reports whether the last bits of the answer are undefined in Prometheus, too.
 func (w *world) open(q query) bool {
 	expr, err := w.parser.ParseExpr(q.text)
 	if err != nil {
@@ -106,7 +107,8 @@ func (w *world) open(q query) bool {
 	return s.Open || s.OnlyOrder
 }
 
-// near reports whether two answers are equal but for the last bits of floats.
+// near reports whether two answers are equal except for the last bits of floats. It compares the number of
+// histograms, and not their values.
 func near(a, b answer) bool {
 	if len(a.Data.Result) != len(b.Data.Result) {
 		return false

@@ -26,7 +26,7 @@ var tight = []string{
 	"max_query_steps=100", "max_query_series=3", "max_query_samples=40", "max_query_range=2d",
 }
 
-// bench is the server to which all rows are sent.
+// bench is the server to which the requests of all rows are sent.
 type bench struct {
 	p                     *programs.Pallium
 	team, tight, readOnly string // keys

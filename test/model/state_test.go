@@ -98,7 +98,7 @@ func TestComparisons(t *testing.T) {
 	ms := parse(`{series="a"}`)
 	for name, c := range map[string]struct {
 		got  []result
-		want string // in what is expected; empty is no difference
+		want string // part of the expected text; empty means no difference
 	}{
 		"right":       {points(point{1000, "1", nil}, point{2000, "2", nil}), ""},
 		"short":       {points(point{1000, "1", nil}), ": 2"},

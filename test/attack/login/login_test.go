@@ -122,8 +122,8 @@ func (r *run) atLeast(n int64) {
 	})
 }
 
-// send uses a key and a JWT for the first time, and then the same key and a new JWT of
-// the same subject.
+// send uses a key and a JWT for the first time, and then the same key and another JWT with the same
+// subject.
 func (r *run) send(n int) {
 	time.Sleep(time.Duration(n) * 30 * time.Millisecond)
 	src := r.attack.good(n)
