@@ -32,9 +32,9 @@ func TestPartOfRealm(t *testing.T) {
 	}
 }
 
-// TestDeletedRealm checks what becomes of policies and keys whose tenants were deleted: a
-// policy can still be changed, a key without any other tenant has a status of its own, and
-// no new one is issued.
+// TestDeletedRealm checks policies and keys whose tenants were deleted: the policy can still be
+// changed. If it has no other tenant, its keys have the status TokenTenantDeleted and no new key is
+// issued.
 func TestDeletedRealm(t *testing.T) {
 	c := newWorld(t).open()
 	for _, id := range []tenant.ID{"a", "b"} {

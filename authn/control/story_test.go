@@ -46,8 +46,8 @@ func TestKilledBetweenRecordAndLog(t *testing.T) {
 	}
 }
 
-// TestPendingEntry is the same without the crash: the process appends the pending entry
-// at its next poll.
+// TestPendingEntry makes the append of the log entry of a revocation fail without a crash: the
+// process appends the pending entry at its next poll.
 func TestPendingEntry(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()

@@ -24,7 +24,7 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// slots is a Frontend that passes on its slots.
+// slots is a Frontend that sends the slots that it is lent to a channel.
 type slots struct {
 	draining bool
 	list     chan dispatch.Slot
@@ -132,8 +132,8 @@ func TestQuery(t *testing.T) {
 	}
 }
 
-// TestOtherSwitches checks that the answer of a process that does not know a switch of the
-// tenant is not used, and that another one is asked.
+// TestOtherSwitches checks that an answer is not used if the process did not apply a switch of the
+// tenant, and that its error makes the caller use another process.
 func TestOtherSwitches(t *testing.T) {
 	f := newSlots()
 	p, _ := serveFrontend(t, f)
@@ -168,8 +168,8 @@ func TestOtherSwitches(t *testing.T) {
 	}
 }
 
-// TestQueryDeadline checks that a call ends when the time of the query is over, not a moment
-// earlier: the caller answers with the reason for which its context ended.
+// TestQueryDeadline checks that a call does not end before the context of the query: the caller's
+// response depends on why its context ended.
 func TestQueryDeadline(t *testing.T) {
 	f := newSlots()
 	p, _ := serveFrontend(t, f)
@@ -189,7 +189,7 @@ func TestQueryDeadline(t *testing.T) {
 	}
 }
 
-// TestQueryMemory checks the error of an answer for which this process has no memory.
+// TestQueryMemory checks the error if this process has no memory for an answer.
 func TestQueryMemory(t *testing.T) {
 	f := newSlots()
 	p, _ := serveFrontend(t, f)
@@ -224,8 +224,8 @@ func TestQueryMemory(t *testing.T) {
 	stream.Close()
 }
 
-// TestMemoryOfIncompleteAnswer: the memory of what was received of an answer is returned when
-// the rest does not come, since the evaluation is repeated within the same request.
+// TestMemoryOfIncompleteAnswer: the memory of an incomplete answer is released when the rest does
+// not arrive, since the evaluation is repeated within the same request.
 func TestMemoryOfIncompleteAnswer(t *testing.T) {
 	r := exampleRequest()
 	r.Part, r.Times.Step = nil, 0
@@ -284,8 +284,8 @@ func (hung) Query(_ *wire.EvaluationRequest, out wire.Frontend_QueryServer) erro
 	return out.Context().Err()
 }
 
-// TestFrontendHangs checks that another frontend is used if one does not respond, and
-// that a frontend which works on a query has as much time as the query.
+// TestFrontendHangs checks that a frontend that does not respond counts as unavailable, and that
+// one that works on a query may take as long as the query.
 func TestFrontendHangs(t *testing.T) {
 	p, _ := serveCalls(t, func(s *Server) { wire.RegisterFrontendServer(s.grpc, hung{}) })
 	r := exampleRequest()
@@ -370,8 +370,8 @@ func TestWork(t *testing.T) {
 	w.Wait(ctx)
 }
 
-// TestQuerierDies checks that a frontend notices the end of a querier at once, and whether
-// the evaluation had begun.
+// TestQuerierDies checks that a frontend detects the end of a querier at once, and that the error
+// depends on whether the evaluation had begun.
 func TestQuerierDies(t *testing.T) {
 	for _, tt := range []struct {
 		alone, began bool

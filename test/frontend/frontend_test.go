@@ -262,7 +262,7 @@ func virtual(t *testing.T) int64 {
 }
 
 // disturb changes something on which cached results depend, or something that must not change them. It
-// returns a name for it, or "".
+// returns the name of the change, or "" if nothing was changed.
 func (w *world) disturb(i int) string {
 	w.now = virtual(w.t)
 	switch w.rnd.Intn(18) {

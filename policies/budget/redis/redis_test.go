@@ -101,7 +101,7 @@ func TestRights(t *testing.T) {
 	for step, change := range []func() error{
 		func() error { return nil },
 		func() error { return admin.HSet(ctx, field, "b", "junk").Err() },
-		func() error { return nil }, // deletes it
+		func() error { return nil }, // this exchange deletes the invalid field
 		func() error { return admin.Set(ctx, field, "no hash", 0).Err() },
 	} {
 		if err := change(); err != nil {
