@@ -51,8 +51,9 @@ func (x *exchange) finish() {
 // rejectionsPerSecond bounds the rejections that are logged per second.
 const rejectionsPerSecond = 10
 
-// requestLog writes one line per request at debug level, and a sample of the rejections
-// as warnings. No line contains a credential or a query.
+// requestLog logs rejections as warnings, at most rejectionsPerSecond, and all other requests at
+// debug level. A rejection with 404 or 499 counts as another request. No line contains a key, a JWT
+// or a query.
 type requestLog struct {
 	log *slog.Logger
 	now func() time.Time

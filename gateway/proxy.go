@@ -106,8 +106,8 @@ func proxyError(w http.ResponseWriter, r *http.Request, err error) {
 		text: "the backend is not available; try again later", retry: 2 * time.Second, detail: err})
 }
 
-// statusClientGone is nginx's status for a client that closed the connection before the
-// response. It appears only in logs and metrics, instead of any 5xx.
+// statusClientGone is nginx's status for a client that closed the connection before the response.
+// It is for logs and metrics: the client does not see it.
 const statusClientGone = 499
 
 func clientGone() *rejection {

@@ -41,7 +41,7 @@ var internalHeaders = [...]string{http.CanonicalHeaderKey(tenant.HeaderOrgID), t
 // the samples that it contains.
 const headerCharged = "X-Pallium-Samples-Charged"
 
-// Headers of remote write 2.0 with the numbers of samples and histograms in a write.
+// Headers of remote write 2.0 with the numbers of samples, histograms and exemplars that were written.
 const (
 	headerSamples    = "X-Prometheus-Remote-Write-Samples-Written"
 	headerHistograms = "X-Prometheus-Remote-Write-Histograms-Written"

@@ -17,7 +17,7 @@ import (
 
 const (
 	shardCount = 64
-	// The state of an idle tenant with full buckets equals a new one and is dropped.
+	// The state of an idle tenant with full buckets is dropped: new buckets are full as well.
 	tenantIdle  = 5 * time.Minute
 	sweepPeriod = time.Minute
 )
