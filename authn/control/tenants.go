@@ -218,8 +218,9 @@ func (c *Control) UpdateTenant(ctx context.Context, t Tenant) (Tenant, error) {
 	return next, c.replace(ctx, tenantKey(t.ID), old.ETag, &next, changedTenant, string(t.ID))
 }
 
-// DeleteTenant marks the tenant as deleted if it has the given ETag. Its credentials
-// become invalid immediately; its data is deleted in the background.
+// DeleteTenant marks the tenant as deleted if it has the given ETag. No credential is valid for it
+// any more, immediately in this process and within a second in others. Its data is deleted in the
+// background.
 func (c *Control) DeleteTenant(ctx context.Context, id tenant.ID, etag string) error {
 	if id == tenant.Self {
 		return fail(Conflict, "tenant", "tenant %s holds Pallium's own metrics and cannot be deleted", id)

@@ -7,8 +7,8 @@ import (
 	"net/http"
 )
 
-// The headers between edge and backend. Only the edge sets them; it deletes headers of
-// the client with these names.
+// The headers between edge and backend. Only the edge sets them; it does not forward headers of the
+// client with these names.
 const (
 	HeaderOrgID  = "X-Scope-OrgID"
 	HeaderPolicy = "X-Pallium-Policy"

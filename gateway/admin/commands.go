@@ -13,7 +13,8 @@ import (
 )
 
 // Handler serves a request: it writes the response, or returns an error. An error of Fail, Query or
-// a similar function is sent to the client; any other error is logged, and the response is 503.
+// a similar function and a *control.Error are sent to the client. Any other error is logged, and
+// the response is 503.
 type Handler func(w http.ResponseWriter, r *http.Request) error
 
 // Fail returns an error that is sent to the client in the API's error format. field names

@@ -71,8 +71,8 @@ type Tenants interface {
 
 const (
 	// told is the demand, as a fraction of an equal share, from which a gateway publishes it to
-	// other gateways. A tenant with less demand gets this fraction of the rate, which the other
-	// gateways do not use.
+	// other gateways. A tenant with less demand gets this fraction of an equal share of the rate,
+	// which the other gateways do not use.
 	told = 1.0 / 20
 	// least is the minimum fraction of an equal share: of the rate for every gateway
 	// whose demand can use it, and of the burst for every gateway.

@@ -29,7 +29,8 @@ const (
 	selectLess  = "select fewer series, a shorter range or a longer step"
 )
 
-// edgeLimits returns the limits of all requests, which the gateway checks first.
+// edgeLimits returns the limits of all requests. The gateway checks them, except max_decoded_bytes, which the
+// backend checks.
 func edgeLimits() []Description {
 	return []Description{
 		// Rates at the edge.

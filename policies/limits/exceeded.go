@@ -9,10 +9,9 @@ import (
 	"time"
 )
 
-// Exceeded is the error of a request that exceeds one of its tenant's limits. Its text is
-// for the tenant: it contains the limit, its value, the current use, and what to do. It
-// is created by the Exceeded method of a Limit, so that only a declared limit can be
-// exceeded.
+// Exceeded is the error of a request that exceeds one of its tenant's limits. Its text is for the
+// tenant: it contains the limit, its value, the current use, and what to do. It is created by the
+// methods of a Limit, which must be declared, or by ExceededSetting.
 type Exceeded struct {
 	name  string
 	Limit string // the value, with its unit
