@@ -109,7 +109,7 @@ func (r *Registry) Begin(ctx context.Context, q Query) (context.Context, *Entry)
 	return context.WithValue(ctx, entryKey{}, e), e
 }
 
-// Of returns the read of a context, or nil. Run, Read and Status do nothing on a nil Entry.
+// Of returns the read of a context, or nil. Its exported methods do nothing on a nil Entry.
 func Of(ctx context.Context) *Entry {
 	e, _ := ctx.Value(entryKey{}).(*Entry)
 	return e

@@ -46,9 +46,9 @@ const (
 	clientPing  = 10 * time.Second
 	clientPong  = 3 * time.Second
 	dialTimeout = 3 * time.Second
-	// maxRedialGap is the maximum time until a peer that is reachable again is used. It is short,
-	// because until then no other replica may fail. A refused connection costs little, and an
-	// attempt without a response takes dialTimeout anyway.
+	// maxRedialGap is the maximum pause between two attempts to connect to a peer. It is short,
+	// because no other replica may fail until the peer is connected again. A refused connection
+	// costs little, and an attempt without a response takes dialTimeout anyway.
 	maxRedialGap = 400 * time.Millisecond
 	firstRedial  = 100 * time.Millisecond
 	// pauseAfter is the number of consecutive timeouts of pushes after which no pushes are

@@ -272,7 +272,7 @@ func (w *Work) Next() (*evaluation.Request, error) {
 	}
 }
 
-// Context returns the context of the stream, which ends when the frontend cancels the evaluation.
+// Context returns the context of the stream, which also ends when the frontend cancels the evaluation.
 func (w *Work) Context() context.Context { return w.ctx }
 
 // Answer sends the answer of the last evaluation.
