@@ -71,7 +71,7 @@ type Log struct {
 // Upstream configures the backend of `pallium gateway`.
 type Upstream struct {
 	URLs []string `yaml:"urls"`
-	// WriteURLs receive writes, if they differ from URLs, which then serve queries.
+	// WriteURLs are the URLs for writes; empty means URLs.
 	WriteURLs []string `yaml:"write_urls"`
 }
 

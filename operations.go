@@ -275,7 +275,7 @@ func (o clusterOperations) Leave(ctx context.Context, id string, wait bool) erro
 }
 
 // notLeft converts the error of an ingester that could not leave the ring for the operator package.
-// The command can be repeated after any error.
+// After an error that is not a conflict, the command can be repeated.
 func notLeft(id string, err error) error {
 	switch {
 	case err == nil:

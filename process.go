@@ -219,9 +219,9 @@ func (p *process) openControl(ctx context.Context, pepper *apikey.Pepper) (err e
 	return nil
 }
 
-// tenantLimits returns a tenant's limits for the backend. If the store is unavailable, the last
-// known limits are used, or the defaults without retention: with the default retention, a tenant
-// with a longer one would lose data. It returns no error, because the edge has already
+// tenantLimits returns a tenant's limits for the backend. If the store is unavailable and the
+// limits are not cached, it returns the defaults without retention: with the default retention, a
+// tenant with a longer one would lose data. It returns no error, because the edge has already
 // authenticated the tenant.
 func (p *process) tenantLimits(id tenant.ID) limits.Limits {
 	lim, err := p.control.Limits(context.Background(), id)
