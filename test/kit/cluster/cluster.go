@@ -82,7 +82,7 @@ type Cluster struct {
 	Processes []Process
 	Edges     []string // URLs of the gateways
 	AdminURL  string   // of the first gateway
-	Token     string   // of the tenant demo, with read and write scopes
+	Token     string   // of the tenant demo, to read, write and delete metrics
 	admin     string   // token
 	common    string   // configuration of the stores
 	redis     string   // address

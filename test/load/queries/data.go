@@ -20,7 +20,7 @@ const (
 	perTarget  = 20                // series with the same timestamps
 	perBody    = 100               // series of a request
 	perSeries  = 20                // samples of a series in a request
-	mostActive = 8 << 20           // number of samples after which Pallium seals them
+	mostActive = 8 << 20           // number of samples after which fill makes Pallium seal them
 	settled    = 300 * time.Second // how long background work may take to end
 )
 

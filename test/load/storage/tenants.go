@@ -51,7 +51,7 @@ func sortSeries(list []oneSeries) []oneSeries {
 	return list
 }
 
-// nodeExporter creates about n series of hosts with 530 each.
+// nodeExporter creates about n series of hosts with 526 each.
 func nodeExporter(n int) []oneSeries {
 	type family struct {
 		prefix  string
