@@ -98,7 +98,7 @@ func TestPlanMemory(t *testing.T) {
 		role           Role
 		limit, given   int64 // memory.limit_bytes, and GOMEMLIMIT, in MiB
 		golang         int64 // of the plan, in MiB
-		head, requests int64 // parts of that, in percent
+		head, requests int64 // in percent of golang
 		err            string
 	}{
 		{"configured", All, 2048, math.MaxInt64, 1728, 40, 35, ""},

@@ -38,7 +38,7 @@ func TestKilledBetweenRecordAndLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !usable(t, b, key.ID()) {
-		t.Error("the log entry was written: the test is void")
+		t.Error("the log entry was written: the test has no meaning")
 	}
 	w.clock.Advance(entryLife)
 	if usable(t, b, key.ID()) {
@@ -127,7 +127,7 @@ func TestStoreDown(t *testing.T) {
 	}
 }
 
-func TestNegativeEntries(t *testing.T) {
+func TestUnknownKeysAreCached(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()
 	reads := 0
@@ -144,7 +144,7 @@ func TestNegativeEntries(t *testing.T) {
 		c.credentials.put(fmt.Sprint(i), c.credentials.generation(), credential{}, false)
 	}
 	if n := c.credentials.missing.items.Len(); n > 20_000 {
-		t.Errorf("%d negative entries", n)
+		t.Errorf("%d unknown keys are cached", n)
 	}
 }
 

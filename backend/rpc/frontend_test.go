@@ -370,9 +370,9 @@ func TestWork(t *testing.T) {
 	w.Wait(ctx)
 }
 
-// TestQuerierDies checks that a frontend detects the end of a querier at once, and that the error
+// TestQuerierEnds checks that a frontend detects the end of a querier at once, and that the error
 // depends on whether the evaluation had begun.
-func TestQuerierDies(t *testing.T) {
+func TestQuerierEnds(t *testing.T) {
 	for _, tt := range []struct {
 		alone, began bool
 		want         error

@@ -1,6 +1,6 @@
-// Package quota enforces the limits of tenants at one gateway: the tenants' budgets of
-// requests, bytes and samples, of which each gateway has a share, their concurrent
-// requests, and the gate that shares the gateway fairly between tenants.
+// Package quota enforces the limits of tenants at one gateway: the tenants' budgets of requests,
+// bytes and samples, their concurrent requests, and the gate that shares the gateway fairly between
+// tenants.
 //
 // A request is admitted by its header, enters when its whole body has arrived, and is
 // done when the response was sent; its cost is corrected each time.

@@ -56,8 +56,7 @@ func (a *attacker) series(attack string, points ...point) hostileSeries {
 	return hostileSeries{labels: hostileLabels(attack, a.id), points: points}
 }
 
-// intHistogram returns a histogram with n buckets, of which the first has count
-// observations.
+// intHistogram returns a histogram with n buckets. The first bucket has all count observations.
 func intHistogram(schema int32, offset int32, n int, count uint64) *histogram.Histogram {
 	h := &histogram.Histogram{Schema: schema, ZeroThreshold: 0.001, Count: count, Sum: float64(count), PositiveSpans: []histogram.Span{{Offset: offset, Length: uint32(n)}}}
 	h.PositiveBuckets = make([]int64, n)

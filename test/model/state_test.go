@@ -107,7 +107,7 @@ func TestComparisons(t *testing.T) {
 		"twice":       {points(point{1000, "1", nil}, point{1000, "1", nil}, point{2000, "2", nil}), "once"},
 		"more":        {points(point{1000, "1", nil}, point{1500, "1", nil}, point{2000, "2", nil}), ": nothing"},
 		"a marker":    {points(point{1000, "1", nil}, point{2000, "2", nil}, point{3000, "stale", nil}), ": nothing"},
-		"stranger":    {append(points(point{1000, "1", nil}, point{2000, "2", nil}), result{tn.series[1].labels, nil}), "no such series"},
+		"unknown":     {append(points(point{1000, "1", nil}, point{2000, "2", nil}), result{tn.series[1].labels, nil}), "no such series"},
 	} {
 		v := tn.look()
 		d := v.expect(slacks{}).raw(c.got, ms, 0, 5000, jsonText)

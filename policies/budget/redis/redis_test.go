@@ -88,8 +88,8 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// TestRights checks that the commands and the key in docs/cluster.md suffice.
-func TestRights(t *testing.T) {
+// TestDocumentedRights checks that the commands and the key in docs/cluster.md suffice.
+func TestDocumentedRights(t *testing.T) {
 	rights := strings.Fields("budget on >secret ~{pallium:budget} -@all +eval +evalsha +time +hset +hget +hgetall +hdel +del +pexpire")
 	srv := programs.Redis(t, append([]string{"--user"}, rights...)...)
 	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr, Username: "budget", Password: "secret"})
@@ -112,7 +112,7 @@ func TestRights(t *testing.T) {
 		}
 	}
 	if _, err := New(client, "another", s, Options{}).Exchange(ctx, "a", nil); err == nil {
-		t.Error("the user may access other keys: the test is void")
+		t.Error("the user may access other keys: the test has no meaning")
 	}
 }
 
@@ -145,9 +145,9 @@ func ignored(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	return out
 }
 
-// TestPoisoned checks that fields that no gateway of the cluster wrote are ignored and
+// TestInvalidFields checks that fields that no gateway of the cluster wrote are ignored and
 // deleted, and do not disturb exchanges.
-func TestPoisoned(t *testing.T) {
+func TestInvalidFields(t *testing.T) {
 	ctx := context.Background()
 	right, wrong := signer(t, secretOf(secret)), signer(t, secretOf(another))
 	// signedAt returns a value of a gateway at a time relative to Redis' time.
@@ -243,9 +243,9 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// TestJunk checks that thousands of invalid fields do not count as gateways, and are
+// TestManyInvalidFields checks that thousands of invalid fields do not count as gateways, and are
 // deleted.
-func TestJunk(t *testing.T) {
+func TestManyInvalidFields(t *testing.T) {
 	srv := programs.Redis(t)
 	s := signer(t, secretOf(secret))
 	var log bytes.Buffer
@@ -276,9 +276,9 @@ func TestJunk(t *testing.T) {
 	}
 }
 
-// TestJunkChanges checks that a field is not deleted if a gateway has overwritten the
+// TestChangedFieldIsKept checks that a field is not deleted if a gateway has overwritten the
 // invalid value.
-func TestJunkChanges(t *testing.T) {
+func TestChangedFieldIsKept(t *testing.T) {
 	srv := programs.Redis(t)
 	s := signer(t, secretOf(secret))
 	e, _, client := open(t, srv.Addr, s)

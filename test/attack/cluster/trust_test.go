@@ -284,8 +284,8 @@ const heartbeatValidity = 30 * time.Second
 // proofBytes is what a process sends before the other side has proved anything.
 const proofBytes = 32
 
-// TestTrust checks what a false member of the ring, a restored old entry, and an
-// attacker at the address of a dead ingester get.
+// TestTrust checks that a false member of the ring, a restored old entry, and an attacker at the
+// address of a stopped ingester receive no data of tenants.
 func TestTrust(t *testing.T) {
 	a := newAttack(t)
 	ctx := t.Context()
@@ -311,12 +311,12 @@ func TestTrust(t *testing.T) {
 		t.Errorf("%d connections to a false member", n)
 	}
 
-	// The address of a dead member: processes connect to the attacker there, which cannot prove that it is a
-	// member.
+	// The address of a stopped member: processes connect to the attacker there, which cannot prove that it
+	// is a member.
 	a.must(a.c.Stop(ctx, "ingester-3", syscall.SIGKILL))
 	taken := listen(t, a.c.Process("ingester-3").Addr)
 	a.use(10)
-	if n := taken.got(t, "the address of a dead ingester", a.c, proofBytes); n == 0 {
+	if n := taken.got(t, "the address of a stopped ingester", a.c, proofBytes); n == 0 {
 		t.Error("no process connected to the address: the test proves nothing")
 	}
 	a.must(taken.Close())
@@ -358,7 +358,7 @@ func TestTrust(t *testing.T) {
 	}
 }
 
-// TestFalseBudget: fields that no gateway wrote do not reduce a tenant's rate limits,
+// TestFalseBudget checks that fields that no gateway wrote do not reduce a tenant's rate limits,
 // which gateways share through Redis.
 func TestFalseBudget(t *testing.T) {
 	const budgetKey = "{pallium:budget}"
