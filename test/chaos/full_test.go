@@ -87,7 +87,8 @@ func limitFiles(t *testing.T, pid int, bytes uint64) {
 	}
 }
 
-// TestFullDisk fills the disk under load, twice, and frees it again.
+// TestFullDisk fills the disk under load and frees it again, twice. It checks that writes and flushes fail
+// while the disk is full, that both work again afterwards, and that no acknowledged sample is lost.
 func TestFullDisk(t *testing.T) {
 	t.Run("small disk", func(t *testing.T) { fullDisk(t, smallDisk(t)) })
 	t.Run("bounded files", func(t *testing.T) { fullDisk(t, boundedFiles(t)) })

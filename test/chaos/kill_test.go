@@ -114,7 +114,8 @@ func checkForeignTenant(t *testing.T, p *programs.Pallium, tenants []*tenantUnde
 	}
 }
 
-// TestTerminate stops the process during the load.
+// TestTerminate checks that a SIGTERM under load ends the process without an error, and that no acknowledged
+// sample is lost.
 func TestTerminate(t *testing.T) {
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited+"shutdown_timeout: 20s\n")
 	tenants := newTenants(p, "alpha", "beta")
@@ -135,7 +136,8 @@ func TestTerminate(t *testing.T) {
 	}
 }
 
-// TestSecondProcess starts a second process on the same data directory.
+// TestSecondProcess checks that a second process on the same data directory exits with an error and changes
+// no data.
 func TestSecondProcess(t *testing.T) {
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
 	tenants := newTenants(p, "alpha")
@@ -151,7 +153,8 @@ func TestSecondProcess(t *testing.T) {
 	verifyAll(t, "after a second process was rejected", p, tenants)
 }
 
-// TestWrongPepper starts with another pepper than the one that created the keys.
+// TestWrongPepper checks that a process with another pepper than that of the stored keys exits with an error
+// and changes no data.
 func TestWrongPepper(t *testing.T) {
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
 	tenants := newTenants(p, "alpha")

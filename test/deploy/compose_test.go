@@ -232,7 +232,7 @@ func TestComposeConfigurations(t *testing.T) {
 				frontends++
 			}
 			if answers(has) && (!cfg.Cluster.CacheRedis.Set() || cfg.Cluster.CacheRedis.Addresses[0] == cfg.Cluster.Redis.Addresses[0]) {
-				t.Errorf("results are kept in %v, the ring in %v", cfg.Cluster.CacheRedis.Addresses, cfg.Cluster.Redis.Addresses)
+				t.Errorf("results are stored in %v, the ring in %v", cfg.Cluster.CacheRedis.Addresses, cfg.Cluster.Redis.Addresses)
 			}
 		})
 	}

@@ -271,7 +271,7 @@ func (c *cluster) checkBackend(t *testing.T, m *manifest, cfg *config, one *cont
 		t.Errorf("cluster %+v, store %+v", cfg.Cluster, cfg.Store)
 	}
 	if answers(targets(t, one)) && (!cfg.Cluster.CacheRedis.Set() || cfg.Cluster.CacheRedis.Addresses[0] == cfg.Cluster.Redis.Addresses[0]) {
-		t.Errorf("results are kept in %v, the ring in %v", cfg.Cluster.CacheRedis.Addresses, cfg.Cluster.Redis.Addresses)
+		t.Errorf("results are stored in %v, the ring in %v", cfg.Cluster.CacheRedis.Addresses, cfg.Cluster.Redis.Addresses)
 	}
 	if !targets(t, one)["ingester"] {
 		return

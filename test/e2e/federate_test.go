@@ -184,7 +184,7 @@ func TestFederate(t *testing.T) {
 				}
 				for _, h := range []string{"Content-Type", "Content-Encoding", "Vary"} {
 					if own.Header.Get(h) != prom.Header.Get(h) {
-						t.Errorf("%s, %s: %s is %q, of Prometheus %q", name, accept, h, own.Header.Get(h), prom.Header.Get(h))
+						t.Errorf("%s, %s: %s is %q, but %q in Prometheus", name, accept, h, own.Header.Get(h), prom.Header.Get(h))
 					}
 				}
 				if len(prom.Body) == 0 {
@@ -197,7 +197,7 @@ func TestFederate(t *testing.T) {
 				}
 				if strings.HasPrefix(name, "all") {
 					if len(got) != len(want) {
-						t.Errorf("%s, %s: %d bytes, of Prometheus %d", name, accept, len(got), len(want))
+						t.Errorf("%s, %s: %d bytes, Prometheus %d", name, accept, len(got), len(want))
 					}
 					got, want = sortedMetrics(t, accept, got), sortedMetrics(t, accept, want)
 				}

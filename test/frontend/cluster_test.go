@@ -222,7 +222,7 @@ func number(name string, otherwise int) int {
 func equality(w *world, s *clustered) {
 	n := number("FRONTEND_CLUSTER_QUERIES", 60)
 	w.run(n)
-	w.t.Logf("%d answers exactly equal, %d but for last bits, %d errors", w.compare.exact, w.compare.near, w.compare.failed)
+	w.t.Logf("%d answers exactly equal, %d equal except for the last bits, %d errors", w.compare.exact, w.compare.near, w.compare.failed)
 	if home := s.metric(`pallium_frontend_passed_queries_total{by="home"}`); home == 0 {
 		w.t.Error("no query was passed to a frontend")
 	}

@@ -1,6 +1,6 @@
-// Package cluster_test attacks a running cluster as an attacker who can write to its
-// Redis, or who has taken over the address of one of its processes, and checks what
-// the attacker gets: no sample, no secret, no tenant.
+// Package cluster_test attacks a running cluster as an attacker who can write to its Redis, or who
+// has taken over the address of one of its processes, and checks that the attacker receives no
+// sample, no secret and no tenant.
 package cluster_test
 
 import (
