@@ -186,7 +186,7 @@ func TestLimits(t *testing.T) {
 	wantKind(t, "stale ETag", err, Stale)
 }
 
-// TestUnknownStoredLimit reads a record that a later version may have written.
+// TestUnknownStoredLimit checks that a limit which only a later version knows is ignored in a stored record.
 func TestUnknownStoredLimit(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/authn/apikey"
 )
 
-// TestRequests sends each request to a server with the objects of seed.
+// TestRequests checks the responses of a server that has the objects of seed.
 func TestRequests(t *testing.T) {
 	s, tk := seed(t)
 	big := `{"name":"` + strings.Repeat("x", 1<<20) + `"}`

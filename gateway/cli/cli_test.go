@@ -84,7 +84,7 @@ func (s *shell) must(line string) string {
 	return out
 }
 
-// TestScript runs commands in order against one server.
+// TestScript checks the output of commands that are run in order against one server.
 func TestScript(t *testing.T) {
 	s := newShell(t)
 	for _, c := range []struct {

@@ -15,9 +15,9 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestKill repeatedly kills the process at full load, in half of the rounds while it
-// seals, uploads and compacts; in some rounds it also loses its local packs that are
-// in the long-term store.
+// TestKill checks that no acknowledged sample is lost if the process is repeatedly killed at full
+// load: in half of the rounds while it seals, uploads and compacts; in some rounds it also loses
+// its local packs that are in the long-term store.
 func TestKill(t *testing.T) {
 	const rounds, requests = 20, 200 // maximal number of requests of one sender in a round
 	rnd := rand.New(rand.NewSource(1))

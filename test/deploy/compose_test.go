@@ -193,7 +193,8 @@ func TestComposeScrapes(t *testing.T) {
 	}
 }
 
-// TestComposeConfigurations loads each service's configuration with Pallium.
+// TestComposeConfigurations checks that Pallium accepts each service's configuration, and that it matches the
+// other services.
 func TestComposeConfigurations(t *testing.T) {
 	c := readComposition(t)
 	zones, found, frontends := map[string]bool{}, 0, 0

@@ -84,7 +84,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestAlerts evaluates alerts on series in testdata/alerts.yaml.
+// TestAlerts checks on which of the series in testdata/alerts.yaml alerts fire.
 func TestAlerts(t *testing.T) {
 	tool := os.Getenv("PROMTOOL")
 	if tool == "" {

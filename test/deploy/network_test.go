@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestNetwork evaluates which connections to the servers the network policies allow.
+// TestNetwork checks which connections to the servers the network policies allow.
 func TestNetwork(t *testing.T) {
 	for _, b := range complete {
 		c := build(t, b)

@@ -80,7 +80,8 @@ func (b *bench) unharmed(t *testing.T) {
 	}
 }
 
-// TestRequests sends all malformed HTTP requests to one server.
+// TestRequests checks the responses of one server to all malformed requests and commands, and that it works
+// as before.
 func TestRequests(t *testing.T) {
 	b := newBench(t)
 	t.Run("push", func(t *testing.T) { b.run(t, pushRows(b)) })

@@ -53,8 +53,8 @@ func attacks() []attack {
 	}
 }
 
-// TestLogins restarts the process for each attack, so that it has no state of earlier
-// clients.
+// TestLogins checks that valid credentials are accepted during each attack. It restarts the process
+// for each attack, so that it has no state of earlier clients.
 func TestLogins(t *testing.T) {
 	iss := newIssuer(t)
 	p := programs.StartPallium(t, iss.config()+fmt.Sprintf("gateway: {trusted_proxies: [\"%s/32\"]}\n", proxy))
