@@ -190,7 +190,7 @@ upstream: {urls: ["http://u/$${x}#${N}"]} #${OLD}
 `), env)
 	if err != nil || c.DataDir != "/data/x" || c.Ingester.MemoryBytes != 7 || len(c.AdminHosts) != 2 || c.ExternalURL != "http://a#b" ||
 		c.Upstream.URLs[0] != "http://u/${x}#7" {
-		t.Errorf("%+v %v", c, err)
+		t.Errorf("the configuration is %+v (%v)", c, err)
 	}
 }
 

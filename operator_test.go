@@ -57,7 +57,7 @@ func TestCommands(t *testing.T) {
 	for range 2 {
 		p.write(key)
 		if code, text := p.do("POST", p.admin+"/admin/v1/flush?wait=true", p.token, nil, "Idempotency-Key", "once"); code != 200 || !strings.Contains(text, "done") {
-			t.Errorf("%d %s", code, text)
+			t.Errorf("flush: %d %s", code, text)
 		}
 	}
 	if n := packs() - before; n != 1 {

@@ -126,7 +126,7 @@ func TestConcurrentMigrations(t *testing.T) {
 			if err == nil {
 				won++
 			} else if !errors.Is(err, ErrLocked) {
-				t.Errorf("%v", err)
+				t.Errorf("a concurrent run: %v, want ErrLocked", err)
 			}
 		}
 		if won == 0 {

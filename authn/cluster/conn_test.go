@@ -188,7 +188,7 @@ func TestListener(t *testing.T) {
 		return string(body), err
 	}
 	if body, err := get(m); err != nil || body != "hello" {
-		t.Errorf("%q, %v", body, err)
+		t.Errorf("the body is %q (%v), want hello", body, err)
 	}
 	if body, err := get(stranger); err == nil {
 		t.Errorf("a process outside the cluster got %q", body)

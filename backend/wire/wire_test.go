@@ -164,7 +164,7 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	if got := Error(Status(errors.New("other"), mine)); errors.Is(got, ErrUnavailable) || got.Error() != "other" {
-		t.Errorf("%v", got)
+		t.Errorf("another error became %v", got)
 	}
 }
 

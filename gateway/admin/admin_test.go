@@ -279,7 +279,7 @@ func TestClientDisconnects(t *testing.T) {
 	w := httptest.NewRecorder()
 	s.handler.ServeHTTP(w, r)
 	if ctx.Err() == nil || w.Code != 201 {
-		t.Errorf("%d %s", w.Code, w.Body)
+		t.Errorf("response: %d %s", w.Code, w.Body)
 	}
 	if got := s.must("GET", "/audit-events", ""); !strings.Contains(got.body, `"status":201`) {
 		t.Errorf("audit: %s", got.body)

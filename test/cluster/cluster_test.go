@@ -162,7 +162,7 @@ func (s *story) revocation(t *testing.T) {
 		}
 		for _, e := range s.c.Edges {
 			if code, body := s.do(t, http.MethodGet, e+"/prometheus/api/v1/labels", key, nil); code != 200 {
-				t.Fatalf("%d %s", code, body)
+				t.Fatalf("a valid key: %d %s", code, body)
 			}
 		}
 		list, err := s.c.Pallium(s.ctx, "token", "list", "-tenant", "revoked", "-o", "json")
@@ -237,7 +237,7 @@ func (s *story) limits(t *testing.T) {
 						rejected.Add(1)
 						text.Store(body)
 					default:
-						t.Errorf("%d %s", code, body)
+						t.Errorf("query: %d %s", code, body)
 						return
 					}
 					time.Sleep(5 * time.Millisecond)

@@ -233,7 +233,7 @@ func TestAsidePages(t *testing.T) {
 				NextPageCursor string
 			}
 			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || w.Code != 200 || len(body.Items) > size {
-				t.Fatalf("%d %s", w.Code, w.Body)
+				t.Fatalf("a page of the list: %d %s", w.Code, w.Body)
 			}
 			for i := range body.Items {
 				if at := body.Items[i].cursor(); at <= last {

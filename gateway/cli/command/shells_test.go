@@ -52,13 +52,13 @@ func TestBash(t *testing.T) {
 func TestFish(t *testing.T) {
 	out := inShell(t, "fish", "complete -C 'bakery bread b'\necho /\ncomplete -C 'bakery bread --'\necho /\ncomplete -C 'bakery cake b'\n", "--no-config")
 	if out = strings.ReplaceAll(out, "\n", ","); out != "bake\tabout,buy\tabout buying,/,--oven\tthe oven,/,bakery,bfile," {
-		t.Errorf("%q", out)
+		t.Errorf("fish completes %q", out)
 	}
 }
 
 // TestZsh checks that the script can be loaded by a zsh without completion, too.
 func TestZsh(t *testing.T) {
 	if out := inShell(t, "zsh", "print $_comps[bakery]\n", "-f"); out != "_bakery\n" {
-		t.Errorf("%q", out)
+		t.Errorf("zsh has the completion function %q", out)
 	}
 }

@@ -62,7 +62,7 @@ func TestExchange(t *testing.T) {
 	ctx := context.Background()
 	one := budget.Demands{"t": {1, 0.5, 0}, "u": {0, 0, 1 << 20}}
 	if all, err := e.Exchange(ctx, "a", one); err != nil || len(all) != 1 || !maps.Equal(all["a"], one) {
-		t.Fatalf("%v, %v", all, err)
+		t.Fatalf("Exchange = %v, %v", all, err)
 	}
 	many := budget.Demands{}
 	for i := range budget.MaxTenants {
@@ -187,7 +187,7 @@ func TestInvalidFields(t *testing.T) {
 			}
 			all, err := e.Exchange(ctx, "a", budget.Demands{"t": {1, 1, 1}})
 			if _, counts := all["b"]; err != nil || counts != c.counts || len(all["a"]) != 1 {
-				t.Errorf("%v, %v", all, err)
+				t.Errorf("Exchange = %v, %v", all, err)
 			}
 			if got := ignored(t, reg); c.reason == "" && len(got) > 0 || c.reason != "" && got[c.reason] != 1 {
 				t.Errorf("ignored: %v", got)
@@ -238,7 +238,7 @@ func TestReplay(t *testing.T) {
 			t.Fatal(err)
 		}
 		if all, err := e.Exchange(ctx, "a", nil); err != nil || !maps.Equal(all["b"], second) {
-			t.Errorf("%v, %v", all, err)
+			t.Errorf("Exchange = %v, %v", all, err)
 		}
 	}
 }
@@ -297,12 +297,12 @@ func TestChangedFieldIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	if all, err := e.Exchange(ctx, "a", nil); err != nil || len(all) != 2 {
-		t.Errorf("%v, %v", all, err)
+		t.Errorf("Exchange = %v, %v", all, err)
 	}
 	fields, err := client.HKeys(ctx, field).Result()
 	slices.Sort(fields)
 	if err != nil || !slices.Equal(fields, []string{"a", "b", "c"}) {
-		t.Errorf("%v, %v", fields, err)
+		t.Errorf("the fields in Redis are %v (%v), want a, b and c", fields, err)
 	}
 	if _, err := e.Exchange(ctx, "a", nil); err != nil {
 		t.Fatal(err)
