@@ -151,6 +151,9 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (answer *eva
 // understood returns the answer or, if the querier did not apply the switches of the request, a
 // failed answer, so that the evaluation is repeated on another querier.
 func understood(r *evaluation.Request, a *evaluation.Answer) *evaluation.Answer {
+	if r.Shard != nil && a.Err == nil && !a.Sharded {
+		return &evaluation.Answer{Err: promql.ErrStorage{Err: evaluation.ErrNotSharded}}
+	}
 	err := r.CheckSyntax(a)
 	if err == nil {
 		return a

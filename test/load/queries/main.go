@@ -42,7 +42,8 @@ func main() {
 	flag.StringVar(&o.prometheus, "prometheus", os.Getenv("PROMETHEUS"), "Prometheus' `binary`")
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the data; default: a temporary one")
 	flag.StringVar(&o.parts, "parts", "now,past,dashboard,trips,fairness",
-		"what to measure: now, past (queries that end now, six hours ago), dashboard, trips, fairness, parts (only the cost of dividing queries)")
+		"what to measure: now, past (queries that end now, six hours ago), dashboard, trips, fairness, parts (only the cost of dividing "+
+			"queries), shards (the cost of shards)")
 	flag.IntVar(&o.series, "series", 2000, "number of series")
 	flag.DurationVar(&o.interval, "interval", 15*time.Second, "interval between two samples of a series")
 	flag.DurationVar(&o.span, "span", 24*time.Hour, "the longest range of queries; there are samples of 7 hours more")
@@ -75,7 +76,7 @@ func run(ctx context.Context, o options) error {
 	}
 	defer os.RemoveAll(dir)
 	o.dir = dir
-	if o.has("now") || o.has("past") || o.has("parts") || o.has("dashboard") || o.has("trips") {
+	if o.has("now") || o.has("past") || o.has("parts") || o.has("shards") || o.has("dashboard") || o.has("trips") {
 		if err := paired(ctx, o); err != nil {
 			return err
 		}
