@@ -28,8 +28,8 @@ const (
 	rowMemtables = 64 << 20
 )
 
-// A gateway uses at most 1/bufferPart of Go's memory limit for the buffers of request bodies and of
-// responses to HTTP/1.0, unless gateway.max_buffered_bytes is set.
+// bufferPart divides Go's memory limit: a gateway uses at most 1/bufferPart for the buffers of
+// request bodies and of responses to HTTP/1.0, unless gateway.max_buffered_bytes is set.
 const bufferPart = 4
 
 // planMemory divides the memory of the process between its parts, sets the limit of Go's

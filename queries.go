@@ -45,8 +45,8 @@ type queries struct {
 // queries of other tenants.
 const maxTenantShare = 0.75
 
-// If no other tenant has had an evaluation for tenantAlone, a tenant may hold more than
-// maxTenantShare. Dashboards are refreshed more often than this.
+// tenantAlone is the time without an evaluation of another tenant after which a tenant may hold
+// more than maxTenantShare. Dashboards are refreshed more often than this.
 const tenantAlone = 5 * time.Minute
 
 // buildQuerier builds the querier role: in a cluster, its slots are lent to the query
