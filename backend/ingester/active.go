@@ -26,8 +26,8 @@ import (
 // addition to every seal.
 const saveActiveEvery = 5 * time.Minute
 
-// activeSize returns about how many bytes the series uses without samples and
-// without its index entries. The caller holds s.mu.
+// activeSize returns about how many bytes the series needs with one chunk that was
+// just begun, without its index entries. The caller holds s.mu.
 func (s *memSeries) activeSize() int64 { return s.bareSize() + openBytes + freshBytes }
 
 // activeAge returns the seconds since the series' last sample. It returns false if
@@ -112,7 +112,7 @@ func (ing *Ingester) saveActive() {
 	}
 }
 
-// saveActiveDue saves the list when the last one is saveActiveEvery old.
+// saveActiveDue saves the list if the saved one is at least saveActiveEvery old.
 func (ing *Ingester) saveActiveDue() {
 	ing.activeMu.Lock()
 	due := since(ing.opts.Now(), ing.activeSaved) >= saveActiveEvery

@@ -55,7 +55,7 @@ type asideSet struct {
 	limit  int64 // bytes per tenant
 	disk   asideDisk
 	logger *slog.Logger
-	// removed is called when a file is not read any more; nil: not called.
+	// removed is called when a file is no longer read; nil: not called.
 	removed func(tenant.ID)
 
 	changing sync.Mutex      // serializes writes and removals of files; acquired before mu

@@ -19,7 +19,7 @@ import (
 const trialBytes = 16 << 20
 
 // trySection encodes the section's series in trial packs, and sets aside the series
-// that are rejected.
+// that these packs reject.
 func (s *sealer) trySection(sec *sealedSection) error {
 	kept := make([]sealedSeries, 0, len(sec.list))
 	for list := sec.list; len(list) > 0; {

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// storedTenant is the file's form of a tenant's deletions.
+// storedTenant is the form of a tenant's deletions in the file.
 type storedTenant struct {
 	Last      uint64             `json:"last"`
 	Pruned    numberSet          `json:"pruned,omitempty"`

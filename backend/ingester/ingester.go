@@ -130,9 +130,9 @@ type Ingester struct {
 	sweepMu sync.Mutex // one sweep at a time
 	expiry  expiry     // guarded by sweepMu
 
-	sealMu   sync.Mutex // one seal at a time
-	sealed   atomic.Int64
-	lateFrom atomic.Int64 // when the first sample below sealed arrived, Unix milliseconds; 0 = none
+	sealMu   sync.Mutex   // one seal at a time
+	sealed   atomic.Int64 // end of the newest sealed window, Unix milliseconds
+	lateFrom atomic.Int64 // when the first sample before sealed arrived, Unix milliseconds; 0 = none
 	seals    *sealLog
 
 	activeMu    sync.Mutex // one writer of the file of active series at a time

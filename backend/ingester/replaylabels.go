@@ -25,7 +25,7 @@ type refTable struct {
 	at    uint64
 }
 
-// reference is the series that a reference in the log stands for. A series that
+// reference is the series that a reference in the log identifies. A series that
 // left the head and returned has several references.
 type reference struct {
 	th  *tenantHead // nil if the labels are unknown
@@ -68,7 +68,7 @@ func (t *refTable) set(ref uint64, th *tenantHead, ls labels.Labels) *reference 
 }
 
 // scanLabels defines the references of all records from a segment on. It runs at
-// most once: then all labels in the log are known.
+// most once: afterwards all labels in the log are known.
 func (r *replay) scanLabels(ctx context.Context, from int) error {
 	r.scanned = true
 	th := r.th

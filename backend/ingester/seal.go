@@ -20,7 +20,8 @@ const (
 	farWindows = 2 // samples at least this many windows after the start of the current one are in the far future
 )
 
-// run seals windows after their end and deletes expired packs, until ctx is done.
+// run seals windows after their end, saves the list of active series, and deletes
+// expired packs, until ctx is done.
 func (ing *Ingester) run(ctx context.Context) {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
@@ -86,8 +87,9 @@ func farFrom(now time.Time) int64 {
 }
 
 // seal writes all samples before bound, and those of the far future, into packs,
-// serves the packs, and cuts the log. Samples of the window that just ended go into
-// one pack, all others into separate packs, so that most packs have one window.
+// serves the packs, and cuts the log. Samples of the window that just ended (the
+// current window if bound is endOfTime) go into one pack, all others into separate
+// packs, so that most packs have one window.
 func (ing *Ingester) seal(bound int64) error {
 	ing.sealMu.Lock()
 	defer ing.sealMu.Unlock()
