@@ -17,9 +17,9 @@ import (
 // Expiry are the parameters of Expire.
 type Expiry struct {
 	Now time.Time
-	// Spent is the number of days of the tenant that expired in the last 24 hours of
-	// running because time passed, rather than because the retention was lowered. The
-	// number of such days in 24 hours is limited, unless All is set.
+	// Spent is the number of the tenant's days that expired because time passed,
+	// rather than because the retention was lowered, in the last 24 hours that the
+	// process ran. The number of such days in 24 hours is limited, unless All is set.
 	Spent int
 	All   bool
 }
