@@ -227,7 +227,7 @@ func (p place) export() Place { return Place{Offset: p.off, Length: int(p.length
 // TableRef tells where the samples of a row of a compacted page are.
 type TableRef struct {
 	Frame   Place // block of the table frame
-	Series  int   // ordinal in it
+	Series  int   // ordinal of the series in the frame
 	Times   Place // block of the timestamp column, if the series has one
 	MinTime int64 // Unix milliseconds; start of the day for a series that starts in its first minute
 	MaxTime int64 // Unix milliseconds; end of the day for a series that ends in its last minute

@@ -21,9 +21,9 @@ import (
 // them decodes the header entries of all.
 const maxFrameSeries = 1024
 
-// maxGathered limits the bytes of labels of pages that wait for a frame. The
-// frame is closed then, so that onPage receives the pages and the writer need
-// not hold them.
+// maxGathered limits the bytes of labels of pages that wait for their last
+// frame. When the limit is reached, the frame is closed, so that the pages are
+// finished and the writer no longer holds their labels.
 const maxGathered = 1 << 20
 
 // columnOverhead is an upper bound of the size of a label column in a page
