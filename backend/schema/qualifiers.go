@@ -88,7 +88,7 @@ const (
 	IntentPrefix           = "i/"  // work row
 	ReceiptPrefix          = "r/"  // work row
 	RewritePrefix          = "d/"  // work row: a tenant whose day must be rewritten without deleted series
-	CleanPrefix            = "c/"  // work row: a tenant that asked for this rewrite now, not when the day is due; 8 bytes, Unix milliseconds
+	CleanPrefix            = "c/"  // work row: like RewritePrefix, but now, before the day is due; 8 bytes, Unix milliseconds
 	TombstonePrefix        = "t/"  // tenant row: active deletions
 	PendingPrefix          = "p/"  // tenant row: reserved deletions
 	LastTombstoneQualifier = "n"   // tenant row: number of the last deletion, 8 bytes

@@ -267,8 +267,9 @@ func DecodeReceipt(value []byte) (Receipt, error) {
 	return c, r.end("receipt")
 }
 
-// Garbage is an entry of the garbage queue: an object or generation that is deleted when the
-// entry is due, if nothing refers to it then.
+// Garbage is an entry of the garbage queue: an object or generation that is deleted when the entry
+// is due, if nothing refers to it then; or an L0 pack that is then entered into the index, because
+// its upload was interrupted.
 type Garbage struct {
 	Kind    string
 	Name    string // object name, or another unique name

@@ -8,10 +8,10 @@ import (
 	"sort"
 )
 
-// A bucket is closed before it exceeds bucketRaw bytes uncompressed. If it has more than
-// maxBucket bytes compressed, it is built again with half the uncompressed size, repeatedly. A
-// single value with all its metrics may have more. So two consecutive buckets always have more
-// than maxBucket/2 bytes together.
+// A bucket is closed before it exceeds bucketRaw bytes uncompressed. If it has more than maxBucket
+// bytes compressed, it is built again with half the uncompressed size, repeatedly. A single value
+// with all its metrics may have more. Uncompressed, two consecutive buckets therefore always have
+// more than maxBucket/2 bytes together.
 const (
 	bucketRaw = 256 << 10
 	maxBucket = 128 << 10
