@@ -33,8 +33,8 @@ type Options struct {
 	Retention func(context.Context, tenant.ID) (time.Duration, error)
 	// Tenants lists the existing and the deleted tenants.
 	Tenants func(context.Context) (active, deleted []tenant.ID, err error)
-	// KeepDeletions returns how long the record of a deletion of series is kept: longer
-	// than a sample from before the deletion can still arrive.
+	// KeepDeletions returns how long the record of a deletion of series is kept. After
+	// that time, no sample from before the deletion can still arrive.
 	KeepDeletions func(tenant.ID) time.Duration
 
 	Interval      time.Duration // between two compactions; default 5 min
@@ -44,8 +44,7 @@ type Options struct {
 	InputBytes int64
 
 	Now func() time.Time
-	// Clock says whether Now may be used to decide what is deleted. If it is nil, Now
-	// is always used.
+	// Clock tells whether Now is reliable enough to decide deletions. nil: always.
 	Clock      *clock.Guard
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -176,7 +175,7 @@ type Which int
 const (
 	Due   Which = iota // days that have ended and have no pending uploads
 	All                // all days with uploaded packs, even if they have not ended
-	asked              // days with deleted series, of tenants that asked for it
+	asked              // days with deleted series, for tenants that requested their removal
 )
 
 // Report counts the results of a compaction.
@@ -328,10 +327,10 @@ func (c *Compactor) ended(day int64) bool {
 	return !c.opts.Now().Before(end.Add(settleTime))
 }
 
-// mustWait returns why a day may not be compacted now, or "". A day is compacted when it
-// has ended and no ingester has pending uploads of it. Lost ingesters are ignored if they
-// are all in one zone, or if there is only one, however often it was lost: then replicas
-// have every acknowledged sample. Late intents are ignored: late samples go into a later generation.
+// mustWait returns why a day may not be compacted now, or "". A day is compacted when it has ended
+// and no ingester has pending uploads for it. Lost ingesters are ignored if they are all in one
+// zone, or if there is only one, however often it was lost, because then replicas have every
+// acknowledged sample. Late intents are ignored, because late samples go into a later generation.
 func (c *Compactor) mustWait(d *store.DayWork) string {
 	if !c.ended(d.Day) {
 		return "the day has not ended"
