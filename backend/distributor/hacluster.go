@@ -91,9 +91,9 @@ func (h *HA) change(c *haCluster, to string, received time.Time) {
 	c.elected, c.received = to, received
 }
 
-// claim calls the store on a goroutine of its own, because a request that waits for
-// the result may time out. replica, if not empty, is a replica from which a sample
-// was received just now. h.mu must be held.
+// claim calls the store in a new goroutine, because a request that waits for the
+// result may time out. replica, if not empty, is a replica from which a sample was
+// received just now. h.mu must be held.
 func (h *HA) claim(c *haCluster, replica string, now time.Time) *haCall {
 	var seen []election.Sighting
 	if c.elected != "" {
