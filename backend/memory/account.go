@@ -68,7 +68,8 @@ type share struct {
 	holdings int
 }
 
-// NewAccount returns an account of so many bytes; 0 = no limit.
+// NewAccount returns an account with a limit of the given number of bytes; 0 = no
+// limit.
 func NewAccount(bytes int64, reg prometheus.Registerer) *Account {
 	auto := promauto.With(reg)
 	a := &Account{
