@@ -1,7 +1,7 @@
-// Package objects is the port to the store of immutable objects that has the packs: Cloud
-// Storage in a cluster, a directory on one machine. It defines the Store interface, and the
-// checks of names and ranges that every adapter runs first. Package objecttest tests that an
-// adapter keeps the contract.
+// Package objects is the port to the store of immutable objects in which the packs are
+// stored: Cloud Storage in a cluster, a directory on one machine. It defines the Store
+// interface, and the checks of names and ranges that every adapter runs first. Package
+// objecttest tests that an adapter keeps the contract.
 package objects
 
 import (
