@@ -31,8 +31,8 @@ type Quorum struct {
 	Lost []string
 	// Key spreads the load: requests with different keys start with different domains.
 	Key string
-	// HedgeAfter is how long the first domains have before the request is hedged to the
-	// other domains.
+	// HedgeAfter is how long the first domains may take before the request is also sent
+	// to the other domains.
 	HedgeAfter time.Duration
 	// Final reports whether an error of one peer is the final result, because other peers
 	// would not help. nil means that no error is.
