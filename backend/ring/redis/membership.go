@@ -246,7 +246,7 @@ func (m *Membership) Leave(ctx context.Context) error {
 }
 
 // Forget removes another instance that will not return, or an untrusted entry, from
-// the ring. It returns the instance as it was, which is empty for an untrusted entry.
+// the ring. It returns the removed instance, or an empty one for an untrusted entry.
 func (m *Membership) Forget(ctx context.Context, id string) (ring.Instance, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
