@@ -115,7 +115,9 @@ func wideHistogram(n int, t int64) *histogram.Histogram {
 	return h
 }
 
-// randomSample returns a sample of any kind, most often an in-order float.
+// randomSample returns a sample at about now or, rarely, hours earlier: for kind 1
+// an integer histogram, for kind 2 a float histogram, for kind 3 an integer
+// histogram or a float, and otherwise a float.
 func randomSample(rng *rand.Rand, now int64, kind int) series.Sample {
 	t := now + rng.Int64N(1000)
 	if rng.IntN(8) == 0 {

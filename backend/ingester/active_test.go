@@ -77,7 +77,7 @@ func TestActiveAfterRestart(t *testing.T) {
 			b.ing.saveActive()
 			b.kill()
 			if got := b.ing.seriesCount(); got != n/2 {
-				t.Errorf("replay restored %d series", got)
+				t.Errorf("replay restored %d series, want %d", got, n/2)
 			}
 		},
 		"several restarts and kills": func(b *bench) { b.restart(); b.push("a", b.some("m", n/3)...); b.kill(); b.restart(); b.kill() },
@@ -294,7 +294,7 @@ func TestActiveUnusual(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.kill()
-		if n := b.ing.SeriesCount("a"); n != 20 { // for some time, because the list does not have their removal
+		if n := b.ing.SeriesCount("a"); n != 20 { // the saved list still has the series that were removed later
 			t.Errorf("%d active series, want 20", n)
 		}
 		b.tick(32 * time.Minute)

@@ -214,11 +214,11 @@ func TestAsideDamage(t *testing.T) {
 				}
 				req := series.Request{Tenant: "a", MinTime: now, MaxTime: now}
 				if _, _, err := b.ing.Select(context.Background(), req); !errors.Is(err, errAside) {
-					t.Errorf("%s: select: %v", when, err)
+					t.Errorf("%s: select: error %v, want errAside", when, err)
 				}
 				if name == "header" {
 					if _, _, err := b.ing.LabelNames(context.Background(), req); !errors.Is(err, errAside) {
-						t.Errorf("%s: label names: %v", when, err)
+						t.Errorf("%s: label names: error %v, want errAside", when, err)
 					}
 				}
 				same(t, "another tenant", b.read("b"), map[string][]series.Sample{metric("good").String(): {f(now, 1)}})
@@ -255,7 +255,7 @@ func TestAsideQuota(t *testing.T) {
 	b.flush()
 	_, err = b.ing.Push(context.Background(), &series.Batch{Tenant: "a", Entries: []series.Entry{entry(metric("m"), f(now, 1))}})
 	if !errors.Is(err, ErrAside) {
-		t.Errorf("push of the tenant: %v", err)
+		t.Errorf("push of the tenant whose space is full: error %v, want ErrAside", err)
 	}
 	b.push("b", entry(metric("m"), f(now, 1)))
 	same(t, "acknowledged", b.read("a"), want)
@@ -277,7 +277,7 @@ func TestAsideRemoval(t *testing.T) {
 	bad := impossible("bad")
 	for name, tc := range map[string]struct {
 		do    func(b *bench, l *longTerm)
-		goes  bool
+		empty bool // all files and records are removed
 		reads int // samples returned by a read
 	}{
 		"tenant deleted": {func(b *bench, _ *longTerm) {
@@ -349,7 +349,7 @@ func TestAsideRemoval(t *testing.T) {
 				t.Errorf("read %d samples, want %d", got, tc.reads)
 			}
 			files := len(asideFiles(t, b.dir))
-			if (files == 0) != tc.goes || (len(l.records()) == 0) != tc.goes {
+			if (files == 0) != tc.empty || (len(l.records()) == 0) != tc.empty {
 				t.Errorf("%d files and %d records are left", files, len(l.records()))
 			}
 			for _, a := range l.records() {
@@ -374,7 +374,7 @@ func TestAsideAfterDeletion(t *testing.T) {
 	b.push("a", entry(bad, f(now, 2)))
 	for _, step := range []func(){func() {}, b.flush, b.crash} {
 		step()
-		same(t, "after", b.read("a"), map[string][]series.Sample{bad.String(): {f(now, 2)}})
+		same(t, "after the deletion", b.read("a"), map[string][]series.Sample{bad.String(): {f(now, 2)}})
 	}
 }
 

@@ -180,8 +180,8 @@ func TestAsideRecordOutlivesRetry(t *testing.T) {
 	}
 }
 
-// TestSweepLooksUpTenantsOnce checks that while it is unknown which tenants were deleted, a
-// sweep, for which seals wait, looks up each tenant once and not once per file.
+// TestSweepLooksUpTenantsOnce checks that a sweep that cannot find out which tenants were
+// deleted looks up each tenant once, and not once per file: seals wait for the sweep.
 func TestSweepLooksUpTenantsOnce(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()

@@ -28,7 +28,7 @@ func TestEstablished(t *testing.T) {
 		b.lim.MaxActiveSeries = 100
 		b.push("a", b.some("m", 95)...)
 		if out := push(b, "e", 30); out.Samples != 15 || len(out.Created) != 15 || reasons(out)["max_active_series"] != 15 {
-			t.Errorf("%+v", out) // five within the limit, ten beyond
+			t.Errorf("established series: %+v, want five accepted within the limit and ten beyond", out)
 		}
 		if n := testutil.ToFloat64(b.ing.metrics.established); n != 10 {
 			t.Errorf("%g series are counted as accepted beyond their share, want 10", n)
@@ -56,7 +56,7 @@ func TestEstablished(t *testing.T) {
 				t.Fatalf("not established: %+v", out)
 			}
 			if out := push(b, "e", 10); out.Samples != 10 || len(out.Created) != 10 {
-				t.Errorf("%+v", out)
+				t.Errorf("established: %+v", out)
 			}
 			if n := b.ing.account.established.Load(); n <= 0 {
 				t.Errorf("%d established bytes", n)

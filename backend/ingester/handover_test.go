@@ -12,8 +12,9 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestHandOver checks that the receiver of a handover reserves the series, however
-// often it is repeated, and what happens above the limit and without memory.
+// TestHandOver checks that the receiver of a handover reserves each series once,
+// however often the handover is repeated, also beyond its limit, and that it
+// reserves none without memory.
 func TestHandOver(t *testing.T) {
 	hand := func(from, to *bench) {
 		t.Helper()
@@ -54,7 +55,7 @@ func TestHandOver(t *testing.T) {
 	if n := to.ing.SeriesCount("a"); n != 3500 {
 		t.Errorf("%d active series, want 3500", n)
 	}
-	to.handedOver(0, 2500, 0) // the second time they had their places
+	to.handedOver(0, 2500, 0)
 	if out := to.push("a", to.some("m", 2500)...); out.Samples != 2500 || out.Created != nil {
 		t.Errorf("%d samples, %v", out.Samples, reasons(out))
 	}

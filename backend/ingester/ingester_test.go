@@ -255,7 +255,7 @@ func TestSealedSegmentsAreDeletedAndNotReplayed(t *testing.T) {
 	if got := b.ing.seriesCount(); got != 0 {
 		t.Errorf("%d sealed series are in the head again", got)
 	}
-	same(t, "after", b.read("a"), map[string][]series.Sample{metric("up").String(): {f(b.now.UnixMilli(), 1)}})
+	same(t, "after a crash", b.read("a"), map[string][]series.Sample{metric("up").String(): {f(b.now.UnixMilli(), 1)}})
 	packs := b.ing.packCount()
 	if err := b.ing.Flush(); err != nil {
 		t.Fatal(err)
@@ -286,7 +286,7 @@ func TestLosingTheSealLogLosesNothing(t *testing.T) {
 	}
 	b.crash()
 	want := map[string][]series.Sample{metric("up").String(): {f(now-series.WindowMillis, 1), f(now, 2)}}
-	same(t, "after", b.read("a"), want)
+	same(t, "after a crash without the list of seals", b.read("a"), want)
 }
 
 func TestWindowsAreSealedWhenDue(t *testing.T) {
@@ -309,7 +309,7 @@ func TestWindowsAreSealedWhenDue(t *testing.T) {
 	}
 	stats := b.ing.Stats()
 	if len(stats.Packs) != 1 || stats.Packs[0].MinTime != window || stats.Packs[0].MaxTime != window {
-		t.Fatalf("packs %+v", stats.Packs)
+		t.Fatalf("packs %+v, want one with the sample of the first window", stats.Packs)
 	}
 	// A sample of the sealed window is buffered for an hour.
 	b.push("a", entry(metric("up"), f(window+1, 3)))

@@ -186,9 +186,9 @@ func (b *bench) checkSamples(want map[string]map[int64]float64) {
 	}
 }
 
-// TestLabelsTwicePerEpoch: however many segments an epoch has and however often a
-// series is sent, its labels are in the log twice: what a sample takes does not depend on
-// how many segments the samples fill.
+// TestLabelsTwicePerEpoch checks that the labels of a series are in two segments of each
+// epoch, however many segments the epoch has and however often the series is sent. So the
+// size of the log per sample does not depend on the number of segments.
 func TestLabelsTwicePerEpoch(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()

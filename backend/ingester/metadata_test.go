@@ -38,7 +38,7 @@ func TestMetadataIsRemoved(t *testing.T) {
 	b.crash() // loads metadata from the packs
 	b.still()
 	if got := b.described(); !slices.Contains(got, "late") || !slices.Contains(got, "family") || !slices.Contains(got, "plain") {
-		t.Errorf("sealed with their series: %v", got)
+		t.Errorf("metadata after a crash: %v, want that of all series that were sealed", got)
 	}
 	b.set(b.now.Add(30 * time.Minute)) // since the start
 	b.sweep()
@@ -70,7 +70,7 @@ func TestMetadataOfAddedSeries(t *testing.T) {
 	b.describe("c")
 	th.dropStale(gone, since)
 	if got := b.described(); !slices.Equal(got, []string{"a", "b", "c"}) {
-		t.Errorf("left: %v", got)
+		t.Errorf("metadata left: %v, want a, b and c", got)
 	}
 }
 

@@ -86,8 +86,8 @@ func TestSlowMatchEnds(t *testing.T) {
 }
 
 // TestSlowMatchDoesNotBlockPushes checks that new series and exemplars can be pushed and
-// windows sealed during such a read: a push that waited for the read would delay
-// the seal, and the seal the pushes of all tenants.
+// windows sealed during a read whose regular expressions take minutes: a push that
+// waited for the read would delay the seal, and the seal the pushes of all tenants.
 func TestSlowMatchDoesNotBlockPushes(t *testing.T) {
 	b := slowBench(t)
 	n := 0
