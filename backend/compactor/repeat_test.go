@@ -129,8 +129,8 @@ func (r *repeated) finish(where string) {
 	r.again.Heal()
 	r.Check(where)
 	r.Verify()
-	// The first sweep is only ten minutes later, so that it processes the entries of the last
-	// one before their pack is too old to be adopted.
+	// The first sweep is only ten minutes later, so that it processes the entries of the
+	// previous sweep before their pack is too old to be adopted.
 	for _, later := range []time.Duration{10 * time.Minute, 8 * 24 * time.Hour, 8 * 24 * time.Hour, 8 * 24 * time.Hour} {
 		r.compact(All)
 		r.Check(where)
@@ -189,7 +189,7 @@ func repeatRun(t *testing.T, p repetition) (calls, steps int) {
 // one of its own calls, and continues before a later call of the compactor.
 func splitRun(t *testing.T, from, to, pause int) {
 	t.Helper()
-	where := fmt.Sprintf("repeated at call %d, from its call %d on at call %d", from, pause, to)
+	where := fmt.Sprintf("repeated at call %d, paused before its call %d until call %d", from, pause, to)
 	r := newRepeated(t)
 	paused, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	calls := 0
