@@ -72,8 +72,8 @@ func TestRewrites(t *testing.T) {
 	}
 }
 
-// TestCleans checks that a request for a rewrite now is removed only as it was read, and
-// does not count as other work.
+// TestCleans checks that a request for an immediate rewrite is removed only if it was
+// not made again since it was read, and that it does not count as other work.
 func TestCleans(t *testing.T) {
 	ix := open(t)
 	must(t, nil, ix.Work.RequestCleans(t.Context(), "a", []int64{testDay}, 1000))
@@ -92,8 +92,9 @@ func TestCleans(t *testing.T) {
 	}
 }
 
-// TestLosses checks that MarkLost moves the windows of a lost ingester to a name of their own,
-// that it is idempotent, and that the ingester's next incarnation has none of them.
+// TestLosses checks that MarkLost moves the windows of a lost ingester to the name of the lost
+// incarnation, that it is idempotent, and that the ingester's next incarnation has none of
+// them.
 func TestLosses(t *testing.T) {
 	ix := open(t)
 	w1, w2 := Window{testDay, 1}, Window{testDay, 2}
