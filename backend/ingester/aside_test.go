@@ -278,7 +278,7 @@ func TestAsideRemoval(t *testing.T) {
 	for name, tc := range map[string]struct {
 		do    func(b *bench, l *longTerm)
 		empty bool // all files and records are removed
-		reads int // samples returned by a read
+		reads int  // samples returned by a read
 	}{
 		"tenant deleted": {func(b *bench, _ *longTerm) {
 			b.ing.opts.Deleted = func(context.Context, tenant.ID) (bool, error) { return true, nil }
