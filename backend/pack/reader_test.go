@@ -260,6 +260,6 @@ func TestSharedReader(t *testing.T) {
 	}
 	wg.Wait()
 	if n := cache.Bytes(); n > 2500 || n == 0 {
-		t.Fatalf("cache has %d bytes, more than its limit", n)
+		t.Fatalf("cache has %d bytes, want 1 to 2500", n)
 	}
 }
