@@ -64,7 +64,7 @@ func TestManifestDecides(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	x.Check("beside newer generations")
+	x.Check("next to rows of newer generations")
 	for _, m := range []*labels.Matcher{storetest.Metric("metric_0"), labels.MustNewMatcher(labels.MatchRegexp, "__name__", "metric_.*")} {
 		got := x.Read("a", 0, math.MaxInt64, m)
 		for s := range got {

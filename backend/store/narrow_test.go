@@ -109,8 +109,8 @@ func selects(ms []*labels.Matcher, ls labels.Labels) bool {
 }
 
 // TestNarrowedIsComplete compares the results of random queries without a metric name with what
-// was pushed and not deleted: over several days, in packs of several generations, L0
-// packs beside them, with deleted series.
+// was pushed and not deleted: over several days, in packs of several generations and in L0
+// packs, with deleted series.
 func TestNarrowedIsComplete(t *testing.T) {
 	random := storetest.Rand()
 	m := &measured{}
@@ -234,6 +234,6 @@ func TestLostBucket(t *testing.T) {
 	_, err := x.Store.Select(t.Context(), series.Request{Tenant: "a", MaxTime: math.MaxInt64,
 		Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, "job", "a")}}, nil)
 	if err == nil || !strings.Contains(err.Error(), index.ErrInconsistent.Error()) || !strings.Contains(err.Error(), "label job") {
-		t.Errorf("%v", err)
+		t.Errorf("Select() without a bucket of label job: %v, want ErrInconsistent with the label", err)
 	}
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestIntentsEnd checks that an upload clears only the intents in Cleared, and clears them in
-// the same mutation as it writes the receipt.
+// TestIntentsEnd checks that an upload clears the intents of its ingester in Cleared and no
+// others.
 func TestIntentsEnd(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	w := store.Window{Day: storetest.Day, Number: 1}
@@ -38,7 +38,7 @@ func TestIntentsEnd(t *testing.T) {
 	}
 }
 
-// TestDamagedLog checks that windows of which an ingester lost samples, because its log is
+// TestDamagedLog checks that windows for which an ingester lost samples, because its log is
 // damaged, are lost windows of its zone until the replicas have uploaded them. The ingester
 // keeps its own intents.
 func TestDamagedLog(t *testing.T) {
