@@ -236,7 +236,7 @@ func TestRepeatsAreCountedOnce(t *testing.T) {
 	}
 	out, err := tl.outcome()
 	if err != nil || len(out.Repeats) != 2 || out.Repeats[0] != (series.EntryRepeats{Entry: 0, Different: 1}) || out.Repeats[1] != (series.EntryRepeats{Entry: 1, Different: 1}) {
-		t.Errorf("%+v, %v", out.Repeats, err)
+		t.Errorf("repeats %+v, error %v", out.Repeats, err)
 	}
 }
 
