@@ -201,8 +201,9 @@ func TestEndHeaviest(t *testing.T) {
 	empty(t, a)
 }
 
-// TestEndHeaviestOfTenant: it is a read of the tenant whose reads hold most together,
-// though another tenant's single one holds more; writes do not count.
+// TestEndHeaviestOfTenant checks that EndHeaviest ends a read of the tenant whose
+// reads together hold most, although a single read of another tenant holds more.
+// Writes do not count.
 func TestEndHeaviestOfTenant(t *testing.T) {
 	a := NewAccount(1000*mb, nil)
 	ended := ""
@@ -220,7 +221,7 @@ func TestEndHeaviestOfTenant(t *testing.T) {
 		h.OnEnd(func(error) { ended += r.name })
 	}
 	if id, held := a.EndHeaviest(mb); id != "b" || held != 16*mb || ended != "larger" {
-		t.Errorf("ended is %q, of tenant %s with %d bytes", ended, id, held)
+		t.Errorf("ended %q of tenant %s with %d bytes, want larger of b with 16 MiB", ended, id, held)
 	}
 }
 
