@@ -53,7 +53,7 @@ func TestWinsIsATotalOrder(t *testing.T) {
 				continue
 			}
 			if Wins(a, b) == Wins(b, a) {
-				t.Errorf("neither of %v and %v wins", a, b)
+				t.Errorf("%v and %v: both or neither win", a, b)
 			}
 			for k := range samples {
 				if c := &samples[k]; Wins(a, b) && Wins(b, c) && i != k && !Wins(a, c) {
