@@ -191,8 +191,8 @@ func TestDiskThatAlwaysFails(t *testing.T) {
 	}
 }
 
-// TestDiskThatLies checks that records lost by a lying disk are reported as damage
-// if a later segment has the length, and that everything else is replayed.
+// TestDiskThatLies checks that records lost by a disk whose syncs have no effect
+// are reported as damage, and that the records before them are replayed.
 func TestDiskThatLies(t *testing.T) {
 	b := newBench(t, wal.Options{})
 	b.append("first")

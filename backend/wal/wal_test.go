@@ -77,7 +77,7 @@ func TestReopenNeverWritesToAnOldSegment(t *testing.T) {
 	}
 	l = open(t, dir, Options{})
 	if l.Segment() != 2 {
-		t.Errorf("segment %d", l.Segment())
+		t.Errorf("segment %d, want 2", l.Segment())
 	}
 	appendText(t, l, "b")
 	if got, _ := replayText(t, dir); strings.Join(got, "") != "ab" {
@@ -207,7 +207,7 @@ func TestWriteFailureLeavesNothingBehind(t *testing.T) {
 	}
 	p := appendText(t, l, "next") // goes to a new segment
 	if p.Segment != 2 {
-		t.Errorf("segment %d", p.Segment)
+		t.Errorf("record is in segment %d, want 2", p.Segment)
 	}
 	if err := l.Sync(p); err != nil {
 		t.Fatal(err)
