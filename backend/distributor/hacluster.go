@@ -24,7 +24,7 @@ type haCluster struct {
 
 	lease    time.Time // until when the store elects no other replica
 	called   time.Time // when the last call of the store began
-	reported time.Time // samples that were received up to then are reported to the store
+	reported time.Time // samples received until this time are reported to the store
 	call     *haCall   // in progress, or nil
 }
 
