@@ -15,7 +15,7 @@ import (
 )
 
 // Row is a row with pages of a metric or values of a label. It may have cells of several
-// generations; the catalog says which of them is published.
+// generations; the catalog has the version of the published one.
 type Row = rows.Row
 
 // Cell is a cell of a Row.

@@ -148,7 +148,7 @@ func (s *Work) RemoveReceipt(ctx context.Context, day int64, r ReceiptOf) error 
 
 // AcceptLoss deletes the intents of a day and the records of series set aside that belong
 // to lost ingesters: an operator accepts that samples which only those ingesters had are
-// gone. Intents of other ingesters stay, because these ingesters will upload their
+// lost. Intents of other ingesters stay, because these ingesters will upload their
 // samples. It returns the number of intents and records deleted.
 func (s *Work) AcceptLoss(ctx context.Context, day int64) (int, error) {
 	n := 0
