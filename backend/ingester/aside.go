@@ -68,7 +68,7 @@ type asideSet struct {
 }
 
 // openAsideSet opens the files below dir and removes temporary files that a crash
-// left; the samples of those are still in the log.
+// left. The samples of the removed files are still in the log.
 func openAsideSet(dir string, limit int64, disk asideDisk, logger *slog.Logger) (*asideSet, error) {
 	limit = asideLimit(limit)
 	if disk == nil {

@@ -34,9 +34,9 @@ func storedDeletions(all map[tenant.ID]tenantDeletions) map[tenant.ID]storedTena
 }
 
 // openDeletions reads the file of deletions of series. If the file cannot be
-// decoded, damage says why and the set is unknown. The file is not removed until
-// the deletions are loaded from the long-term store, so that a restart finds it
-// damaged too.
+// decoded, damage is the reason and the set is unknown. The file is not removed
+// until the deletions are loaded from the long-term store, so that a restart finds
+// it damaged too.
 func openDeletions(path string) (d *deletionSet, damage, err error) {
 	d = &deletionSet{path: path, byTenant: map[tenant.ID]tenantDeletions{}}
 	data, err := os.ReadFile(path)

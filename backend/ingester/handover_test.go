@@ -70,7 +70,7 @@ func TestHandOver(t *testing.T) {
 	to.handedOver(0, 0, 2500)
 }
 
-// handedOver checks what is counted of series that were handed over.
+// handedOver checks the counts of series that were handed over, by result.
 func (b *bench) handedOver(kept, above, dropped float64) {
 	b.t.Helper()
 	for result, want := range map[string]float64{"kept": kept, "above_share": above, "dropped": dropped} {

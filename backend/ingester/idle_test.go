@@ -310,8 +310,8 @@ func BenchmarkDropIdle(b *testing.B) {
 	}
 }
 
-// headOf returns an ingester with n series of tenant a, of which share percent are
-// idle since before the returned time.
+// headOf returns an ingester with n series of tenant a. share percent of them have
+// their last sample before the returned time, the others after it.
 func headOf(b *testing.B, n, share int) (*Ingester, int64) {
 	b.Helper()
 	tb := &bench{dir: b.TempDir()}

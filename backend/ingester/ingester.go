@@ -53,8 +53,8 @@ type Options struct {
 	// local.
 	LongTerm LongTerm
 	Zone     string // of this ingester; empty without zones
-	// MemoryBytes is the head's memory budget; see pressure.go for what is rejected
-	// near it. 0: no budget.
+	// MemoryBytes is the head's memory budget. pressure.go has the rules for
+	// rejections near it. 0: no budget.
 	MemoryBytes int64
 	// PageCacheBytes is the size of the cache of decoded pages of local packs; 0: 64
 	// MiB.

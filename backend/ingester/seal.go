@@ -50,8 +50,8 @@ func (ing *Ingester) run(ctx context.Context) {
 	}
 }
 
-// sealDue seals what is due: a window that ended, late samples that waited long
-// enough, or the whole head if memory or disk are nearly full.
+// sealDue seals a window that ended, late samples that waited long enough, or the
+// whole head if memory or disk are nearly full.
 func (ing *Ingester) sealDue() error {
 	now := ing.opts.Now()
 	bound := series.WindowStart(now.Add(-SealDelay).UnixMilli())
