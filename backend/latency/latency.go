@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	kept    = 512 // the estimate is made from so many durations
+	kept    = 512 // number of last durations from which the estimate is made
 	atLeast = 100 // with fewer durations there is no estimate
 	every   = 32  // the estimate is updated when the number of added durations is a multiple of this
 )
