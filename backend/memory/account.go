@@ -4,7 +4,7 @@
 //
 // A request takes bytes from the account before it allocates them, and releases all
 // of them at its end. Requests never wait for bytes: if there are none, the request
-// ends with an error that says whose limit was reached. docs/memory.md has the
+// ends with an error that names the limit that was reached. docs/memory.md has the
 // rules.
 package memory
 
