@@ -274,7 +274,7 @@ func TestRelease(t *testing.T) {
 	})
 }
 
-// TestMetrics checks what is counted for retries.
+// TestMetrics checks the counter of retries, by result.
 func TestMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReads()
