@@ -35,7 +35,7 @@ type Options struct {
 	// File stores an ingester's tokens across restarts. If it is set, Self is an
 	// ingester.
 	File string
-	// HasData says that the instance's data directory has samples, so that its zone must
+	// HasData is true if the instance's data directory has samples. Then its zone must
 	// not change.
 	HasData bool
 

@@ -250,7 +250,7 @@ func (m *Membership) publish() {
 				in.State = m.self.State
 			}
 			if !k.used {
-				in.Addr = "" // nobody may connect to it
+				in.Addr = "" // no process may connect to it
 			}
 			instances = append(instances, in)
 		}

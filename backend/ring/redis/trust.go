@@ -205,7 +205,8 @@ func (m *Membership) noteHeartbeats() {
 	}
 }
 
-// recent reports whether a heartbeat at that time is within the timeout.
+// recent reports whether a heartbeat at the given time of Redis is not older than
+// the timeout.
 func (m *Membership) recent(at int64) bool {
 	return m.readAt-at <= m.o.Timeout.Milliseconds()
 }
