@@ -301,8 +301,8 @@ func DecodeGarbage(value []byte) (Garbage, error) {
 	return g, r.end("garbage entry")
 }
 
-// Lease says which process does a job. It only avoids duplicate work: correctness does not
-// depend on it.
+// Lease is the current holder of a job. It only avoids duplicate work: correctness does
+// not depend on it.
 type Lease struct {
 	Holder string
 	Until  int64 // Unix milliseconds

@@ -55,8 +55,8 @@ func (b *ValuesBuilder) Add(value string, metric int) {
 	b.sets++
 }
 
-// longValue is the length in bytes above which a value counts as the first value of its own
-// bucket.
+// longValue is the length in bytes above which a value is assumed to be the first value of
+// a bucket.
 const longValue = 1 << 10
 
 // firstShare returns what a value adds to the estimate of FirstsSize. A long value may be the
