@@ -66,7 +66,7 @@ func (v *StoreVersion) Equal(o *StoreVersion) bool {
 	return v.Deletions == o.Deletions && slices.Equal(v.Days, o.Days)
 }
 
-// Versions is everything besides the query that the result of a query of a tenant
+// Versions are the versions of all data of a tenant that the result of a query
 // depends on.
 type Versions struct {
 	Ingesters []IngesterVersion // of those that are available
