@@ -175,8 +175,8 @@ func (g *Generation) startPack(ctx context.Context) error {
 }
 
 // endPack closes the pack, stores it (step C4 in docs/format/store.md) and writes
-// its rows of the index (C5). continues says that the next pack has more series of
-// the last metric, last that no pack follows.
+// its rows of the index (C5). continues is true if the next pack has more series of
+// the last metric, last if no pack follows.
 func (g *Generation) endPack(ctx context.Context, continues, last bool) error {
 	w := g.w
 	if err := w.Finish(); err != nil {

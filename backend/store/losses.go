@@ -56,8 +56,8 @@ func (s *Store) clearLosses(ctx context.Context, accept func(*index.DayWork, ind
 }
 
 // recovered reports whether all samples of a lost ingester's window are in the
-// long-term store. uploaded says that the other ingesters are known to have uploaded
-// theirs, so that their intents do not count.
+// long-term store. uploaded is true if the other ingesters are known to have
+// uploaded theirs; then their intents do not count.
 func recovered(d *index.DayWork, lost index.IntentOf, uploaded bool) bool {
 	return !slices.ContainsFunc(d.Intents, func(o index.IntentOf) bool {
 		if o.Window != lost.Window || o.Ingester == lost.Ingester {

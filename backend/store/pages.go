@@ -25,7 +25,7 @@ type incomplete struct {
 	row index.Row
 }
 
-// shown says how much of the published generation a read of a row returned.
+// shown is how much of the published generation a read of a row returned.
 type shown int
 
 const (
@@ -124,9 +124,9 @@ func missingPages(w *wantedRow) error {
 	return fmt.Errorf("row %q lacks pages of the published generation %s: %w", w.key, w.catalog.Manifest.Version, index.ErrInconsistent)
 }
 
-// checkUnwanted returns an error if a row has pages of a published generation whose
-// manifest says that the metric is not in the day: the index is inconsistent, and
-// without the error the result would lack those pages.
+// checkUnwanted returns an error if a row has pages of a published generation
+// although the metric is not in the day according to the manifest: the index is
+// inconsistent, and without the error the result would lack those pages.
 func (q *query) checkUnwanted(list map[string]index.Row) error {
 	if len(list) == 0 {
 		return nil
@@ -159,7 +159,7 @@ type counted struct {
 }
 
 // count counts the cells of the published generation in cells, the sorted first cells
-// of a row; all says that the row has no further cells.
+// of a row. all is true if the row has no further cells.
 func (q *query) count(w *wantedRow, cells []index.Cell, all bool) (counted, error) {
 	n := counted{ended: all}
 	for _, cell := range cells {
@@ -185,7 +185,7 @@ func (q *query) count(w *wantedRow, cells []index.Cell, all bool) (counted, erro
 }
 
 // shows returns how much of the published generation is in cells, the sorted first
-// cells of a row; all says that the row has no further cells.
+// cells of a row. all is true if the row has no further cells.
 func (q *query) shows(w *wantedRow, cells []index.Cell, all bool) (shown, error) {
 	n, err := q.count(w, cells, all)
 	if err != nil {

@@ -14,9 +14,10 @@ import (
 // they sealed before it.
 const uploadTime = time.Hour
 
-// CleanDeletions asks the compactor to remove a tenant's deleted series from the packs of all
-// days now, including days that have not ended. It returns the number of days for which no
-// such request existed. It writes nothing if all deletions are applied to all packs.
+// CleanDeletions requests that the compactor remove a tenant's deleted series from the
+// packs of all days now, including days that have not ended. It returns the number of days
+// for which no such request existed. It writes nothing if all deletions are applied to all
+// packs.
 func (k *Keeper) CleanDeletions(ctx context.Context, t tenant.ID) (int, error) {
 	_, deletions, err := k.index.Catalogs.Readable(ctx, t, 0, 0)
 	if err != nil {

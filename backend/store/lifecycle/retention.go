@@ -88,7 +88,7 @@ func ExpiredBefore(now time.Time, keep time.Duration) int64 {
 	return series.Day(now.Add(-keep).UnixMilli()) - 1
 }
 
-// allowance says which of a tenant's due days may expire.
+// allowance determines which of a tenant's due days may expire.
 type allowance struct {
 	byTime  int                       // number of days that may expire because time passed
 	lowered func(*index.Catalog) bool // whether a day is due because the retention was lowered
