@@ -22,7 +22,7 @@ type haCluster struct {
 	received time.Time // when a sample of the elected replica was last received, by this process or as reported by the store
 	seen     time.Time // when this process last received a sample of any replica
 
-	lease    time.Time // until when the store elects no other replica
+	lease    time.Time // the store elects no other replica before this time
 	called   time.Time // when the last call of the store began
 	reported time.Time // samples received until this time are reported to the store
 	call     *haCall   // in progress, or nil

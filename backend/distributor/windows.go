@@ -16,7 +16,7 @@ const maxRequestWindows = 1024
 // requestWindows counts the windows of a request's samples.
 type requestWindows struct {
 	any    bool
-	window int64 // start of the previous sample's window
+	window int64 // start of the window of the previous admitted sample
 	seen   map[int64]struct{}
 }
 
