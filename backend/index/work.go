@@ -59,7 +59,7 @@ func (s *Work) Days(ctx context.Context) ([]DayWork, error) {
 	return out, err
 }
 
-// Each calls fn for all work rows, ascending by day, until it returns an error.
+// Each calls fn for all work rows, ascending by day, until fn returns an error.
 func (s *Work) Each(ctx context.Context, fn func(*DayWork) error) error {
 	start, end := schema.WorkRange()
 	var broken error
