@@ -25,7 +25,7 @@ const (
 	// DefaultAsideBytes is the default disk space, in bytes, for a tenant's series
 	// set aside.
 	DefaultAsideBytes = 1 << 30
-	// asideCharge is the least number of bytes that a file is counted as, because
+	// asideCharge is the minimum number of bytes that is counted for a file, because
 	// small files have a cost too.
 	asideCharge = 64 << 10
 )
