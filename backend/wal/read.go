@@ -185,7 +185,7 @@ func (r *replay) checkPrevious(h header) {
 
 func (r *replay) damaged(d Damage) { r.report.Damage = append(r.report.Damage, d) }
 
-// frames reads the frames of a segment from an offset on.
+// frames reads the frames of a segment from an offset to the end.
 func (r *replay) frames(place Place, data []byte, at int) error {
 	for at < len(data) {
 		if err := r.ctx(); err != nil {
