@@ -176,7 +176,8 @@ func repeatRun(t *testing.T, p repetition) (calls, steps int) {
 	steps = len(r.again.Calls())
 	r.again.Heal()
 	if !p.lost && !r.done {
-		// The ingester still has the pack, and serves its samples until then.
+		// The ingester still has the pack, and serves its samples until the upload
+		// succeeds.
 		if err := r.repeat(); err != nil {
 			t.Fatalf("%s: the repeated upload fails: %v", p, err)
 		}
@@ -210,7 +211,7 @@ func splitRun(t *testing.T, from, to, pause int) {
 			go func() { defer close(ended); _ = r.repeat() }()
 			select {
 			case <-paused:
-			case <-ended: // it failed because of the mark
+			case <-ended: // the upload failed: its object was marked as being deleted
 			}
 		case to:
 			finished = true
