@@ -243,7 +243,7 @@ func TestSyncsAskTheKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, ok := f.(*os.File); !ok { // whose Sync calls the operating system
+	if _, ok := f.(*os.File); !ok { // the Sync of an os.File calls the operating system
 		t.Errorf("a file of the operating system is a %T", f)
 	}
 }
