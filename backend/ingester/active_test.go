@@ -240,7 +240,7 @@ func TestReservationsOfSeriesRemovedEarly(t *testing.T) {
 	}
 }
 
-// TestActiveUnusual tests changed tenants and limits, removed series, and equal
+// TestActiveUnusual tests a deleted tenant, a lowered limit, idle series, and equal
 // hashes.
 func TestActiveUnusual(t *testing.T) {
 	t.Run("deleted tenant", func(t *testing.T) {
@@ -307,7 +307,7 @@ func TestActiveUnusual(t *testing.T) {
 		b.push("a", b.some("old", 10)...)
 		b.set(b.now.Add(31 * time.Minute))
 		b.push("a", b.some("m", 5)...)
-		b.ing.saveActive() // they are in the head, because they are not sealed
+		b.ing.saveActive() // the old series are idle, but still in the head, because they are not sealed
 		path := filepath.Join(b.dir, activeFile)
 		list, err := os.ReadFile(path)
 		if err != nil {

@@ -238,8 +238,8 @@ func TestConflictsDoNotAccumulate(t *testing.T) {
 }
 
 // TestLookupsCountNumbers checks that the cost of a search is the number of decoded
-// numbers, of which a histogram has hundreds, and that a chunk that exceeds the
-// limit is not searched.
+// numbers (a histogram has hundreds), and that a chunk that exceeds the limit is
+// not searched.
 func TestLookupsCountNumbers(t *testing.T) {
 	const samples, buckets = 500, 640
 	b := newBench(t)

@@ -62,7 +62,7 @@ func atWindowStart(t *testing.T) *bench {
 }
 
 // TestBurstOfNewSeries fills the head with new series of one tenant. Existing
-// series of all tenants must be accepted, and new ones again once the first ones
+// series of all tenants must be accepted, and new series again once the first ones
 // are idle.
 func TestBurstOfNewSeries(t *testing.T) {
 	b := atWindowStart(t)
