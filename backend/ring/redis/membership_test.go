@@ -190,7 +190,8 @@ func TestRedisLost(t *testing.T) {
 	srv.Kill()
 	steady("with Redis lost", all)
 
-	// One ingester restarts and one dies in the meantime. The first has its tokens.
+	// One ingester restarts and one dies in the meantime. The restarted one has its
+	// old tokens.
 	_ = ms[0].Close()
 	_ = ms[1].Close()
 	ms[0] = open(t, srv.Addr, "ingester-1", "a", dirs[0])
