@@ -24,9 +24,10 @@ import (
 )
 
 // ErrConflict is wrapped by the error of Publish if another generation was published
-// since the catalog was read, if a sweep raised the fence of the day because an
-// attempt was overdue, or if the attempt took too long. Nothing of this attempt is
-// visible to readers. The caller reads the catalog again and starts over.
+// or the day expired since the catalog was read, if a sweep raised the fence of the
+// day because an attempt was overdue, or if the attempt took too long. Nothing of
+// this attempt is visible to readers. The caller reads the catalog again and starts
+// over.
 var ErrConflict = errors.New("compaction of the day must start over")
 
 var (

@@ -23,7 +23,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// measured counts what is read of a row store.
+// measured counts the reads of a row store, and the rows and bytes that they
+// return.
 type measured struct {
 	rows.Store
 	reads, rows, bytes atomic.Int64
@@ -74,7 +75,7 @@ func randomSeries(random *rand.Rand, day int64) storetest.Data {
 	return d
 }
 
-// randomMatchers returns one to three matchers of all kinds, most of which select something.
+// randomMatchers returns one to three random matchers. Most of them select something.
 func randomMatchers(random *rand.Rand) (out []*labels.Matcher) {
 	value := func(label string) string {
 		return map[string][]string{
@@ -144,7 +145,8 @@ func TestNarrowedIsComplete(t *testing.T) {
 			mint, maxt = 0, math.MaxInt64
 		}
 		ms := randomMatchers(random)
-		// The expected contents, not another read: that would be narrowed by the same code.
+		// The expected result comes from the pushed samples: another read could have the
+		// same fault.
 		want := map[string]map[int64]series.Sample{}
 		for text, samples := range x.Want["a"] {
 			ls := storetest.Parse(text)
@@ -179,8 +181,8 @@ func TestNarrowedIsComplete(t *testing.T) {
 	}
 }
 
-// TestNarrowedReads checks what a query without a metric name reads: over 7 days with 200 metrics
-// of which 4 have the label value.
+// TestNarrowedReads checks how many rows a query without a metric name reads: over 7 days with
+// 200 metrics, 4 of them with the label value.
 func TestNarrowedReads(t *testing.T) {
 	m := &measured{}
 	var o *objectscounted.Store
