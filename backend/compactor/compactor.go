@@ -52,8 +52,8 @@ type Options struct {
 
 // Delays of the schedule.
 const (
-	// lossDelay is the least age of a loss whose intents are cleared. Replicas write the
-	// intents for their copies of the lost window within ten seconds.
+	// lossDelay is the minimum age of a loss whose intents are cleared. Replicas write
+	// the intents for their copies of the lost window within ten seconds.
 	lossDelay   = 10 * time.Minute
 	settleTime  = 2 * time.Hour // from a day's end to its first compaction
 	lateSpacing = 6 * time.Hour // between two generations of a published day
@@ -67,7 +67,7 @@ type Compactor struct {
 	turn     chan struct{} // held by the running compaction
 	wake     chan struct{}
 	sweeping sync.Mutex // held by the running sweep
-	visits   *visits    // changed under sweeping
+	visits   *visits    // changed only while sweeping is held
 	work     *progress.Worker
 	input    *semaphore.Weighted // bytes of the packs being merged
 	failing  *failures
@@ -84,7 +84,7 @@ type Status struct {
 	LastRun time.Time `json:"lastRun"`
 	LastErr string    `json:"lastError,omitempty"`
 	Clock   string    `json:"clock,omitempty"` // why nothing expires now; empty if the clock is trusted
-	Expired int       `json:"expired"`         // days beyond retention that wait for a later day, or for an operator
+	Expired int       `json:"expired"`         // days beyond retention that are not deleted yet because of the limit for 24 hours
 }
 
 // Waiting is a day that may not be published yet, and the reason.
