@@ -136,9 +136,10 @@ func (d *Distributor) exchange(ctx context.Context, parts []part, t *tally, h *m
 	return nil
 }
 
-// repeat pushes entries whose series one replica has to the replicas that rejected
-// them for lack of capacity. It runs once per request, after exchange: a response
-// that arrives later causes no further push.
+// repeat pushes some entries again: if one replica has the series of an entry, it
+// pushes the entry to the replicas that rejected it for lack of capacity. It runs
+// once per request, after exchange: a response that arrives later causes no further
+// push.
 func (d *Distributor) repeat(ctx context.Context, b *series.Batch, t *tally) error {
 	parts := t.repeats()
 	if len(parts) == 0 {
