@@ -82,7 +82,7 @@ func (s *Tenants) Erase(ctx context.Context, t tenant.ID) (found bool, err error
 	return found, nil
 }
 
-// Erased is the total erased of a deleted tenant.
+// Erased counts the erased data of a deleted tenant, of one erasure or of all.
 type Erased struct {
 	Objects int   `json:"objects"` // number of compacted packs
 	Bytes   int64 `json:"bytes"`   // their total size
