@@ -15,12 +15,12 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// A seal cuts the log, so after a restart the head contains only the series pushed
-// since the last seal: none after a graceful stop. The active series are therefore
-// saved in a file. At start, those that replay did not restore are reserved until
-// idleSeries after the first start that found them. Otherwise new series could use
-// up the series limit, and samples of series that are still being sent would be
-// rejected and dropped by their senders.
+// A seal deletes the log of the sealed samples, so after a restart the head
+// contains only the series pushed since the last seal: none after a graceful stop.
+// The active series are therefore saved in a file. At start, those that replay did
+// not restore are reserved until idleSeries after the first start that found them.
+// Otherwise new series could use up the series limit, and samples of series that
+// are still being sent would be rejected and dropped by their senders.
 
 // saveActiveEvery is the interval at which the list of active series is saved, in
 // addition to every seal.

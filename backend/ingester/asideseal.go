@@ -95,7 +95,7 @@ func (s *sealer) setAside(th *tenantHead, sr *sealedSeries, cause error) error {
 // asideCount counts the series of one tenant that a seal set aside.
 type asideCount struct {
 	series        int
-	first, reason string // of the first series
+	first, reason string // labels of the first series, and the reason for it
 }
 
 // logAside logs the series set aside, one line per tenant.

@@ -267,7 +267,8 @@ func (ing *Ingester) recover(ctx context.Context) error {
 // ones.
 const firstRefShift = 32
 
-// reportReplay logs and counts the records that could not be read.
+// reportReplay logs the damage and the losses that a replay found, and counts the
+// damaged records.
 func (ing *Ingester) reportReplay(r *replay, report wal.Report) {
 	for _, d := range report.Damage {
 		if d.Torn {

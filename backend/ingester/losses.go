@@ -103,7 +103,7 @@ func (l *lossSet) check(id tenant.ID, mint, maxt int64) error {
 // of the write-ahead log.
 type LostStats struct {
 	Tenant  tenant.ID `json:"tenant"`
-	Day     int64     `json:"day"`     // since 1970
+	Day     int64     `json:"day"`     // days since 1970-01-01
 	MinTime int64     `json:"minTime"` // Unix milliseconds
 	MaxTime int64     `json:"maxTime"` // Unix milliseconds, inclusive
 }
@@ -170,8 +170,8 @@ func (ing *Ingester) recordLosses(ctx context.Context, r *replay, damage []wal.D
 // damagedWindows returns the starts of the windows of samples without labels, and
 // of the samples near each damaged record, because the record's own times are
 // unknown. Those are the samples in its segment and in the segments before and
-// after it. These may have no other record, so the two hours before the last
-// modification of the damaged segment are included too.
+// after it. Those segments may have no other record, so the two hours before the
+// last modification of the damaged segment are included too.
 func (r *replay) damagedWindows(damage []wal.Damage) []int64 {
 	windows := map[int64]bool{}
 	for _, days := range r.orphans {

@@ -28,7 +28,7 @@ type tenantHead struct {
 	count         int
 	byRef         map[storage.SeriesRef]*memSeries // only with an index
 	postings      *index.MemPostings               // nil below indexFrom; may have references of removed series
-	dead          int                              // about how many references of removed series
+	dead          int                              // approximate number of references of removed series in postings
 	added         []*memSeries                     // series added while reindexing is true, which the new postings may not have
 	metadata      map[string]*keptMetadata         // by metric
 	reserved      map[uint64]seriesReservation     // reserved series by hash; see reserved.go
