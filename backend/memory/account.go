@@ -137,7 +137,8 @@ type Request struct {
 // Begin returns an empty holding. The caller must call Close.
 func (a *Account) Begin(r Request) *Holding { return &Holding{account: a, req: r} }
 
-// take adds n bytes to a holding that has held bytes.
+// take adds n bytes to a holding that has already taken the number of bytes in
+// held.
 func (a *Account) take(h *Holding, n, held int64) error {
 	if a == nil || a.limit <= 0 && h.req.Limit <= 0 {
 		return nil
