@@ -61,7 +61,7 @@ var ErrCorrupt = errors.New("pack is damaged")
 // ErrClosed is returned by readers and sources after they were closed.
 var ErrClosed = errors.New("pack is closed")
 
-// Options configures a new pack.
+// Options configure a new pack.
 type Options struct {
 	ID     ulid.ULID // identifies the pack; never reused
 	Level  uint8     // 0 = sealed by an ingester, 1 = compacted

@@ -286,7 +286,7 @@ func (tw *TableWriter) endPage() error {
 	tw.open = tablePage{}
 	w.page.reset(w.section.Day)
 	if tw.enc.Len() == 0 {
-		return errors.New("internal error: page ended without a frame") // a bug: the page's last series is in the open frame
+		return errors.New("internal error: page ended without a frame") // a bug: the last series of a page is always in the open frame
 	}
 	return nil
 }

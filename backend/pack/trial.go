@@ -71,7 +71,7 @@ func (m memorySource) Close() error                           { return nil }
 // FitMetadata returns the longest prefix of md that fits a section, and the
 // number of dropped entries.
 func FitMetadata(md []series.MetricMetadata) (kept []series.MetricMetadata, dropped int) {
-	size := metadataOverhead // for their number
+	size := metadataOverhead // for the number of entries
 	for i := range md {
 		if size += MetadataSize(&md[i]); size > maxMetadataRaw {
 			return md[:i], len(md) - i
