@@ -8,10 +8,10 @@
 //	LOST ──────────────────────────────────────────────► JOINING
 //	 ▲      MarkPredecessor: pending windows → lost         │ RequestActive
 //	 │                                                      ▼
-//	 │ Forget (operator): pending windows → lost         ACTIVE ── MarkDamaged:
-//	 │                                                      │       windows whose
-//	 ├──────────────────────────────────────────────────────┤       log is damaged
-//	 │                                                      │ Leave → lost
+//	 │ Forget (operator): pending windows → lost         ACTIVE ── MarkDamaged: windows in
+//	 │                                                      │      a damaged log → lost
+//	 ├──────────────────────────────────────────────────────┤
+//	 │                                                      │ Leave
 //	 └──────────────────────────────────────────────── LEAVING ──► gone, nothing lost
 //
 // Lost windows are stored in the work rows under the lost incarnation (store.MarkLost), so
@@ -87,7 +87,7 @@ type Options struct {
 	// Peer returns a client for an instance. It does not wait for a connection.
 	Peer   func(*ring.Instance) (Peer, error)
 	Logger *slog.Logger
-	Now    func() time.Time // time.Now
+	Now    func() time.Time // default time.Now
 	// Wait returns after a duration, or with the error of its context; default a timer.
 	Wait func(context.Context, time.Duration) error
 }
