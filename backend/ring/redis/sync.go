@@ -61,9 +61,9 @@ func (m *Membership) registered() bool {
 		m.mine.Incarnation == now.Incarnation && m.mine.Registered == now.Registered && m.mine.Tokens == now.Tokens
 }
 
-// register writes this process's entry with a version larger than all before. It
-// returns false and writes nothing if the ring does not have the version of, unless
-// of is empty.
+// register writes this process's entry with a version larger than all before. The
+// parameter of is the required version of the ring, or empty for any. If the ring
+// has another version, register returns false and writes nothing.
 func (m *Membership) register(ctx context.Context, self ring.Instance, of string) (bool, error) {
 	e := entryOf(self)
 	e.Version = max(m.newest, m.removals[self.ID].Version, m.redisNow()) + 1
