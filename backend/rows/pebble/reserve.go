@@ -18,8 +18,8 @@ const (
 	reserveName = "full-disk-reserve"
 	// reserveBytes is the most that Pebble may have in its log: one memtable.
 	reserveBytes = 16 << 20
-	// leastReserve is the least that a start needs, and the least that is reserved on a
-	// disk without space for reserveBytes.
+	// leastReserve is the minimum number of bytes that a start needs, and the smallest
+	// reserve on a disk without space for reserveBytes.
 	leastReserve = 1 << 20
 )
 
