@@ -57,7 +57,8 @@ func ValuesQualifier(v Version, part, bucket int) string {
 	return qualifier(v, KindValues, part, bucket)
 }
 
-// MaxIndex is the largest number of pages of a metric, and of buckets of a label, in one pack.
+// MaxIndex is the largest number of packs of a generation and, in one pack, of pages of a
+// metric and of buckets of a label.
 const MaxIndex = 1 << 16
 
 // ParseQualifier parses the qualifier of a versioned cell. index is 0 for kinds without one.

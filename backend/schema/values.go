@@ -61,7 +61,7 @@ const longValue = 1 << 10
 
 // firstShare returns what a value adds to the estimate of FirstsSize. A long value may be the
 // first one of its bucket. A shorter one adds its share of a first value, in proportion to its
-// share of the least size of a bucket.
+// share of the minimum size of a bucket.
 func firstShare(n int) int {
 	if n > longValue {
 		return n + 4
