@@ -37,9 +37,9 @@ func (v *IngesterVersion) in(list []IngesterVersion, recent bool) bool {
 }
 
 // DayVersion is the version of the long-term store's samples of a tenant's UTC day. Days
-// without samples have none.
+// that never had samples have none.
 type DayVersion struct {
-	Day    int64 // since 1970
+	Day    int64 // days since 1970-01-01
 	Digest [16]byte
 }
 
