@@ -16,9 +16,9 @@ import (
 // older pack might restore deleted series whose deletion is already forgotten.
 const maxAdoptAge = 14 * 24 * 60 * 60 * 1000
 
-// Adopt enters an L0 pack into the index whose upload was not completed, usually
-// because its ingester was lost. Everything that the index needs is in the pack. Adopt
-// returns false if the object does not exist.
+// Adopt enters an L0 pack whose upload was not completed into the index. Usually its
+// ingester was lost. Everything that the index needs is in the pack. Adopt returns
+// false if the object does not exist.
 func (s *Store) Adopt(ctx context.Context, object string) (adopted bool, err error) {
 	obj, info, err := s.L0Info(ctx, object)
 	if errors.Is(err, objects.ErrNotFound) {

@@ -16,8 +16,8 @@ import (
 // the summaries of a large metric and its first pages.
 const firstCells = 8
 
-// publishMargin is the least age of a manifest, at the start of a read, for which rows
-// that are read concurrently with the manifest certainly have all cells of its
+// publishMargin is the minimum age of a manifest, at the start of a read, for which
+// rows that are read concurrently with the manifest certainly have all cells of its
 // generation. The rows are written before the manifest, so with a single clock any
 // positive age would do. The clocks of two processes may each be off by ten minutes
 // before an alert fires; the other ten minutes are a reserve.

@@ -24,9 +24,10 @@ type Covered func(ulid.ULID) bool
 // or object cannot be read it returns an error that names the row or object.
 //
 // A query with a metric name takes two dependent round trips: rows, then objects. One
-// more is needed for a metric with more pages than the first cells of its row, and
-// one for L0 packs. A query without a metric name takes one more to read names, and
-// one more if it reads buckets of label values (see narrow).
+// more each is needed for rows that may have been read before their generation was
+// complete, for a metric with more pages than the first cells of its row, and for L0
+// packs. A query without a metric name takes one more to read names, and one more if
+// it reads buckets of label values (see narrow).
 func (s *Store) Select(ctx context.Context, req series.Request, covered Covered) (*series.Selection, error) {
 	q := s.newQuery(ctx, req, covered)
 	if err := q.readIndex(ctx); err != nil {

@@ -177,8 +177,9 @@ func (k *Checker) writeRecovered(ctx context.Context, c *index.Catalog, m schema
 	return err
 }
 
-// recoverL0 enters L0 packs that no receipt and no garbage entry names into the index.
-// A pack that was already compacted is compacted again, which changes nothing.
+// recoverL0 enters into the index the L0 packs that neither a receipt nor a garbage
+// entry of a consumed pack names. A pack that was already compacted is compacted
+// again, which changes nothing.
 func (k *Checker) recoverL0(ctx context.Context) error {
 	known := map[string]bool{}
 	err := k.index.Work.Each(ctx, func(d *index.DayWork) error {

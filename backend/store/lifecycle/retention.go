@@ -28,7 +28,7 @@ type Expiry struct {
 type Expired struct {
 	Days      int  // days expired
 	ByTime    int  // how many of them because time passed, not because the retention was lowered
-	Waiting   int  // due days that wait for a later day, or for an operator
+	Waiting   int  // due days that did not expire because of the limit for 24 hours
 	Deletions bool // whether the tenant may have deletions of series
 }
 
