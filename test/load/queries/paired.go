@@ -67,8 +67,18 @@ func paired(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
+	if o.has("shards") {
+		if err := w.shards(ctx, o); err != nil {
+			return err
+		}
+	}
 	if !o.has("trips") {
 		return nil
+	}
+	if o.has("shards") {
+		if err := w.front.start(); err != nil {
+			return err
+		}
 	}
 	if err := w.front.compact(); err != nil {
 		return err
