@@ -26,7 +26,8 @@ import (
 // and on the day before.
 func sealed(t *testing.T) store.Upload { return sealedSeries(t, labels.FromStrings("__name__", "m")) }
 
-// sealedSeries is sealed with one sample of each of these series, which must ascend.
+// sealedSeries returns a pack like sealed, but with one sample of each of the given series per
+// tenant and day. The series must be sorted.
 func sealedSeries(t *testing.T, list ...labels.Labels) store.Upload {
 	t.Helper()
 	id := ulid.Make()
