@@ -162,7 +162,7 @@ func TestHandmade(t *testing.T) {
 		}
 		if name[0] == '+' {
 			if err != nil {
-				t.Errorf("%s: %v", name, err)
+				t.Errorf("%s: a valid frame was rejected: %v", name, err)
 			}
 		} else if !errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewer) {
 			t.Errorf("%s: error %v, want ErrCorrupt", name, err)

@@ -350,7 +350,7 @@ func TestNewer(t *testing.T) {
 			_, _, err = table.AppendFloats(1, nil, nil, nil)
 		}
 		if !errors.Is(err, ErrNewer) || errors.Is(err, ErrCorrupt) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: error %v, want ErrNewer", name, err)
 		}
 	}
 	if _, _, err := table.AppendFloats(0, []byte{1}, nil, nil); !errors.Is(err, ErrCorrupt) {
