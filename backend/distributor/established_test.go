@@ -356,7 +356,7 @@ func TestRepeat(t *testing.T) {
 		_, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{interestingSeries(0)}})
 		_ = d.Close()
 		if !errors.Is(err, ErrUnavailable) {
-			t.Errorf("%s: %v", result, err)
+			t.Errorf("%s: error %v, want ErrUnavailable", result, err)
 		}
 		if n := testutil.ToFloat64(d.established.WithLabelValues("2", result)); n != 1 {
 			t.Errorf("%s: counted %v times", result, n)

@@ -139,7 +139,7 @@ func TestPlacesOutOfBounds(t *testing.T) {
 			rejected += r.Samples
 		}
 		if err != nil || rejected != tt.rejected || out.Samples+out.Histograms != 2-tt.rejected {
-			t.Errorf("%+v: %+v, %v", tt.rejections, out, err)
+			t.Errorf("response with %+v: outcome %+v, error %v; want %d samples rejected", tt.rejections, out, err, tt.rejected)
 		}
 	}
 }
