@@ -10,7 +10,7 @@ import (
 )
 
 // TestGenerations checks that the names and cells of the published generation are found in rows
-// with two generations, and that deleting the other generation does not change it.
+// with two generations, and that they are still found after the other generation is deleted.
 func TestGenerations(t *testing.T) {
 	ix, d := open(t), TenantDay{"a", testDay}
 	other := schema.Version{Generation: 2, Attempt: 8}
