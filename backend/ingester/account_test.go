@@ -45,7 +45,7 @@ func (ing *Ingester) counted(t *testing.T) {
 			}
 		}
 		if index := th.indexSize(); index > th.indexBytes || th.dead == 0 && index != th.indexBytes {
-			t.Errorf("tenant %s: counted index bytes = %d, want %d", th.id, index, th.indexBytes)
+			t.Errorf("tenant %s: counted index bytes = %d, want %d", th.id, th.indexBytes, index)
 		}
 		want += th.indexBytes
 		for name, m := range th.metadata {
@@ -309,7 +309,7 @@ func TestMapsShrink(t *testing.T) {
 		}
 	}
 	if after := th.bytes.Load(); after > before/2 || len(old) != len(th.series) || th.indexBytes != th.indexSize() {
-		t.Errorf("%d bytes after the removal, %d before", after, before)
+		t.Errorf("%d bytes after the removal, %d before it; want less than half", after, before)
 	}
 	if freed := th.account.freed.Load(); freed != before-th.bytes.Load() {
 		t.Errorf("freed = %d bytes, want %d", freed, before-th.bytes.Load())

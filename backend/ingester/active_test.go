@@ -27,22 +27,22 @@ func (b *bench) restart() {
 	b.still()
 }
 
-// kill is crash, with the new ingester running no goroutines.
+// kill is like crash, but the new ingester runs no goroutines.
 func (b *bench) kill() {
 	b.t.Helper()
 	b.crash()
 	b.still()
 }
 
-// atLimit checks that a tenant has n active series that are accepted, and that new
-// series are rejected.
+// atLimit checks that tenant a has n active series, that samples of these are
+// accepted, and that new series are rejected.
 func (b *bench) atLimit(name string, n int) {
 	b.t.Helper()
 	if got := b.ing.SeriesCount("a"); got != n {
 		b.t.Errorf("active series = %d, want %d", got, n)
 	}
 	if out := b.push("a", b.some("new", 5)...); reasons(out)["max_active_series"] != 5 {
-		b.t.Errorf("new series: %+v", out)
+		b.t.Errorf("new series: %+v, want all rejected", out)
 	}
 	out := b.push("a", b.some(name, n)...)
 	if out.Samples != n || out.Created != nil || out.Rejections != nil {
@@ -121,7 +121,7 @@ func TestReservationsExpire(t *testing.T) {
 				t.Errorf("%d active series after 32 minutes, want 0", n)
 			}
 			if out := b.push("a", b.some("new", 10)...); out.Samples != 10 || len(out.Created) != 10 {
-				t.Errorf("new series: %+v", out)
+				t.Errorf("new series: %+v, want all accepted", out)
 			}
 			b.ing.counted(t)
 		})
@@ -181,10 +181,10 @@ func TestReservedMemory(t *testing.T) {
 	}
 	b.ing.counted(t)
 	if out := b.push("a", b.some("new", 5)...); reasons(out)["instance_memory"] != 5 {
-		t.Errorf("new series of the tenant with most memory: %+v", out)
+		t.Errorf("new series of the tenant with most memory: %+v, want all rejected", out)
 	}
 	if out := b.push("b", b.some("new", 5)...); out.Samples != 5 {
-		t.Errorf("new series of another tenant: %+v", out)
+		t.Errorf("new series of another tenant: %+v, want all accepted", out)
 	}
 	if out := b.push("a", b.some("m", n)...); out.Samples != n || out.Created != nil {
 		t.Errorf("existing series: %d samples, %v", out.Samples, reasons(out))
@@ -196,7 +196,7 @@ func TestReservedMemory(t *testing.T) {
 	b.memory = took // more than is available for new series
 	b.restart()
 	if out := b.push("b", b.some("more", 5)...); reasons(out)["instance_memory"] != 5 {
-		t.Errorf("new series of any tenant: %+v", out)
+		t.Errorf("new series of any tenant: %+v, want all rejected", out)
 	}
 	b.tick(31 * time.Minute)
 	if out := b.push("b", b.some("more", 5)...); out.Samples != 5 || b.ing.account.held.Load() != 0 {
@@ -226,7 +226,7 @@ func TestReservationsOfSeriesRemovedEarly(t *testing.T) {
 	}
 	b.restart()
 	if held := b.ing.account.held.Load(); held <= 0 || held > 10*1200 {
-		t.Errorf("%d bytes are reserved", held)
+		t.Errorf("%d bytes are reserved, want some, and at most 12,000", held)
 	}
 	b.push("a", stay...)
 	if n := b.ing.account.held.Load(); n != 0 {

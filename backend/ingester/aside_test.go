@@ -86,7 +86,7 @@ func TestSetAside(t *testing.T) {
 		}
 		req.MinTime, req.MaxTime = now-series.WindowMillis+1, now-2
 		if got := readAll(t, b.ing, req); len(got[bad.String()]) > 1 {
-			t.Errorf("%s: a read between the samples has %v", when, got)
+			t.Errorf("%s: a read of the time between the samples returned %v, want at most one sample", when, got)
 		}
 	}
 	check("pushed")
@@ -266,7 +266,7 @@ func TestAsideQuota(t *testing.T) {
 	}
 	b.push("a", entry(metric("m"), f(b.now.UnixMilli(), 1)))
 	if n := len(asideFiles(t, b.dir)); n != 0 {
-		t.Errorf("%d files are left beyond retention", n)
+		t.Errorf("%d files are older than the retention, want 0", n)
 	}
 }
 
@@ -426,11 +426,11 @@ func TestAsideRetried(t *testing.T) {
 		_ = r.Release()
 	}
 	if numbers[0] != 1 || numbers[1] != 1 {
-		t.Errorf("sections by deletion number: %v", numbers)
+		t.Errorf("sections by deletion number: %v, want one each for 0 and 1", numbers)
 	}
 	upload(t, b)
 	if len(l.records()) != 1 {
-		t.Errorf("records are left: %v", l.records())
+		t.Errorf("records %v, want only that of the impossible series", l.records())
 	}
 }
 
@@ -456,7 +456,7 @@ func TestAsideMetrics(t *testing.T) {
 		if strings.HasPrefix(mf.GetName(), "pallium_ingester_aside_") && !strings.HasSuffix(mf.GetName(), "_limit_bytes") {
 			m := mf.GetMetric()
 			if len(m) != 1 || m[0].GetLabel()[0].GetValue() != "a" || m[0].GetGauge().GetValue() <= 0 {
-				t.Errorf("%s: %v", mf.GetName(), m)
+				t.Errorf("metric %s: %v, want one positive value for tenant a", mf.GetName(), m)
 			}
 			found++
 			// The metric must match the limit by which writes are rejected.

@@ -63,7 +63,7 @@ func TestAsideRemovedByHand(t *testing.T) {
 			before := len(l.uploaded())
 			upload(t, b)
 			if len(l.uploaded()) != before+1 || len(l.records()) != 0 {
-				t.Errorf("%d uploads, records %v", len(l.uploaded())-before, l.records())
+				t.Errorf("%d uploads, records %v; want one upload and no records", len(l.uploaded())-before, l.records())
 			}
 			if _, _, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MinTime: now, MaxTime: now}); err != nil {
 				t.Errorf("read after the files were dropped: %v", err)
@@ -176,7 +176,7 @@ func TestAsideRecordOutlivesRetry(t *testing.T) {
 		upload(t, b)
 	}
 	if !cleared || len(l.records()) != 0 {
-		t.Errorf("records are left: %v", l.records())
+		t.Errorf("ClearAside was called: %v; records %v, want none", cleared, l.records())
 	}
 }
 

@@ -223,7 +223,7 @@ func TestChunksPerWindowConcurrently(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := chunksOf(b); got > most {
-		t.Errorf("%d chunks in the pack", got)
+		t.Errorf("%d chunks in the pack, want at most %d", got, most)
 	}
 }
 
@@ -245,11 +245,11 @@ func TestChunksOfRepeatedSeries(t *testing.T) {
 			b.push("a", entry(m, f(base-1, 1)))
 			out := b.push("a", entries...)
 			if got := kept(out); got == 2*n || got < n {
-				t.Errorf("%d of %d samples accepted", got, 2*n)
+				t.Errorf("%d of %d samples accepted, want at least half and not all", got, 2*n)
 			}
 			b.flush()
 			if got := chunksOf(b); got > series.MaxWindowChunks+n/100 {
-				t.Errorf("%d chunks were sealed", got)
+				t.Errorf("%d chunks were sealed, want at most %d", got, series.MaxWindowChunks+n/100)
 			}
 		})
 	}

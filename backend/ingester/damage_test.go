@@ -94,7 +94,7 @@ func TestMetadataOfARejectedWriteIsLoggedLater(t *testing.T) {
 	}
 	b.crash()
 	if got := b.ing.Metadata("a"); len(got) != 1 {
-		t.Errorf("metadata %v", got)
+		t.Errorf("metadata after the restart: %v, want one", got)
 	}
 }
 

@@ -212,11 +212,11 @@ func TestLabelsTwicePerEpoch(t *testing.T) {
 		}
 	}
 	if len(segments) < 9 || len(copies) != 25+40 {
-		t.Fatalf("%d segments with labels of %v", len(segments), copies)
+		t.Fatalf("%d segments, want at least 9; labels of %d series and epochs, want 65: %v", len(segments), len(copies), copies)
 	}
 	for which, n := range copies {
 		if n != 2 {
-			t.Errorf("the labels of %s are in %d segments", which, n)
+			t.Errorf("the labels of %s are in %d segments, want 2", which, n)
 		}
 	}
 }
@@ -351,7 +351,7 @@ func TestDamageWithReplicas(t *testing.T) {
 		t.Errorf("reported windows %v, want %d among them", reported, want)
 	}
 	if got := b.read("a"); len(got) != 0 {
-		t.Errorf("read %v", got)
+		t.Errorf("read %v, want no samples", got)
 	}
 }
 

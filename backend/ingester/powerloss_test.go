@@ -248,7 +248,7 @@ func TestExemplarOrder(t *testing.T) {
 		{"a recent one again", ls, at(10, 2, "c"), true, 4},
 	} {
 		if got, _ := r.add(c.ls, c.e, 100); got != c.want || len(r.ring) != c.size {
-			t.Errorf("%s: add = %v, %d exemplars in the ring", c.name, got, len(r.ring))
+			t.Errorf("%s: add = %v, %d exemplars in the ring; want %v, %d", c.name, got, len(r.ring), c.want, c.size)
 		}
 	}
 	for i := range int64(500) { // the ring wraps around; the state of dropped exemplars must be removed
@@ -262,6 +262,6 @@ func TestExemplarOrder(t *testing.T) {
 		}
 	}
 	if int(total) != len(r.ring) || len(r.newest) != 100 {
-		t.Errorf("counted %d exemplars of %d series, the ring has %d", total, len(r.newest), len(r.ring))
+		t.Errorf("counted %d exemplars of %d series, want 100 series; the ring has %d exemplars", total, len(r.newest), len(r.ring))
 	}
 }

@@ -185,14 +185,14 @@ func TestRestOfTheRequestIsAccepted(t *testing.T) {
 	b.fill(89)
 	out := b.push("a", slices.Concat(b.some("new", 3), b.some("m", 100), b.some("other", 2))...)
 	if out.Samples != 100 || reasons(out)["instance_memory"] != 5 || out.Created != nil {
-		t.Errorf("outcome %+v", out)
+		t.Errorf("outcome %+v, want 100 samples accepted and 5 rejected for memory", out)
 	}
 	var entries []int
 	for _, e := range out.Entries {
 		entries = append(entries, e.Entry)
 	}
 	if !slices.Equal(entries, []int{0, 1, 2, 103, 104}) {
-		t.Errorf("rejected entries %v", entries)
+		t.Errorf("rejected entries %v, want 0, 1, 2, 103 and 104", entries)
 	}
 }
 
@@ -214,10 +214,10 @@ func TestReservedSeries(t *testing.T) {
 	}
 	b.tick(3 * time.Minute)
 	if n, active := b.ing.seriesCount(), b.ing.SeriesCount("a"); n != 0 || active != 1000 || b.ing.packCount() != packs {
-		t.Fatalf("%d series and %d active ones after seven minutes under pressure, %d more packs", n, active, b.ing.packCount()-packs)
+		t.Fatalf("%d series and %d active ones after seven minutes under pressure, %d more packs; want 0, 1000 and 0", n, active, b.ing.packCount()-packs)
 	}
 	if s := b.ing.Stats(); len(s.Tenants) != 1 || s.Tenants[0].Series != 1000 {
-		t.Errorf("stats %+v", s.Tenants)
+		t.Errorf("tenants in the status: %+v, want one with 1000 series", s.Tenants)
 	}
 	if out := b.push("a", b.some("new", 5)...); reasons(out)["max_active_series"] != 5 {
 		t.Errorf("new series while others are reserved: %+v", out)

@@ -326,7 +326,7 @@ func TestFloats(t *testing.T) {
 				t.Fatalf("error %v, %d samples", err, len(got.samples))
 			}
 			if s := got.samples[0]; s.ref != tt.ref || s.T != tt.t || math.Float64bits(s.V) != math.Float64bits(tt.v) {
-				t.Errorf("decoded %d %d %v", s.ref, s.T, s.V)
+				t.Errorf("decoded reference %d, time %d, value %v", s.ref, s.T, s.V)
 			}
 		})
 	}

@@ -17,7 +17,7 @@ import (
 // order.
 func TestReplayInOrder(t *testing.T) {
 	if n := len(newReplay(newBench(t).ing, "").appliers.workers); n != runtime.GOMAXPROCS(0) {
-		t.Errorf("%d appliers on %d processors", n, runtime.GOMAXPROCS(0))
+		t.Errorf("%d appliers on %d processors, want one on each", n, runtime.GOMAXPROCS(0))
 	}
 	const n = 3*applyBatch + 7
 	a := newAppliers(4)
@@ -38,7 +38,7 @@ func TestReplayInOrder(t *testing.T) {
 		samples := 0
 		s.eachChunk(func(c *series.Chunk) { samples += c.Samples })
 		if s.rare != nil || samples != n {
-			t.Errorf("%s: %d samples of %d in order, late ones: %v", s.labels, samples, n, s.rare != nil)
+			t.Errorf("%s: %d of %d samples are in the chunks in order; has out-of-order samples: %v", s.labels, samples, n, s.rare != nil)
 		}
 	}
 }

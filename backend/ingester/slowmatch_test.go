@@ -71,7 +71,7 @@ func TestSlowMatchEnds(t *testing.T) {
 				select {
 				case err := <-done:
 					if !errors.Is(err, context.DeadlineExceeded) {
-						t.Errorf("error %v", err)
+						t.Errorf("error %v, want DeadlineExceeded", err)
 					}
 				case <-time.After(time.Minute):
 					t.Error("the read continues after its context is done")
@@ -117,7 +117,7 @@ func TestSlowMatchDoesNotBlockPushes(t *testing.T) {
 			}
 			cancel()
 			if err := <-done; !errors.Is(err, context.Canceled) {
-				t.Errorf("error %v", err)
+				t.Errorf("error %v, want Canceled", err)
 			}
 		})
 	}

@@ -33,7 +33,7 @@ func TestVersion(t *testing.T) {
 			t.Errorf("%s: from %+v to %+v, want a change: %t, of recent samples: %t", what, last, now, settled, recent)
 		}
 		if now.Bound < last.Bound || now.RecentBound < last.RecentBound || now.Epoch != last.Epoch {
-			t.Errorf("%s: from %+v to %+v", what, last, now)
+			t.Errorf("%s: a bound decreased or the epoch changed: from %+v to %+v", what, last, now)
 		}
 		if o := b.ing.Version("other"); o.Changes != other.Changes || o.Recent != other.Recent {
 			t.Errorf("%s of one tenant changed the version of another", what)
