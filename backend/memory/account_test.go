@@ -104,7 +104,7 @@ func TestErrors(t *testing.T) {
 			case errors.As(err, &exceeded):
 				got = "exceeded"
 				if exceeded.Name() != "max_memory_bytes" {
-					t.Errorf("limit %s", exceeded.Name())
+					t.Errorf("the error names the limit %s, want max_memory_bytes", exceeded.Name())
 				}
 			case errors.Is(err, ErrFull):
 				got = "full"
@@ -141,7 +141,7 @@ func TestHolding(t *testing.T) {
 		t.Errorf("Used = %d, want 100", h.Used())
 	}
 	if held := a.Used(); held > 20*step {
-		t.Errorf("account holds %d bytes for 100 used ones", held)
+		t.Errorf("the account holds %d bytes, want at most %d", held, 20*step)
 	}
 	if err := h.Raise(5 * mb); err != nil || h.Used() != 5*mb {
 		t.Errorf("Raise: used %d, error %v", h.Used(), err)
@@ -250,7 +250,7 @@ func TestConcurrent(t *testing.T) {
 					a.EndHeaviest(mb)
 				}
 				if used := a.Used(); used > 50*mb {
-					t.Errorf("%d bytes are held", used)
+					t.Errorf("%d bytes are held, want at most %d", used, 50*mb)
 				}
 				two.Wait()
 				h.Close()

@@ -46,7 +46,7 @@ func TestWatch(t *testing.T) {
 			}()
 			if tt.ends {
 				if cause := kit.Receive(t, "a read is ended", ended); !errors.Is(cause, ErrEnded) {
-					t.Errorf("cause %v", cause)
+					t.Errorf("cause %v, want ErrEnded", cause)
 				}
 				cancel()
 			}
