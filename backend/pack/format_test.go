@@ -56,7 +56,7 @@ func TestGolden(t *testing.T) {
 		}
 		checkAll(t, r, parts)
 		if err := r.Verify(); err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: Verify: %v", name, err)
 		}
 	}
 }

@@ -229,7 +229,7 @@ func TestSelectStopsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := r.Select(ctx, "acme", 0, math.MaxInt64); !errors.Is(err, context.Canceled) {
-		t.Fatalf("got %v", err)
+		t.Fatalf("Select with a canceled context: error %v, want Canceled", err)
 	}
 }
 
