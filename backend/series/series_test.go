@@ -296,6 +296,6 @@ func TestOutcome(t *testing.T) {
 	o.Add(p)
 	want := "sample is too old (too_old): 9 samples rejected, first: up, up, up, up, up\nlimit of 5 series reached (limit): 1 samples rejected"
 	if got := o.String(); got != want {
-		t.Errorf("got %q", got)
+		t.Errorf("String() = %q, want %q", got, want)
 	}
 }
