@@ -143,7 +143,7 @@ func TestRereads(t *testing.T) {
 	rereads := func() float64 {
 		all, err := reg.Gather()
 		if err != nil || len(all) != 1 || all[0].GetName() != "pallium_store_index_rereads_total" {
-			t.Fatalf("%v, %v", all, err)
+			t.Fatalf("gathered metrics %v, error %v; want only pallium_store_index_rereads_total", all, err)
 		}
 		return all[0].GetMetric()[0].GetCounter().GetValue()
 	}

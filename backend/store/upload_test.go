@@ -170,7 +170,7 @@ func TestMarkConsumed(t *testing.T) {
 	}
 	now, err := s.Days(t.Context())
 	if err != nil || now[0].Receipts[0].Attempt != 0 || now[1].Receipts[0].Attempt == 0 {
-		t.Fatalf("%+v, %v", now, err)
+		t.Fatalf("work %+v, error %v; want only the first receipt without an attempt", now, err)
 	}
 	if left := consume(now); left != 0 {
 		t.Errorf("%d days have receipts, want none", left)

@@ -47,7 +47,7 @@ func TestCellWithoutReceipt(t *testing.T) {
 	x.Must(nil, x.Store.Upload(t.Context(), x.Seal("i1", twoDays(), 0)))
 	work, err := x.Store.Days(t.Context())
 	if err != nil || len(work) == 0 {
-		t.Fatalf("%v, %v", work, err)
+		t.Fatalf("work after the upload: %v, error %v; want some", work, err)
 	}
 	for _, d := range work { // as if the upload had crashed between cells and receipts
 		x.Must(nil, x.Store.MarkConsumed(t.Context(), d.Day, d.Receipts[0]))

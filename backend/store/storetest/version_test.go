@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
 
-// TestVersion checks that the version of a day changes with each change of its catalog,
-// and that the versions of other days and tenants do not change with it.
+// TestVersion checks that the version of a day changes with each upload, publication
+// and expiry, and that the versions of other days and tenants stay the same.
 func TestVersion(t *testing.T) {
 	x := New(t, Faulty(&faults.Plan{}))
 	ctx := context.Background()
