@@ -91,7 +91,7 @@ func TestSyncIsDurable(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got, _ := b.cutPower(); !slices.Equal(got, []string{"first", "second"}) {
-				t.Errorf("after the power loss: %q", got)
+				t.Errorf("records after the power loss: %q, want first, second", got)
 			}
 		})
 	}
@@ -131,7 +131,7 @@ func TestFailedSync(t *testing.T) {
 	}
 	got, report := b.cutPower()
 	if !slices.Equal(got, []string{"good", "next"}) {
-		t.Errorf("after the power loss: %q", got)
+		t.Errorf("records after the power loss: %q, want good, next", got)
 	}
 	for _, d := range report.Damage {
 		if !d.Torn {
@@ -187,7 +187,7 @@ func TestDiskThatAlwaysFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, _ := b.cutPower(); !slices.Equal(got, []string{"kept"}) {
-		t.Errorf("after the power loss: %q", got)
+		t.Errorf("records after the power loss: %q, want kept", got)
 	}
 }
 
