@@ -90,9 +90,8 @@ type Frontend struct {
 	metrics metrics
 	// noted are expressions whose evaluations have annotations.
 	noted *lru.Cache[notedKey, struct{}]
-	// selected has the number of series that the selectors of an expression select, of those
-	// that were evaluated before; see plan.ranges.
-	selected *lru.Cache[notedKey, int64]
+	// selected has what the leaves of expressions select that were evaluated before.
+	selected *lru.Cache[notedKey, *selection]
 }
 
 type notedKey struct {
@@ -104,6 +103,7 @@ type notedKey struct {
 // Longer ones count as noted.
 const (
 	mostNoted    = 10_000
+	mostSelected = 2_000 // expressions, each with some labels
 	longestNoted = 2 << 10
 )
 
@@ -131,7 +131,7 @@ func New(o Options) *Frontend {
 	}
 	auto := promauto.With(o.Registerer)
 	return &Frontend{o: o, noted: lru.New[notedKey, struct{}](mostNoted, nil),
-		selected: lru.New[notedKey, int64](mostNoted, nil), metrics: metrics{
+		selected: lru.New[notedKey, *selection](mostSelected, nil), metrics: metrics{
 			steps: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_steps_total",
 				Help: "Steps of range queries that were answered, by source: cache, or evaluated."}, []string{"source"}),
 			unusable: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_unusable_results_total",

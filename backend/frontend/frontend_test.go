@@ -104,6 +104,20 @@ func TestShards(t *testing.T) {
 		{"switched off", "sum(load)", func(w *world) { w.front.o.MaxShards = 1 }, 0},
 		{"queriers of an older version", "sum(load)", func(w *world) { w.old = true }, 3},
 		{"not divisible", "load + load", nil, 0},
+		{"remembered labels", "sum(load)", func(w *world) {
+			w.ask("sum(load)", origin, origin+day, hour)
+			w.lists.Store(0)
+			w.sharded.Store(0)
+			w.changes++
+			w.noLists = true
+		}, 3},
+		{"remembered for too long", "sum(load)", func(w *world) {
+			w.ask("sum(load)", origin, origin+day, hour)
+			w.now += 11 * minute
+			w.sharded.Store(0)
+			w.changes++
+			w.wantLists = 2
+		}, 3},
 		{"remembered to be small", "sum(load)", func(w *world) {
 			w.front.o.ShardPoints = 1 << 20
 			w.ask("sum(load)", origin, origin+day, hour)
@@ -124,8 +138,8 @@ func TestShards(t *testing.T) {
 			if n := w.sharded.Load(); n != tt.want {
 				t.Errorf("%d evaluations of shards, want %d", n, tt.want)
 			}
-			if w.noLists && w.lists.Load() > 0 {
-				t.Error("the series were listed although they are known to be few")
+			if n := w.lists.Load(); w.noLists && n > 0 || w.wantLists > 0 && n != w.wantLists {
+				t.Errorf("the series were listed %d times", n)
 			}
 		})
 	}

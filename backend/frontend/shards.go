@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"golang.org/x/sync/errgroup"
 
@@ -35,7 +36,7 @@ func (p *plan) evaluateSteps(ctx context.Context, steps split.Range) (*evaluated
 	}
 	got, failed := p.evaluateWhole(ctx, steps)
 	if failed == nil && len(p.leaves) > 0 {
-		p.remember(got.cost.Series)
+		p.remember(&selection{counts: slices.Repeat([]int64{got.cost.Series}, len(p.leaves)), at: p.f.o.Now()})
 	}
 	return got, failed
 }
@@ -46,11 +47,37 @@ func notSharded(err error) bool {
 	return errors.As(err, &unreadable) && errors.Is(unreadable.Err, evaluation.ErrNotSharded)
 }
 
-// remember notes how many series a selector of the expression selects.
-func (p *plan) remember(count int64) {
+// selection is what the leaves of an expression select: the numbers of series, and some of these
+// at equal distances, ascending; none if the series were not listed.
+type selection struct {
+	counts  []int64
+	samples [][]labels.Labels
+	at      time.Time
+}
+
+const (
+	// mostSamples is the maximum number of series that are remembered of a leaf.
+	mostSamples = 16
+	// selectionAge is how long the remembered series are used to choose ranges. Older ones may
+	// have become an unequal division.
+	selectionAge = 10 * time.Minute
+)
+
+// remember notes what the leaves of the expression select.
+func (p *plan) remember(s *selection) {
 	if len(p.q.text) <= longestNoted {
-		p.f.selected.Put(notedKey{p.id, p.q.text}, count)
+		p.f.selected.Put(notedKey{p.id, p.q.text}, s)
 	}
+}
+
+// sampleOf returns at most n of a list, at equal distances, in a slice of its own.
+func sampleOf(list []labels.Labels, n int) []labels.Labels {
+	n = min(n, len(list))
+	out := make([]labels.Labels, n)
+	for i := range out {
+		out[i] = list[len(list)*i/n]
+	}
+	return out
 }
 
 // shardsOf returns among how many evaluations this number of series of a leaf is divided.
@@ -58,7 +85,7 @@ func (p *plan) shardsOf(leaf *shard.Leaf, count int64, steps split.Range) int {
 	window, _ := p.shape.Reads(steps.Start, steps.End)
 	read := time.Duration(min(window.To, maxTime)-max(window.After, -maxTime)) * time.Millisecond
 	each := leaf.Work(stepsIn(steps, p.step), read, sampleInterval)
-	return int(min(saturated(count, each)/p.f.o.ShardPoints, int64(p.f.o.MaxShards)))
+	return int(min(saturated(count, each)/p.f.o.ShardPoints, int64(p.f.o.MaxShards), count))
 }
 
 // saturated returns the product of two numbers, at most 1<<62.
@@ -76,31 +103,50 @@ func (p *plan) ranges(ctx context.Context, steps split.Range) [][]series.LabelRa
 	if len(p.leaves) == 0 || p.f.o.MaxShards < 2 {
 		return nil
 	}
-	if count, ok := p.f.selected.Get(notedKey{p.id, p.q.text}); ok && !slices.ContainsFunc(p.leaves, func(l *shard.Leaf) bool {
-		return p.shardsOf(l, count, steps) > 1
-	}) {
+	known, ok := p.f.selected.Get(notedKey{p.id, p.q.text})
+	if ok && !p.divided(known, steps) {
 		return nil
 	}
-	held := memory.FromContext(ctx).Part() // for the list of series
+	if !ok || known.samples == nil || p.f.o.Now().Sub(known.at).Abs() > selectionAge {
+		if known = p.list(ctx, steps); known == nil || !p.divided(known, steps) {
+			return nil
+		}
+	}
+	out := make([][]series.LabelRange, len(p.leaves))
+	for i, leaf := range p.leaves {
+		out[i] = series.LabelRanges(known.samples[i], p.shardsOf(leaf, known.counts[i], steps))
+	}
+	return out
+}
+
+// divided reports whether the series of a leaf are to be divided.
+func (p *plan) divided(s *selection, steps split.Range) bool {
+	for i, leaf := range p.leaves {
+		if p.shardsOf(leaf, s.counts[i], steps) > 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// list lists the series that the leaves select, and remembers some. It returns nil if that
+// failed: evaluating everything reports the error.
+func (p *plan) list(ctx context.Context, steps split.Range) *selection {
+	held := memory.FromContext(ctx).Part()
 	defer held.Close()
 	ctx = memory.NewContext(ctx, held)
 	window, _ := p.shape.Reads(steps.Start, steps.End)
-	out := make([][]series.LabelRange, len(p.leaves))
-	most, divided := int64(0), false
-	for i, leaf := range p.leaves {
-		list, err := p.f.o.Evaluator.Series(ctx, p.q.storage, max(window.After+1, window.To-countedMillis), window.To, leaf.Matchers())
+	s := &selection{at: p.f.o.Now()}
+	for _, leaf := range p.leaves {
+		all, err := p.f.o.Evaluator.Series(ctx, p.q.storage, max(window.After+1, window.To-countedMillis), window.To, leaf.Matchers())
 		if err != nil {
-			return nil // evaluating everything reports it
+			return nil
 		}
-		most = max(most, int64(len(list)))
-		out[i] = series.LabelRanges(list, p.shardsOf(leaf, int64(len(list)), steps))
-		divided = divided || len(out[i]) > 1
+		s.counts = append(s.counts, int64(len(all)))
+		s.samples = append(s.samples, sampleOf(all, max(mostSamples, p.f.o.MaxShards)))
 	}
-	p.remember(most)
-	if !divided {
-		return nil
-	}
-	return out
+	p.remember(s)
+	return s
 }
 
 // shardTask is a shard of a leaf and its answer.

@@ -52,30 +52,31 @@ type world struct {
 	front  *Frontend
 	cache  *spy
 
-	now      int64
-	bound    int64
-	changes  uint64
-	recent   int64  // the recent bound; before the bound: there is none
-	late     uint64 // changes from the bound to the recent one
-	store    series.StoreVersion
-	noVer    error
-	readers  evaluation.Readers // of all evaluations
-	members  []string           // ingesters that are available, each in a domain of its own; nil: one
-	keep     time.Duration
-	most     int64        // samples; 0 = no limit
-	longest  int64        // steps of an evaluation beyond which it fails; 0 = no limit
-	closed   atomic.Int64 // evaluations beyond it that were closed
-	failed   int          // queries that exceeded a limit
-	evaluate func()       // called before each evaluation of a part; may be nil
-	parts    atomic.Int64
-	steps    atomic.Int64
-	reads    int // of versions
-	shards   int // at most of an aggregation; set before frontend is called
-	sharded  atomic.Int64
-	old      bool         // queriers ignore shards
-	lists    atomic.Int64 // of series
-	noLists  bool
-	peak     atomic.Int64 // the most samples of one evaluation
+	now       int64
+	bound     int64
+	changes   uint64
+	recent    int64  // the recent bound; before the bound: there is none
+	late      uint64 // changes from the bound to the recent one
+	store     series.StoreVersion
+	noVer     error
+	readers   evaluation.Readers // of all evaluations
+	members   []string           // ingesters that are available, each in a domain of its own; nil: one
+	keep      time.Duration
+	most      int64        // samples; 0 = no limit
+	longest   int64        // steps of an evaluation beyond which it fails; 0 = no limit
+	closed    atomic.Int64 // evaluations beyond it that were closed
+	failed    int          // queries that exceeded a limit
+	evaluate  func()       // called before each evaluation of a part; may be nil
+	parts     atomic.Int64
+	steps     atomic.Int64
+	reads     int // of versions
+	shards    int // at most of an aggregation; set before frontend is called
+	sharded   atomic.Int64
+	old       bool         // queriers ignore shards
+	lists     atomic.Int64 // of series
+	noLists   bool         // the series must not be listed
+	wantLists int64        // if not 0: how often they must be
+	peak      atomic.Int64 // the most samples of one evaluation
 }
 
 // spy counts the calls of a cache.
