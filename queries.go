@@ -109,16 +109,27 @@ func (b *backend) buildEngines(parsers switches.Parsers) (promql.QueryEngine, er
 			Unreadable: q.engine.Unreadable, Interrupted: q.engine.Interrupted, Timer: time.After, Registerer: b.registry})
 	}
 	if b.cluster == nil {
+		b.api.Hold = q.dispatcher.Hold
 		return top, nil
 	}
 	if b.has(TargetFrontend) {
 		r := runner.New(runner.Options{Engine: top, Queryable: b.api.Queryable, Memory: b.memory, Gate: b.api.Gate, Switches: b.switches()})
 		q.server = home.NewServer(r.Run)
 	}
-	return home.New(home.Options{Here: top, Frontends: b.cluster.homes, Request: q.engine.Request, Uncached: frontend.Uncached,
+	passing := home.New(home.Options{Here: top, Hold: b.holdHere(), Frontends: b.cluster.homes, Request: q.engine.Request, Uncached: frontend.Uncached,
 		Elsewhere: func(err error) bool { return errors.Is(err, wire.ErrUnavailable) || errors.Is(err, wire.ErrRejected) },
 		Failed:    q.engine.Failed, Canceled: q.engine.Interrupted,
-		Unreadable: q.engine.Unreadable, Logger: b.opts.Logger, Registerer: b.registry}), nil
+		Unreadable: q.engine.Unreadable, Logger: b.opts.Logger, Registerer: b.registry})
+	b.api.Hold = passing.Hold
+	return passing, nil
+}
+
+// holdHere returns what holds slots of this process' frontend for reads; nil if it has none.
+func (b *backend) holdHere() func(context.Context, tenant.ID) (func(), error) {
+	if b.queries.dispatcher == nil {
+		return nil
+	}
+	return b.queries.dispatcher.Hold
 }
 
 // partsInCluster is the maximum number of parts of one query that wait for slots of queriers, or
@@ -210,6 +221,13 @@ func (m *membership) homes(ctx context.Context) ([]home.Frontend, error) {
 				return nil, err
 			}
 			return p.Query(ctx, r)
+		}
+		f.Hold = func(ctx context.Context, id tenant.ID) (func(), error) {
+			p, err := m.pool.Peer(in.Addr)
+			if err != nil {
+				return nil, err
+			}
+			return p.Hold(ctx, id)
 		}
 		out = append(out, f)
 	}

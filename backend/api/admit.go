@@ -111,6 +111,28 @@ func (a *api) partial(next http.Handler) http.Handler {
 	})
 }
 
+// hold wraps the handler of a read that is not a query, but shares the slots of queriers with
+// the queries of all tenants. It must be inside admit.
+func (a *api) hold(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		release, err := a.holdSlot(r)
+		if err != nil {
+			a.fail(w, r, err)
+			return
+		}
+		defer release()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// holdSlot waits for a slot and holds it until release.
+func (a *api) holdSlot(r *http.Request) (release func(), err error) {
+	if a.Hold == nil {
+		return func() {}, nil
+	}
+	return a.Hold(r.Context(), access(r))
+}
+
 // enter checks the texts of a read (expressions and selectors), and waits for a slot of the gate.
 func (a *api) enter(r *http.Request, lim *limits.Limits, texts ...[]string) (leave func(), err error) {
 	c := textCheck{lim: lim}

@@ -121,6 +121,10 @@ type reading struct {
 	running *active.Registry
 	reg     *prometheus.Registry
 
+	held     func(context.Context) error // called by Hold; may be nil
+	holding  int                         // slots
+	released int
+
 	looked func(tenant.ID) // not nil: called when limits are looked up
 }
 
@@ -144,6 +148,15 @@ func newReading(t testing.TB, account int64) *reading {
 		Metadata: b.source.metadata, Delete: func(ctx context.Context, _ Deletion) error { return b.source.asked(ctx) },
 		Head:   func(context.Context, tenant.ID) (series.HeadStats, error) { return series.NoHead(), nil },
 		Limits: lim, Memory: b.account, Gate: b.gate, Active: b.running, Lookback: querier.LookbackDelta,
+		Hold: func(ctx context.Context, _ tenant.ID) (func(), error) {
+			if b.held != nil {
+				if err := b.held(ctx); err != nil {
+					return nil, err
+				}
+			}
+			b.holding++
+			return func() { b.released++ }, nil
+		},
 	})
 	for i := range 500 {
 		b.source.text = append(b.source.text, fmt.Sprintf("a_text_of_some_length_%03d", i))

@@ -52,10 +52,13 @@ type Options struct {
 	// CleanTombstones requests that a tenant's deleted series are removed from all packs now.
 	CleanTombstones func(context.Context, tenant.ID) error
 	Limits          func(tenant.ID) limits.Limits
-	Memory          *memory.Account  // nil: the memory of requests is not accounted for
-	Gate            *querier.Gate    // nil: New creates one
-	Active          *active.Registry // nil: New creates one
-	Lookback        time.Duration
+	Memory          *memory.Account // nil: the memory of requests is not accounted for
+	Gate            *querier.Gate   // nil: New creates one
+	// Hold waits until a slot of queriers is free for a read that is not a query, and holds it
+	// until release; nil: such reads do not wait.
+	Hold     func(ctx context.Context, id tenant.ID) (release func(), err error)
+	Active   *active.Registry // nil: New creates one
+	Lookback time.Duration
 	// Features sets which PromQL features are enabled for a request's tenant; nil: none is.
 	Features   func(context.Context, features.Collector)
 	Now        func() time.Time // nil: time.Now

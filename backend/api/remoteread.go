@@ -92,7 +92,16 @@ func (a *api) admitRead(w http.ResponseWriter, r *http.Request, lim *limits.Limi
 	if err := checkMatchers(req); err != nil {
 		return nil, badRequest{fmt.Errorf("remote read body: %w", err)}
 	}
-	return a.Gate.Enter(r.Context(), access(r), lim)
+	leaveGate, err := a.Gate.Enter(r.Context(), access(r), lim)
+	if err != nil {
+		return nil, err
+	}
+	release, err := a.holdSlot(r)
+	if err != nil {
+		leaveGate()
+		return nil, err
+	}
+	return func() { release(); leaveGate() }, nil
 }
 
 func decodeRead(compressed []byte) (*prompb.ReadRequest, error) {

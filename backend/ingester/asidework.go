@@ -124,7 +124,8 @@ func (u *uploader) clearAside(ctx context.Context) error {
 }
 
 // readAsideRecords reads the records again. It deletes the files of records that an
-// operator dropped, unless there are more files than the operator saw.
+// operator dropped, unless the files have changed since the operator saw the
+// record.
 func (u *uploader) readAsideRecords(ctx context.Context) error {
 	all, err := u.long.Asides(ctx)
 	if err != nil {
@@ -161,7 +162,8 @@ func (u *uploader) readAsideRecords(ctx context.Context) error {
 	return nil
 }
 
-// unrecorded lists the windows with files that are not in a record yet.
+// unrecorded lists the windows with files that are not in a record yet. It omits
+// windows that no row key can name (see recordWindow).
 func (u *uploader) unrecorded() []store.Window {
 	var out []store.Window
 	for k, files := range u.ing.aside.groups() {
@@ -184,7 +186,8 @@ func (ing *Ingester) Aside() []store.AsideOf {
 	return out
 }
 
-// sweepAside deletes the files of expired windows and of deleted tenants.
+// sweepAside deletes the files of expired windows and of deleted tenants, and
+// retries deletions that failed.
 func (ing *Ingester) sweepAside(expired func(tenant.ID, int64) bool) error {
 	var errs error
 	ctx, cancel := context.WithTimeout(context.Background(), sweepTimeout)
@@ -212,7 +215,7 @@ func (ing *Ingester) sweepAside(expired func(tenant.ID, int64) bool) error {
 // sweepTimeout bounds the lookups of tenants in a sweep, because seals wait for it.
 const sweepTimeout = 10 * time.Second
 
-// dropDeleted removes files whose samples are all covered by active deletions of
+// dropDeleted removes files whose samples are all covered by one active deletion of
 // series. Deletions that can still be cancelled remove nothing.
 func (u *uploader) dropDeleted(ctx context.Context) error {
 	if u.ing.aside.empty() {
@@ -252,7 +255,7 @@ func (u *uploader) dropDeleted(ctx context.Context) error {
 // most of them, and for all others together.
 type asideCollector struct{ ing *Ingester }
 
-// maxAsideTenants is the number of tenants with metrics of their own.
+// maxAsideTenants is the maximum number of tenants with their own metrics.
 const maxAsideTenants = 100
 
 func asideDesc(name, help string) *prometheus.Desc {

@@ -46,13 +46,13 @@ const (
 )
 
 // uploader uploads sealed packs to the long-term store, and maintains this
-// ingester's intents there. Its methods run one at a time.
+// ingester's intents there. Its methods sync and drop run one at a time.
 type uploader struct {
 	ing  *Ingester
 	long LongTerm
 
-	// turn is held by the running call. It is a channel, so that waiting for a call
-	// that hangs ends with the context.
+	// turn is held by the running call of sync or drop. It is a channel, so that
+	// waiting for a call that hangs ends with the context.
 	turn      chan struct{}
 	progress  *progress.Worker
 	declared  map[store.Window]bool // windows with an intent of this ingester; nil until they are read
@@ -94,7 +94,7 @@ func newUploader(ing *Ingester, long LongTerm) *uploader {
 		Now:     ing.opts.Now, Logger: ing.opts.Logger, Registerer: ing.opts.Registerer})}
 }
 
-// acquire waits until no other call runs.
+// acquire waits until no other call of sync or drop runs.
 func (u *uploader) acquire(ctx context.Context) error {
 	select {
 	case u.turn <- struct{}{}:

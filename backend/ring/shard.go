@@ -57,7 +57,8 @@ func (r *Ring) pick(in map[int32]bool, z *zone, id tenant.ID, n int) {
 	}
 }
 
-// Active returns the number of ingesters that receive new series.
+// Active returns the number of ingesters of the whole ring that receive new series,
+// also for a shard.
 func (r *Ring) Active() int {
 	n := 0
 	for _, o := range r.owners {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/dispatch"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/memory"
@@ -26,6 +27,10 @@ type Frontend interface {
 	Query(ctx context.Context, r *evaluation.Request) (a *evaluation.Answer, release func(), err error)
 	// Serve gives evaluations to a slot of a querier, until the slot or ctx ends.
 	Serve(ctx context.Context, slot dispatch.Slot) error
+	// Hold waits until a slot is free for a read of a tenant, and holds it until release.
+	Hold(ctx context.Context, id tenant.ID) (release func(), err error)
+	// Draining is closed when slots are no longer held.
+	Draining() <-chan struct{}
 }
 
 // ServeFrontend registers a frontend. It must be called before Serve.
@@ -70,6 +75,58 @@ func (s frontendServer) Work(stream wire.Frontend_WorkServer) error {
 		return status.Error(codes.Unavailable, err.Error())
 	}
 	return nil
+}
+
+// Hold implements wire.FrontendServer.
+func (s frontendServer) Hold(in *wire.HoldRequest, out wire.Frontend_HoldServer) error {
+	id, err := tenantOf(in.Tenant)
+	if err != nil {
+		return err
+	}
+	if err := out.Send(&wire.Empty{}); err != nil {
+		return err
+	}
+	release, err := s.f.Hold(out.Context(), id)
+	if err != nil {
+		return status.FromContextError(err).Err()
+	}
+	defer release()
+	if err := out.Send(&wire.Empty{}); err != nil {
+		return err
+	}
+	select {
+	case <-out.Context().Done():
+	case <-s.f.Draining():
+	}
+	return nil
+}
+
+// Hold waits until the frontend holds a slot for a read of a tenant. The caller must call
+// release when the read has ended. The error wraps wire.ErrUnavailable or wire.ErrRejected if
+// the frontend does not respond or does not know the call.
+func (p *Peer) Hold(ctx context.Context, id tenant.ID) (release func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		if err != nil {
+			cancel()
+		}
+	}()
+	hangs := time.AfterFunc(aliveTimeout, cancel)
+	defer hangs.Stop()
+	stream, err := p.frontend.Hold(ctx, &wire.HoldRequest{Tenant: string(id)})
+	if err != nil {
+		return nil, wire.Error(err)
+	}
+	for range 2 {
+		if _, err = stream.Recv(); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = status.Error(codes.Unavailable, "the query frontend ended the call")
+			}
+			return nil, wire.Error(err)
+		}
+		hangs.Stop()
+	}
+	return cancel, nil
 }
 
 // slot is a slot of a querier. It implements dispatch.Slot.

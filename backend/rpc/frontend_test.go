@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 
 	"github.com/palliumhq/pallium/authn/cluster"
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/dispatch"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/shard"
@@ -31,6 +32,7 @@ type slots struct {
 	list     chan dispatch.Slot
 	end      chan error // ends Serve
 	released chan struct{}
+	drained  chan struct{}
 }
 
 func (s *slots) Query(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, func(), error) {
@@ -60,8 +62,18 @@ func (s *slots) Serve(ctx context.Context, slot dispatch.Slot) error {
 	}
 }
 
+func (s *slots) Hold(ctx context.Context, id tenant.ID) (func(), error) {
+	if id == "waits" {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
+	return func() { close(s.released) }, nil
+}
+
+func (s *slots) Draining() <-chan struct{} { return s.drained }
+
 func newSlots() *slots {
-	return &slots{list: make(chan dispatch.Slot, 16), end: make(chan error), released: make(chan struct{})}
+	return &slots{list: make(chan dispatch.Slot, 16), end: make(chan error), released: make(chan struct{}), drained: make(chan struct{})}
 }
 
 // serveFrontend runs a server with a frontend and returns a client. stop kills the server.
@@ -166,6 +178,50 @@ func TestOtherSwitches(t *testing.T) {
 		if err != nil || (a.Value != nil) != tt.used || !tt.used && (!errors.As(a.Err, &unreadable) || a.Fault == nil) {
 			t.Errorf("a querier that applied %q, switched on %v: %+v, %v", tt.applied, tt.on, a, err)
 		}
+	}
+}
+
+// TestHoldSlot checks that a slot is held until the caller releases it, its context ends, or the
+// frontend drains.
+func TestHoldSlot(t *testing.T) {
+	for _, end := range []string{"release", "canceled", "drained"} {
+		f := newSlots()
+		p, _ := serveFrontend(t, f)
+		own, cancel := context.WithCancel(ctx)
+		release, err := p.Hold(own, "acme")
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-f.released:
+			t.Errorf("%s: released at once", end)
+		default:
+		}
+		switch end {
+		case "release":
+			release()
+		case "canceled":
+			cancel()
+		case "drained":
+			close(f.drained)
+		}
+		<-f.released
+		release()
+		cancel()
+	}
+	f := newSlots()
+	p, stop := serveFrontend(t, f)
+	own, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if _, err := p.Hold(own, "waits"); err == nil {
+		t.Error("no error of a read whose time is over")
+	}
+	if _, err := p.Hold(ctx, "../x"); !errors.Is(err, wire.ErrRejected) {
+		t.Errorf("an invalid tenant: %v", err)
+	}
+	stop()
+	if _, err := p.Hold(ctx, "acme"); !errors.Is(err, wire.ErrUnavailable) {
+		t.Errorf("a frontend that has stopped: %v", err)
 	}
 }
 

@@ -248,6 +248,11 @@ func (d *Dispatcher) each(ctx context.Context, querier string, leaving <-chan st
 		if err != nil {
 			return nil //nolint:nilerr // the slot ends
 		}
+		if h, ok := job.Value.(*hold); ok {
+			h.serve(ctx)
+			d.o.Queue.Done(job, -1)
+			continue
+		}
 		t := job.Value.(*task)
 		t.querier = querier
 		err = fn(t)

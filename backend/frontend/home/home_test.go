@@ -242,3 +242,56 @@ func TestServer(t *testing.T) {
 	s.running.Add(1)
 	s.Drain(ctx) // returns although a query is in progress
 }
+
+// TestHold checks by which frontend a slot is held for a read.
+func TestHold(t *testing.T) {
+	down := errors.New("down")
+	var asked []string
+	for name, tt := range map[string]struct {
+		fail []string
+		here bool
+		want string
+	}{
+		"home": {nil, true, "1"}, "home is down": {[]string{"1"}, true, "2"}, "all are down": {[]string{"1", "2"}, true, "here"},
+		"all are down, no frontend here": {[]string{"1", "2"}, false, ""},
+	} {
+		asked = nil
+		hold := func(id string) func(context.Context, tenant.ID) (func(), error) {
+			return func(context.Context, tenant.ID) (func(), error) {
+				if slices.Contains(tt.fail, id) {
+					return nil, down
+				}
+				asked = append(asked, id)
+				return func() { asked = append(asked, "released") }, nil
+			}
+		}
+		first := order([]Frontend{{ID: "a"}, {ID: "b"}}, "acme")
+		first[0].Hold, first[1].Hold = hold("1"), hold("2")
+		o := Options{Frontends: func(context.Context) ([]Frontend, error) { return first, nil }, Logger: slog.New(slog.DiscardHandler),
+			Registerer: prometheus.NewRegistry()}
+		if tt.here {
+			o.Hold = hold("here")
+		}
+		release, err := New(o).Hold(t.Context(), "acme")
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		release()
+		want := []string{tt.want, "released"}
+		if tt.want == "" {
+			want = nil
+		}
+		if !slices.Equal(asked, want) {
+			t.Errorf("%s: %v, want %v", name, asked, want)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	o := Options{Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+		Frontends: func(context.Context) ([]Frontend, error) {
+			return []Frontend{{ID: "a", Hold: func(ctx context.Context, _ tenant.ID) (func(), error) { return nil, context.Cause(ctx) }}}, nil
+		}}
+	if _, err := New(o).Hold(ctx, "acme"); !errors.Is(err, context.Canceled) {
+		t.Errorf("a read whose client left: %v", err)
+	}
+}
