@@ -100,11 +100,11 @@ type Frontend struct {
 	Cache   bool `yaml:"cache"`   // cache results
 	// CacheBytes is the size of the cache in memory; 0 means a share of the process's memory.
 	CacheBytes int64 `yaml:"cache_bytes"`
-	// MaxShards is among how many evaluations the series of an aggregation are divided at most;
-	// 0 means the number of CPUs, or 16 in a cluster, and 1 that they are not.
+	// MaxShards is the maximum number of evaluations (shards) among which the series of an
+	// aggregation are divided; 0 means the number of CPUs, or 16 in a cluster; 1 means that they
+	// are not divided.
 	MaxShards int `yaml:"max_shards"`
-	// ShardPoints is the least number of points and samples of such an evaluation; 0 means
-	// the default.
+	// ShardPoints is the minimum number of points and samples of a shard; 0 means the default.
 	ShardPoints int64 `yaml:"shard_points"`
 }
 

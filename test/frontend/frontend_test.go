@@ -102,7 +102,7 @@ func (s single) cli(args ...string) {
 	}
 }
 
-// shards divides the series of aggregations even if there are few.
+// shards is a configuration with which the series of aggregations are divided even if there are few.
 const shards = "frontend: {max_shards: 3, shard_points: 500}\n"
 
 // startSingle starts two processes, with the frontend and without.

@@ -335,8 +335,8 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
 
-// equality prints how alike the answers of the two Palliums and Prometheus are: one word if both
-// are equally alike.
+// equality returns the result of the comparison of each Pallium with Prometheus, as one word if
+// both results are the same.
 func equality(list [2]alike) string {
 	words := [...]string{"exact", "near", "DIFFER"}
 	if list[0] == list[1] {
