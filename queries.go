@@ -116,7 +116,8 @@ func (b *backend) buildEngines(parsers switches.Parsers) (promql.QueryEngine, er
 		r := runner.New(runner.Options{Engine: top, Queryable: b.api.Queryable, Memory: b.memory, Gate: b.api.Gate, Switches: b.switches()})
 		q.server = home.NewServer(r.Run)
 	}
-	passing := home.New(home.Options{Here: top, Hold: b.holdHere(), Frontends: b.cluster.homes, Request: q.engine.Request, Uncached: frontend.Uncached,
+	passing := home.New(home.Options{Here: top, Hold: b.holdHere(), Frontends: b.cluster.homes, Request: q.engine.Request,
+		Uncached:  frontend.Uncached,
 		Elsewhere: func(err error) bool { return errors.Is(err, wire.ErrUnavailable) || errors.Is(err, wire.ErrRejected) },
 		Failed:    q.engine.Failed, Canceled: q.engine.Interrupted,
 		Unreadable: q.engine.Unreadable, Logger: b.opts.Logger, Registerer: b.registry})
@@ -124,7 +125,8 @@ func (b *backend) buildEngines(parsers switches.Parsers) (promql.QueryEngine, er
 	return passing, nil
 }
 
-// holdHere returns what holds slots of this process' frontend for reads; nil if it has none.
+// holdHere returns the function that holds slots of this process's frontend for reads; nil if it
+// has no frontend.
 func (b *backend) holdHere() func(context.Context, tenant.ID) (func(), error) {
 	if b.queries.dispatcher == nil {
 		return nil
