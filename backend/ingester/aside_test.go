@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -509,4 +510,34 @@ func FuzzAside(f *testing.F) {
 			t.Fatalf("%+v became %+v", h, h2)
 		}
 	})
+}
+
+// TestPendingWindowsDuringUploads checks that the pending windows can be counted, as by the
+// command that removes the ingester from the ring, while uploads change the records of series
+// set aside. The race detector finds a violation.
+func TestPendingWindowsDuringUploads(t *testing.T) {
+	b, _ := withLongTerm(t)
+	b.halt()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				b.ing.PendingWindows()
+			}
+		}
+	}()
+	for i := range 20 {
+		b.push("a", entry(impossible(fmt.Sprint("bad", i)), f(b.now.UnixMilli(), 1)))
+		b.flush()
+		upload(t, b)
+	}
+	close(stop)
+	<-stopped
+	if n := len(b.ing.Aside()); n == 0 {
+		t.Error("no series is set aside: the test covers nothing")
+	}
 }

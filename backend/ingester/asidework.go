@@ -88,6 +88,8 @@ func (u *uploader) recordAside(ctx context.Context) error {
 		if err := u.long.SetAside(ctx, set); err != nil {
 			return err
 		}
+		u.asidesMu.Lock()
+		defer u.asidesMu.Unlock()
 		for _, a := range set {
 			u.asides[asideKey{a.Window, a.Tenant}] = a
 		}
@@ -117,6 +119,8 @@ func (u *uploader) clearAside(ctx context.Context) error {
 	if err := u.long.ClearAside(ctx, clear); err != nil {
 		return err
 	}
+	u.asidesMu.Lock()
+	defer u.asidesMu.Unlock()
 	for _, a := range clear {
 		delete(u.asides, asideKey{a.Window, a.Tenant})
 	}
@@ -158,6 +162,8 @@ func (u *uploader) readAsideRecords(ctx context.Context) error {
 		u.ing.opts.Logger.Warn("deleted series set aside that an operator dropped", "tenant", a.Tenant, "day", a.Window.Day,
 			"window", a.Window.Number, "series", a.Series, "samples", a.Samples)
 	}
+	u.asidesMu.Lock()
+	defer u.asidesMu.Unlock()
 	u.asides = known
 	return nil
 }
@@ -165,8 +171,11 @@ func (u *uploader) readAsideRecords(ctx context.Context) error {
 // unrecorded lists the windows with files that are not in a record yet. It omits
 // windows that no row key can name (see recordWindow).
 func (u *uploader) unrecorded() []store.Window {
+	groups := u.ing.aside.groups()
+	u.asidesMu.Lock()
+	defer u.asidesMu.Unlock()
 	var out []store.Window
-	for k, files := range u.ing.aside.groups() {
+	for k, files := range groups {
 		if have, ok := u.asides[k]; (!ok || have.Aside != u.ing.asideRecord(k, files).Aside) && files[0].window == k.window {
 			out = append(out, k.window)
 		}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -58,6 +59,7 @@ type uploader struct {
 	declared  map[store.Window]bool // windows with an intent of this ingester; nil until they are read
 	droppedAt time.Time             // when drop last ran
 
+	asidesMu sync.Mutex                 // for writing asides, and for reading it without turn
 	asides   map[asideKey]store.AsideOf // records of series set aside; nil until they are read
 	asidesAt time.Time                  // when the records were read last
 }
