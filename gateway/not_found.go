@@ -15,8 +15,6 @@ func (g *Gateway) notFoundText(path string) string {
 			"of this server with /prometheus appended; the admin API and the overview page are on the admin listener (default 127.0.0.1:9010)"
 	case path == "/metrics" || strings.HasPrefix(path, "/admin/"):
 		return "not found here: it is on the admin listener (default 127.0.0.1:9010)"
-	case path == "/api/prom/push" || path == "/api/v1/write":
-		return nothing + ": send remote write to /api/v1/push"
 	case strings.HasPrefix(path, "/api/prom/"):
 		return nothing + ": Prometheus' API is below /prometheus"
 	}

@@ -122,3 +122,30 @@ func TestTooLarge(t *testing.T) {
 		}
 	}
 }
+
+// TestCostOfQueries checks that queries of all kinds tell what they have read: other processes
+// report it as the statistics of the query.
+func TestCostOfQueries(t *testing.T) {
+	b := newBed(t)
+	ctx := b.as("a")
+	first, last := time.UnixMilli(start), time.UnixMilli(start+60_000)
+	instant, err1 := b.engine.NewInstantQuery(ctx, b.q, nil, "up", first)
+	whole, err2 := b.engine.NewRangeQuery(ctx, b.q, nil, "up", first, last, time.Minute)
+	part, err3 := b.engine.NewPartQuery(ctx, b.q, nil, "up", split.Times{Start: first, End: last, Step: time.Minute},
+		split.Range{Start: start, End: start + 60_000}, nil)
+	for i, q := range []promql.Query{instant, whole, part} {
+		if err := []error{err1, err2, err3}[i]; err != nil {
+			t.Fatal(err)
+		}
+		if n, samples := b.engine.Cost(q); n != 0 || samples != 0 {
+			t.Errorf("query %d that did not run: %d series, %d samples", i, n, samples)
+		}
+		if res := q.Exec(ctx); res.Err != nil {
+			t.Fatal(res.Err)
+		}
+		if n, samples := b.engine.Cost(q); n == 0 || samples == 0 {
+			t.Errorf("query %d: %d series, %d samples", i, n, samples)
+		}
+		q.Close()
+	}
+}

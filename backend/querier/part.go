@@ -146,10 +146,14 @@ func (e *Engine) TooLarge(err error) bool {
 // that was too large, and counts it.
 func (e *Engine) Failed(err error) *promql.Result { return e.failed(err) }
 
-// Cost returns how much a part that ran has read: the number of series that its largest selector
-// selected, and the peak number of samples in the engine. For a whole query it returns zeros.
+// Cost returns how much a query that ran has read: the number of series that its largest selector
+// selected, and the peak number of samples in the engine. For a query that did not run it returns
+// zeros.
 func (e *Engine) Cost(q promql.Query) (series, samples int64) {
-	own, ok := q.(partQuery)
+	own, ok := q.(*query)
+	if part, is := q.(partQuery); is {
+		own, ok = part.query, true
+	}
 	if !ok || own.ran == nil {
 		return 0, 0
 	}

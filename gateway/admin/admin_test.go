@@ -31,7 +31,7 @@ func TestRequests(t *testing.T) {
 		{"GET /tenants?pageSize=501", nil, 400, `pageSize is \"501\"`},
 		{"GET /tenants?pageSize=x", nil, 400, `"field":"pageSize"`},
 		{"GET /tenants?pagesize=1", nil, 400, `unknown query parameter \"pagesize\"`},
-		{"GET /tenants?pageSize=1&pageSize=2", nil, 400, `appears twice`},
+		{"GET /tenants?pageSize=1&pageSize=2", nil, 400, `appears 2 times`},
 		{"GET /tenants?pageCursor=forged", nil, 400, `"field":"pageCursor"`},
 		{"GET /tenants?includeDeleted=maybe", nil, 400, `includeDeleted must be true or false`},
 		{"GET /tenants?a=%zz", nil, 400, `query string is malformed`},

@@ -238,7 +238,7 @@ func query(r *http.Request, known ...string) (url.Values, error) {
 			return nil, badField(shorten(name), "unknown query parameter %q; %s", shorten(name), supported)
 		}
 		if len(values) > 1 {
-			return nil, badField(name, "query parameter %s appears twice", name)
+			return nil, badField(name, "query parameter %s appears %d times", name, len(values))
 		}
 	}
 	return q, nil
