@@ -10,9 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/prometheus/model/timestamp"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -600,5 +603,55 @@ func TestZonesOfReads(t *testing.T) {
 	w.readers = evaluation.Readers{Any: true, IDs: []string{"a", "b"}}
 	if ask(); !ask() {
 		t.Error("did not keep the answer of zones a and b")
+	}
+}
+
+// TestKey checks that everything that changes the result of a part, other than what its version
+// covers, is in its key.
+func TestKey(t *testing.T) {
+	type input struct {
+		id                     tenant.ID
+		policy, engine, syntax string
+		lookback               time.Duration
+		step, start, interval  int64
+		text                   string
+		fixed                  bool
+		end                    int64
+	}
+	base := input{id: "acme", policy: "all", engine: "1", syntax: "", lookback: time.Minute, step: minute, start: origin + 2*hour, interval: day, text: "x",
+		end: origin + day}
+	key := func(in input) string {
+		f := &Frontend{o: Options{Switches: in.engine}}
+		p := &plan{q: &rangeQuery{text: in.text, times: split.Times{Start: timestamp.Time(in.start), End: timestamp.Time(in.end)}}, f: f, id: in.id,
+			policy: in.policy, syntax: in.syntax, step: in.step}
+		return p.key(split.Range{Start: in.start, End: in.start + hour}, in.interval, in.lookback, in.fixed)
+	}
+	for name, change := range map[string]func(*input){
+		"tenant": func(in *input) { in.id = "acm" }, "policy": func(in *input) { in.policy = `{team="a"}` },
+		"version": func(in *input) { in.engine = "2" }, "switches": func(in *input) { in.syntax = "promql_x" },
+		"look-back": func(in *input) { in.lookback++; in.lookback = in.lookback.Truncate(time.Second) + time.Second },
+		"step":      func(in *input) { in.step *= 2 }, "phase": func(in *input) { in.start += 30_000 },
+		"width": func(in *input) { in.interval *= 2 }, "day": func(in *input) { in.start += day }, "text": func(in *input) { in.text = "y" },
+		"end of an undivided query":  func(in *input) { in.fixed = true },
+		"another place of the parts": func(in *input) { in.id, in.policy = "acmea", "ll" },
+	} {
+		in := base
+		change(&in)
+		if key(in) == key(base) {
+			t.Errorf("%s: the same key", name)
+		}
+	}
+	a, b := base, base
+	a.fixed, b.fixed, b.end = true, true, a.end+minute
+	if key(a) == key(b) {
+		t.Error("two undivided queries with different ends: the same key")
+	}
+	if key(base) != key(base) {
+		t.Error("one query: two keys")
+	}
+	later := base
+	later.start, later.end = base.start+hour, base.end+hour // of the same day
+	if key(later) != key(base) {
+		t.Error("the same day of two queries: two keys")
 	}
 }
