@@ -28,7 +28,7 @@ import (
 type Evaluator interface {
 	promql.QueryEngine
 	// NewPartQuery returns the query of some steps of a range query, or of a shard of these
-	// steps. A process of an older version returns evaluation.ErrNotSharded for a shard.
+	// steps. The error of a shard that could not be evaluated alone wraps evaluation.ErrNotSharded.
 	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
 		of *shard.Shard) (promql.Query, error)
 	// NewRootQuery returns the query of some steps of a range query whose aggregations were

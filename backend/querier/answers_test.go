@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	evaluations "github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -120,5 +122,28 @@ func TestTooLarge(t *testing.T) {
 		if got := (&Engine{}).TooLarge(tt.err); got != tt.want {
 			t.Errorf("%s: too large = %t", tt.name, got)
 		}
+	}
+}
+
+// TestInseparable checks that a shard of series with labels that functions drop has no answer.
+func TestInseparable(t *testing.T) {
+	for _, typed := range []bool{false, true} {
+		b := newBed(t)
+		if typed {
+			list := b.source.data["a"]
+			list[1].Labels = labels.FromStrings("__name__", "up", "__unit__", "s", "i", "1")
+		}
+		whole := split.Times{Start: time.UnixMilli(start), End: b.now, Step: time.Hour}
+		q, err := b.engine.NewPartQuery(b.as("a"), b.q, nil, "abs(up)", whole, split.Range{Start: start, End: start + 5*3_600_000},
+			&shard.Shard{Aggregation: shard.Everything, Of: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		res := q.Exec(b.as("a"))
+		var unreadable promql.ErrStorage
+		if refused := errors.As(res.Err, &unreadable) && errors.Is(unreadable.Err, evaluations.ErrNotSharded); refused != typed {
+			t.Errorf("labels of a unit: %t: %v", typed, res.Err)
+		}
+		q.Close()
 	}
 }

@@ -54,13 +54,16 @@ type evaluation struct {
 	// far; nil outside of the engine.
 	peak     func() int64
 	shape    shape
-	selected int64       // the most series of one selection
-	next     int         // position in shape.selectors of the next selection
-	series   int64       // number of series selected so far
-	points   int64       // bytes held for points
-	raw      bool        // remote read: all samples are held in memory
-	note     func(error) // called with the error that ended the reading; may be nil
-	readers  readers
+	selected int64 // the most series of one selection
+	// inseparable is set if a selection of a shard has a series that may be equal to one of another
+	// shard when functions have dropped labels.
+	inseparable bool
+	next        int         // position in shape.selectors of the next selection
+	series      int64       // number of series selected so far
+	points      int64       // bytes held for points
+	raw         bool        // remote read: all samples are held in memory
+	note        func(error) // called with the error that ended the reading; may be nil
+	readers     readers
 }
 
 type evaluationKey struct{}

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
 
+	evaluations "github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
@@ -80,6 +81,9 @@ func (q partQuery) Exec(ctx context.Context) *promql.Result {
 	}
 	res := q.query.Exec(inner)
 	h.Close()
+	if q.ran != nil && q.ran.inseparable {
+		return &promql.Result{Err: promql.ErrStorage{Err: evaluations.ErrNotSharded}}
+	}
 	m, ok := res.Value.(promql.Matrix)
 	if res.Err != nil || !ok {
 		return res

@@ -9,6 +9,8 @@
 //
 // # What is exact
 //
+// No series has a label that functions drop besides the name; see [Inseparable].
+//
 // The engine evaluates the argument of an aggregation series by series, if that argument is
 // one selector of one metric inside functions and operators that do the same. So the answers
 // for ranges of its series are together its answer for all of them.
@@ -31,6 +33,7 @@ package shard
 import (
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 
@@ -47,6 +50,12 @@ type Shard struct {
 	Range       series.LabelRange
 	// Of is the number of shards of the aggregation.
 	Of int
+}
+
+// Inseparable reports whether a series may be equal to another one of its metric without the labels
+// that functions drop. Such series are merged, or an error, so they must not be in two shards.
+func Inseparable(ls labels.Labels) bool {
+	return ls.Has(model.MetricTypeLabel) || ls.Has(model.MetricUnitLabel)
 }
 
 // Everything is the Shard.Aggregation of an expression that is divided as a whole.
