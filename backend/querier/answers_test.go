@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -88,6 +89,48 @@ func TestPartExceedsLimit(t *testing.T) {
 		if b.engine.Failed(res.Err); counted() != 1 {
 			t.Errorf("%s: counted %g times for its query", limit, counted())
 		}
+	}
+}
+
+// TestRootMemory checks that the points that shards returned are charged again while the engine
+// aggregates its copy of them, and given back afterwards.
+func TestRootMemory(t *testing.T) {
+	b := newBed(t)
+	const text, steps, hour = "stddev(up)", 1000, 3_600_000
+	expr, err := parser.NewParser(parser.Options{}).ParseExpr(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var piece promql.Matrix
+	for i := range 100 {
+		s := promql.Series{Metric: labels.FromStrings("__name__", "up", "i", fmt.Sprint(i))}
+		for k := range int64(steps) {
+			s.Floats = append(s.Floats, promql.FPoint{T: start + k*hour, F: 1})
+		}
+		piece = append(piece, s)
+	}
+	answer, err := shard.Analyze(expr)[0].Collect([]promql.Matrix{piece}, shard.Steps{Start: start, Step: hour, N: steps},
+		func(int64) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for limit, want := range map[int64]bool{1 << 20: false, 1 << 24: true} {
+		h := memory.NewAccount(1<<30, nil).Begin(memory.Request{Tenant: "a", Limit: limit})
+		ctx := memory.NewContext(b.as("a"), h)
+		last := start + (steps-1)*hour
+		whole := split.Times{Start: time.UnixMilli(start), End: time.UnixMilli(last), Step: time.Hour}
+		q, err := b.engine.NewRootQuery(ctx, text, whole, split.Range{Start: start, End: last}, []shard.Answer{answer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res := q.Exec(ctx); (res.Err == nil) != want || !want && !b.engine.TooLarge(res.Err) {
+			t.Errorf("limit of %d bytes for points of %d: %v", limit, 100*steps*pointBytes, res.Err)
+		}
+		if n := h.Used(); n > 200_000 {
+			t.Errorf("%d bytes are held after the query", n)
+		}
+		q.Close()
+		h.Close()
 	}
 }
 

@@ -41,7 +41,7 @@ func (e *Engine) NewPartQuery(
 	if err != nil {
 		return nil, err
 	}
-	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}, of}, nil
+	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}, of, 0}, nil
 }
 
 // NewRootQuery returns the query of a part of a range query whose aggregations have been
@@ -62,7 +62,12 @@ func (e *Engine) NewRootQuery(ctx context.Context, text string, whole split.Time
 	if err != nil {
 		return nil, err
 	}
-	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}, nil}, nil
+	// The engine copies the points, and a slice that it fills may grow.
+	copied := int64(0)
+	for i := range answers {
+		copied += pointsBytes(answers[i].Points(), 2*pointBytes)
+	}
+	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}, nil, copied}, nil
 }
 
 // partQuery is the query of a part. When it has run, it holds memory for its answer only:
@@ -70,6 +75,8 @@ func (e *Engine) NewRootQuery(ctx context.Context, text string, whole split.Time
 type partQuery struct {
 	*query
 	of *shard.Shard // nil: not divided by series
+	// copied are the bytes of points that do not come from a selection, which would account for them.
+	copied int64
 }
 
 // Exec implements promql.Query.
@@ -78,6 +85,10 @@ func (q partQuery) Exec(ctx context.Context) *promql.Result {
 	inner := memory.NewContext(ctx, h)
 	if q.of != nil {
 		inner = withRange(inner, q.of.Range)
+	}
+	if err := h.Take(q.copied); err != nil {
+		h.Close()
+		return q.failed(Explained(ctx, err))
 	}
 	res := q.query.Exec(inner)
 	h.Close()
