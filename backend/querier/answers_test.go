@@ -134,6 +134,16 @@ func TestRootMemory(t *testing.T) {
 	}
 }
 
+// TestSeriesFault checks that labels that could not be read are no fault of the request.
+func TestSeriesFault(t *testing.T) {
+	b := newBed(t)
+	b.source.err = errors.New("unreadable")
+	ctx, fault := NoteFaults(b.as("a"))
+	if _, err := b.engine.Series(ctx, b.q, start, start+1, []*labels.Matcher{everything}); err == nil || fault() != nil {
+		t.Errorf("error %v, fault %v", err, fault())
+	}
+}
+
 // TestChargeTakesAllOrNothing: an answer for which there is not enough memory holds none.
 func TestChargeTakesAllOrNothing(t *testing.T) {
 	m := promql.Matrix{{Metric: labels.FromStrings("a", "b"), Floats: make([]promql.FPoint, 1000)}}

@@ -222,7 +222,8 @@ func Explained(ctx context.Context, err error) error {
 }
 
 // Series returns the labels of the series of a tenant that match and may have samples in a
-// range (Unix milliseconds, inclusive), ascending.
+// range (Unix milliseconds, inclusive), ascending. An error is not one of the request, which may
+// do without.
 func (e *Engine) Series(ctx context.Context, q storage.Queryable, mint, maxt int64, matchers []*labels.Matcher) ([]labels.Labels, error) {
 	from, err := q.Querier(mint, maxt)
 	if err != nil {
@@ -230,6 +231,7 @@ func (e *Engine) Series(ctx context.Context, q storage.Queryable, mint, maxt int
 	}
 	defer func() { _ = from.Close() }()
 	hints := &storage.SelectHints{Start: mint, End: maxt, Func: "series"}
+	ctx, _ = NoteFaults(ctx)
 	set := from.Select(Counting(ctx), true, hints, matchers...)
 	var out []labels.Labels
 	for set.Next() {
