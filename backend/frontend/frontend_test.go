@@ -237,6 +237,26 @@ func TestTypeLabels(t *testing.T) {
 	}
 }
 
+// TestRememberedSeries checks that series are remembered only if they are small: a tenant could
+// have thousands of expressions with hundreds of leaves.
+func TestRememberedSeries(t *testing.T) {
+	for label, want := range map[int]bool{100: true, 20_000: false} { // bytes
+		w := newWorld(t)
+		w.divideSeries(3)
+		for i := range 3 {
+			w.write(origin+hour, 1, "__name__", "load", "i", strconv.Itoa(i), "long", strings.Repeat("x", label))
+		}
+		w.ask("sum(load)", origin+hour, origin+2*hour, minute)
+		if known, ok := w.front.selected.Get(notedKey{"t", "sum(load)"}); !ok || (known.samples != nil) != want {
+			t.Errorf("labels of %d bytes: remembered: %.200v", label, known)
+		}
+		w.changes++
+		if w.ask("sum(load)", origin+hour, origin+2*hour, minute); w.sharded.Load() != 6 || (w.lists.Load() == 1) != want {
+			t.Errorf("labels of %d bytes: %d shards, listed %d times", label, w.sharded.Load(), w.lists.Load())
+		}
+	}
+}
+
 // again asks twice and returns how many steps the second query evaluated.
 func (w *world) again(text string, start, end, step int64) int64 {
 	w.t.Helper()

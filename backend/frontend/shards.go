@@ -69,10 +69,24 @@ type selection struct {
 const (
 	// mostSamples is the maximum number of series that are remembered of a leaf.
 	mostSamples = 16
+	// mostSampleBytes is the maximum size of the series that are remembered of an expression, which
+	// may have hundreds of leaves: the memory of all is not that of a query.
+	mostSampleBytes = 32 << 10
 	// selectionAge is how long the remembered series are used to choose ranges. Older ones may
 	// have become an unequal division.
 	selectionAge = 10 * time.Minute
 )
+
+// bytes returns the size of the series that s has.
+func (s *selection) bytes() uint64 {
+	n := uint64(0)
+	for _, list := range s.samples {
+		for _, ls := range list {
+			n += ls.ByteSize()
+		}
+	}
+	return n
+}
 
 // remember notes what the leaves of the expression select.
 func (p *plan) remember(s *selection) {
@@ -166,7 +180,11 @@ func (p *plan) list(ctx context.Context, steps split.Range) *selection {
 		s.counts = append(s.counts, int64(len(all)))
 		s.samples = append(s.samples, sampleOf(all, max(mostSamples, p.f.o.MaxShards)))
 	}
-	p.remember(s)
+	kept := *s
+	if s.bytes() > mostSampleBytes {
+		kept.samples = nil // they are listed again
+	}
+	p.remember(&kept)
 	return s
 }
 
