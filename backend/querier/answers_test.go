@@ -134,6 +134,24 @@ func TestRootMemory(t *testing.T) {
 	}
 }
 
+// TestSeriesMemory checks that listed labels, which are copies, are charged.
+func TestSeriesMemory(t *testing.T) {
+	b := newBed(t)
+	list := oneADay(t, "up", 100)
+	for i := range list {
+		list[i].Labels = labels.FromStrings("__name__", "up", "long", fmt.Sprintf("%01000d", i))
+	}
+	b.source.data["a"] = list
+	for limit, want := range map[int64]bool{50_000: false, 150_000: true} {
+		h := memory.NewAccount(1<<30, nil).Begin(memory.Request{Tenant: "a", Limit: limit})
+		_, err := b.engine.Series(memory.NewContext(b.as("a"), h), b.q, start, start+1, []*labels.Matcher{everything})
+		if (err == nil) != want {
+			t.Errorf("limit of %d bytes: %v", limit, err)
+		}
+		h.Close()
+	}
+}
+
 // TestSeriesFault checks that labels that could not be read are no fault of the request.
 func TestSeriesFault(t *testing.T) {
 	b := newBed(t)

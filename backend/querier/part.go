@@ -235,7 +235,11 @@ func (e *Engine) Series(ctx context.Context, q storage.Queryable, mint, maxt int
 	set := from.Select(Counting(ctx), true, hints, matchers...)
 	var out []labels.Labels
 	for set.Next() {
-		out = append(out, set.At().Labels().Copy())
+		ls := set.At().Labels()
+		if err := memory.FromContext(ctx).Take(int64(ls.ByteSize())); err != nil {
+			return nil, err
+		}
+		out = append(out, ls.Copy())
 	}
 	return out, set.Err()
 }
