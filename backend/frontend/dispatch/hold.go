@@ -19,8 +19,8 @@ type hold struct {
 // holdCost is the estimated cost of a read that holds a slot, in samples.
 const holdCost = 100_000
 
-// Hold waits in the queue as a range query of the tenant until a slot is free, and holds it: the
-// querier of the slot does nothing meanwhile. The caller must call release. If no querier is
+// Hold waits in the queue as a range query of the tenant until a slot is free, and holds it:
+// nothing is evaluated in that slot meanwhile. The caller must call release. If no querier is
 // connected for five seconds, or the frontend drains, the read does not wait. The error is the
 // cause of the end of ctx.
 func (d *Dispatcher) Hold(ctx context.Context, id tenant.ID) (release func(), err error) {
