@@ -200,7 +200,8 @@ func TestErrorOfRoot(t *testing.T) {
 	}
 	const text = "sum(load) * on () max by (job) (y)"
 	ctx := t.Context()
-	whole, err := w.engine.NewRangeQuery(ctx, sorted{Queryable: w.db}, nil, text, timestamp.Time(origin+2*hour), timestamp.Time(origin+3*hour), time.Minute)
+	whole, err := w.engine.NewRangeQuery(ctx, sorted{Queryable: w.db}, nil, text,
+		timestamp.Time(origin+2*hour), timestamp.Time(origin+3*hour), time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,8 @@ func (e *Engine) NewPartQuery(
 	if err != nil {
 		return nil, err
 	}
-	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}, of, 0}, nil
+	own := &query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}
+	return partQuery{query: own, of: of}, nil
 }
 
 // NewRootQuery returns the query of a part of a range query whose aggregations have been
@@ -67,7 +68,8 @@ func (e *Engine) NewRootQuery(ctx context.Context, text string, whole split.Time
 	for i := range answers {
 		copied += pointsBytes(answers[i].Points(), 2*pointBytes)
 	}
-	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}, nil, copied}, nil
+	own := &query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}
+	return partQuery{query: own, copied: copied}, nil
 }
 
 // partQuery is the query of a part. When it has run, it holds memory for its answer only:
