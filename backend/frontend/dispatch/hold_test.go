@@ -60,8 +60,22 @@ func TestHoldEnds(t *testing.T) {
 	if release, err = w.d.Hold(t.Context(), "acme"); err != nil {
 		t.Fatal(err)
 	}
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := w.d.Hold(t.Context(), "acme")
+		waiting <- err
+	}()
+	w.until(func() bool { return w.waiting() == 1 })
 	w.d.Drain()
 	w.until(func() bool { return w.d.o.Queue.Workers() == 0 })
+	select {
+	case err := <-waiting:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a read waits for a slot of a frontend that drains")
+	}
 	<-w.d.Draining()
 	release()
 }
