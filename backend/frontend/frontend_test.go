@@ -499,8 +499,18 @@ func TestChangedMeanwhile(t *testing.T) {
 	if w.cache.puts == 0 {
 		t.Error("no answer was kept when nothing changed")
 	}
-	w.recent = w.bound + 4*hour
+	w.changes++
 	before := w.cache.puts
+	w.evaluate = func() {
+		w.evaluate = nil
+		w.store.Days = []series.DayVersion{{Day: origin/day + 1, Digest: [16]byte{1}}}
+	}
+	w.ask("min(load)", origin+day, origin+2*day-2*hour, hour)
+	if w.cache.puts != before {
+		t.Error("an answer was kept though its day was published meanwhile")
+	}
+	w.recent = w.bound + 4*hour
+	before = w.cache.puts
 	w.evaluate = func() {
 		w.evaluate = nil
 		w.late++
