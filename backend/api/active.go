@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/palliumhq/pallium/backend/active"
+	"github.com/palliumhq/pallium/backend/memory"
 )
 
 // begin registers a read, so that an operator can list and end it. The caller must call Done
@@ -98,4 +99,16 @@ func (q notingQuery) Exec(ctx context.Context) *promql.Result {
 // endedByOperator reports whether an operator ended a request.
 func endedByOperator(r *http.Request) bool {
 	return errors.Is(context.Cause(r.Context()), active.ErrEnded)
+}
+
+// ended returns the reason for which a request was ended before its response: an operator, or
+// its memory. It is nil if it was not ended.
+func ended(r *http.Request) error {
+	switch cause := context.Cause(r.Context()); {
+	case errors.Is(cause, active.ErrEnded):
+		return active.ErrEnded
+	case errors.Is(cause, memory.ErrEnded):
+		return memory.ErrEnded
+	}
+	return nil
 }

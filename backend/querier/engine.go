@@ -213,10 +213,8 @@ func explain(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, active.ErrEnded):
 		return active.ErrEnded
-	case errors.Is(err, memory.ErrEnded):
-		return promql.ErrStorage{
-			Err: fmt.Errorf("%w; select fewer series, a shorter range or a longer step, or try again later", memory.ErrEnded),
-		}
+	case errors.Is(err, memory.ErrEnded): // not a promql.ErrStorage, after which another process would try
+		return memory.ErrEnded
 	case errors.As(err, &exceeded):
 		if exceeded.Of(limits.QueryTimeout) {
 			return timeoutError{exceeded}

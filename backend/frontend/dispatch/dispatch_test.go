@@ -21,6 +21,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
 	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -391,6 +392,7 @@ func TestRepeats(t *testing.T) {
 		"unreadable": {promql.ErrStorage{Err: errFault}, errFault, true},
 		"no memory":  {promql.ErrStorage{Err: errFault}, nil, true},
 		"execution":  {errors.New("vector cannot contain metrics with the same labelset"), nil, false},
+		"ended":      {memory.ErrEnded, nil, false},
 		"limit":      {limits.MaxQuerySamples.Exceeded(&lim, limits.More), nil, false},
 		"timeout":    {promql.ErrQueryTimeout("x"), errFault, false},
 		"canceled":   {promql.ErrQueryCanceled("x"), errFault, false},
