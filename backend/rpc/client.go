@@ -17,9 +17,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
 
 	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -147,15 +145,6 @@ func (p *Peer) healthy() error {
 		p.paused = time.Now() // this call probes the peer, others fail until it returns
 	}
 	return nil
-}
-
-// note returns the decoded error of a call that is not a push. It wraps
-// memory.ErrEndedElsewhere if the peer ended the call because it held most of its memory.
-func (p *Peer) note(_ context.Context, err error) error {
-	if s, ok := status.FromError(err); ok && s.Code() == codes.Aborted {
-		return memory.ErrEndedElsewhere
-	}
-	return wire.Error(err)
 }
 
 // pushed records the result of a push for healthy and returns its decoded error.
