@@ -99,6 +99,12 @@ type Frontend struct {
 	Cache   bool `yaml:"cache"`   // keep results of days
 	// CacheBytes is the memory for results; 0 means a share of the memory.
 	CacheBytes int64 `yaml:"cache_bytes"`
+	// MaxShards is among how many evaluations the series of an aggregation are divided at most;
+	// 0 means the number of CPUs, or 16 in a cluster, and 1 that they are not.
+	MaxShards int `yaml:"max_shards"`
+	// ShardPoints is the least number of points and samples of such an evaluation; 0 means
+	// the default.
+	ShardPoints int64 `yaml:"shard_points"`
 }
 
 // Store configures where rows and packs are stored, and the memory for reading them in bytes,
@@ -176,7 +182,8 @@ func (c *Config) errors() []error {
 		notNegative("ingester.memory_bytes", c.Ingester.MemoryBytes),
 		notNegative("ingester.aside_bytes", c.Ingester.AsideBytes),
 		notNegative("querier.concurrency", int64(c.Querier.Concurrency)),
-		notNegative("frontend.cache_bytes", c.Frontend.CacheBytes),
+		notNegative("frontend.cache_bytes", c.Frontend.CacheBytes), notNegative("frontend.max_shards", int64(c.Frontend.MaxShards)),
+		notNegative("frontend.shard_points", c.Frontend.ShardPoints),
 		atLeastSecond("self_monitoring.interval", c.Self.Interval),
 		atLeastSecond("compactor.interval", c.Compactor.Interval),
 		aboveZero("shutdown_timeout", c.ShutdownTimeout),

@@ -166,7 +166,12 @@ func (b *backend) buildFrontend(evaluator frontend.Evaluator, parsers switches.P
 		Versions: func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error) {
 			return querier.Versions(ctx, b.recent, b.longTerm, id, mint, maxt)
 		},
-		Settle: ingester.RecentDelay, Switches: b.switches(), Workers: parts, Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
+		Settle: ingester.RecentDelay, Switches: b.switches(), Workers: parts,
+		MaxShards: b.cfg.Frontend.MaxShards, ShardPoints: b.cfg.Frontend.ShardPoints,
+		Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
+	}
+	if o.MaxShards == 0 {
+		o.MaxShards = parts
 	}
 	if b.cfg.Frontend.Cache {
 		var err error

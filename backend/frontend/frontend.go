@@ -10,12 +10,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/cache"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/lru"
 	"github.com/palliumhq/pallium/backend/series"
@@ -25,9 +27,13 @@ import (
 // Evaluator is the engine that evaluates queries and their parts.
 type Evaluator interface {
 	promql.QueryEngine
-	// NewPartQuery returns the query of some steps of a range query.
-	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range) (
-		promql.Query, error)
+	// NewPartQuery returns the query of some steps of a range query, or of a shard of these
+	// steps. A process of an older version returns evaluation.ErrNotSharded for a shard.
+	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
+		of *shard.Shard) (promql.Query, error)
+	// NewRootQuery returns the query of some steps of a range query whose aggregations were
+	// evaluated in shards. This process evaluates it.
+	NewRootQuery(ctx context.Context, text string, whole split.Times, part split.Range, answers []shard.Answer) (promql.Query, error)
 	// Check returns the error of a query that exceeds a limit before it runs, CheckCost
 	// that of an answer that would have read too much.
 	Check(q promql.Query) error
@@ -40,6 +46,8 @@ type Evaluator interface {
 	Cost(q promql.Query) (series, samples int64)
 	// Readers returns the ingesters whose samples are in all reads of a query that ran.
 	Readers(q promql.Query) evaluation.Readers
+	// Series returns the labels of the series that match, ascending.
+	Series(ctx context.Context, q storage.Queryable, mint, maxt int64, matchers []*labels.Matcher) ([]labels.Labels, error)
 	// Take takes memory for the request.
 	Take(ctx context.Context, bytes int64) error
 	// Charge accounts for the memory of an answer that was not evaluated.
@@ -65,11 +73,15 @@ type Options struct {
 	Settle time.Duration
 	Engine split.Options
 	// Switches are the settings of the process on which answers depend, as text.
-	Switches   string
-	Workers    int // parts of one query that are evaluated at the same time; at least 1
-	Now        func() time.Time
-	Logger     *slog.Logger
-	Registerer prometheus.Registerer
+	Switches  string
+	Workers   int // parts of one query that are evaluated at the same time; at least 1
+	MaxShards int // evaluations among which the series of an aggregation are divided; less than 2: none are
+	// ShardPoints is the least number of points and samples of a shard, so that the fixed cost
+	// of an evaluation is small beside it; default 1<<18.
+	ShardPoints int64
+	Now         func() time.Time
+	Logger      *slog.Logger
+	Registerer  prometheus.Registerer
 }
 
 // Frontend is a promql.QueryEngine over an Evaluator. It is safe for concurrent use.
@@ -78,6 +90,8 @@ type Frontend struct {
 	metrics metrics
 	// noted are expressions whose evaluations have annotations.
 	noted *lru.Cache[notedKey, struct{}]
+	// selected has what the leaves of expressions select that were evaluated before.
+	selected *lru.Cache[notedKey, *selection]
 }
 
 type notedKey struct {
@@ -89,6 +103,7 @@ type notedKey struct {
 // Longer ones count as noted.
 const (
 	mostNoted    = 10_000
+	mostSelected = 2_000 // expressions, each with some labels
 	longestNoted = 2 << 10
 )
 
@@ -97,6 +112,7 @@ type metrics struct {
 	unusable *prometheus.CounterVec // by reason
 	notKept  *prometheus.CounterVec
 	whole    prometheus.Counter
+	shards   prometheus.Counter
 }
 
 var _ promql.QueryEngine = (*Frontend)(nil)
@@ -107,20 +123,26 @@ func New(o Options) *Frontend {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Workers = max(o.Workers, 1)
+	if o.ShardPoints == 0 {
+		o.ShardPoints = 1 << 18
+	}
 	if o.Syntax == nil {
 		o.Syntax = func(context.Context) switches.Set { return switches.Set{} }
 	}
 	auto := promauto.With(o.Registerer)
-	return &Frontend{o: o, noted: lru.New[notedKey, struct{}](mostNoted, nil), metrics: metrics{
-		steps: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_steps_total",
-			Help: "Steps of range queries that were answered, by source: cache, or evaluated."}, []string{"source"}),
-		unusable: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_unusable_results_total",
-			Help: "Cached results that could not be used, by reason."}, []string{"reason"}),
-		notKept: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_results_not_kept_total",
-			Help: "Results that could have been cached but were not, by reason."}, []string{"reason"}),
-		whole: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_frontend_undivided_queries_total",
-			Help: "Range queries that were evaluated as one part because their steps depend on each other."}),
-	}}
+	return &Frontend{o: o, noted: lru.New[notedKey, struct{}](mostNoted, nil),
+		selected: lru.New[notedKey, *selection](mostSelected, nil), metrics: metrics{
+			steps: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_steps_total",
+				Help: "Steps of range queries that were answered, by source: cache, or evaluated."}, []string{"source"}),
+			unusable: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_unusable_results_total",
+				Help: "Cached results that could not be used, by reason."}, []string{"reason"}),
+			notKept: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_results_not_kept_total",
+				Help: "Results that could have been cached but were not, by reason."}, []string{"reason"}),
+			whole: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_frontend_undivided_queries_total",
+				Help: "Range queries that were evaluated as one part because their steps depend on each other."}),
+			shards: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_frontend_shards_total",
+				Help: "Evaluations of a range of the series of an aggregation."}),
+		}}
 }
 
 // NewInstantQuery implements promql.QueryEngine.

@@ -41,9 +41,16 @@ func TestAnswers(t *testing.T) {
 		n, _ = strconv.Atoi(s)
 	}
 	t.Logf("FRONTEND_SEED=%d", seed)
+	for _, shards := range []int{1, 3} {
+		t.Run(fmt.Sprint(shards, " shards"), func(t *testing.T) { testAnswers(t, seed, n, shards) })
+	}
+}
+
+func testAnswers(t *testing.T, seed int64, n, shards int) {
 	rnd := rand.New(rand.NewSource(seed))
 	w := newWorld(t)
 	w.fill()
+	w.divideSeries(shards)
 	steps := []int64{5 * minute, 7 * minute, 30 * minute, 2 * hour}
 	for i := range n {
 		text := expressions[rnd.Intn(len(expressions))]
@@ -76,6 +83,81 @@ func TestAnswers(t *testing.T) {
 	}
 	if w.cache.found == 0 {
 		t.Error("the cache never had a part")
+	}
+	if (w.sharded.Load() > 0) != (shards > 1) {
+		t.Errorf("%d evaluations of shards", w.sharded.Load())
+	}
+}
+
+// TestShards checks which evaluations are divided by series.
+func TestShards(t *testing.T) {
+	for _, tt := range []struct {
+		name, text string
+		change     func(*world)
+		want       int64 // shards
+	}{
+		{"an aggregation", "sum(load)", nil, 3},
+		{"two", "sum(load) / sum(requests_total)", nil, 6},
+		{"few series", "sum(latency)", nil, 0}, // one
+		{"few points", "sum(load)", func(w *world) { w.front.o.ShardPoints = 1 << 40 }, 0},
+		{"delayed removal of names", "sum(load)", func(w *world) { w.switchTo(switches.Set{DelayedNameRemoval: true}) }, 0},
+		{"switched off", "sum(load)", func(w *world) { w.front.o.MaxShards = 1 }, 0},
+		{"queriers of an older version", "sum(load)", func(w *world) { w.old = true }, 3},
+		{"not divisible", "load + load", nil, 0},
+		{"remembered labels", "sum(load)", func(w *world) {
+			w.ask("sum(load)", origin, origin+day, hour)
+			w.lists.Store(0)
+			w.sharded.Store(0)
+			w.changes++
+			w.noLists = true
+		}, 3},
+		{"remembered for too long", "sum(load)", func(w *world) {
+			w.ask("sum(load)", origin, origin+day, hour)
+			w.now += 11 * minute
+			w.sharded.Store(0)
+			w.changes++
+			w.wantLists = 2
+		}, 3},
+		{"remembered to be small", "sum(load)", func(w *world) {
+			w.front.o.ShardPoints = 1 << 20
+			w.ask("sum(load)", origin, origin+day, hour)
+			w.lists.Store(0)
+			w.noLists = true
+		}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.fill()
+			w.divideSeries(3)
+			if tt.change != nil {
+				tt.change(w)
+			}
+			if res := w.ask(tt.text, origin, origin+2*day, hour); res.Err != nil {
+				t.Fatal(res.Err)
+			}
+			if n := w.sharded.Load(); n != tt.want {
+				t.Errorf("%d evaluations of shards, want %d", n, tt.want)
+			}
+			if n := w.lists.Load(); w.noLists && n > 0 || w.wantLists > 0 && n != w.wantLists {
+				t.Errorf("the series were listed %d times", n)
+			}
+		})
+	}
+}
+
+// TestLimitsOfShards checks that the limits on series and samples apply to the shards together.
+func TestLimitsOfShards(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	w.divideSeries(2)
+	one := w.ask("sum(load)", origin, origin+day, hour)
+	if one.Err != nil {
+		t.Fatal(one.Err)
+	}
+	w.changes++                // so that it is evaluated again
+	w.most = w.peak.Load() + 1 // more than a shard needs
+	if res := w.ask("sum(load)", origin, origin+day, hour); !errors.Is(res.Err, errTooMany) {
+		t.Errorf("result %v, want the error of a limit", res.Err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/series"
 )
@@ -36,6 +37,7 @@ type plan struct {
 	policy   string
 	syntax   string // the switches of PromQL that are on
 	shape    split.Shape
+	leaves   []*shard.Leaf // aggregations whose series may be divided
 	step     int64
 	parts    []part
 	tasks    []task
@@ -99,9 +101,12 @@ func (q *rangeQuery) plan(ctx context.Context) (*plan, bool) {
 	}
 	p := &plan{q: q, f: f, id: access.Tenant, policy: access.Policy.String(), syntax: syntax.String(), shape: split.Analyze(resolved, options),
 		step: q.times.Step.Milliseconds()}
+	if !syntax.DelayedNameRemoval {
+		p.leaves = shard.Analyze(resolved.Expr)
+	}
 	p.divide(timestamp.FromTime(q.times.Start), timestamp.FromTime(q.times.End), options.Lookback)
 	p.cached = p.cached && f.o.Cache != nil && !Uncached(ctx)
-	if len(p.parts) == 1 && !p.cached {
+	if len(p.parts) == 1 && !p.cached && (len(p.leaves) == 0 || f.o.MaxShards < 2) {
 		return nil, false
 	}
 	return p, true

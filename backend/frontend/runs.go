@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 )
 
@@ -109,47 +110,82 @@ func (p *plan) evaluateRun(ctx context.Context, run []*task) *promql.Result {
 func (p *plan) evaluateTasks(ctx context.Context, run []*task) *promql.Result {
 	q := p.q
 	steps := split.Range{Start: run[0].steps.Start, End: run[len(run)-1].steps.End}
-	query, err := p.f.o.Evaluator.NewPartQuery(ctx, q.storage, q.opts, q.text, q.times, steps)
-	if err != nil {
-		return &promql.Result{Err: err}
+	got, failed := p.evaluateSteps(ctx, steps)
+	if failed != nil {
+		return failed
 	}
-	q.mu.Lock()
-	q.running = append(q.running, query)
-	q.mu.Unlock()
-	res := query.Exec(ctx)
-	if res.Err != nil {
-		q.close(query) // so that it holds nothing while fewer steps are evaluated
-		return res
-	}
-	points, err := res.Matrix()
-	if err != nil {
-		return &promql.Result{Err: err}
-	}
-	notes, storable := evaluation.NotesOf(res.Warnings, q.text)
+	notes, joinable := evaluation.NotesOf(got.warnings, q.text)
 	if len(notes) > 0 && len(q.text) <= longestNoted {
 		p.f.noted.Put(notedKey{p.id, q.text}, struct{}{})
 	}
+	storable := got.storable && joinable
 	if len(run) > 1 && len(notes) > 0 {
 		storable = false // of which task they are is not known
 	}
-	if s, ok := query.(interface{ Storable() bool }); ok && !s.Storable() {
-		storable = false // evaluated by another version
-	}
 	p.answered.Add(1)
-	cost, readers := p.costOf(query), p.f.o.Evaluator.Readers(query)
-	run[0].warnings = res.Warnings
-	left, read := stepsIn(steps, p.step), cost.Read
+	run[0].warnings = got.warnings
+	left, read := stepsIn(steps, p.step), got.cost.Read
 	for _, t := range run {
-		t.notes, t.storable, t.readers = notes, storable, readers
+		t.notes, t.storable, t.readers = notes, storable, got.readers
 		n := stepsIn(t.steps, p.step)
-		t.cost = cost // the limits are compared with that of the run
+		t.cost = got.cost // the limits are compared with that of the run
 		t.cost.Read = int64(float64(read) * (float64(n) / float64(left)))
 		left, read = left-n, read-t.cost.Read
-		if t.points = points; len(run) > 1 {
-			t.points = split.Slice(points, t.steps.Start, t.steps.End)
+		if t.points = got.points; len(run) > 1 {
+			t.points = split.Slice(got.points, t.steps.Start, t.steps.End)
 		}
 	}
-	return res
+	return &promql.Result{}
+}
+
+// evaluated is the answer for some steps.
+type evaluated struct {
+	points   promql.Matrix
+	warnings annotations.Annotations
+	cost     evaluation.Cost
+	readers  evaluation.Readers
+	storable bool // it is one of this version and these settings
+}
+
+// evaluateWhole evaluates some steps without dividing the series. It returns the result if that
+// failed.
+func (p *plan) evaluateWhole(ctx context.Context, steps split.Range) (*evaluated, *promql.Result) {
+	got, query, failed := p.exec(ctx, steps, nil)
+	if failed != nil && query != nil {
+		p.q.close(query) // so that it holds nothing while fewer steps are evaluated
+	}
+	return got, failed
+}
+
+// exec evaluates some steps, or a shard of them.
+func (p *plan) exec(ctx context.Context, steps split.Range, of *shard.Shard) (*evaluated, promql.Query, *promql.Result) {
+	q := p.q
+	query, err := p.f.o.Evaluator.NewPartQuery(ctx, q.storage, q.opts, q.text, q.times, steps, of)
+	if err != nil {
+		return nil, nil, &promql.Result{Err: err}
+	}
+	got, failed := p.execQuery(ctx, query)
+	return got, query, failed
+}
+
+// execQuery executes a query, which is closed with the whole one.
+func (p *plan) execQuery(ctx context.Context, query promql.Query) (*evaluated, *promql.Result) {
+	p.q.mu.Lock()
+	p.q.running = append(p.q.running, query)
+	p.q.mu.Unlock()
+	res := query.Exec(ctx)
+	if res.Err != nil {
+		return nil, res
+	}
+	points, err := res.Matrix()
+	if err != nil {
+		return nil, &promql.Result{Err: err}
+	}
+	out := &evaluated{points: points, warnings: res.Warnings, cost: p.costOf(query), readers: p.f.o.Evaluator.Readers(query), storable: true}
+	if s, ok := query.(interface{ Storable() bool }); ok && !s.Storable() {
+		out.storable = false // evaluated by another version
+	}
+	return out, nil
 }
 
 // costOf returns what an evaluation has read.

@@ -25,6 +25,7 @@ import (
 	"github.com/palliumhq/pallium/backend/cache"
 	"github.com/palliumhq/pallium/backend/cache/memory"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/switches"
@@ -51,24 +52,31 @@ type world struct {
 	front  *Frontend
 	cache  *spy
 
-	now      int64
-	bound    int64
-	changes  uint64
-	recent   int64  // the recent bound; before the bound: there is none
-	late     uint64 // changes from the bound to the recent one
-	store    series.StoreVersion
-	noVer    error
-	readers  evaluation.Readers // of all evaluations
-	members  []string           // ingesters that are available, each in a domain of its own; nil: one
-	keep     time.Duration
-	most     int64        // samples; 0 = no limit
-	longest  int64        // steps of an evaluation beyond which it fails; 0 = no limit
-	closed   atomic.Int64 // evaluations beyond it that were closed
-	failed   int          // queries that exceeded a limit
-	evaluate func()       // called before each evaluation of a part; may be nil
-	parts    atomic.Int64
-	steps    atomic.Int64
-	reads    int // of versions
+	now       int64
+	bound     int64
+	changes   uint64
+	recent    int64  // the recent bound; before the bound: there is none
+	late      uint64 // changes from the bound to the recent one
+	store     series.StoreVersion
+	noVer     error
+	readers   evaluation.Readers // of all evaluations
+	members   []string           // ingesters that are available, each in a domain of its own; nil: one
+	keep      time.Duration
+	most      int64        // samples; 0 = no limit
+	longest   int64        // steps of an evaluation beyond which it fails; 0 = no limit
+	closed    atomic.Int64 // evaluations beyond it that were closed
+	failed    int          // queries that exceeded a limit
+	evaluate  func()       // called before each evaluation of a part; may be nil
+	parts     atomic.Int64
+	steps     atomic.Int64
+	reads     int // of versions
+	shards    int // at most of an aggregation; set before frontend is called
+	sharded   atomic.Int64
+	old       bool         // queriers ignore shards
+	lists     atomic.Int64 // of series
+	noLists   bool         // the series must not be listed
+	wantLists int64        // if not 0: how often they must be
+	peak      atomic.Int64 // the most samples of one evaluation
 }
 
 // spy counts the calls of a cache.
@@ -108,12 +116,19 @@ func newWorld(t testing.TB) *world {
 
 func (w *world) frontend(c cache.Cache) *Frontend {
 	return New(Options{
+		MaxShards: w.shards, ShardPoints: 1,
 		Evaluator: w, Parsers: parserOf, Syntax: func(context.Context) switches.Set { return w.syntax }, Cache: c, Engine: split.Options{Lookback: 5 * time.Minute, SubqueryStep: time.Minute},
 		Versions: w.versions, Workers: 2, Now: func() time.Time { return timestamp.Time(w.now) }, Registerer: prometheus.NewRegistry(),
 	})
 }
 
 func parserOf(s switches.Set) parser.Parser { return parser.NewParser(s.Parser()) }
+
+// divideSeries divides the series of aggregations into up to n shards.
+func (w *world) divideSeries(n int) {
+	w.shards = n
+	w.front = w.frontend(w.cache)
+}
 
 // switchTo changes the switches of the tenant.
 func (w *world) switchTo(s switches.Set) {
@@ -224,12 +239,12 @@ func (w *world) askWith(ctx context.Context, text string, start, end, step int64
 	w.t.Helper()
 	ctx = tenant.NewContext(ctx, tenant.Access{Tenant: "t", Policy: tenant.Unrestricted()})
 	from, to, by := timestamp.Time(start), timestamp.Time(end), time.Duration(step)*time.Millisecond
-	q, err := w.front.NewRangeQuery(ctx, w.db, nil, text, from, to, by)
+	q, err := w.front.NewRangeQuery(ctx, sorted{Queryable: w.db}, nil, text, from, to, by)
 	if err != nil {
 		w.t.Fatalf("%s: %v", text, err)
 	}
 	got := q.Exec(ctx)
-	want, err := w.engine.NewRangeQuery(ctx, w.db, nil, text, from, to, by)
+	want, err := w.engine.NewRangeQuery(ctx, sorted{Queryable: w.db}, nil, text, from, to, by)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -276,7 +291,7 @@ func (w *world) NewRangeQuery(
 }
 
 func (w *world) NewPartQuery(
-	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range, of *shard.Shard,
 ) (promql.Query, error) {
 	if w.evaluate != nil {
 		w.evaluate()
@@ -287,8 +302,81 @@ func (w *world) NewPartQuery(
 	}
 	w.steps.Add(stepsIn(part, whole.Step.Milliseconds()))
 	o := w.options(split.Parser(w.parser, whole.Start, whole.End, whole.Step))
+	if of != nil {
+		if w.sharded.Add(1); w.old {
+			return oldQuerier{}, nil
+		}
+		o.Parser, q = shard.Parser(o.Parser, of), sorted{q, of.Range}
+	}
 	return promql.NewEngine(o).NewRangeQuery(ctx, q, opts, text, timestamp.Time(part.Start), timestamp.Time(part.End), whole.Step)
 }
+
+func (w *world) NewRootQuery(ctx context.Context, text string, whole split.Times, part split.Range, answers []shard.Answer) (
+	promql.Query, error,
+) {
+	p, stored := shard.Root(split.Parser(w.parser, whole.Start, whole.End, whole.Step), answers)
+	return promql.NewEngine(w.options(p)).NewRangeQuery(ctx, stored, promql.NewPrometheusQueryOpts(false, time.Millisecond, nil), text,
+		timestamp.Time(part.Start), timestamp.Time(part.End), whole.Step)
+}
+
+func (w *world) Series(ctx context.Context, q storage.Queryable, mint, maxt int64, matchers []*labels.Matcher) ([]labels.Labels, error) {
+	w.lists.Add(1)
+	from, err := q.Querier(mint, maxt)
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close()
+	var out []labels.Labels
+	set := from.Select(ctx, true, nil, matchers...)
+	for set.Next() {
+		out = append(out, set.At().Labels())
+	}
+	return out, set.Err()
+}
+
+// sorted is a storage that returns the series of a range, sorted by labels as Pallium's does.
+type sorted struct {
+	storage.Queryable
+	within series.LabelRange
+}
+
+func (s sorted) Querier(mint, maxt int64) (storage.Querier, error) {
+	q, err := s.Queryable.Querier(mint, maxt)
+	return sortedQuerier{q, s.within}, err
+}
+
+type sortedQuerier struct {
+	storage.Querier
+	within series.LabelRange
+}
+
+func (q sortedQuerier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
+	return &within{q.Querier.Select(ctx, true, hints, ms...), q.within}
+}
+
+// within is the series of a range.
+type within struct {
+	storage.SeriesSet
+	r series.LabelRange
+}
+
+func (w *within) Next() bool {
+	for w.SeriesSet.Next() {
+		if w.r.Contains(w.At().Labels()) {
+			return true
+		}
+	}
+	return false
+}
+
+// oldQuerier is the query of a shard that a querier of an older version evaluated.
+type oldQuerier struct{ promql.Query }
+
+func (oldQuerier) Exec(context.Context) *promql.Result {
+	return &promql.Result{Err: promql.ErrStorage{Err: evaluation.ErrNotSharded}}
+}
+
+func (oldQuerier) Close() {}
 
 // tooLong is an evaluation that exceeds a limit.
 type tooLong struct {
@@ -321,6 +409,7 @@ func (w *world) CheckCost(_ context.Context, _, samples int64) error {
 func (w *world) Readers(promql.Query) evaluation.Readers { return w.readers }
 
 func (w *world) Cost(q promql.Query) (series, samples int64) {
+	w.peak.Store(max(w.peak.Load(), int64(q.Stats().Samples.PeakSamples)))
 	return 1, int64(q.Stats().Samples.PeakSamples)
 }
 

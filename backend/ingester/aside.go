@@ -342,7 +342,7 @@ func (ing *Ingester) readAsideFile(
 	wanted := false
 	h, chunks, err := readAside(f.path, func(h *asideHeader) bool {
 		gone = deleted.after(h.deletion, h.labels)
-		wanted = matches(h.labels, req.Matchers) && !covers(gone, h.minTime, h.maxTime)
+		wanted = matches(h.labels, req.Matchers) && req.Range.Contains(h.labels) && !covers(gone, h.minTime, h.maxTime)
 		return wanted && !req.LabelsOnly
 	})
 	if err != nil {

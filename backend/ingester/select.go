@@ -65,6 +65,9 @@ func (ing *Ingester) selectHead(ctx context.Context, req series.Request, j *seri
 		return err
 	}
 	for _, s := range found {
+		if !req.Range.Contains(s.labels) {
+			continue
+		}
 		if req.LabelsOnly {
 			if s.hasData(req.MinTime, req.MaxTime) {
 				err = j.Add(s.labels, s.hash, nil)
@@ -95,6 +98,9 @@ func selectPack(ctx context.Context, r *pack.Reader, req series.Request, deleted
 			return err
 		}
 		s := &found[i]
+		if !req.Range.Contains(s.Labels) {
+			continue
+		}
 		var gone []series.Interval
 		if deletions {
 			if gone = deleted.after(number, s.Labels); !spanLeft(s.Chunks, gone) {

@@ -67,7 +67,7 @@ func TestPartExceedsLimit(t *testing.T) {
 		defer h.Close()
 		ctx := memory.NewContext(b.as("a"), h)
 		whole := split.Times{Start: time.UnixMilli(start), End: b.now, Step: time.Hour}
-		q, err := b.engine.NewPartQuery(ctx, b.q, nil, "up", whole, split.Range{Start: start, End: start + 5*3_600_000})
+		q, err := b.engine.NewPartQuery(ctx, b.q, nil, "up", whole, split.Range{Start: start, End: start + 5*3_600_000}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,21 +5,24 @@ import (
 	"errors"
 	"time"
 
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/timestamp"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
 
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // NewPartQuery returns the query of a part of a range query: of the steps of a range. The
 // expression means what it means in the whole query. Its limits on text, range and steps
 // are checked for the part; for those of the whole query see Check. A part that is too large
-// is not counted; see Failed.
+// is not counted; see Failed. If of is not nil, only this shard of the part is evaluated.
 func (e *Engine) NewPartQuery(
-	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
+	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range, of *shard.Shard,
 ) (promql.Query, error) {
 	lim, id, err := tenantLimits(ctx)
 	if err != nil {
@@ -29,31 +32,76 @@ func (e *Engine) NewPartQuery(
 	// cheap to create and have no state but metrics.
 	o := e.options(engineKeyOf(lim))
 	o.Parser = split.Parser(o.Parser, whole.Start, whole.End, whole.Step)
+	if of != nil {
+		o.Parser = shard.Parser(o.Parser, of)
+	}
 	first, last := timestamp.Time(part.Start), timestamp.Time(part.End)
 	inner, err := promql.NewEngine(o).NewRangeQuery(ctx, q, opts, text, first, last, whole.Step)
 	if err != nil {
 		return nil, err
 	}
-	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}}, nil
+	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}, of}, nil
+}
+
+// NewRootQuery returns the query of a part of a range query whose aggregations have been
+// evaluated in shards.
+func (e *Engine) NewRootQuery(ctx context.Context, text string, whole split.Times, part split.Range, answers []shard.Answer) (
+	promql.Query, error,
+) {
+	lim, id, err := tenantLimits(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o := e.options(engineKeyOf(lim))
+	var stored storage.Queryable
+	o.Parser, stored = shard.Root(split.Parser(o.Parser, whole.Start, whole.End, whole.Step), answers)
+	first, last := timestamp.Time(part.Start), timestamp.Time(part.End)
+	opts := promql.NewPrometheusQueryOpts(false, time.Millisecond, nil)
+	inner, err := promql.NewEngine(o).NewRangeQuery(ctx, stored, opts, text, first, last, whole.Step)
+	if err != nil {
+		return nil, err
+	}
+	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}, nil}, nil
 }
 
 // partQuery is the query of a part. When it has run, it holds memory for its answer only:
 // otherwise a query would need the memory for reading all its parts at once.
-type partQuery struct{ *query }
+type partQuery struct {
+	*query
+	of *shard.Shard // nil: not divided by series
+}
 
 // Exec implements promql.Query.
 func (q partQuery) Exec(ctx context.Context) *promql.Result {
 	h := memory.FromContext(ctx).Part()
-	res := q.query.Exec(memory.NewContext(ctx, h))
+	inner := memory.NewContext(ctx, h)
+	if q.of != nil {
+		inner = withRange(inner, q.of.Range)
+	}
+	res := q.query.Exec(inner)
 	h.Close()
 	m, ok := res.Value.(promql.Matrix)
 	if res.Err != nil || !ok {
+		return res
+	}
+	if q.of != nil { // it is no response: it has no text
+		err := memory.FromContext(ctx).Take(pointsBytes(m, pointBytes))
+		if err != nil {
+			return q.failed(Explained(ctx, err))
+		}
 		return res
 	}
 	if err := q.engine.Charge(ctx, m); err != nil {
 		return q.failed(err)
 	}
 	return res
+}
+
+type rangeKey struct{}
+
+// withRange returns a context for selections of the series of a range.
+func withRange(ctx context.Context, r series.LabelRange) context.Context {
+	return context.WithValue(ctx, rangeKey{}, r)
 }
 
 // Check returns the error of a query that exceeds a limit on its text, its range or its
@@ -121,6 +169,19 @@ func (e *Engine) Take(ctx context.Context, bytes int64) error {
 // text. After an error it has taken nothing.
 func (e *Engine) Charge(ctx context.Context, m promql.Matrix) error {
 	h := memory.FromContext(ctx)
+	n := pointsBytes(m, 2*pointBytes) // while slices may be growing
+	if err := h.Take(n); err != nil {
+		return Explained(ctx, err)
+	}
+	err := chargeResult(h, m)
+	if err != nil {
+		h.Give(n)
+	}
+	return Explained(ctx, err)
+}
+
+// pointsBytes returns the memory of an answer with this many bytes for a float.
+func pointsBytes(m promql.Matrix, each int64) int64 {
 	points := int64(0)
 	for i := range m {
 		points += int64(len(m[i].Floats))
@@ -130,15 +191,7 @@ func (e *Engine) Charge(ctx context.Context, m promql.Matrix) error {
 				len(f.PositiveBuckets)+len(f.NegativeBuckets)+len(f.CustomValues))/pointBytes
 		}
 	}
-	n := sumOf(int64(len(m))*seriesBytes, points, 2*pointBytes)
-	if err := h.Take(n); err != nil {
-		return Explained(ctx, err)
-	}
-	err := chargeResult(h, m)
-	if err != nil {
-		h.Give(n)
-	}
-	return Explained(ctx, err)
+	return sumOf(int64(len(m))*seriesBytes, points, each)
 }
 
 // Explained returns an error of the memory of a process, or of a limit, as the engine would
@@ -151,6 +204,23 @@ func Explained(ctx context.Context, err error) error {
 		return public
 	}
 	return err
+}
+
+// Series returns the labels of the series of a tenant that match and may have samples in a
+// range (Unix milliseconds, inclusive), ascending.
+func (e *Engine) Series(ctx context.Context, q storage.Queryable, mint, maxt int64, matchers []*labels.Matcher) ([]labels.Labels, error) {
+	from, err := q.Querier(mint, maxt)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = from.Close() }()
+	hints := &storage.SelectHints{Start: mint, End: maxt, Func: "series"}
+	set := from.Select(Counting(ctx), true, hints, matchers...)
+	var out []labels.Labels
+	for set.Next() {
+		out = append(out, set.At().Labels().Copy())
+	}
+	return out, set.Err()
 }
 
 // Retention returns how long the samples of the tenant of a request are kept; 0 means

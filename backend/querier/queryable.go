@@ -88,8 +88,9 @@ func (r *reader) request(ctx context.Context, mint, maxt int64, matchers []*labe
 		return req, false, err
 	}
 	mint = r.q.afterRetention(mint, lim)
+	within, _ := ctx.Value(rangeKey{}).(series.LabelRange)
 	return series.Request{Tenant: id, MinTime: mint, MaxTime: maxt,
-		Matchers: slices.Clone(matchers), MaxSeries: lim.MaxQuerySeries}, mint <= maxt, nil
+		Matchers: slices.Clone(matchers), MaxSeries: lim.MaxQuerySeries, Range: within}, mint <= maxt, nil
 }
 
 // afterRetention returns mint or, if that is later, the start of the tenant's retention.
@@ -121,6 +122,9 @@ func (r *reader) selectSeries(
 		return nil, req, err
 	}
 	r.selections = append(r.selections, sel)
+	if !req.Range.All() { // an ingester of an older version returns the others too
+		sel.Series = slices.DeleteFunc(sel.Series, func(s series.WithChunks) bool { return !req.Range.Contains(s.Labels) })
+	}
 	if e, ok := ctx.Value(evaluationKey{}).(*evaluation); ok {
 		e.selected = max(e.selected, int64(len(sel.Series)))
 	}

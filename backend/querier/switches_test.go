@@ -38,7 +38,7 @@ func TestSwitches(t *testing.T) {
 					instant, err1 := b.engine.NewInstantQuery(ctx, b.q, nil, tt.text, last)
 					ranged, err2 := b.engine.NewRangeQuery(ctx, b.q, nil, tt.text, first, last, time.Minute)
 					part, err3 := b.engine.NewPartQuery(ctx, b.q, nil, tt.text, split.Times{Start: first, End: last, Step: time.Minute},
-						split.Range{Start: first.UnixMilli(), End: last.UnixMilli()})
+						split.Range{Start: first.UnixMilli(), End: last.UnixMilli()}, nil)
 					for i, err := range []error{err1, err2, err3} {
 						if (err == nil) != (on || tt.want != "") {
 							t.Errorf("%s switched on %v: error of query %d: %v", tt.text, on, i, err)

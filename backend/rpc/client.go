@@ -178,8 +178,13 @@ func (p *Peer) Push(ctx context.Context, push *wire.Push) (wire.PushResponse, er
 const pushMethod = "/pallium.wire.v1.Ingester/Push"
 
 func selectRequest(req series.Request) wire.SelectRequest {
-	return wire.SelectRequest{Tenant: string(req.Tenant), MinTime: req.MinTime, MaxTime: req.MaxTime,
+	out := wire.SelectRequest{Tenant: string(req.Tenant), MinTime: req.MinTime, MaxTime: req.MaxTime,
 		Matchers: wire.MatchersOf(req.Matchers), MaxSeries: int64(req.MaxSeries), LabelsOnly: req.LabelsOnly}
+	if !req.Range.All() {
+		r := encodeRange(req.Range)
+		out.Range = &r
+	}
+	return out
 }
 
 var errTruncated = fmt.Errorf("%w: the response was truncated", wire.ErrUnavailable)

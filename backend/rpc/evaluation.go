@@ -16,6 +16,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/wire"
@@ -37,6 +38,10 @@ func encodeRequest(ctx context.Context, r *evaluation.Request) (*wire.Evaluation
 	}
 	if r.Part != nil {
 		out.Part, out.First, out.Last = true, r.Part.Start, r.Part.End
+	}
+	if s := r.Shard; s != nil {
+		out.Shard = &wire.EvaluationShard{Aggregation: int64(s.Aggregation), Argument: s.Argument, Of: int64(s.Of),
+			Range: encodeRange(s.Range)}
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		out.Timeout = max(time.Until(deadline).Milliseconds(), 1)
@@ -61,6 +66,9 @@ func decodeRequest(in *wire.EvaluationRequest) (*evaluation.Request, error) {
 	if in.Part {
 		r.Part = &split.Range{Start: in.First, End: in.Last}
 	}
+	if s := in.Shard; s != nil {
+		r.Shard = &shard.Shard{Aggregation: int(s.Aggregation), Argument: s.Argument, Of: int(s.Of), Range: decodeRange(&s.Range)}
+	}
 	if err := checkRequest(r, in); err != nil {
 		return nil, fmt.Errorf("evaluation request: %w", err)
 	}
@@ -84,6 +92,8 @@ func checkRequest(r *evaluation.Request, in *wire.EvaluationRequest) error {
 		return errors.New("the end is before the start")
 	case r.Part != nil && r.Part.End < r.Part.Start:
 		return errors.New("the last step of the part is before the first")
+	case r.Shard != nil && (r.Part == nil || r.Shard.Of < 1):
+		return fmt.Errorf("one of %d shards, of a part: %t", r.Shard.Of, r.Part != nil)
 	case in.Timeout < 0 || in.Timeout > math.MaxInt64/int64(time.Millisecond):
 		return fmt.Errorf("timeout of %d ms", in.Timeout) // would run without a timeout
 	}
@@ -115,7 +125,7 @@ const (
 // sendAnswer sends an answer in one or more messages, the last of which has End.
 func sendAnswer(r *evaluation.Request, a *evaluation.Answer, send func(*wire.EvaluationResponse) error) error {
 	end := &wire.EvaluationEnd{Joinable: a.Joinable, Series: a.Cost.Series, Samples: a.Cost.Samples, Read: a.Cost.Read,
-		Switches: a.Switches, Syntax: a.Syntax,
+		Switches: a.Switches, Syntax: a.Syntax, Sharded: a.Sharded,
 		AnyReaders: a.Readers.Any, Readers: a.Readers.IDs, Failure: encodeFailure(a.Err), Fault: encodeFailure(a.Fault)}
 	for _, n := range a.Notes {
 		end.Notes = append(end.Notes, wire.EvaluationNote{Raw: n.Raw, Placed: n.Placed, Info: n.Info})
@@ -226,7 +236,7 @@ func (c *collector) add(in *wire.EvaluationResponse) (*evaluation.Answer, error)
 }
 
 func (c *collector) complete(end *wire.EvaluationEnd) (*evaluation.Answer, error) {
-	a := &evaluation.Answer{Joinable: end.Joinable, Switches: end.Switches, Syntax: end.Syntax,
+	a := &evaluation.Answer{Joinable: end.Joinable, Switches: end.Switches, Syntax: end.Syntax, Sharded: end.Sharded,
 		Err: decodeFailure(end.Failure), Fault: decodeFailure(end.Fault),
 		Readers: evaluation.Readers{Any: end.AnyReaders, IDs: end.Readers},
 		Cost:    evaluation.Cost{Series: end.Series, Samples: end.Samples, Read: end.Read}}

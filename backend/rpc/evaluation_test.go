@@ -20,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/dispatch"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/peers"
@@ -44,7 +45,12 @@ func TestRequestEncoding(t *testing.T) {
 	instant.Part, instant.Times.Step, instant.Times.End = nil, 0, instant.Times.Start
 	far := exampleRequest()
 	far.Times.Start = time.Unix(-62_135_596_800, 0).UTC() // year 1
-	for _, want := range []*evaluation.Request{exampleRequest(), instant, far} {
+	part := exampleRequest()
+	part.Shard = &shard.Shard{Aggregation: 7, Argument: true, Of: 3,
+		Range: series.LabelRange{From: labels.FromStrings("a", "1", "b", "ü"), To: labels.FromStrings("a", "2")}}
+	open := exampleRequest()
+	open.Shard = &shard.Shard{Aggregation: shard.Everything, Of: 1}
+	for _, want := range []*evaluation.Request{exampleRequest(), instant, far, part, open} {
 		in, err := encodeRequest(t.Context(), want)
 		if err != nil {
 			t.Fatal(err)

@@ -151,6 +151,9 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (answer *eva
 // understood returns an answer, or one that another querier may replace if this one does not
 // have the switches of the request.
 func understood(r *evaluation.Request, a *evaluation.Answer) *evaluation.Answer {
+	if r.Shard != nil && a.Err == nil && !a.Sharded {
+		return &evaluation.Answer{Err: promql.ErrStorage{Err: evaluation.ErrNotSharded}}
+	}
 	err := r.CheckSyntax(a)
 	if err == nil {
 		return a

@@ -19,6 +19,7 @@ import (
 	"github.com/palliumhq/pallium/authn/cluster"
 	"github.com/palliumhq/pallium/backend/frontend/dispatch"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/worker"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/wire"
@@ -164,6 +165,35 @@ func TestOtherSwitches(t *testing.T) {
 		var unreadable promql.ErrStorage
 		if err != nil || (a.Value != nil) != tt.used || !tt.used && (!errors.As(a.Err, &unreadable) || a.Fault == nil) {
 			t.Errorf("a querier that applied %q, switched on %v: %+v, %v", tt.applied, tt.on, a, err)
+		}
+	}
+}
+
+// TestNotSharded checks that the answer of a querier that ignores a shard is not used.
+func TestNotSharded(t *testing.T) {
+	f := newSlots()
+	p, _ := serveFrontend(t, f)
+	stream, err := p.Work(ctx, "q")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot := <-f.list
+	for _, sharded := range []bool{true, false} {
+		r := exampleRequest()
+		r.Shard = &shard.Shard{Of: 2}
+		go func() {
+			if r, err := stream.Next(); err == nil {
+				_ = stream.Answer(r, &evaluation.Answer{Value: promql.Matrix{}, Sharded: sharded})
+			}
+		}()
+		a, err := slot.Evaluate(ctx, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var unreadable promql.ErrStorage
+		refused := errors.As(a.Err, &unreadable) && errors.Is(unreadable.Err, evaluation.ErrNotSharded)
+		if refused == sharded || (a.Value != nil) != sharded || a.Fault != nil {
+			t.Errorf("sharded %v: %+v", sharded, a)
 		}
 	}
 }

@@ -197,6 +197,11 @@ func TestCalls(t *testing.T) {
 			t.Errorf("labels only %v: received %d series", labelsOnly, len(got.Series))
 		}
 	}
+	part := all("a")
+	part.Range = series.LabelRange{From: selectAll(t, p)[10].Labels, To: selectAll(t, p)[20].Labels}
+	if got, _, err := p.Select(ctx, part); err != nil || len(got.Series) != 10 {
+		t.Errorf("range of series: %v", err)
+	}
 	late := all("a").Tenant
 	if v, err := p.Version(ctx, late); err != nil || v != ing.Version(late) || v.RecentBound <= v.Bound {
 		t.Errorf("version %+v, %v; want %+v", v, err, ing.Version(late))
@@ -436,4 +441,14 @@ func TestUnauthenticatedLimit(t *testing.T) {
 	if _, err := p.SeriesCount(ctx, "a"); err != nil {
 		t.Errorf("call of a member after they disconnected: %v", err)
 	}
+}
+
+// selectAll returns the series of tenant a.
+func selectAll(t *testing.T, p *Peer) []series.WithChunks {
+	t.Helper()
+	got, _, err := p.Select(ctx, all("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got.Series
 }

@@ -191,7 +191,7 @@ func (s *ingesterServer) request(ctx context.Context, in *wire.SelectRequest) (c
 		return ctx, nil, series.Request{}, status.Error(codes.InvalidArgument, err.Error())
 	}
 	return ctx, h, series.Request{Tenant: id, MinTime: in.MinTime, MaxTime: in.MaxTime, Matchers: matchers,
-		MaxSeries: int(in.MaxSeries), LabelsOnly: in.LabelsOnly}, nil
+		MaxSeries: int(in.MaxSeries), LabelsOnly: in.LabelsOnly, Range: decodeRange(in.Range)}, nil
 }
 
 func packIDs(ids []ulid.ULID) []byte {

@@ -16,6 +16,7 @@ type Request struct {
 	Matchers   []*labels.Matcher
 	MaxSeries  int  // more series are an error; 0 = no limit
 	LabelsOnly bool // return no chunks
+	Range      LabelRange
 	// Partial lets a read leave out days of the long-term store that cannot be read.
 	Partial bool
 }

@@ -160,6 +160,9 @@ func (q *query) selectL0(ctx context.Context) error {
 			return err
 		}
 		for i := range list {
+			if !q.req.Range.Contains(list[i].Labels) {
+				continue
+			}
 			if err := q.join.Admit(list[i].Labels, len(list[i].Chunks)); err != nil {
 				return err
 			}

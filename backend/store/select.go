@@ -139,6 +139,9 @@ func (q *query) selectPages(ctx context.Context) error {
 			refs = pp.page.Refs(rows, refs[:0])
 			for k, row := range rows {
 				f := found{labels: pp.page.Labels(row, &b), ref: refs[k], object: pp.object, catalog: dp.catalog}
+				if !q.req.Range.Contains(f.labels) {
+					continue
+				}
 				if err := q.join.Admit(f.labels, 1); err != nil {
 					return err
 				}

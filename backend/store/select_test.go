@@ -1,7 +1,11 @@
 package store_test
 
 import (
+	"slices"
+	"strconv"
 	"testing"
+
+	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/backend/objects/memory"
 	"github.com/palliumhq/pallium/backend/series"
@@ -27,5 +31,52 @@ func TestLabelsOnly(t *testing.T) {
 			}
 		}
 		sel.Release()
+	}
+}
+
+// TestLabelRange checks that each series is in the selection of exactly one range, of
+// compacted packs and of L0 packs.
+func TestLabelRange(t *testing.T) {
+	for _, compacted := range []bool{true, false} {
+		s := openStore(t, memRows(t), memory.New(), testNow)
+		if compacted {
+			publish(t, s, 10)
+		} else {
+			var list []labels.Labels
+			for i := range 5 {
+				list = append(list, labels.FromStrings("__name__", "m1", "pod", strconv.Itoa(i)))
+			}
+			if err := s.Upload(t.Context(), sealedSeries(t, list...)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		req := series.Request{Tenant: "a", MinTime: testDay * series.DayMillis, MaxTime: (testDay+1)*series.DayMillis - 1, Matchers: matchers("__name__=m1")}
+		whole, err := s.Select(t.Context(), req, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []labels.Labels
+		for _, one := range whole.Series {
+			all = append(all, one.Labels)
+		}
+		var got []labels.Labels
+		for _, r := range series.LabelRanges(all, 3) {
+			req.Range = r
+			sel, err := s.Select(t.Context(), req, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := len(sel.Series); n == 0 || n == len(all) {
+				t.Errorf("compacted %v: %d of %d series in a third", compacted, n, len(all))
+			}
+			for _, one := range sel.Series {
+				got = append(got, one.Labels)
+			}
+			sel.Release()
+		}
+		if !slices.EqualFunc(got, all, labels.Equal) {
+			t.Errorf("compacted %v: %v, want %v", compacted, got, all)
+		}
+		whole.Release()
 	}
 }

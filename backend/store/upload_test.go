@@ -24,7 +24,10 @@ import (
 
 // sealed returns a pack of an ingester with a sample of each of the tenants a and b on testDay
 // and on the day before.
-func sealed(t *testing.T) store.Upload {
+func sealed(t *testing.T) store.Upload { return sealedSeries(t, labels.FromStrings("__name__", "m")) }
+
+// sealedSeries is sealed with one sample of each of these series, which must ascend.
+func sealedSeries(t *testing.T, list ...labels.Labels) store.Upload {
 	t.Helper()
 	id := ulid.Make()
 	path := filepath.Join(t.TempDir(), id.String()+pack.Suffix)
@@ -41,8 +44,10 @@ func sealed(t *testing.T) store.Upload {
 			if err := w.StartSection(owner, day, nil); err != nil {
 				t.Fatal(err)
 			}
-			if err := w.Add(labels.FromStrings("__name__", "m"), chunks); err != nil {
-				t.Fatal(err)
+			for _, ls := range list {
+				if err := w.Add(ls, chunks); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
 	}

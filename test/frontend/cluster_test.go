@@ -180,7 +180,7 @@ func (w *world) startCluster(o cluster.Options) *clustered {
 	if binary == "" {
 		binary = "redis-server"
 	}
-	o.Dir, o.Free, o.Config = w.t.TempDir(), true, "self_monitoring: {disabled: true}\n"
+	o.Dir, o.Free, o.Config = w.t.TempDir(), true, "self_monitoring: {disabled: true}\n"+shards
 	o.Binaries = cluster.Binaries{Pallium: programs.Binary(w.t, "PALLIUM"), Redis: binary,
 		Bigtable: programs.Binary(w.t, "BIGTABLE_EMULATOR_BIN"), GCS: programs.Binary(w.t, "FAKE_GCS_SERVER_BIN")}
 	c, err := cluster.New(o)
@@ -225,6 +225,9 @@ func equality(w *world, s *clustered) {
 	w.t.Logf("%d answers exactly equal, %d but for last bits, %d errors", w.compare.exact, w.compare.near, w.compare.failed)
 	if home := s.metric(`pallium_frontend_passed_queries_total{by="home"}`); home == 0 {
 		w.t.Error("no query was passed to a frontend")
+	}
+	if s.metric("pallium_frontend_shards_total") == 0 {
+		w.t.Error("no series were divided")
 	}
 	if w.compare.exact < n {
 		w.t.Error("few answers were compared")

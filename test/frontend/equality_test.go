@@ -28,8 +28,12 @@ func TestEquality(t *testing.T) {
 	w.run(n)
 	kept := w.front.metric(`pallium_frontend_steps_total{source="cache"}`)
 	evaluated := w.front.metric(`pallium_frontend_steps_total{source="evaluated"}`)
-	t.Logf("%d answers exactly equal, %d but for last bits, %d errors; since the last restart %.0f steps from the cache, %.0f evaluated",
-		w.compare.exact, w.compare.near, w.compare.failed, kept, evaluated)
+	shards := w.front.metric("pallium_frontend_shards_total")
+	t.Logf("%d answers exactly equal, %d but for last bits, %d errors; since the last restart %.0f steps from the cache, %.0f evaluated, "+
+		"%.0f shards", w.compare.exact, w.compare.near, w.compare.failed, kept, evaluated, shards)
+	if shards == 0 {
+		t.Error("no series were divided")
+	}
 	if w.compare.exact < n {
 		t.Error("few answers were compared")
 	}

@@ -102,10 +102,13 @@ func (s single) cli(args ...string) {
 	}
 }
 
+// shards divides the series of aggregations even if there are few.
+const shards = "frontend: {max_shards: 3, shard_points: 500}\n"
+
 // startSingle starts two processes, with the frontend and without.
 func (w *world) startSingle() {
 	const common = "log: {level: warn}\nself_monitoring: {disabled: true}\n"
-	front := programs.StartPallium(w.t, common)
+	front := programs.StartPallium(w.t, common+shards)
 	w.front = single{front}
 	w.plain = programs.StartPallium(w.t, common+"frontend: {enabled: false}\n")
 	for _, p := range []*programs.Pallium{front, w.plain} {

@@ -11,8 +11,9 @@ import (
 type costs struct{ perStep *lru.Cache[costKey, float64] }
 
 type costKey struct {
-	tenant tenant.ID
-	text   string
+	tenant      tenant.ID
+	text        string
+	aggregation int // of which shards are evaluated; -1 for the whole expression
 }
 
 // Sizes of costs. The base is what an evaluation costs that reads nothing, in samples.
@@ -30,7 +31,11 @@ func keyOf(r *evaluation.Request) costKey {
 	if len(text) > longestCostKey {
 		text = text[:longestCostKey]
 	}
-	return costKey{r.Access.Tenant, text}
+	key := costKey{r.Access.Tenant, text, -1}
+	if r.Shard != nil {
+		key.aggregation = r.Shard.Aggregation
+	}
+	return key
 }
 
 // stepsOf returns the number of steps of an evaluation.
@@ -50,10 +55,18 @@ func (c *costs) estimate(r *evaluation.Request) int64 {
 	if !ok {
 		each = costPerStep
 	}
-	return max(costBase+int64(each*float64(stepsOf(r))), 1)
+	return max(costBase+int64(each*float64(stepsOf(r))/shardsOf(r)), 1)
 }
 
 // learn remembers what an evaluation has read.
 func (c *costs) learn(r *evaluation.Request, read int64) {
-	c.perStep.Put(keyOf(r), float64(read)/float64(max(stepsOf(r), 1)))
+	c.perStep.Put(keyOf(r), float64(read)*shardsOf(r)/float64(max(stepsOf(r), 1)))
+}
+
+// shardsOf returns the number of evaluations among which the series are divided.
+func shardsOf(r *evaluation.Request) float64 {
+	if r.Shard == nil {
+		return 1
+	}
+	return float64(max(r.Shard.Of, 1))
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 )
 
@@ -125,7 +126,7 @@ func (d *Dispatcher) NewInstantQuery(
 	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, at time.Time,
 ) (promql.Query, error) {
 	inner, err := d.Evaluator.NewInstantQuery(ctx, q, opts, text, at)
-	return d.query(ctx, inner, err, opts, text, split.Times{Start: at, End: at}, nil)
+	return d.query(ctx, inner, err, opts, text, split.Times{Start: at, End: at}, nil, nil)
 }
 
 // NewRangeQuery implements promql.QueryEngine.
@@ -133,19 +134,20 @@ func (d *Dispatcher) NewRangeQuery(
 	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, start, end time.Time, step time.Duration,
 ) (promql.Query, error) {
 	inner, err := d.Evaluator.NewRangeQuery(ctx, q, opts, text, start, end, step)
-	return d.query(ctx, inner, err, opts, text, split.Times{Start: start, End: end, Step: step}, nil)
+	return d.query(ctx, inner, err, opts, text, split.Times{Start: start, End: end, Step: step}, nil, nil)
 }
 
 // NewPartQuery implements frontend.Evaluator.
 func (d *Dispatcher) NewPartQuery(
 	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
+	of *shard.Shard,
 ) (promql.Query, error) {
-	inner, err := d.Evaluator.NewPartQuery(ctx, q, opts, text, whole, part)
-	return d.query(ctx, inner, err, opts, text, whole, &part)
+	inner, err := d.Evaluator.NewPartQuery(ctx, q, opts, text, whole, part, of)
+	return d.query(ctx, inner, err, opts, text, whole, &part, of)
 }
 
 func (d *Dispatcher) query(ctx context.Context, inner promql.Query, err error, opts promql.QueryOpts, text string, whole split.Times,
-	part *split.Range) (promql.Query, error) {
+	part *split.Range, of *shard.Shard) (promql.Query, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +157,7 @@ func (d *Dispatcher) query(ctx context.Context, inner promql.Query, err error, o
 		return nil, err
 	}
 	r = r.Of(ctx, opts, text, whole)
-	r.Part, r.Uncached = part, true
+	r.Part, r.Shard, r.Uncached = part, of, true
 	return &query{Query: inner, d: d, request: r, local: !evaluation.Portable(ctx, opts)}, nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -64,7 +65,7 @@ func (e *engine) NewRangeQuery(ctx context.Context, q storage.Queryable, opts pr
 }
 
 func (e *engine) NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times,
-	_ split.Range) (promql.Query, error) {
+	_ split.Range, _ *shard.Shard) (promql.Query, error) {
 	return e.NewInstantQuery(ctx, q, opts, text, whole.Start)
 }
 
@@ -216,7 +217,7 @@ func TestTooLargePart(t *testing.T) {
 	times := split.Times{Start: w.now, End: w.now.Add(time.Hour), Step: time.Minute}
 	for want, make := range []func() (promql.Query, error){
 		func() (promql.Query, error) {
-			return w.d.NewPartQuery(t.Context(), nil, nil, "x", times, split.Range{Start: 0, End: 1})
+			return w.d.NewPartQuery(t.Context(), nil, nil, "x", times, split.Range{Start: 0, End: 1}, nil)
 		},
 		func() (promql.Query, error) {
 			return w.d.NewRangeQuery(t.Context(), nil, nil, "x", times.Start, times.End, times.Step)

@@ -5,8 +5,10 @@ package evaluation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/prometheus/prometheus/promql"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -29,7 +32,9 @@ type Request struct {
 	// at Start.
 	Times split.Times
 	// Part are the steps to evaluate; nil means all.
-	Part     *split.Range
+	Part *split.Range
+	// Shard restricts the evaluation of the part to a shard; nil means everything.
+	Shard    *shard.Shard
 	Lookback time.Duration // 0 = the default
 	Class    queue.Class
 	Uncached bool // the results cache must not be used
@@ -82,6 +87,10 @@ func (r *Request) CheckSyntax(a *Answer) error {
 	return fmt.Errorf("a process of another version evaluated the query with the PromQL switches %q, not %q", a.Syntax, want)
 }
 
+// ErrNotSharded is the error of an evaluation of a shard by a process of an older version,
+// which ignores the shard and evaluates everything.
+var ErrNotSharded = errors.New("a process of an older version evaluated a query without dividing its series")
+
 // Answer is the result of an evaluation.
 type Answer struct {
 	Value parser.Value // nil after an error
@@ -95,7 +104,9 @@ type Answer struct {
 	Switches string
 	// Syntax are the switches of PromQL that it applied, as text; see switches.Set.String.
 	Syntax string
-	Err    error
+	// Sharded is set if only the shard of the request was evaluated.
+	Sharded bool
+	Err     error
 	// Fault is the error with which data could not be read, if there was one. A retry,
 	// perhaps by another process, may succeed.
 	Fault error
@@ -106,6 +117,18 @@ type Answer struct {
 type Readers struct {
 	Any bool
 	IDs []string // ascending
+}
+
+// And returns the readers of two evaluations whose answers are one together.
+func (r Readers) And(o Readers) Readers {
+	switch {
+	case !o.Any:
+		return r
+	case !r.Any:
+		return o
+	}
+	ids := slices.DeleteFunc(slices.Clone(r.IDs), func(id string) bool { return !slices.Contains(o.IDs, id) })
+	return Readers{Any: true, IDs: ids}
 }
 
 // Cost is what an evaluation has read.

@@ -14,6 +14,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
@@ -23,8 +24,8 @@ import (
 // Parts evaluates parts of range queries.
 type Parts interface {
 	// NewPartQuery returns the query of some steps of a range query.
-	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range) (
-		promql.Query, error)
+	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
+		of *shard.Shard) (promql.Query, error)
 }
 
 // Options configure a Runner.
@@ -56,7 +57,7 @@ func (r *Runner) Run(ctx context.Context, req *evaluation.Request) (a *evaluatio
 	}
 	ctx, fault, end := r.context(ctx, req)
 	closers = append(closers, end)
-	a = &evaluation.Answer{Joinable: true, Switches: r.o.Switches, Syntax: switches.Of(&req.Limits).String()}
+	a = &evaluation.Answer{Joinable: true, Sharded: req.Shard != nil, Switches: r.o.Switches, Syntax: switches.Of(&req.Limits).String()}
 	defer func() { a.Fault = fault() }()
 	if r.o.Gate != nil {
 		leave, err := r.o.Gate.Enter(ctx, req.Access.Tenant, &req.Limits)
@@ -116,7 +117,7 @@ func (r *Runner) query(ctx context.Context, req *evaluation.Request) (promql.Que
 	case req.Part != nil && r.o.Parts == nil:
 		return nil, errors.New("parts of queries are not evaluated here")
 	case req.Part != nil:
-		return r.o.Parts.NewPartQuery(ctx, r.o.Queryable, opts, req.Text, req.Times, *req.Part)
+		return r.o.Parts.NewPartQuery(ctx, r.o.Queryable, opts, req.Text, req.Times, *req.Part, req.Shard)
 	}
 	return r.o.Engine.NewRangeQuery(ctx, r.o.Queryable, opts, req.Text, req.Times.Start, req.Times.End, req.Times.Step)
 }

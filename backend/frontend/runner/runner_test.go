@@ -17,6 +17,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
@@ -47,9 +48,12 @@ func (e *engine) NewRangeQuery(_ context.Context, _ storage.Queryable, o promql.
 	return e, nil
 }
 
-func (e *engine) NewPartQuery(_ context.Context, _ storage.Queryable, o promql.QueryOpts, text string, _ split.Times, _ split.Range) (
-	promql.Query, error) {
+func (e *engine) NewPartQuery(_ context.Context, _ storage.Queryable, o promql.QueryOpts, text string, _ split.Times, _ split.Range,
+	of *shard.Shard) (promql.Query, error) {
 	e.kind, e.opts = "part "+text, o
+	if of != nil {
+		e.kind = "shard " + text
+	}
 	return e, nil
 }
 

@@ -42,7 +42,7 @@ func main() {
 	flag.StringVar(&o.prometheus, "prometheus", os.Getenv("PROMETHEUS"), "Prometheus' `binary`")
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the data; default: a temporary one")
 	flag.StringVar(&o.parts, "parts", "now,past,dashboard,trips,fairness",
-		"what to measure: queries that end now, or six hours ago, ...; parts: the cost of division alone")
+		"what to measure: queries that end now, or six hours ago, ...; parts: the cost of division alone; shards: that of shards")
 	flag.IntVar(&o.series, "series", 2000, "series; the issue asks for 20000")
 	flag.DurationVar(&o.interval, "interval", 15*time.Second, "interval between two samples of a series")
 	flag.DurationVar(&o.span, "span", 24*time.Hour, "the longest range of queries; there are samples of 7 hours more")
@@ -75,7 +75,7 @@ func run(ctx context.Context, o options) error {
 	}
 	defer os.RemoveAll(dir)
 	o.dir = dir
-	if o.has("now") || o.has("past") || o.has("parts") || o.has("dashboard") || o.has("trips") {
+	if o.has("now") || o.has("past") || o.has("parts") || o.has("shards") || o.has("dashboard") || o.has("trips") {
 		if err := paired(ctx, o); err != nil {
 			return err
 		}

@@ -67,8 +67,18 @@ func paired(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
+	if o.has("shards") {
+		if err := w.shards(ctx, o); err != nil {
+			return err
+		}
+	}
 	if !o.has("trips") {
 		return nil
+	}
+	if o.has("shards") {
+		if err := w.front.start(); err != nil {
+			return err
+		}
 	}
 	if err := w.front.compact(); err != nil {
 		return err
@@ -324,8 +334,14 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
 
+// equality prints how alike the answers of the two Palliums and Prometheus are: one word if both
+// are equally alike.
 func equality(list [2]alike) string {
-	return [...]string{"exact", "near", "DIFFER"}[max(list[0], list[1])]
+	words := [...]string{"exact", "near", "DIFFER"}
+	if list[0] == list[1] {
+		return words[list[0]]
+	}
+	return words[list[0]] + "/" + words[list[1]]
 }
 
 func short(d time.Duration) string {
