@@ -116,7 +116,7 @@ func TestEnded(t *testing.T) {
 			h.OnEnd(cancel)
 		}
 		whole := split.Times{Start: time.UnixMilli(start), End: b.now, Step: time.Hour}
-		q, err := b.engine.NewPartQuery(ctx, b.q, nil, "up", whole, split.Range{Start: start, End: start + 5*3_600_000})
+		q, err := b.engine.NewPartQuery(ctx, b.q, nil, "up", whole, split.Range{Start: start, End: start + 5*3_600_000}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
