@@ -121,7 +121,7 @@ func (a *api) newPrometheus(s switches.Set, reg prometheus.Registerer) *v1.API {
 		true, maxSearchLimit, a.Logger, nil,
 		readSamples, readConcurrency, readFrameBytes,
 		false, nil, nil, &v1.PrometheusVersion{}, nil, nil,
-		nil, reg, nil,
+		nil, reg, renderStats,
 		false, nil, false, false, false, // no remote write receiver: see push
 		a.Lookback, false, false, nil, nil, v1.OpenAPIOptions{}, a.Parsers(s), true, 0,
 	)

@@ -16,6 +16,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -155,5 +156,27 @@ func TestTooLarge(t *testing.T) {
 		if got := (&Engine{}).TooLarge(tt.err); got != tt.want {
 			t.Errorf("%s: too large = %t", tt.name, got)
 		}
+	}
+}
+
+// TestTimeOfEngine: what an evaluation does while it does not wait for series is the time of the
+// engine, and parts that run at the same time do not count for each other.
+func TestTimeOfEngine(t *testing.T) {
+	b := newBed(t)
+	now := time.Unix(0, 0)
+	r := timing.New(func() time.Time { now = now.Add(time.Second); return now })
+	ctx := timing.NewContext(b.as("a"), r)
+	q, err := b.engine.NewInstantQuery(ctx, b.q, nil, "up + up", b.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	if res := q.Exec(ctx); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	// The clock advances with each reading: begin, begin and end of two selections, and end.
+	got := r.Report()
+	if got.Of(timing.Selecting) != 2*time.Second || got.Of(timing.Evaluation) != 5*time.Second || got.Of(timing.Engine) != 3*time.Second {
+		t.Errorf("selecting %s, engine %s, evaluation %s", got.Of(timing.Selecting), got.Of(timing.Engine), got.Of(timing.Evaluation))
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // Recent reads from the ingesters. store.Covered of a result tells which L0
@@ -53,6 +54,7 @@ func (b *both) together(
 	var served store.Covered
 	g.Go(func() error {
 		defer close(answered)
+		defer timing.Of(ctx).Measure(timing.Ingesters)()
 		got, err := recent(ctx)
 		if err == nil {
 			served = got

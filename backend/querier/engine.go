@@ -20,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/switches"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -174,6 +175,8 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 		return q.failed(err)
 	}
 	q.engine.queries.Inc()
+	ctx, end := timed(ctx)
+	defer end()
 	e, err := newEvaluation(ctx, q)
 	q.ran = e
 	if err != nil {
@@ -201,6 +204,19 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 		return q.failed(TimedOut(q.lim))
 	}
 	return res
+}
+
+// timed returns a context for an evaluation that measures its time. The function that it returns
+// ends it. What the engine does while it does not wait for series is the time of the engine.
+func timed(ctx context.Context) (context.Context, func()) {
+	whole := timing.Of(ctx)
+	own := whole.Child()
+	end := own.Measure(timing.Evaluation)
+	return timing.NewContext(ctx, own), func() {
+		took := end()
+		own.Add(timing.Engine, took-own.Report().Of(timing.Selecting))
+		whole.Merge(own.Report())
+	}
 }
 
 // explain returns the error for the caller if a limit or the memory of the

@@ -21,6 +21,7 @@ import (
 	evaluations "github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -117,7 +118,9 @@ func (r *reader) selectSeries(
 	// Remote read passes the same hint on, but it needs chunks.
 	req.LabelsOnly = !r.chunks && hints != nil && hints.Func == "series"
 	counts := req.LabelsOnly && (ctx.Value(countingKey{}) != nil || evaluations.Priced(ctx))
+	selected := timing.Of(ctx).Measure(timing.Selecting)
 	sel, err := r.q.source.Select(ctx, req)
+	selected()
 	if err != nil {
 		return nil, req, err
 	}

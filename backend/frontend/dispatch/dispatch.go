@@ -250,7 +250,7 @@ func (d *Dispatcher) each(ctx context.Context, querier string, leaving <-chan st
 			return nil //nolint:nilerr // the slot ends
 		}
 		t := job.Value.(*task)
-		t.querier = querier
+		t.querier, t.began = querier, d.o.Now()
 		err = fn(t)
 		d.o.Queue.Done(job, t.read())
 		close(t.done)

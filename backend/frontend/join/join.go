@@ -21,6 +21,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // Options configure an Engine.
@@ -113,6 +114,7 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 		q.leave()
 		return q.e.o.Interrupted(ctx)
 	}
+	timing.Of(ctx).Merge(f.timing.Report())
 	if !first && interrupted(f.result.Err) && ctx.Err() == nil { // the time of the engine began with the first one
 		q.leave()
 		return q.Query.Exec(ctx)
