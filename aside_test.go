@@ -20,7 +20,7 @@ import (
 func TestAside(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)
-	var later atomic.Int64 // offset of the process's clock, ns
+	var later atomic.Int64 // offset of the process's clock in nanoseconds
 	o := testOptions(All, nil, nil)
 	o.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
 	p := startWith(t, cfg, o)

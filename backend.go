@@ -46,7 +46,7 @@ type backend struct {
 	recent   *querier.Ingesters
 	queries  *queries
 	api      api.Options  // filled by the roles
-	handler  http.Handler // of gateways' requests; nil without a role that serves them
+	handler  http.Handler // serves the API; nil without a role that has a part of it
 	commands *operator.Commands
 
 	ingester  *ingester.Ingester   // nil without the role
@@ -166,10 +166,10 @@ func (b *backend) openIngester(ctx context.Context, o ingester.Options) error {
 	return nil
 }
 
-// learnDeletions gives the ingester the tombstones that it missed: those made while it
-// was not a member, or all of them if its file of tombstones is damaged. Otherwise deleted
-// samples in its log would reappear, and new samples would be deleted as if they were
-// older than the tombstones. The ingester must not serve before learnDeletions returns.
+// learnDeletions gives the ingester the tombstones that it lacks: those that were created while it
+// was not a member, or all of them if its file of tombstones is damaged. Otherwise deleted samples
+// in its log would reappear, and new samples would be deleted as if they were older than the
+// tombstones. The ingester must not serve before learnDeletions returns.
 func (b *backend) learnDeletions(ctx context.Context) error {
 	active, _, err := b.tenants(ctx)
 	if err == nil {
@@ -181,10 +181,10 @@ func (b *backend) learnDeletions(ctx context.Context) error {
 	return nil
 }
 
-// sealHead writes the head into packs, so that the next start has no log to replay. If it
-// fails, nothing is lost: the log has all samples. Sealing starts even if little time is left
-// before the deadline: its duration is unknown, and interrupting it does not make the next
-// start slower.
+// sealHead writes the head into packs, so that the next start has no log to replay. If it fails,
+// nothing is lost: the log has all samples. Sealing starts even if little time is left before the
+// deadline, which is only logged: the duration of sealing is unknown, and interrupting it does not
+// make the next start slower.
 func (b *backend) sealHead(deadline time.Time) {
 	b.opts.Logger.Info("sealing the head before exit; if interrupted, the next start replays the write-ahead log",
 		"head_bytes", b.ingester.Stats().HeadBytes, "time_left", deadline.Sub(b.opts.Now()).Round(time.Millisecond))

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// now returns a clock that is off by the duration in PALLIUM_CLOCK_OFFSET. Only test
-// binaries have it, built with the tag skewed, so that tests need not set the machine's
-// clock. With PALLIUM_CLOCK_SPEED it runs that many times as fast, from PALLIUM_CLOCK_BASE
-// (Unix milliseconds) on.
+// now returns a clock that is off by the duration in PALLIUM_CLOCK_OFFSET. It exists only in test
+// binaries, which are built with the tag skewed, so that tests need not set the machine's clock. If
+// PALLIUM_CLOCK_SPEED is set, the clock runs faster than the machine's by this factor since
+// PALLIUM_CLOCK_BASE (Unix milliseconds).
 func now() func() time.Time {
 	offset, err := time.ParseDuration(os.Getenv("PALLIUM_CLOCK_OFFSET"))
 	if err != nil {

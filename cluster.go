@@ -86,8 +86,8 @@ func (p *process) joinRing(b *backend) (*membership, error) {
 	return m, nil
 }
 
-// startIngester joins the ring and opens the ingester. It receives writes once the process
-// listens; see activateIngester.
+// startIngester joins the ring and opens the ingester. The ingester receives writes once the
+// process listens; see activateIngester.
 func (m *membership) startIngester(ctx context.Context, b *backend) error {
 	b.startup.step("waiting for Redis to join the ring")
 	if err := m.members.Join(ctx, ring.Joining); err != nil {
@@ -149,8 +149,8 @@ func (b *backend) activateIngester(ctx context.Context) {
 	}
 }
 
-// restoreOwn makes replicas upload the windows that an earlier incarnation of this ingester
-// lost.
+// restoreOwn makes replicas upload the windows that an earlier ingester with the name of this one
+// lost with its disk.
 func (b *backend) restoreOwn(ctx context.Context) {
 	if b.cluster != nil {
 		b.cluster.recovery.Restore(ctx, b.id())
@@ -177,8 +177,8 @@ func (b *backend) watchZones(ctx context.Context) {
 	}
 }
 
-// shardSize returns the number of ingesters in a tenant's shard: enough for its limit, in
-// steps, so that a small change of the limit moves no series. 0 means all.
+// shardSize returns the number of ingesters in a tenant's shard: enough for its limit of active
+// series, in steps, so that a small change of the limit moves no series. 0 means all.
 func (m *membership) shardSize(lim *limits.Limits) int {
 	if lim.MaxActiveSeries <= 0 {
 		return 0

@@ -8,9 +8,8 @@ import (
 	"testing"
 )
 
-// TestWrongUsage: what is typed wrongly is answered with exit code 2, with what is
-// wrong in the words of the command line, and with the way out. Nothing suggests a
-// command that destroys something.
+// TestWrongUsage: a wrong command line ends with exit code 2. The error names the mistake in the
+// words of the command line, and how to correct it. It never suggests a destructive command.
 func TestWrongUsage(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -18,7 +17,7 @@ func TestWrongUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line, want := range map[string]string{
-		// Words.
+		// Names of commands.
 		"foo":                   "unknown command \"pallium foo\"|Run 'pallium help'",
 		"aall":                  `did you mean "pallium all"?`,
 		"gatway":                `did you mean "pallium gateway"?`,
@@ -118,7 +117,7 @@ func TestWrongUsage(t *testing.T) {
 		"tenant list -admin-url http://h?x":                            "without ? and #",
 		"verify -tenant a/b":                                           "-tenant|'/'",
 		"verify -dta":                                                  "did you mean -data?",
-		// What is named does not exist.
+		// Files that do not exist.
 		"-config /none":                "read configuration|/none",
 		"all -config " + dir:           "read configuration|is a directory",
 		"verify -config /none":         "read configuration|/none",

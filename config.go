@@ -25,8 +25,8 @@ type Config struct {
 	// AdminHosts are host names that requests to the admin listener may have, in addition to
 	// IP addresses, localhost and the host of AdminListen.
 	AdminHosts []string `yaml:"admin_hosts"`
-	// InternalListen is the address of backend roles for gateways (HTTP), RPCListen the one
-	// for each other (gRPC). Only `pallium backend` uses them.
+	// InternalListen is the address on which a backend serves gateways (HTTP), RPCListen the one on
+	// which it serves other backends (gRPC). Only `pallium backend` uses them.
 	InternalListen string `yaml:"internal_listen"` // -internal-listen
 	RPCListen      string `yaml:"rpc_listen"`      // -rpc-listen
 	// ExternalURL is the URL of the edge for clients, used in the snippets that are printed
@@ -37,7 +37,7 @@ type Config struct {
 
 	Auth     authn.Config   `yaml:"auth"`
 	Gateway  gateway.Config `yaml:"gateway"`
-	Upstream Upstream       `yaml:"upstream"` // only for `pallium gateway`
+	Upstream Upstream       `yaml:"upstream"` // for `pallium gateway` only
 	Limits   limits.Partial `yaml:"limits"`   // over the built-in defaults, for all tenants
 	Memory   Memory         `yaml:"memory"`
 	Ingester Ingester       `yaml:"ingester"`
@@ -71,39 +71,40 @@ type Log struct {
 // Upstream configures the backend of `pallium gateway`.
 type Upstream struct {
 	URLs []string `yaml:"urls"`
-	// WriteURLs receive writes, if they differ from URLs, which then serve queries.
+	// WriteURLs are the URLs for writes; empty means URLs.
 	WriteURLs []string `yaml:"write_urls"`
 }
 
 // Ingester configures the ingester.
 type Ingester struct {
-	// MemoryBytes is the memory limit of the head; 0 means two fifths of the memory.
+	// MemoryBytes is the memory limit of the head; 0 means 40% of Go's memory limit.
 	MemoryBytes int64 `yaml:"memory_bytes"`
-	// AsideBytes is the disk space per tenant for series set aside, which no pack can hold; 0
-	// means 1 GiB.
+	// AsideBytes is the disk space per tenant for series that are set aside because no pack can
+	// hold them; 0 means 1 GiB.
 	AsideBytes int64 `yaml:"aside_bytes"`
 }
 
 // Querier configures the querier.
 type Querier struct {
-	// Concurrency is the number of evaluations at the same time for query frontends, or of a
-	// single process; 0 means one more than CPUs, at least 3.
+	// Concurrency is the number of evaluations that a querier or a single process runs at the same
+	// time; 0 means one more than there are CPUs, at least 3.
 	Concurrency int `yaml:"concurrency"`
-	// LogQueriesLongerThan is the time after which queries and other reads are logged; 0: none is.
+	// LogQueriesLongerThan is the duration from which queries and other reads are logged; 0 disables this
+	// log.
 	LogQueriesLongerThan model.Duration `yaml:"log_queries_longer_than"`
 }
 
 // Frontend configures how range queries are answered.
 type Frontend struct {
-	Enabled bool `yaml:"enabled"` // false: every range is evaluated as a whole
-	Cache   bool `yaml:"cache"`   // keep results of days
-	// CacheBytes is the memory for results; 0 means a share of the memory.
+	Enabled bool `yaml:"enabled"` // false: every range query is evaluated as a whole
+	Cache   bool `yaml:"cache"`   // cache results
+	// CacheBytes is the size of the cache in memory; 0 means a share of the process's memory.
 	CacheBytes int64 `yaml:"cache_bytes"`
-	// MaxShards is among how many evaluations the series of an aggregation are divided at most;
-	// 0 means the number of CPUs, or 16 in a cluster, and 1 that they are not.
+	// MaxShards is the maximum number of evaluations (shards) among which the series of an
+	// aggregation are divided; 0 means the number of CPUs, or 16 in a cluster; 1 means that they
+	// are not divided.
 	MaxShards int `yaml:"max_shards"`
-	// ShardPoints is the least number of points and samples of such an evaluation; 0 means
-	// the default.
+	// ShardPoints is the minimum number of points and samples of a shard; 0 means the default.
 	ShardPoints int64 `yaml:"shard_points"`
 }
 
@@ -116,13 +117,13 @@ type Store struct {
 	PageCacheBytes  int64 `yaml:"page_cache_bytes"`
 	FrameCacheBytes int64 `yaml:"frame_cache_bytes"`
 	TableCacheBytes int64 `yaml:"table_cache_bytes"`
-	// MaxQueryBytes is the limit of bytes that one read fetches from the object store.
+	// MaxQueryBytes is the maximum number of bytes that one read fetches from the object store.
 	MaxQueryBytes int64 `yaml:"max_query_bytes"`
 }
 
 // Compactor configures the compactor.
 type Compactor struct {
-	Interval model.Duration `yaml:"interval"` // between two checks for days to compact
+	Interval model.Duration `yaml:"interval"` // time between two searches for days to compact
 }
 
 // Self configures whether and how often Pallium writes its own metrics to the built-in
@@ -207,7 +208,7 @@ func within(section string, err error) error {
 	return all
 }
 
-// each returns the errors that are joined in one.
+// each returns the errors that are joined in err.
 func each(err error) []error {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var out []error
@@ -243,7 +244,7 @@ func aboveZero(key string, d model.Duration) error {
 	return fmt.Errorf("%s is %s, it must be above zero", key, d)
 }
 
-// checkPlaces checks the data directory, the addresses and the certificate.
+// checkPlaces checks the data directory, the addresses, the paths of the certificate, and the external URL.
 func (c *Config) checkPlaces() []error {
 	var errs []error
 	if c.DataDir == "" {
@@ -265,7 +266,7 @@ func (c *Config) checkPlaces() []error {
 	)
 }
 
-// checkAddress returns an error for an address that nobody can listen on.
+// checkAddress returns an error for an address that is not valid for a listener.
 func checkAddress(key, addr, example string) error {
 	if addr == "" {
 		return fmt.Errorf("%s is empty: name an address such as %s", key, example)

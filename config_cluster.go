@@ -17,8 +17,8 @@ type Cluster struct {
 	Advertise   string `yaml:"advertise"`
 	Zone        string `yaml:"zone"`
 	Replication int    `yaml:"replication"` // number of ingesters per series
-	// Redis stores the ring. CacheRedis stores values that may be evicted, such as shares of
-	// rate budgets; default the same server.
+	// Redis stores the ring. CacheRedis stores values that may be evicted, such as results of
+	// queries; default the same server, but then results are cached in memory only.
 	Redis      redisconn.Config `yaml:"redis"`
 	CacheRedis redisconn.Config `yaml:"cache_redis"`
 	TLS        cluster.TLSFiles `yaml:"tls"` // certificates between processes

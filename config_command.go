@@ -20,7 +20,7 @@ import (
 	"github.com/palliumhq/pallium/gateway/conn"
 )
 
-// configCommands returns the commands that check a configuration, or print it with the
+// configCommands returns the commands that check a configuration file, or print it with the
 // defaults. They open no stores.
 func configCommands() []command.Command {
 	return []command.Command{
@@ -74,7 +74,8 @@ func inFile(file string, err error) error {
 	return fmt.Errorf("configuration %s: %w", file, err)
 }
 
-// checkFiles reads the files that the configuration names, as a start does.
+// checkFiles reads the certificate of the edge and the key sets of issuers, which must be valid when a server
+// starts.
 func (c *Config) checkFiles() error {
 	var errs error
 	if c.TLS.CertFile != "" {
@@ -115,8 +116,8 @@ func redactURLs(n *yaml.Node) {
 	}
 }
 
-// redacted returns a URL without its password. In a text that is not a valid URL, for example
-// because the password is not escaped, everything before the last @ is replaced.
+// redacted returns a URL without its password. In a text that is not a valid URL with a host, for
+// example because the password is not escaped, everything before the last @ is replaced.
 func redacted(text string) string {
 	if u, err := url.Parse(text); err == nil && u.Host != "" {
 		return u.Redacted()

@@ -35,8 +35,8 @@ func LoadConfig(path string, env func(string) (string, bool)) (Config, error) {
 	return c, nil
 }
 
-// decodeConfig decodes one YAML document into a configuration. Errors have the line, the
-// key, the value, and what is allowed.
+// decodeConfig decodes one YAML document into a configuration. An error contains the line, the key,
+// the value, and the allowed values.
 func decodeConfig(data []byte, env func(string) (string, bool), c *Config) error {
 	var doc, next yaml.Node
 	vars := newVariables(env)
@@ -117,7 +117,7 @@ func (f *configFile) section(n *yaml.Node, into reflect.Value, path string) {
 	}
 }
 
-// removedKeys returns what to do instead of using a key of earlier versions.
+// removedKeys returns the keys of earlier versions, each with what replaces it.
 func removedKeys() map[string]string {
 	return map[string]string{
 		"querier.experimental_functions": "use the limit promql_experimental_functions, of one tenant " +

@@ -72,7 +72,7 @@ type bucket interface {
 	check() error              // of a configured one
 	files() map[string]*string // paths of files, by key
 	open(context.Context) (objects.Store, error)
-	permanent(error) bool // whether repeating a read that failed with the error cannot help
+	permanent(error) bool // whether a read that failed with the error would fail again
 }
 
 // buckets returns the kinds of shared object stores by their keys below store. A new kind
@@ -140,12 +140,12 @@ func (s *Store) checkTogether() error {
 	return nil
 }
 
-// ownStore is the part of errors that says why a process must not use a store of its own.
+// ownStore is the part of error texts that says why a process must not use a store of its own.
 const ownStore = "otherwise the process would use a private store in its data directory that no other process sees"
 
-// checkRole returns an error for a process that would use an embedded store for data that
-// must be shared: it would seem to work, but no other process would see its data. The needs of
-// backend roles are in the table of roles.
+// checkRole returns an error for a process that would use an embedded store for data that must be
+// shared: it would seem to work, but no other process would see its data. For the processes of
+// `pallium backend`, see Targets.check.
 func (s *Store) checkRole(role Role, inCluster bool) error {
 	bigtable, shared := s.Bigtable.set(), s.shared()
 	switch {

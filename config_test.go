@@ -30,8 +30,8 @@ func writeFile(t *testing.T, text string) string {
 	return path
 }
 
-// TestMalformedConfig checks the errors for mistakes in the file: they must have the key and
-// the correction.
+// TestMalformedConfig checks the errors for mistakes in the file: they must contain the key, and
+// how to correct the mistake.
 func TestMalformedConfig(t *testing.T) {
 	tests := []struct {
 		name, text string
@@ -147,7 +147,7 @@ func TestMalformedConfig(t *testing.T) {
 	}
 }
 
-// TestTakenAddress: what an address that is taken stops writes nothing.
+// TestTakenAddress: a start that fails because an address is in use writes nothing.
 func TestTakenAddress(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -190,7 +190,7 @@ upstream: {urls: ["http://u/$${x}#${N}"]} #${OLD}
 `), env)
 	if err != nil || c.DataDir != "/data/x" || c.Ingester.MemoryBytes != 7 || len(c.AdminHosts) != 2 || c.ExternalURL != "http://a#b" ||
 		c.Upstream.URLs[0] != "http://u/${x}#7" {
-		t.Errorf("%+v %v", c, err)
+		t.Errorf("the configuration is %+v (%v)", c, err)
 	}
 }
 

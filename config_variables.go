@@ -10,21 +10,22 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// variables are the environment variables in a configuration file. They are replaced after
-// the file is parsed, by marks that have no meaning in YAML: so a variable in a comment is
-// none, the value of a variable is always one value, whatever characters it has, and errors
-// can show the name of a variable, not its value, which may be secret.
+// variables are the environment variables in a configuration file. Before the file is parsed, each
+// ${NAME} is replaced by a mark that has no meaning in YAML, and after that each mark by the value.
+// So a ${NAME} in a comment is ignored. A value cannot add keys to the file, whatever characters it
+// contains; only a list in square brackets is parsed. Errors show the name of a variable, not its
+// value, which may be secret.
 type variables struct {
 	env    func(string) (string, bool)
-	names  []string              // by number; empty for an escaped ${
-	origin map[*yaml.Node]string // the text of expanded nodes in the file
+	names  []string              // by the number in the mark; empty for an escaped ${
+	origin map[*yaml.Node]string // by expanded node: its text in the file
 }
 
 func newVariables(env func(string) (string, bool)) *variables {
 	return &variables{env: env, origin: map[*yaml.Node]string{}}
 }
 
-// The characters of a mark are for private use, so no file has them.
+// The characters of a mark are Unicode's for private use, so they are not expected in files.
 var (
 	variable = regexp.MustCompile(`\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
 	mark     = regexp.MustCompile("\uE000([0-9]+)\uE001")
@@ -52,7 +53,7 @@ func (v *variables) replaced(text string, value func(name string) string) string
 	})
 }
 
-// named returns a text as it is in the file.
+// named returns a text as it is in the file, with the names of variables.
 func (v *variables) named(text string) string {
 	return v.replaced(text, func(name string) string { return "${" + name + "}" })
 }
@@ -84,7 +85,7 @@ func (v *variables) expand(n *yaml.Node) error {
 	return missing
 }
 
-// list makes a list of a value that is one in the syntax of YAML.
+// list replaces a scalar whose text is a YAML list by that list.
 func (v *variables) list(n *yaml.Node) error {
 	var doc yaml.Node
 	if err := yaml.Unmarshal([]byte(n.Value), &doc); err != nil || len(doc.Content) != 1 || doc.Content[0].Kind != yaml.SequenceNode {
@@ -110,7 +111,8 @@ func (v *variables) shown(n *yaml.Node) string {
 	return redacted(text)
 }
 
-// syntaxError returns an error of the YAML library in our words, always with a line.
+// syntaxError returns an error of the YAML library with variables as they are in the file, and always with a
+// line.
 func (v *variables) syntaxError(err error) error {
 	text := v.named(strings.TrimPrefix(err.Error(), "yaml: "))
 	if !strings.HasPrefix(text, "line ") {

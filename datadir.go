@@ -13,11 +13,11 @@ import (
 	"github.com/palliumhq/pallium/backend/disk"
 )
 
-// closeDataDir creates the data directory if needed, and removes the permissions of group
-// and others that older versions gave to it and its subdirectories. It does not change a
-// directory of another owner, for example the root of a volume that is writable by group,
-// nor a data directory that contains other files, which may be shared on purpose. Its own
-// subdirectories are closed in any case.
+// closeDataDir creates the data directory if needed, and removes the permissions of group and
+// others that older versions gave to it and its subdirectories. It does not change a directory of
+// another owner, for example the root of a volume that is writable by group, nor a data directory
+// that contains other files, which may be shared on purpose. Even then, Pallium's own
+// subdirectories in it are changed.
 func closeDataDir(dir string) error {
 	if err := disk.MakeDir(dir); err != nil {
 		return err
@@ -54,15 +54,16 @@ func ownFiles() []string {
 	return []string{"admin-token", "key-pepper", "ring.json", ingesterLock, "lost+found"}
 }
 
-// ingesterLock is the file in the data directory that the process with the ingester
-// keeps locked. It is not in the ingester's own directory, where a file means samples.
+// ingesterLock is the file in the data directory that the process with the ingester keeps locked.
+// It is not in the ingester's own directory, because files there mean that the ingester has data;
+// see joinRing.
 const ingesterLock = "ingester.lock"
 
-// lockIngester keeps other processes from opening the ingester of this process's data
-// directory: two would write one log, and each would delete what the other needs. The
-// kernel releases the lock when the process ends, also after a crash. In a single process
-// the embedded row store has a lock of its own as well; an ingester of a cluster has no row
-// store in its directory.
+// lockIngester keeps other processes from opening the ingester of this process's data directory:
+// two processes would write to one log, and each would delete files that the other needs. The
+// kernel releases the lock when the process ends, also after a crash. In a single process the
+// embedded row store has a lock of its own as well; an ingester of a cluster has no row store in
+// its directory.
 func (p *process) lockIngester() error {
 	if !p.targets[TargetIngester] {
 		return nil
@@ -101,7 +102,7 @@ func closeDir(dir string) error {
 	return os.Chmod(dir, disk.DirMode)
 }
 
-// hasFiles reports whether dir or a directory below it contains a file.
+// hasFiles reports whether dir or a directory below it contains a file. A missing dir contains none.
 func hasFiles(dir string) (bool, error) {
 	found := false
 	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {

@@ -59,9 +59,9 @@ func TestDamagedFilesAtStart(t *testing.T) {
 	}
 }
 
-// TestCleanTombstones is the story of a tenant that deletes a series and then wants it
-// gone from the files: not with a key that only reads, not of another tenant, at once
-// although the day has not ended, and again.
+// TestCleanTombstones checks how a tenant removes a deleted series from the packs: a key that may
+// only read is rejected, another tenant's request has no effect, and the removal starts at once
+// although the day has not ended. It can be repeated.
 func TestCleanTombstones(t *testing.T) {
 	noLeaks(t)
 	p := start(t, testConfig(t), All, nil)

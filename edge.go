@@ -26,7 +26,7 @@ type edge struct {
 	cert        *conn.Certificate // nil without TLS
 	connections conn.Limits
 	trusted     []netip.Prefix      // proxies in front of the edge
-	toBackend   *operator.Forwarder // of operators' commands; nil except in a gateway of a cluster
+	toBackend   *operator.Forwarder // forwards operators' commands; nil except in a gateway of a cluster
 }
 
 // edgeSecrets are the secrets that only a process with an edge has: a backend checks no API
@@ -53,7 +53,7 @@ func (p *process) loadEdgeSecrets() (edgeSecrets, error) {
 	return edgeSecrets{token, &pepper}, err
 }
 
-// openEdge reads the edge's files and settings. It runs before the backend is opened, so
+// openEdge reads the edge's files and checks its settings. It runs before the backend is opened, so
 // that mistakes are reported at once and not after a long replay.
 func (p *process) openEdge(keys edgeSecrets) (err error) {
 	e := &edge{}
@@ -83,7 +83,7 @@ func (p *process) openEdge(keys edgeSecrets) (err error) {
 	return nil
 }
 
-// buildEdge builds the gateway in front of this process's backend or of another one.
+// buildEdge builds the gateway of this process, in front of its own backend or of others.
 func (p *process) buildEdge() (err error) {
 	e := p.edge
 	o := gateway.Options{

@@ -33,8 +33,8 @@ func noLeaks(t *testing.T) {
 	t.Cleanup(func() {
 		deadline := time.Now().Add(10 * time.Second)
 		for {
-			// A client may have opened a second connection that it did not need, and on a busy
-			// machine that may be done only now.
+			// A client may have opened a second connection that it did not need. On a busy machine,
+			// the connection may become idle only now.
 			http.DefaultClient.CloseIdleConnections()
 			err := goleak.Find(before) // waits, for less than a second
 			if err == nil {

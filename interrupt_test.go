@@ -57,7 +57,7 @@ func TestInterruptedCommand(t *testing.T) {
 	}
 }
 
-// TestOutputOfProcess checks a standard output that takes nothing, as a shell opens it.
+// TestOutputOfProcess checks standard outputs of a shell that accept no bytes or discard them.
 func TestOutputOfProcess(t *testing.T) {
 	url, changes := adminStub(t)
 	for command, want := range map[string]string{

@@ -16,7 +16,8 @@ import (
 )
 
 // AcceptLoss implements operator.Backend. The lost ingesters need not be running. Without
-// replication, ingesters themselves record samples lost with their log, so these are called.
+// replication, each ingester records the samples that it lost with a damaged log itself, so the
+// ingesters are called as well.
 func (o operations) AcceptLoss(ctx context.Context, day int64) (int, error) {
 	n, err := o.b.longTerm.AcceptLoss(ctx, day)
 	if err != nil {
@@ -44,7 +45,7 @@ func (o operations) acceptLogLoss(ctx context.Context, day int64) (int, error) {
 }
 
 // Losses implements operator.Backend: it lists the windows of lost ingesters and, without
-// replication, those with samples lost with a damaged log.
+// replication, the windows with samples that were lost with a damaged log.
 func (o operations) Losses(ctx context.Context) ([]operator.Loss, error) {
 	out, err := o.lostIngesters(ctx)
 	if err != nil {

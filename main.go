@@ -136,9 +136,9 @@ func serve(role Role, flags *serverFlags, stderr io.Writer) error {
 	return err
 }
 
-// ownerOnly sets the umask so that all files of this process, including those of libraries,
-// are accessible by the owner only: the data directory has all tenants' samples and the
-// pepper of API keys.
+// ownerOnly sets the umask so that all files of this process, including those of libraries, are
+// accessible by the owner only: the data directory contains all tenants' samples and the pepper of
+// API keys.
 func ownerOnly() { syscall.Umask(0o077) }
 
 // runServer builds a server and runs it until ctx is done.
@@ -157,12 +157,12 @@ func runServer(ctx context.Context, cfg Config, o Options) error {
 	return err
 }
 
-// sameSignal is the time in which a further signal to stop counts as the first one: a process
-// that runs under make gets a signal to the process group twice.
+// sameSignal is the time for which further signals to stop are ignored: a process that runs under
+// make gets a signal to the process group twice.
 const sameSignal = 500 * time.Millisecond
 
-// stopSignals returns a context that ends with the first SIGTERM or interrupt, and a channel
-// that receives the second.
+// stopSignals returns a context that ends with the first SIGTERM or interrupt, and a channel that
+// receives the next one after sameSignal.
 func stopSignals() (ctx context.Context, second <-chan os.Signal, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals, again, done := make(chan os.Signal, 2), make(chan os.Signal, 1), make(chan struct{})
@@ -200,7 +200,7 @@ func interruptible() (context.Context, context.CancelFunc) {
 	return ctx, stop
 }
 
-// configuration reads the file, applies the flags, and checks the result.
+// configuration reads the file, applies the flags, checks the result, and makes its paths absolute.
 func configuration(path string, flags func(*Config)) (Config, error) {
 	cfg, err := LoadConfig(path, os.LookupEnv)
 	if err != nil {

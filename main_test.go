@@ -87,7 +87,7 @@ func TestLogger(t *testing.T) {
 		var buf bytes.Buffer
 		newLogger(tt.log, &buf).Debug("hello")
 		if got := buf.String(); (tt.want == "") != (got == "") || !strings.Contains(got, tt.want) {
-			t.Errorf("%+v: %q", tt.log, got)
+			t.Errorf("the log with %+v is %q", tt.log, got)
 		}
 	}
 }

@@ -131,8 +131,8 @@ func Verify(ctx context.Context, cfg Config, o Options, v VerifyOptions, out io.
 	return nil
 }
 
-// tenants returns the tenants to be checked. One without data is an error: it may be
-// mistyped.
+// tenants returns the tenants to be checked. A selected tenant without data is an error, because
+// its name may be mistyped.
 func (v *VerifyOptions) tenants(ctx context.Context, check *fsck.Checker) ([]tenant.ID, error) {
 	all, err := check.Tenants(ctx)
 	if err != nil || len(v.Tenants) == 0 {

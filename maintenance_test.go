@@ -12,8 +12,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestNoStore: commands that open the stores do not create one where there is none, in
-// which they would find nothing wrong.
+// TestNoStore: commands that open the stores do not create a missing store, because they would
+// report that the empty store is consistent.
 func TestNoStore(t *testing.T) {
 	o := testOptions(All, nil, nil)
 	for name, run := range map[string]func(Config) error{

@@ -28,8 +28,8 @@ const (
 	rowMemtables = 64 << 20
 )
 
-// bufferPart is the divisor of a gateway's memory for the buffers of request bodies and of
-// responses to HTTP/1.0.
+// bufferPart divides Go's memory limit: a gateway uses at most 1/bufferPart for the buffers of
+// request bodies and of responses to HTTP/1.0, unless gateway.max_buffered_bytes is set.
 const bufferPart = 4
 
 // planMemory divides the memory of the process between its parts, sets the limit of Go's
@@ -69,7 +69,7 @@ func (p *process) planMemory() error {
 	return nil
 }
 
-// want returns what the roles of this process need, given the limit of the process.
+// want returns which memory the roles of this process need, given the limit of the process.
 func (p *process) want(limit int64) memory.Want {
 	w := memory.Want{
 		Limit:        limit,
@@ -97,10 +97,10 @@ func (p *process) caches() []*int64 {
 	return []*int64{&s.PageCacheBytes, &s.FrameCacheBytes, &s.TableCacheBytes, &p.localPages, &p.cfg.Frontend.CacheBytes}
 }
 
-// cacheWeights returns the relative sizes of the caches, which are also their sizes in MiB if
-// another cache is configured: pages, frames and tables of the long-term store, pages of
-// local packs, results of queries. A query frontend without a querier reads only labels and
-// versions from the store.
+// cacheWeights returns the relative sizes of the caches: pages, frames and tables of the long-term
+// store, pages of local packs, results of queries. If any cache is configured, or the memory limit
+// is unknown, they are the sizes in MiB of the caches that are not configured. A query frontend
+// without a querier reads only labels and versions from the store.
 func (p *process) cacheWeights() [5]int64 {
 	w := [5]int64{64, 128, 64, 64, 64}
 	if !p.targets[TargetIngester] {

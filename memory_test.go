@@ -87,9 +87,9 @@ func TestMemoryOfRoles(t *testing.T) {
 	}
 }
 
-// TestPlanMemory: a process keeps to the limit that it is told, by the configuration or
-// by GOMEMLIMIT, tells it to Go's runtime, hands its parts on, and watches it; one that
-// cannot fit does not start.
+// TestPlanMemory: a process divides the limit of the configuration or of GOMEMLIMIT between its
+// parts, sets Go's limit, and watches its memory. A process for which the limit is too low does not
+// start.
 func TestPlanMemory(t *testing.T) {
 	before := debug.SetMemoryLimit(-1)
 	t.Cleanup(func() { debug.SetMemoryLimit(before) })
@@ -98,7 +98,7 @@ func TestPlanMemory(t *testing.T) {
 		role           Role
 		limit, given   int64 // memory.limit_bytes, and GOMEMLIMIT, in MiB
 		golang         int64 // of the plan, in MiB
-		head, requests int64 // parts of that, in percent
+		head, requests int64 // in percent of golang
 		err            string
 	}{
 		{"configured", All, 2048, math.MaxInt64, 1728, 40, 35, ""},
@@ -144,9 +144,8 @@ func TestPlanMemory(t *testing.T) {
 	}
 }
 
-// TestEdgeMemory: what a gateway holds is the process's, by the rules of its account:
-// reads have the tenant's limit, writes never fit or find nothing free, and all of it
-// is given back.
+// TestEdgeMemory: a gateway takes memory from the account of the process. Reads have the tenant's
+// limit, writes get errors if they can never fit or no memory is free, and all memory is released.
 func TestEdgeMemory(t *testing.T) {
 	account := memory.NewAccount(64*mib, nil)
 	edge := edgeMemory{account}

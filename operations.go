@@ -125,7 +125,7 @@ func (o operations) Compact(ctx context.Context, instance string, expireAll bool
 	}, nil
 }
 
-// compactAll compacts all uploaded packs, in this process or in a healthy compactor.
+// compactAll compacts all uploaded packs, in this process if it is a compactor, or in another one.
 func (o operations) compactAll(ctx context.Context, expire bool) (compactor.Report, error) {
 	if o.b.compactor == nil {
 		return o.b.cluster.compactAnywhere(ctx, expire)
@@ -163,8 +163,8 @@ func (m *membership) compactAnywhere(ctx context.Context, expire bool) (compacto
 	return compactor.Report{}, errs
 }
 
-// l0Gone is the longest time for which level 0 packs still have samples of a deleted tenant.
-// Such a pack has samples of many tenants; it is compacted first and deleted a week later.
+// l0Gone is the maximum time for which level 0 packs still have samples of a deleted tenant. Such a
+// pack has samples of many tenants, and is deleted a week after it was compacted.
 const l0Gone = 9 * 24 * time.Hour
 
 // Erasure implements operator.Backend.
@@ -274,8 +274,8 @@ func (o clusterOperations) Leave(ctx context.Context, id string, wait bool) erro
 	return notLeft(id, p.Leave(ctx, wait))
 }
 
-// notLeft returns the error of an ingester that was to leave as the operator package needs it.
-// The command can always be repeated.
+// notLeft converts the error of an ingester that could not leave the ring for the operator package.
+// After an error that is not a conflict, the command can be repeated.
 func notLeft(id string, err error) error {
 	switch {
 	case err == nil:

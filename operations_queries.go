@@ -19,8 +19,8 @@ func (o operations) EndQuery(ctx context.Context, id string) (json.RawMessage, e
 	return called(o).EndQuery(id)
 }
 
-// endQuery asks all processes that may have a query to end it. If none has it and one did not
-// respond, that one may have it.
+// endQuery asks all processes that may run a query to end it. If none has it, endQuery returns the
+// errors of the processes that did not respond, because one of them may have it.
 func (m *membership) endQuery(ctx context.Context, id string) (json.RawMessage, error) {
 	r, err := m.members.Ring(ctx)
 	if err != nil {

@@ -21,9 +21,9 @@ import (
 	"github.com/palliumhq/pallium/gateway/admin/operator"
 )
 
-// TestRingUnavailable checks that every command that needs the ring returns an error that the
-// operator package logs and answers with 503, while Redis is unreachable: nothing is logged
-// here, and the cause is for no client.
+// TestRingUnavailable checks that, while Redis is unreachable, every command that needs the ring
+// returns an error that the operator package logs and answers with 503. The command itself logs
+// nothing, and clients must not get the cause.
 func TestRingUnavailable(t *testing.T) {
 	client := goredis.NewClient(&goredis.Options{Addr: "127.0.0.1:1", MaxRetries: -1})
 	defer client.Close()
@@ -72,8 +72,8 @@ func TestRingUnavailable(t *testing.T) {
 	}
 }
 
-// TestNotLeft checks that a reason for which an ingester must not leave is for the client, and
-// that any other error is left to the operator package, which logs it.
+// TestNotLeft checks that the client gets the reason why an ingester must not leave, and that any
+// other error is left to the operator package, which logs it.
 func TestNotLeft(t *testing.T) {
 	if err := notLeft("i", nil); err != nil {
 		t.Error(err)

@@ -57,7 +57,7 @@ func TestCommands(t *testing.T) {
 	for range 2 {
 		p.write(key)
 		if code, text := p.do("POST", p.admin+"/admin/v1/flush?wait=true", p.token, nil, "Idempotency-Key", "once"); code != 200 || !strings.Contains(text, "done") {
-			t.Errorf("%d %s", code, text)
+			t.Errorf("flush: %d %s", code, text)
 		}
 	}
 	if n := packs() - before; n != 1 {
@@ -68,8 +68,8 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// TestLogLosses checks that samples lost with a log are listed by the windows that they are
-// in, each window of a tenant once.
+// TestLogLosses checks that samples lost with a log are listed by window, each window of a tenant
+// once.
 func TestLogLosses(t *testing.T) {
 	const day, hour = 86_400_000, 3_600_000
 	got := logLosses(ingester.Stats{ID: "i", Lost: []ingester.LostStats{

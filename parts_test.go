@@ -45,7 +45,7 @@ func TestEdgeURL(t *testing.T) {
 	for _, tt := range tests {
 		a := process{cfg: Config{ExternalURL: tt.external, Listen: tt.listen, TLS: TLS{CertFile: tt.cert}}}
 		if got := a.edgeURL(); got != tt.want {
-			t.Errorf("%+v: %s", tt, got)
+			t.Errorf("the URL of the edge for %+v is %s", tt, got)
 		}
 	}
 }

@@ -7,9 +7,9 @@ import (
 	"github.com/palliumhq/pallium/backend/redisconn"
 )
 
-// Resolve makes every path of the configuration absolute and clean, before any is used:
-// other code compares paths and walks up to the root, which does not work with relative
-// ones. Relative paths, also those in the configuration file, are relative to the working
+// Resolve makes every path of the configuration absolute and clean. It must be called before a path
+// is used: other code compares paths and walks up to the root, which does not work with relative
+// paths. All relative paths, including those in the configuration file, are relative to the working
 // directory.
 func (c *Config) Resolve() error {
 	paths := map[string]*string{

@@ -33,17 +33,17 @@ type Options struct {
 	Env     func(string) (string, bool)
 	Logger  *slog.Logger
 	Now     func() time.Time
-	// Running returns the time since the process started, by a clock that nobody can
-	// set; nil means the machine's monotonic clock, or Now if that is set.
+	// Running returns the time since the process started, by a clock that cannot be set; nil means
+	// the machine's monotonic clock, or Now if Now is set.
 	Running func() time.Duration
 
-	// For tests, to wrap the stores.
+	// Tests set these to wrap the stores.
 	wrapRows    func(rows.Store) rows.Store
 	wrapObjects func(objects.Store) objects.Store
 }
 
-// process is a server: its edge, its backend roles and the parts that they share. open builds it, run
-// serves until its context ends.
+// process is a server: its edge, its backend roles and the parts that they share. open builds it, and
+// run serves until its context ends.
 type process struct {
 	cfg     Config
 	opts    Options
@@ -62,8 +62,8 @@ type process struct {
 	edge    *edge    // nil in a backend
 	backend *backend // nil in a gateway
 
-	// Prove to other processes that this one is a member of the cluster; nil in a single
-	// process.
+	// These connect this process with others, and prove that it is a member of the cluster. They
+	// are nil in a single process.
 	security          *cluster.Member
 	signer            signer
 	redis, cacheRedis goredis.UniversalClient
@@ -75,14 +75,14 @@ type process struct {
 	// ends before the parts are closed.
 	requests, background *background.Group
 
-	onServing []func() // start parts when the process serves
+	onServing []func() // called when the listeners are open
 	closers   []closer // in the order of building
 	ending    *ending
 }
 
-// open builds a process. The admin listener is open from the beginning and reports the
-// progress. After an error everything is closed again. If ctx ends before, open returns an
-// error within shutdown_timeout.
+// open builds a process. The admin listener is open from the beginning and reports the progress.
+// After an error everything is closed again. If ctx ends before the process is built, open returns
+// an error within shutdown_timeout.
 func open(ctx context.Context, cfg Config, o Options) (*process, error) {
 	if err := errors.Join(cfg.Check(), o.check(&cfg)); err != nil {
 		return nil, err
@@ -99,7 +99,7 @@ func open(ctx context.Context, cfg Config, o Options) (*process, error) {
 		if err == nil {
 			err = p.checkAddresses()
 		}
-		if err == nil { // nothing is written before
+		if err == nil { // no file is changed before this
 			if err = closeDataDir(cfg.DataDir); err != nil {
 				err = fmt.Errorf("data_dir: %w", err)
 			}
@@ -219,9 +219,10 @@ func (p *process) openControl(ctx context.Context, pepper *apikey.Pepper) (err e
 	return nil
 }
 
-// tenantLimits returns a tenant's limits for the backend. The edge has authenticated the
-// tenant, so if the store is unavailable the last known limits are used, or the defaults
-// without retention: with the default retention, a tenant with a longer one would lose data.
+// tenantLimits returns a tenant's limits for the backend. If the store is unavailable and the
+// limits are not cached, it returns the defaults without retention: with the default retention, a
+// tenant with a longer one would lose data. It returns no error, because the edge has already
+// authenticated the tenant.
 func (p *process) tenantLimits(id tenant.ID) limits.Limits {
 	lim, err := p.control.Limits(context.Background(), id)
 	if err != nil {
@@ -275,8 +276,8 @@ func (p *process) impaired(ctx context.Context) error {
 
 var errNotServing = errors.New("starting or stopping")
 
-// reload reads the key sets of issuers and the edge's certificate again, and returns the names
-// of those that it read. The error has those that it could not read: the previous ones stay in
+// reload reads the key sets of issuers and the edge's certificate again, and returns the names of
+// those that it read. The error names those that it could not read; their previous versions stay in
 // use. A backend has neither.
 func (p *process) reload() (reloaded []string, err error) {
 	if p.edge == nil {

@@ -207,13 +207,13 @@ func TestSecondStart(t *testing.T) {
 	}
 }
 
-// TestSecondIngester: a second ingester of a cluster on a data directory ends with 1
-// before it touches what is there, also while the first still starts; whatever ends
-// the first, the directory is free then. Other roles may share the directory.
+// TestSecondIngester: a second ingester of a cluster with the same data directory exits with 1
+// before it touches the files there, even while the first one is starting. After the first one has
+// ended in any way, the directory can be used. Other roles may share the directory.
 func TestSecondIngester(t *testing.T) {
 	dir := t.TempDir()
-	// begin starts a backend of which every start waits for its Bigtable; on is closed
-	// when it does, which is behind the lock.
+	// begin starts a backend that waits for its Bigtable during the start. on is closed when it
+	// waits, which is after it has taken the lock.
 	begin := func(name, target string) (c *child, on <-chan struct{}) {
 		bigtable, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -225,7 +225,7 @@ func TestSecondIngester(t *testing.T) {
 			if c, err := bigtable.Accept(); err == nil {
 				defer c.Close()
 				close(asked)
-				_, _ = bigtable.Accept() // says nothing until the end
+				_, _ = bigtable.Accept() // never responds
 			}
 		}()
 		config := fmt.Sprintf("store: {bigtable: {project: p, instance: i, emulator: '%s'}, gcs: {bucket: b}}\n", bigtable.Addr()) +

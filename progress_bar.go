@@ -12,7 +12,7 @@ import (
 	"github.com/palliumhq/pallium/backend/store/fsck"
 )
 
-// lineEvery is how often progress is printed where there is no terminal.
+// lineEvery is how often progress is printed if the output is not a terminal.
 const lineEvery = 10 * time.Second
 
 // progressBar shows the progress of long work: a bar on a terminal, a line every ten
@@ -33,7 +33,7 @@ func newProgressBar(out io.Writer, now func() time.Time) *progressBar {
 // barSteps is the resolution of the bar.
 const barSteps = 1000
 
-// of starts to show work of a name.
+// of starts to show the progress of the work with the name.
 func (p *progressBar) of(name string) fsck.Progress {
 	if p == nil {
 		return nil

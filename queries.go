@@ -30,23 +30,23 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// queries has the parts of a process that answer PromQL. A query goes through those of the
-// following that the process has, in this order: the engine that sends it to its tenant's
-// home, the engine that joins equal queries, the frontend that divides it and caches results,
-// the dispatcher that waits for a slot, and the engine that evaluates it.
+// queries has the parts of a process that answer PromQL. A query passes these layers, without those
+// that the process does not have: the engine that sends it to its tenant's home, the engine that
+// joins equal queries, the frontend that divides it and caches results, the dispatcher that waits
+// for a slot, and the engine that evaluates it.
 type queries struct {
 	engine     *querier.Engine
 	dispatcher *dispatch.Dispatcher // nil without the role query-frontend
-	server     *home.Server         // of queries of other backends; nil without the role in a cluster
-	worker     *worker.Worker       // nil without the role querier in a cluster
+	server     *home.Server         // serves queries of other backends; nil unless this is a query frontend of a cluster
+	worker     *worker.Worker       // nil unless this is a querier of a cluster
 }
 
-// maxTenantShare is the share of all slots that one tenant may hold, so that another one
-// that comes finds a slot.
+// maxTenantShare is the share of all slots that one tenant may hold, so that slots are free for
+// queries of other tenants.
 const maxTenantShare = 0.75
 
-// tenantAlone is how long no other tenant has had an evaluation when a tenant may hold more.
-// Dashboards are refreshed more often.
+// tenantAlone is the time without an evaluation of another tenant after which a tenant may hold
+// more than maxTenantShare. Dashboards are refreshed more often than this.
 const tenantAlone = 5 * time.Minute
 
 // buildQuerier builds the querier role: in a cluster, its slots are lent to the query
@@ -65,7 +65,7 @@ func (b *backend) buildQuerier(context.Context) error {
 // buildQueryFrontend builds the query-frontend role.
 func (b *backend) buildQueryFrontend(context.Context) error { return b.buildQueries() }
 
-// buildQueries builds what answers queries, once.
+// buildQueries builds the parts that answer queries, unless another role has built them.
 func (b *backend) buildQueries() error {
 	if b.queries != nil {
 		return nil
@@ -109,6 +109,7 @@ func (b *backend) buildEngines(parsers switches.Parsers) (promql.QueryEngine, er
 			Unreadable: q.engine.Unreadable, Interrupted: q.engine.Interrupted, Timer: time.After, Registerer: b.registry})
 	}
 	if b.cluster == nil {
+		b.api.Hold = q.dispatcher.Hold
 		return top, nil
 	}
 	if b.has(TargetFrontend) {
@@ -116,17 +117,30 @@ func (b *backend) buildEngines(parsers switches.Parsers) (promql.QueryEngine, er
 			Now: b.opts.Now})
 		q.server = home.NewServer(r.Run)
 	}
-	return home.New(home.Options{Here: top, Frontends: b.cluster.homes, Request: q.engine.Request, Uncached: frontend.Uncached,
+	passing := home.New(home.Options{Here: top, Hold: b.holdHere(), Frontends: b.cluster.homes, Request: q.engine.Request,
+		Uncached:  frontend.Uncached,
 		Elsewhere: func(err error) bool { return errors.Is(err, wire.ErrUnavailable) || errors.Is(err, wire.ErrRejected) },
 		Failed:    q.engine.Failed, Canceled: q.engine.Interrupted,
-		Unreadable: q.engine.Unreadable, Logger: b.opts.Logger, Registerer: b.registry}), nil
+		Unreadable: q.engine.Unreadable, Logger: b.opts.Logger, Registerer: b.registry})
+	b.api.Hold = passing.Hold
+	return passing, nil
 }
 
-// partsInCluster is how many parts of a query wait for slots of queriers, or are evaluated,
-// at the same time.
+// holdHere returns the function that holds slots of this process's frontend for reads; nil if it
+// has no frontend.
+func (b *backend) holdHere() func(context.Context, tenant.ID) (func(), error) {
+	if b.queries.dispatcher == nil {
+		return nil
+	}
+	return b.queries.dispatcher.Hold
+}
+
+// partsInCluster is the maximum number of parts of one query that wait for slots of queriers, or
+// are evaluated, at the same time.
 const partsInCluster = 16
 
-// buildDispatcher returns a dispatcher; in a single process with slots of its own.
+// buildDispatcher returns a dispatcher. In a single process it has slots of its own; in a cluster, queriers
+// lend it slots.
 func (b *backend) buildDispatcher() *dispatch.Dispatcher {
 	waiting := queue.New(queue.Options{MaxShare: maxTenantShare, Alone: tenantAlone, Now: b.opts.Now, Registerer: b.registry})
 	d := dispatch.New(dispatch.Options{Engine: b.queries.engine, Queue: waiting, Switches: b.switches(), Timer: time.After,
@@ -139,9 +153,9 @@ func (b *backend) buildDispatcher() *dispatch.Dispatcher {
 	return d
 }
 
-// slots returns the number of evaluations at the same time: one more than there are CPUs, and
-// at least three. A tenant with long queries may hold all but two of them, so it leaves a CPU
-// to others.
+// slots returns the number of evaluations that run at the same time; if it is not configured, it is
+// one more than there are CPUs, and at least three. maxTenantShare keeps the long queries of one
+// tenant from holding all of them.
 func (b *backend) slots() int {
 	if n := b.cfg.Querier.Concurrency; n > 0 {
 		return n
@@ -149,14 +163,14 @@ func (b *backend) slots() int {
 	return max(3, runtime.GOMAXPROCS(0)+1)
 }
 
-// switches returns the settings of the process on which answers depend, other than limits.
-// Processes of two versions may share a cache while a cluster is upgraded.
+// switches returns the versions of Pallium and of PromQL's engine, on which answers depend:
+// processes of two versions may share a cache while a cluster is upgraded.
 func (b *backend) switches() string {
 	return fmt.Sprintf("pallium=%s promql=%s", versionText(), promqlVersion())
 }
 
-// buildFrontend returns the engine of queries over an evaluator: behind a frontend if it is
-// enabled.
+// buildFrontend returns an engine of queries that uses the evaluator: a frontend, or only the
+// evaluator if the frontend is disabled.
 func (b *backend) buildFrontend(evaluator frontend.Evaluator, parsers switches.Parsers, parts int) (promql.QueryEngine, error) {
 	if !b.cfg.Frontend.Enabled {
 		return evaluator, nil
@@ -183,7 +197,7 @@ func (b *backend) buildFrontend(evaluator frontend.Evaluator, parsers switches.P
 	return frontend.New(o), nil
 }
 
-// frontends returns the query frontends of the ring that can be called.
+// frontends returns the query frontends of the ring that have an address.
 func (m *membership) frontends(ctx context.Context) ([]ring.Instance, error) {
 	r, err := m.members.Ring(ctx)
 	if err != nil {
@@ -198,7 +212,7 @@ func (m *membership) frontends(ctx context.Context) ([]ring.Instance, error) {
 	return out, nil
 }
 
-// homes returns the query frontends of the ring for queries.
+// homes returns the query frontends of the ring to which queries can be sent.
 func (m *membership) homes(ctx context.Context) ([]home.Frontend, error) {
 	list, err := m.frontends(ctx)
 	var out []home.Frontend
@@ -211,13 +225,20 @@ func (m *membership) homes(ctx context.Context) ([]home.Frontend, error) {
 			}
 			return p.Query(ctx, r)
 		}
+		f.Hold = func(ctx context.Context, id tenant.ID) (func(), error) {
+			p, err := m.pool.Peer(in.Addr)
+			if err != nil {
+				return nil, err
+			}
+			return p.Hold(ctx, id)
+		}
 		out = append(out, f)
 	}
 	return out, err
 }
 
-// lenders returns the query frontends of the ring to which slots of this process are lent.
-// Evaluations end with the requests of the process.
+// lenders returns a function that returns the query frontends of the ring, to which slots of this
+// process are lent. Evaluations are canceled with the requests of the process.
 func (m *membership) lenders(b *backend) func(context.Context) ([]worker.Frontend, error) {
 	return func(ctx context.Context) ([]worker.Frontend, error) {
 		list, err := m.frontends(ctx)
@@ -242,8 +263,8 @@ func (b *backend) lendSlots(ctx context.Context) {
 	}
 }
 
-// drainQueries waits for the queries of other processes: those that this frontend answers,
-// and the evaluations of this querier.
+// drainQueries waits for the queries of other processes that this frontend answers and for the
+// evaluations of this querier. Then it ends the loans of other queriers' slots.
 func (b *backend) drainQueries(ctx context.Context) {
 	if b.queries == nil {
 		return

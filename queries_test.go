@@ -38,7 +38,7 @@ func TestEndQuery(t *testing.T) {
 		code, body := p.do(http.MethodGet, p.admin+"/admin/v1/status", p.token, nil)
 		var status struct{ Processes []processStatus }
 		if err := json.Unmarshal([]byte(body), &status); code != http.StatusOK || err != nil || len(status.Processes) != 1 {
-			t.Fatalf("%d %s: %v", code, body, err)
+			t.Fatalf("status: %d %s: %v", code, body, err)
 		}
 		for _, q := range status.Processes[0].Queries {
 			if q.Text == text && q.Tenant == "acme" && q.Running {

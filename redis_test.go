@@ -18,6 +18,7 @@ func TestRedisPasswords(t *testing.T) {
 		"one":   {map[string]string{"PALLIUM_REDIS_PASSWORD": "a"}, "a", "a"},
 		"two":   {map[string]string{"PALLIUM_REDIS_PASSWORD": "a", "PALLIUM_CACHE_REDIS_PASSWORD": "b"}, "a", "b"},
 		"files": {map[string]string{"PALLIUM_REDIS_PASSWORD_FILE": writeFile(t, "a\n"), "PALLIUM_CACHE_REDIS_PASSWORD_FILE": writeFile(t, "b\n")}, "a", "b"},
+		"both":  {map[string]string{"PALLIUM_REDIS_PASSWORD": "a", "PALLIUM_REDIS_PASSWORD_FILE": "/none"}, "a", "a"}, // as for other secrets
 		"none":  {nil, "", ""},
 	} {
 		cfg := testConfig(t)

@@ -42,9 +42,8 @@ func certificateFiles(t *testing.T) TLS {
 	return c
 }
 
-// TestReload checks that the log says what a SIGHUP reloaded: nothing in a backend and in a
-// gateway without issuers and certificate. What can be read is reloaded although the other
-// cannot.
+// TestReload checks that the log says what a SIGHUP reloaded: nothing in a backend and in a gateway
+// without issuers and certificate. If only one of the two can be read, that one is reloaded.
 func TestReload(t *testing.T) {
 	const nothing, complete, failed = `level=INFO msg="nothing to reload`, `level=INFO msg="reload complete" reloaded=`,
 		`level=ERROR msg="reload failed: what could not be read stays as it was" reloaded=`

@@ -10,14 +10,14 @@ import (
 	"github.com/palliumhq/pallium/backend/cache/tiered"
 )
 
-// maxResultsQueue is the size in bytes of the results that wait to be written to Redis, if
-// the cache in memory is not smaller.
+// maxResultsQueue is the maximum size in bytes of the results that wait to be written to Redis; it
+// is less if the cache in memory is smaller.
 const maxResultsQueue = 64 << 20
 
-// resultsCache returns the cache of query results: in memory, and in front of Redis if
-// cluster.cache_redis is set. The ring's Redis is never used for results: it does not evict,
-// and must not be full. Without a cluster secret, which seals the values, there is no cache
-// in Redis either.
+// resultsCache returns the cache of query results: in memory, and also in Redis if
+// cluster.cache_redis and a cluster secret are set; the values in Redis are sealed with the secret.
+// Without cluster.cache_redis, results are not stored in the ring's Redis: that one does not evict,
+// and must not become full.
 func (p *process) resultsCache() (cache.Cache, error) {
 	near := cachememory.New(p.cfg.Frontend.CacheBytes, p.registry)
 	if !p.cfg.Cluster.CacheRedis.Set() || p.security == nil {

@@ -45,8 +45,8 @@ func resultsCacheOf(t *testing.T, secret string, ring, forCache redisconn.Config
 	return c
 }
 
-// TestResultsCacheChoice checks that results are in Redis only if it is a cache and there is
-// a secret that seals them.
+// TestResultsCacheChoice checks that results are stored in Redis only if cluster.cache_redis and a
+// secret that seals them are configured.
 func TestResultsCacheChoice(t *testing.T) {
 	one, none := redisconn.Config{Addresses: []string{"127.0.0.1:1"}}, redisconn.Config{}
 	secret := strings.Repeat("s", cluster.MinSecretBytes)
@@ -73,8 +73,8 @@ func TestResultsCacheChoice(t *testing.T) {
 	}
 }
 
-// TestResultsCacheShared checks that the backends of a cluster find each other's results, and
-// those of another cluster do not.
+// TestResultsCacheShared checks that the backends of a cluster find each other's results, and that
+// backends of another cluster do not.
 func TestResultsCacheShared(t *testing.T) {
 	srv := redisconn.Config{Addresses: []string{programs.Redis(t).Addr}}
 	secret := strings.Repeat("s", cluster.MinSecretBytes)

@@ -25,7 +25,7 @@ func TestParseTargets(t *testing.T) {
 	}
 }
 
-// TestRoleNeeds checks that a role is rejected exactly if one of its needs is not configured.
+// TestRoleNeeds checks that a role is rejected if and only if one of its needs is not configured.
 func TestRoleNeeds(t *testing.T) {
 	whole := func() Config {
 		c := DefaultConfig()

@@ -77,7 +77,7 @@ func (p *process) serve(ctx context.Context, started func(edge, admin net.Addr))
 	return errors.Join(ignoreClosed(err), p.stop(servers, running, &serving))
 }
 
-// serveBackend starts what runs while a backend serves, independent of its roles.
+// serveBackend starts the background work of a backend that does not depend on its roles.
 func (p *process) serveBackend(g *background.Group) {
 	b := p.backend
 	if b == nil {
@@ -122,7 +122,7 @@ func (p *process) handler() http.Handler {
 // mainServers returns the servers of the main listener; the second one is for HTTP/2.
 func (p *process) mainServers() (one, two *http.Server) {
 	header := p.cfg.Gateway.HeaderBytes()
-	if p.edge == nil { // a gateway re-encodes the query string, up to three times as long
+	if p.edge == nil { // a gateway re-encodes the query string, which may become three times as long
 		header *= 4
 	}
 	o := conn.Options{Handler: p.handler(), Logger: p.opts.Logger, HeaderBytes: header, Hasty: p.edge != nil}

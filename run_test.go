@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestAll writes, reads, flushes, restarts and reads again with a single process.
+// TestAll checks that a single process returns what was written, before and after a flush and a restart.
 func TestAll(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)

@@ -50,7 +50,7 @@ func (s secret) load(dataDir string, env func(string) (string, bool)) (value, pa
 	raw := make([]byte, 32)
 	_, _ = rand.Read(raw) // never fails
 	value = base64.RawURLEncoding.EncodeToString(raw)
-	// API keys do not work without the pepper, so it is on disk before the first key is
+	// API keys do not work without the pepper, so it must be on disk before the first key is
 	// issued.
 	if err := disk.ReplaceFile(path, []byte(value+"\n")); err != nil {
 		return "", "", false, err

@@ -12,8 +12,9 @@ import (
 // replayLogInterval is how often the progress of the replay is logged.
 const replayLogInterval = 10 * time.Second
 
-// startup is the progress of a process until it serves, for /ready, the log, metrics, and
-// the error of a start that did not end in time. It is safe for concurrent use.
+// startup is the progress of a process until it serves. It is shown by /ready, the log and metrics.
+// The log also names the current step if the start is canceled and does not end within
+// shutdown_timeout. It is safe for concurrent use.
 type startup struct {
 	now    func() time.Time
 	logger *slog.Logger

@@ -20,10 +20,10 @@ import (
 // processStatus is the status of a process.
 type processStatus struct {
 	Instance  string            `json:"instance"`
-	Error     string            `json:"error,omitempty"` // why its status could not be read
+	Error     string            `json:"error,omitempty"` // why the status of the process could not be read
 	Ingester  *ingester.Stats   `json:"ingester,omitempty"`
 	Compactor *compactor.Status `json:"compactor,omitempty"`
-	Queries   []active.Query    `json:"queries,omitempty"` // of tenants, in progress, the oldest first
+	Queries   []active.Query    `json:"queries,omitempty"` // queries of tenants in progress, the oldest first
 }
 
 func (b *backend) ingesterStatus(s *processStatus) {
@@ -50,7 +50,7 @@ func (b *backend) ownStatus() processStatus {
 
 // clusterStatus is the status on the operator page.
 type clusterStatus struct {
-	Processes []processStatus   `json:"processes"` // those with a role that has a status
+	Processes []processStatus   `json:"processes"` // those that have a status; see role.status
 	Members   []operator.Member `json:"members,omitempty"`
 	RingError string            `json:"ringError,omitempty"`
 	// Losses are windows with samples that are lost or that only lost ingesters may have had.
@@ -114,7 +114,7 @@ func (m *membership) status(ctx context.Context) clusterStatus {
 	return out
 }
 
-// withStatus returns clients of the members with a role that has a status.
+// withStatus returns clients of the ring's members that have a status.
 func (m *membership) withStatus(r *ring.Ring) ([]peers.Peer[*rpc.Peer], error) {
 	has := map[string]bool{}
 	for _, r := range roles() {

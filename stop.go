@@ -12,15 +12,15 @@ import (
 	"github.com/palliumhq/pallium/backend/background"
 )
 
-// ErrStopTimeout is returned when stopping took longer than shutdown_timeout. Parts of the
-// process are still open: the caller must end it. The log says what stop was waiting for.
+// ErrStopTimeout is returned when stopping took longer than shutdown_timeout. Parts of the process
+// are still open, so the caller must exit. The log names the part that did not stop.
 var ErrStopTimeout = errors.New("stopping exceeded shutdown_timeout")
 
 // ErrNotStarted is returned by a process that was stopped before it served. Nothing is
 // lost: the next start replays the write-ahead log again.
 var ErrNotStarted = errors.New("stopped before the start was complete")
 
-// notStarted joins the errors, and wraps them in ErrNotStarted if ctx is done.
+// notStarted joins the errors. If ctx is done, it returns an error that wraps ErrNotStarted and all of them.
 func notStarted(ctx context.Context, with ...error) error {
 	if ctx.Err() == nil {
 		return errors.Join(with...)
@@ -39,8 +39,8 @@ func (p *process) onClose(name string, fn func() error) {
 	p.closers = append(p.closers, closer{name, fn})
 }
 
-// start registers a part to run from when the process serves until it is closed. A process
-// that never serves does not run it.
+// start registers a part that runs from when the listeners are open until the process is closed. It
+// never runs in a process that does not serve.
 func (p *process) start(name string, run func(context.Context)) {
 	part := background.New()
 	p.onServe(func() { part.Go(run) })
@@ -64,7 +64,7 @@ func newEnding() *ending { return &ending{begun: make(chan struct{}), done: make
 // begin starts the timeout of stopping.
 func (e *ending) begin() { e.once.Do(func() { close(e.begun) }) }
 
-// waitFor sets the part that stop is waiting for from now on.
+// waitFor sets the part that stop waits for next.
 func (e *ending) waitFor(what string) { e.waiting.Store(&what) }
 
 // waitsFor returns the part that stop is waiting for.
@@ -104,7 +104,7 @@ func (p *process) bounded(ctx context.Context, e *ending, fn func() error) error
 }
 
 // stop drains requests, seals the head, and closes the parts. Draining gets at most half of
-// the time, so that time is left for sealing.
+// shutdown_timeout, so that time is left for sealing.
 func (p *process) stop(servers []*http.Server, running *background.Group, serving *sync.WaitGroup) error {
 	deadline := p.opts.Now().Add(time.Duration(p.cfg.ShutdownTimeout))
 	p.serving.Store(false)
@@ -128,7 +128,7 @@ func (p *process) stop(servers []*http.Server, running *background.Group, servin
 
 // drain waits for requests in progress until ctx is done, then cancels them.
 func (p *process) drain(ctx context.Context, servers []*http.Server) error {
-	if p.opts.Role == Backend { // gateways use other backends before the listener closes
+	if p.opts.Role == Backend { // so that gateways switch to other backends before the listener closes
 		servers[0].SetKeepAlivesEnabled(false)
 	}
 	var drained sync.WaitGroup
@@ -141,7 +141,7 @@ func (p *process) drain(ctx context.Context, servers []*http.Server) error {
 		})
 	}
 	drained.Wait()
-	if p.backend != nil { // requests of this process may need queriers, so these end later
+	if p.backend != nil { // after the requests of this process, which may need its querier
 		p.backend.drainQueries(ctx)
 	}
 	if p.rpc() != nil { // after draining, since requests may need it

@@ -107,8 +107,8 @@ func startHanging(t *testing.T, cfg Config, h *hang, wrap string) *running {
 	return startWith(t, cfg, o)
 }
 
-// TestStopIsBounded checks that stopping ends within shutdown_timeout whatever hangs, that one
-// log line has what it waited for, and that calls that observe their context end at once.
+// TestStopIsBounded checks that stopping ends within shutdown_timeout whatever hangs, that one log
+// line names the part that stop waited for, and that calls that observe their context end at once.
 func TestStopIsBounded(t *testing.T) {
 	type run struct {
 		p *running

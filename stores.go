@@ -38,8 +38,8 @@ func openObjects(ctx context.Context, cfg *Config) (objects.Store, error) {
 	return dir.Open(cfg.DataDir, "l0", "l1")
 }
 
-// retriedObjects returns the object store with its reads retried and hedged, if it is shared: a
-// disk of this machine that fails or is slow is the same disk for the next read.
+// retriedObjects returns the object store with its reads retried and hedged if it is a bucket. With
+// the data directory, another read would use the same disk.
 func (s *Store) retriedObjects(o objects.Store, r prometheus.Registerer) objects.Store {
 	for _, b := range s.buckets() {
 		if b.set() {
@@ -49,7 +49,7 @@ func (s *Store) retriedObjects(o objects.Store, r prometheus.Registerer) objects
 	return o
 }
 
-// retriedRows is retriedObjects for rows.
+// retriedRows is retriedObjects for the row store.
 func (s *Store) retriedRows(r rows.Store, reg prometheus.Registerer) rows.Store {
 	if !s.Bigtable.set() {
 		return r
@@ -81,7 +81,7 @@ func (p *process) openRows(ctx context.Context) (rows.Store, error) {
 	return p.withFaults(s), nil
 }
 
-// withFaults applies the faults of tests to a row store, below its retries.
+// withFaults wraps a row store as tests request, below its retries.
 func (p *process) withFaults(s rows.Store) rows.Store {
 	if p.opts.wrapRows == nil {
 		return s
@@ -102,9 +102,9 @@ func holder() string {
 	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
-// migrationEnv returns the environment in which migrations open the configured row store,
-// and a function to be called after the migration. An embedded store is made only with
-// create, and in a data directory that exists: the index can be rebuilt from packs.
+// migrationEnv returns the environment in which migrations open the configured row store, and a
+// function to be called after the migration. An embedded store is created only if create is set,
+// and only in an existing data directory; its index can then be rebuilt from the packs there.
 func migrationEnv(ctx context.Context, cfg *Config, o Options, create bool) (migrations.Env, func() error, error) {
 	e := migrations.Env{Holder: holder(), Binary: o.Version, Now: time.Now, Logger: o.Logger}
 	done := func() error { return nil }

@@ -87,18 +87,21 @@ func (p *process) openRedis() error {
 	return nil
 }
 
-// optionalSecret returns the environment variable name, or the content of the file that
-// name_FILE names.
+// optionalSecret returns the environment variable name, or else the content of the file that the
+// environment variable name_FILE names.
 func optionalSecret(env func(string) (string, bool), name string) (value string, set bool, err error) {
-	if path, ok := env(name + "_FILE"); ok {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return "", true, fmt.Errorf("%s_FILE: %w", name, err)
-		}
-		return strings.TrimSpace(string(data)), true, nil
+	if value, set = env(name); set {
+		return value, true, nil
 	}
-	value, set = env(name)
-	return value, set, nil
+	path, ok := env(name + "_FILE")
+	if !ok {
+		return "", false, nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", true, fmt.Errorf("%s_FILE: %w", name, err)
+	}
+	return strings.TrimSpace(string(data)), true, nil
 }
 
 // signer signs and verifies values that processes exchange through Redis; see

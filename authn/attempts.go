@@ -46,10 +46,10 @@ type subject struct {
 	iss, sub string
 }
 
-// attempts counts failures and delays further attempts of addresses and networks with too
-// many. It never rejects: before the check, a valid credential cannot be told from a
-// wrong one, and guessing 256 bits is hopeless in any case. The delay bounds the cost of
-// checks: a client that waits for a response before its next attempt makes few attempts.
+// attempts counts failures and delays further attempts of addresses and networks with too many. It
+// never rejects: before the check, a valid credential cannot be distinguished from a wrong one, and
+// guessing 256 bits is hopeless in any case. The delay bounds the cost of checks: a client that
+// waits for a response before its next attempt makes few attempts.
 type attempts struct {
 	cfg      AttemptsConfig
 	now      func() time.Time
@@ -60,7 +60,7 @@ type attempts struct {
 	delayed  delayed
 }
 
-// bucket counts the failures that are left before attempts are delayed. Below zero it
+// bucket counts how many more failures are allowed before attempts are delayed. A count below zero
 // determines the delay.
 type bucket struct {
 	mu     sync.Mutex

@@ -71,8 +71,8 @@ func (l *login) waited(credential, from string) time.Duration {
 	return time.Since(begun)
 }
 
-// TestValidIsNeverRejected uses keys and tokens for the first time during a flood of
-// wrong ones from the same address or network.
+// TestValidIsNeverRejected checks that keys and tokens that are used for the first time are
+// accepted, and how long they wait, during a flood of wrong ones from the same address or network.
 func TestValidIsNeverRejected(t *testing.T) {
 	const here, near = "192.0.2.1", "192.0.2.200"
 	tests := []struct {

@@ -74,8 +74,8 @@ type Authenticator struct {
 	signatures *gate
 }
 
-// concurrentLookups is how many keys that were not valid recently are looked up at the
-// same time: enough for thousands per second with a store that takes 10 ms.
+// concurrentLookups is the maximum number of concurrent lookups of keys that were not valid
+// recently: enough for thousands per second with a store that takes 10 ms.
 const concurrentLookups = 64
 
 // New checks the configuration and loads every key set. A key set that cannot be loaded
@@ -138,9 +138,9 @@ func (a *Authenticator) Authenticate(ctx context.Context, at Attempt) (Proof, er
 // keyPrefix distinguishes an API key from a JWT.
 const keyPrefix = apikey.Prefix + "_"
 
-// apiKey verifies an API key: format and checksum, existence, secret, and then, only for
-// a client that knows the secret, revocation and expiry. A key that was valid recently is
-// not delayed even if others guess at it, because comparing costs almost nothing.
+// apiKey verifies an API key: format and checksum, existence, secret, and then, only for a client
+// that knows the secret, revocation and expiry. A key that was valid recently is not delayed, even
+// while other clients try to guess its secret, because comparing costs almost nothing.
 func (a *Authenticator) apiKey(ctx context.Context, key string, src netip.Addr) (tenant.Identity, error) {
 	if a.keys == nil {
 		return tenant.Identity{}, invalid("api_keys_off")

@@ -133,7 +133,7 @@ func TestEveryKeyIsCompared(t *testing.T) {
 			t.Errorf("%d comparisons, with %x, want one with %x", len(compared), compared, tt.hash)
 		}
 	}
-	// An unknown key stays unknown even if the comparison should succeed.
+	// An unknown key stays unknown even if the comparison succeeds.
 	w.a.compare = func([32]byte, string) bool { return true }
 	_, err := w.auth(must(apikey.Generate()).Text(), "")
 	checkError(t, err, Invalid, "key_unknown")

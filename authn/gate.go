@@ -15,10 +15,10 @@ const (
 	maxWaiting = 1000
 	// maxWait is the longest wait at a gate.
 	maxWait = 5 * time.Second
-	// knownTurns limits the priority of requests with credentials that were valid recently:
-	// while both kinds wait at one address, so many of these requests are served for each of
-	// the other requests. The claims of a JWT are not verified before the check, so a client
-	// could otherwise lock out others at its address by claiming a known subject.
+	// knownTurns limits the priority of requests with credentials that were valid recently: while
+	// both kinds wait at one address, this many of these requests are served for each of the other
+	// requests. The claims of a JWT are not verified before the check, so a client could otherwise
+	// lock out others at its address by claiming a known subject.
 	knownTurns = 3
 )
 
@@ -49,7 +49,7 @@ type addressQueue struct {
 	src          netip.Prefix
 	failures     float64
 	known, fresh []waiter // requests with and without such a credential
-	turns        int      // of known requests since the last other one
+	turns        int      // number of known requests served since the last fresh one
 }
 
 func (l *addressQueue) n() int { return len(l.known) + len(l.fresh) }
@@ -64,8 +64,8 @@ func (l *addressQueue) next() *[]waiter {
 	return &l.fresh
 }
 
-// excess returns the list whose last request is rejected first: known only if more than
-// knownTurns of its requests wait for each request of fresh.
+// excess returns the list whose last request is rejected first: known if it has more than
+// knownTurns requests for each request of fresh, otherwise fresh.
 func (l *addressQueue) excess() *[]waiter {
 	if len(l.known) > knownTurns*len(l.fresh) {
 		return &l.known

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// gateWorld is a full gate for one check at a time, which records the requests that pass.
+// gateWorld has a gate for one check at a time, which is in use, and records the requests that pass the gate.
 type gateWorld struct {
 	g      *gate
 	passed []string // not guarded: one waiter continues at a time

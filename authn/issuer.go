@@ -65,11 +65,11 @@ func (i *issuer) identity(claims map[string]any) (tenant.Identity, string) {
 	}, ""
 }
 
-// tenants maps the claim to tenant IDs. If there is a mapping, values that it does not match
-// are ignored. One invalid ID invalidates the whole claim: a token with one wrong value is
-// not trusted for the others. The tenant of Pallium's own metrics also invalidates the claim,
-// unless a mapping names it explicitly: its metrics reveal the names of all tenants, and with
-// some providers users choose the names of their groups.
+// tenants maps the claim to tenant IDs. If there is a mapping, values without a matching rule are
+// ignored. One invalid ID invalidates the whole claim: a token with one wrong value is not trusted
+// for the others. The tenant of Pallium's own metrics also invalidates the claim, unless a mapping
+// names it explicitly: its metrics reveal the names of all tenants, and with some providers users
+// choose the names of their groups.
 func (i *issuer) tenants(claim any) []tenant.ID {
 	values, ok := stringList(claim)
 	if !ok || len(values) > maxTenants {

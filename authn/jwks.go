@@ -12,11 +12,11 @@ import (
 	"strings"
 )
 
-// parseJWKS parses a JSON Web Key Set (RFC 7517) of public keys. Keys that are not for
-// verifying signatures, and kinds of keys that are unknown, are ignored, as section 5 of
-// the RFC recommends: providers publish encryption keys in the same set. A malformed
-// signature key, which the RFC would also ignore, is an error for the whole set, because
-// using half of a set would be a guess.
+// parseJWKS parses a JSON Web Key Set (RFC 7517) of public keys. Keys that are not for verifying
+// signatures, and kinds of keys that are unknown, are ignored, as section 5 of the RFC recommends:
+// providers publish encryption keys in the same set. A malformed signature key, which the RFC would
+// also ignore, is an error for the whole set, because it is unknown whether the rest of the set is
+// correct.
 func parseJWKS(data []byte) (keySet, error) {
 	doc, err := parseObject(data)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// TestProviders loads key sets in the format of well-known providers, with keys of the
-// test, and verifies a token of each signature key.
+// TestProviders checks that a token is accepted with key sets in the formats of well-known
+// providers, and that their other keys are ignored and logged.
 func TestProviders(t *testing.T) {
 	sig, enc := &rsaKey().PublicKey, &rsaBad().PublicKey
 	okp := func(crv, more string) string {
@@ -68,7 +68,7 @@ func TestProviders(t *testing.T) {
 	}
 }
 
-// TestSaltLength verifies PS256 signatures whose salt has another length than the hash.
+// TestSaltLength checks that PS256 signatures are accepted only if the salt is as long as the hash.
 func TestSaltLength(t *testing.T) {
 	a, err := New(Options{Now: func() time.Time { return start }, Config: Config{Issuers: []IssuerConfig{{
 		Issuer: "https://one", Audiences: []string{"pallium"}, Algorithms: []string{"PS256"},

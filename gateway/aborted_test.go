@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestAbortedResponse checks that a response which a backend aborts in the middle, as that
-// of federate after an error, does not look complete to the client.
+// TestAbortedResponse checks that a response that a backend aborts in the middle, such as that of
+// federate after an error, does not look complete to the client.
 func TestAbortedResponse(t *testing.T) {
 	for _, mode := range modes {
 		for _, abort := range []bool{true, false} {

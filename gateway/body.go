@@ -22,7 +22,7 @@ type body struct {
 	rc     *http.ResponseController
 	src    io.Reader // http.MaxBytesReader
 	start  time.Time
-	nextAt int64 // number of received bytes at which the deadline is moved next
+	nextAt int64 // number of received bytes after which the deadline is moved again
 	buffer conn.Buffer
 	n      int64
 }

@@ -33,7 +33,7 @@ func FuzzCanonicalQuery(f *testing.F) {
 		}
 		twice, rejected := canonicalQuery(once)
 		if rejected != nil || once != twice {
-			t.Fatalf("canonicalQuery(%q) = %q, and of that %q (%v): not stable", raw, once, twice, rejected)
+			t.Fatalf("canonicalQuery(%q) = %q, but canonicalQuery of the result = %q (%v)", raw, once, twice, rejected)
 		}
 	})
 }

@@ -39,8 +39,8 @@ type Config struct {
 	// MaxHeaderBytes bounds a request header including the request line; default 256 KiB.
 	// In HTTP/2, the limit is at most 64 KiB.
 	MaxHeaderBytes int `yaml:"max_header_bytes"`
-	// MaxBufferedBytes bounds the request bodies, and the responses to HTTP/1.0 clients,
-	// that `pallium gateway` buffers; default a quarter of its memory. `pallium all` has
+	// MaxBufferedBytes bounds the request bodies, and the responses to HTTP/1.0 clients, that
+	// `pallium gateway` buffers; default a quarter of Go's memory limit. `pallium all` has
 	// memory.request_bytes instead.
 	MaxBufferedBytes int64 `yaml:"max_buffered_bytes"`
 	// IdleTimeout is how long an idle connection stays open; default 60s. A load balancer

@@ -1,10 +1,9 @@
-// Package gateway is the edge: all requests of clients reach the backend through it. For
-// every request it finds the route in an exact table, authenticates the credential
-// (package authn), authorizes the request (package policies), enforces the tenant's
-// limits, and builds a new request. The new request has only the headers of the client's
-// request that are on an allow list, and headers that name the tenant. It goes to a
-// handler in the same process or through a proxy to a remote backend; both get the same
-// request.
+// Package gateway is the edge: all requests of clients reach the backend through it. It finds the
+// route of every request in an exact table. Unless the route is open, it authenticates the
+// credential (package authn), authorizes the request (package policies), enforces the tenant's
+// limits, and builds a new request. The new request has only the headers of the client's request
+// that are on an allow list, and headers of the gateway, such as the tenant. It goes to a handler
+// in the same process or through a proxy to a remote backend; both get the same request.
 package gateway
 
 import (
@@ -49,7 +48,7 @@ type Options struct {
 	Tenants     Tenants
 	Backend     http.Handler // in the same process
 	BackendURLs []string     // remote backends, used round robin
-	WriteURLs   []string     // remote backends of writes, if they are different ones
+	WriteURLs   []string     // remote backends of writes; empty: BackendURLs
 	// Dial connects to remote backends; nil uses a plain TCP connection.
 	Dial       func(ctx context.Context, network, addr string) (net.Conn, error)
 	Transport  http.RoundTripper           // to BackendURLs; nil uses newTransport
@@ -203,7 +202,7 @@ func (g *Gateway) Reject(w http.ResponseWriter, r *http.Request, why *conn.Rejec
 	x.rec.reject(&rejection{status: why.Status, reason: why.Reason, text: why.Text, retry: why.Retry})
 }
 
-// find checks that the request is unambiguous, and sets its route.
+// find rejects ambiguous requests, and sets the route, the path and the query.
 func (x *exchange) find() *rejection {
 	if f := checkPath(x.r); f != nil {
 		return f
@@ -273,7 +272,8 @@ func (x *exchange) admitted(access tenant.Access, lim *limits.Limits) *rejection
 		}
 		return f
 	}
-	// Only after the whole body has arrived, so that a slow sender holds no budget.
+	// Only after the whole body has arrived, so that a slow sender reserves neither samples nor one of the
+	// concurrent requests.
 	if rej := admission.Enter(b.received()); rej != nil {
 		return overLimit(rej)
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// blocking are the stores of a gateway, which respond when the client is gone.
+// blocking has the stores of a gateway. The one selected by at responds only when the client is gone.
 type blocking struct {
 	tenants Tenants
 	auth    Authenticator
@@ -26,7 +26,7 @@ type blocking struct {
 	reached chan struct{}
 }
 
-// wait returns an error after ctx, if the request blocks here.
+// wait returns nil unless the request blocks at this store. Then it returns an error when ctx is done.
 func (b *blocking) wait(ctx context.Context, at string) error {
 	if b.at != at {
 		return nil
@@ -73,8 +73,8 @@ func codes(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	return out
 }
 
-// TestClientGone checks that a request whose client closes the connection before the
-// response counts as 499 and not as a failure, wherever it was, and whatever that led to.
+// TestClientGone checks that a request whose client closes the connection before the response
+// counts as 499 and not as a failure, at every step of its processing and whatever error followed.
 func TestClientGone(t *testing.T) {
 	for _, mode := range modes {
 		for _, at := range []string{"keys", "limits", "a backend that fails", "a backend that is slow", "readiness"} {
@@ -128,8 +128,8 @@ func (r resetting) Read([]byte) (int, error) {
 	return 0, errors.New("stream was reset")
 }
 
-// TestClientGoneInBody checks that a client which resets a stream of HTTP/2 within its body
-// is 499, and that one which sends a broken body is 400.
+// TestClientGoneInBody checks that a request counts as 499 if the client resets the HTTP/2 stream
+// within the body, and as 400 if the body is broken.
 func TestClientGoneInBody(t *testing.T) {
 	e := newEdge(t, "direct", nil)
 	for _, gone := range []bool{true, false} {

@@ -5,9 +5,8 @@ import (
 	"strings"
 )
 
-// notFoundText returns the error for a path without a route. It points users of
-// Prometheus, Cortex and Mimir, and people with a browser, from the path that they tried
-// to the one that they need.
+// notFoundText returns the error for a path without a route. For paths of Prometheus, Cortex and
+// Mimir, and for the root, it names the path to use instead.
 func (g *Gateway) notFoundText(path string) string {
 	const nothing = "there is nothing at this path"
 	switch {
@@ -16,8 +15,6 @@ func (g *Gateway) notFoundText(path string) string {
 			"of this server with /prometheus appended; the admin API and the overview page are on the admin listener (default 127.0.0.1:9010)"
 	case path == "/metrics" || strings.HasPrefix(path, "/admin/"):
 		return "not found here: it is on the admin listener (default 127.0.0.1:9010)"
-	case path == "/api/prom/push" || path == "/api/v1/write":
-		return nothing + ": send remote write to /api/v1/push"
 	case strings.HasPrefix(path, "/api/prom/"):
 		return nothing + ": Prometheus' API is below /prometheus"
 	}

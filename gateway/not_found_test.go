@@ -16,7 +16,6 @@ func TestNotFoundText(t *testing.T) {
 	g := &Gateway{router: router}
 	for path, want := range map[string]string{
 		"/": "/api/v1/push", "/metrics": "admin listener", "/admin/v1/tenants": "admin listener",
-		"/api/prom/push": "send remote write to /api/v1/push", "/api/v1/write": "send remote write to /api/v1/push",
 		"/api/prom/api/v1/query": "below /prometheus", "/api/v1/query": "with /prometheus appended", "/api/v1/query_range": "with /prometheus appended",
 		"/api/v1/label/job/values": "with /prometheus appended",
 	} {

@@ -13,9 +13,8 @@ import (
 	"time"
 )
 
-// newRequestID returns an ID for finding a request in the logs; it does not need to be
-// unguessable. An ID of the client's is never used, since it would be written to the log
-// unchecked.
+// newRequestID returns an ID for finding a request in the logs; it does not need to be unguessable.
+// A client's own ID is never used, since it would be written to the log unchecked.
 func newRequestID() string {
 	var b [8]byte
 	var out [16]byte
@@ -52,8 +51,9 @@ func (x *exchange) finish() {
 // rejectionsPerSecond bounds the rejections that are logged per second.
 const rejectionsPerSecond = 10
 
-// requestLog writes one line per request at debug level, and a sample of the rejections
-// as warnings. No line contains a credential or a query.
+// requestLog logs rejections as warnings, at most rejectionsPerSecond, and all other requests at
+// debug level. A rejection with 404 or 499 counts as another request. No line contains a key, a JWT
+// or a query.
 type requestLog struct {
 	log *slog.Logger
 	now func() time.Time

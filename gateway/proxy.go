@@ -86,7 +86,8 @@ func parseURLs(backends []string) ([]*url.URL, error) {
 	for _, b := range backends {
 		u, err := url.Parse(b)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-			// What is before an @ may be a password, which the error of Parse would have.
+			// The error of Parse is not used, and the text up to an @ is left out, because it may contain a
+			// password.
 			return nil, fmt.Errorf("backend URL %q must have the form http(s)://host[:port][/path]", b[strings.LastIndex(b, "@")+1:])
 		}
 		urls = append(urls, u)
@@ -105,8 +106,8 @@ func proxyError(w http.ResponseWriter, r *http.Request, err error) {
 		text: "the backend is not available; try again later", retry: 2 * time.Second, detail: err})
 }
 
-// statusClientGone is nginx's status for a client that closed the connection before the
-// response. It appears only in logs and metrics, instead of any 5xx.
+// statusClientGone is nginx's status for a client that closed the connection before the response.
+// It is for logs and metrics: the client does not see it.
 const statusClientGone = 499
 
 func clientGone() *rejection {

@@ -41,7 +41,7 @@ var internalHeaders = [...]string{http.CanonicalHeaderKey(tenant.HeaderOrgID), t
 // the samples that it contains.
 const headerCharged = "X-Pallium-Samples-Charged"
 
-// Headers of remote write 2.0 with the numbers of samples and histograms in a write.
+// Headers of remote write 2.0 with the numbers of samples, histograms and exemplars that were written.
 const (
 	headerSamples    = "X-Prometheus-Remote-Write-Samples-Written"
 	headerHistograms = "X-Prometheus-Remote-Write-Histograms-Written"
@@ -51,8 +51,8 @@ const (
 // chargedHeaders are the counts that are charged to the sample budget.
 var chargedHeaders = [...]string{headerSamples, headerHistograms, headerCharged}
 
-// countHeaders are only for senders of remote write 2.0, which take a response that has
-// them as proof that the receiver understands 2.0.
+// countHeaders are only for senders of remote write 2.0: a response with them proves that the
+// receiver supports 2.0.
 var countHeaders = [...]string{headerSamples, headerHistograms, headerExemplars}
 
 // isWriteV2 returns whether a request is remote write 2.0.
@@ -83,7 +83,7 @@ func (w *recorder) WriteHeader(status int) {
 	}
 	w.status = status
 	if status >= http.StatusInternalServerError && w.gone() {
-		w.status = statusClientGone // the failure is of the client's doing, and nobody sees it
+		w.status = statusClientGone // the client caused the failure, and does not see the response
 	}
 	w.ResponseWriter.WriteHeader(status)
 }

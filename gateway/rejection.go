@@ -12,8 +12,8 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// rejection is an error response of the gateway. The text goes to the client: it must not
-// contain a tenant, key, address or Go error.
+// rejection is an error response of the gateway. The text goes to the client: it must not contain a
+// tenant, a key, the address of a client or backend, or a Go error.
 type rejection struct {
 	status int
 	reason string // one of a fixed set of codes, for metrics and logs
@@ -96,8 +96,8 @@ func (f *rejection) send(w http.ResponseWriter, text string) {
 	_, _ = w.Write([]byte(text + "\n"))
 }
 
-// retryAfter returns whole seconds, with a random delay of up to a quarter or one second
-// added, so that clients that were rejected together do not retry together.
+// retryAfter returns whole seconds, with a random delay of up to a quarter plus one second added,
+// so that clients that were rejected together do not retry together.
 func retryAfter(d time.Duration) string {
 	s := math.Min(math.Ceil(d.Seconds()), 3600)
 	return strconv.Itoa(int(s) + rand.IntN(int(s/4)+2))

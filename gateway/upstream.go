@@ -39,7 +39,8 @@ func newUpstream(urls []*url.URL, next http.RoundTripper, now func() time.Time) 
 	return u
 }
 
-// pick returns the next backend that is not skipped, or the next one if all are.
+// pick returns the next backend that was not tried and is not skipped. If there is none, it returns a skipped
+// one, and if all were tried, the next one.
 func (u *upstream) pick(tried map[*endpoint]bool) *endpoint {
 	now := u.now().UnixNano()
 	n := uint64(len(u.backends))

@@ -19,7 +19,7 @@ import (
 type Tables interface {
 	// Ready reports whether all tables, families and rules exist.
 	Ready(ctx context.Context) (bool, error)
-	// Create creates those that do not exist. It is idempotent and safe for concurrent use.
+	// Create creates missing tables, families and rules. It is idempotent and safe for concurrent use.
 	Create(ctx context.Context) error
 }
 
@@ -68,7 +68,7 @@ const (
 // state is the version of the store.
 type state struct {
 	Version int    `json:"version"`
-	Binary  string `json:"binary"` // version of the binary that migrated the store to it
+	Binary  string `json:"binary"` // version of the binary that migrated the store to Version
 }
 
 type lock struct {
@@ -76,13 +76,13 @@ type lock struct {
 	Until  int64  `json:"until_ms"`
 }
 
-// ErrNewer is in the error for a store that a newer binary has migrated.
+// ErrNewer is wrapped by the error for a store that a newer binary has migrated.
 var ErrNewer = errors.New("store is newer than this binary")
 
-// ErrBehind is in the error for a store that must be migrated first.
+// ErrBehind is wrapped by the error for a store that must be migrated first.
 var ErrBehind = errors.New("store must be migrated")
 
-// ErrLocked is in the error of a migration while another one is running.
+// ErrLocked is wrapped by the error of a migration that cannot start because another one is running.
 var ErrLocked = errors.New("another migration is running")
 
 // Check returns an error unless the store has the version of this binary.
@@ -121,7 +121,7 @@ type StepStatus struct {
 	Done   bool
 }
 
-// Look returns the state of the store's migration, and changes nothing.
+// Look returns the state of the store's migration, without changing the store.
 func Look(ctx context.Context, e Env) (out Status, err error) {
 	out = Status{Tables: true, Latest: Latest()}
 	if e.Tables != nil {
@@ -310,8 +310,8 @@ func (e *Env) release(ctx context.Context, s rows.Store) error {
 	return err
 }
 
-// marked returns the Done function of a step that only records the layout of a part of the
-// store. The layouts of version 1 are those of stores from before versions were recorded.
+// marked returns the Done function of a step that only records the layout version of a part of the
+// store. Stores that were created before versions were recorded have the layouts of version 1.
 func marked(part string) func(context.Context, rows.Store) (bool, error) {
 	return func(ctx context.Context, s rows.Store) (found bool, err error) {
 		err = s.ReadRows(ctx, []rows.Range{rows.Single(stateKey)},

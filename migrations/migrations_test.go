@@ -86,9 +86,9 @@ func TestUp(t *testing.T) {
 	})
 }
 
-// TestFuture checks that a store of a newer binary is rejected with an error that says which version to
+// TestNewerStore checks that a store of a newer binary is rejected with an error that says which version to
 // run.
-func TestFuture(t *testing.T) {
+func TestNewerStore(t *testing.T) {
 	eachStore(t, func(t *testing.T, env func(string) Env) {
 		e := env("one")
 		if err := Up(ctx, e); err != nil {
@@ -110,9 +110,9 @@ func TestFuture(t *testing.T) {
 	})
 }
 
-// TestTwoAtOnce checks that one of several concurrent runs migrates the store, and that the others
+// TestConcurrentMigrations checks that one of several concurrent runs migrates the store, and that the others
 // return ErrLocked or find it migrated.
-func TestTwoAtOnce(t *testing.T) {
+func TestConcurrentMigrations(t *testing.T) {
 	eachStore(t, func(t *testing.T, env func(string) Env) {
 		var wg sync.WaitGroup
 		errs := make([]error, 4)
@@ -126,7 +126,7 @@ func TestTwoAtOnce(t *testing.T) {
 			if err == nil {
 				won++
 			} else if !errors.Is(err, ErrLocked) {
-				t.Errorf("%v", err)
+				t.Errorf("a concurrent run: %v, want ErrLocked", err)
 			}
 		}
 		if won == 0 {

@@ -64,7 +64,7 @@ func TestParseRejects(t *testing.T) {
 		"short":         good[:len(good)-1],
 		"long":          good + "0",
 		"very long":     strings.Repeat(good, 100),
-		"space behind":  good + " ",
+		"space at end":  good + " ",
 		"newline":       good[:len(good)-1] + "\n",
 		"JWT":           "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJlc2lnbmF0dXJlc2lnbmF0dX",
 		"no underscore": strings.ReplaceAll(good, "_", "-"),

@@ -159,7 +159,7 @@ func (m *Member) proveSecond(conn net.Conn, binding string) error {
 	}
 	which := m.secrets.Verify(proof[:], ofClient, binding)
 	if which < 0 {
-		_, _ = conn.Write(make([]byte, 1+proofBytes)) // tells the client; the connection is closed in any case
+		_, _ = conn.Write(make([]byte, 1+proofBytes)) // tells the client the reason; the connection is closed anyway
 		return ErrStranger
 	}
 	// Use the secret that the client has proved to know: it may not know our first one.

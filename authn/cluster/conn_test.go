@@ -14,9 +14,9 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestConnections checks that two processes can connect if both belong to the cluster,
-// also at each step of a rotation of secrets, and that otherwise the client gets an
-// error, and so does a server with a secret.
+// TestConnections checks that two processes can connect if both belong to the cluster, even at each
+// step of a rotation of secrets. Otherwise the client gets an error, and the server too if it has a
+// secret.
 func TestConnections(t *testing.T) {
 	ca, ca2 := newAuthority(t), newAuthority(t)
 	right, right2 := ca.files("127.0.0.1", "ecdsa"), ca.files("127.0.0.1", "rsa")
@@ -188,7 +188,7 @@ func TestListener(t *testing.T) {
 		return string(body), err
 	}
 	if body, err := get(m); err != nil || body != "hello" {
-		t.Errorf("%q, %v", body, err)
+		t.Errorf("the body is %q (%v), want hello", body, err)
 	}
 	if body, err := get(stranger); err == nil {
 		t.Errorf("a process outside the cluster got %q", body)

@@ -157,7 +157,7 @@ func talk(t *testing.T, a, b net.Conn) {
 		}
 		var got [5]byte
 		if _, err := io.ReadFull(way[1], got[:]); err != nil || string(got[:]) != "hello" {
-			t.Fatalf("%q, %v", got, err)
+			t.Fatalf("received %q (%v), want hello", got, err)
 		}
 	}
 }

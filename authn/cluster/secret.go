@@ -13,10 +13,10 @@ import (
 // MinSecretBytes is the minimum length of a secret.
 const MinSecretBytes = 32
 
-// Secrets are shared by all processes of a cluster. The first one signs, except that the
-// answer to a peer's proof uses the secret that the peer has proved to know, and all of
-// them verify. So a secret can be replaced while processes restart one after the other.
-// They are never sent.
+// Secrets are shared by all processes of a cluster. The first one is used to sign, except that the
+// answer to a peer's proof uses the secret that the peer has proved to know. All of them are used
+// to verify, so that a secret can be replaced while processes restart one after another. They are
+// never sent.
 type Secrets struct{ list [][]byte }
 
 // ErrNoSecret is returned for a list without a secret.

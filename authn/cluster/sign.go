@@ -29,7 +29,7 @@ var ErrNotSigned = errors.New("not signed by a member of this cluster: the write
 // valid then and has expired since.
 var ErrExpired error = expiredError{}
 
-// expiredError has a text of its own, since nothing is wrong with the membership.
+// expiredError has a different text than ErrNotSigned, since the signer is a member of the cluster.
 type expiredError struct{}
 
 func (expiredError) Error() string {

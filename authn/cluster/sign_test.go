@@ -145,7 +145,7 @@ func TestNew(t *testing.T) {
 		{Options{TLS: TLSFiles{CertFile: files.CertFile, KeyFile: "missing", CAFile: files.CAFile}}, "missing"},
 	} {
 		if _, err := New(c.o); err == nil || !strings.Contains(err.Error(), c.err) {
-			t.Errorf("%+v: %v", c.o, err)
+			t.Errorf("New with the options %+v: %v", c.o, err)
 		}
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Event is one entry of the audit log. It is written before its change is made, and
-// completed with the outcome afterwards; an event without an outcome is a change that was
+// Event is one entry of the audit log. It is written before its change is made, and completed with
+// the outcome afterwards; an event without an outcome is a change that is in progress or was
 // interrupted.
 type Event struct {
 	ID        string    `json:"id"`

@@ -81,8 +81,8 @@ func (c *cache[V]) generation() uint64 {
 	return c.gen
 }
 
-// put stores a value that was read in generation gen. It does nothing if an entry was
-// dropped since, because the value may be older than that change.
+// put stores a value that was read in generation gen. It does nothing if an entry was dropped since
+// then, because the value may be older than the change that dropped it.
 func (c *cache[V]) put(key string, gen uint64, v V) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -44,7 +44,7 @@ type change struct {
 }
 
 type changelog struct {
-	appending sync.Mutex // serializes appends, so that those of this process do not conflict
+	appending sync.Mutex // serializes the appends of this process, so that they do not conflict
 
 	mu      sync.Mutex
 	seen    uint64   // number of the last change that was applied here
@@ -73,7 +73,7 @@ func (c *Control) publish(ctx context.Context, kind string, ids ...string) error
 	return fmt.Errorf("the change is stored, but other gateways may see it up to 30 s later: %w", err)
 }
 
-// apply drops the cached entries that the change makes outdated.
+// apply drops the cached entries that are outdated after the change.
 func (c *Control) apply(ch change) {
 	among := func(id string) bool { return slices.Contains(ch.IDs, id) }
 	switch ch.Kind {

@@ -205,11 +205,11 @@ func (c *Control) follow(ctx context.Context) {
 			return
 		}
 		if err != nil && !failing {
-			c.logger.Error("failed to read the change log: changes by other gateways are delayed by up to 30 s; "+
+			c.logger.Error("failed to read or write the change log: changes take up to 30 s to reach other gateways; "+
 				"if the store stays unreachable, API keys are then rejected with 503", "err", err)
 		}
 		if err == nil && failing {
-			c.logger.Info("reading the change log works again")
+			c.logger.Info("the change log works again")
 		}
 		failing = err != nil
 	}
@@ -251,7 +251,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"kind", "from"}),
 		pollErrors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pallium_control_poll_failures_total",
-			Help: "Failed reads of the change log.",
+			Help: "Failures to read the change log or to append pending changes to it.",
 		}),
 		pending: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pallium_control_pending_entries",

@@ -96,7 +96,7 @@ func TestRevoke(t *testing.T) {
 		t.Error("a revoked key is usable in the process that revoked it")
 	}
 	if !usable(t, b, key.ID()) {
-		t.Error("the other process did not use its cache: the test is void")
+		t.Error("the other process did not use its cache: the test has no meaning")
 	}
 	if err := b.Poll(ctx); err != nil {
 		t.Fatal(err)

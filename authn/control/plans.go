@@ -20,7 +20,7 @@ type Plan struct {
 
 func (p *Plan) setETag(e string) { p.ETag = e }
 
-// UnmarshalJSON ignores limits that this version does not know.
+// UnmarshalJSON treats limits of other versions like Tenant.UnmarshalJSON.
 func (p *Plan) UnmarshalJSON(data []byte) error {
 	type plain Plan
 	return unmarshalWithLimits(data, (*plain)(p), "limits", &p.Limits)

@@ -227,8 +227,8 @@ func (c *Control) Policies(ctx context.Context, p Page, in tenant.ID) (out []Pol
 	return out, next, err
 }
 
-// UpdatePolicy replaces display name, scopes and tenants of the policy if its ETag is
-// p.ETag. The rights of its keys change immediately.
+// UpdatePolicy replaces display name, scopes and tenants of the policy if its ETag is p.ETag. The
+// rights of its keys change immediately in this process, and within a second in others.
 func (c *Control) UpdatePolicy(ctx context.Context, p Policy) (Policy, error) {
 	old, err := c.Policy(ctx, p.Name)
 	if err != nil {

@@ -10,8 +10,9 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestPartOfRealm deletes one of the two tenants of a key.
-func TestPartOfRealm(t *testing.T) {
+// TestOneTenantDeleted checks that a key of two tenants is valid only for the other one after one was
+// deleted.
+func TestOneTenantDeleted(t *testing.T) {
 	c := newWorld(t).open()
 	for _, id := range []tenant.ID{"b", "a"} {
 		must(c.CreateTenant(ctx, Tenant{ID: id}))(t)
@@ -32,10 +33,10 @@ func TestPartOfRealm(t *testing.T) {
 	}
 }
 
-// TestDeletedRealm checks what becomes of policies and keys whose tenants were deleted: a
-// policy can still be changed, a key without any other tenant has a status of its own, and
-// no new one is issued.
-func TestDeletedRealm(t *testing.T) {
+// TestPolicyWithDeletedTenants checks policies and keys whose tenants were deleted: the policy can still be
+// changed. If it has no other tenant, its keys have the status TokenTenantDeleted and no new key is
+// issued.
+func TestPolicyWithDeletedTenants(t *testing.T) {
 	c := newWorld(t).open()
 	for _, id := range []tenant.ID{"a", "b"} {
 		must(c.CreateTenant(ctx, Tenant{ID: id}))(t)
@@ -185,7 +186,7 @@ func TestLimits(t *testing.T) {
 	wantKind(t, "stale ETag", err, Stale)
 }
 
-// TestUnknownStoredLimit reads a record that a later version may have written.
+// TestUnknownStoredLimit checks that a limit which only a later version knows is ignored in a stored record.
 func TestUnknownStoredLimit(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()

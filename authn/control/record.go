@@ -20,7 +20,7 @@ import (
 //	02 'p' plan          d: Plan, e: ETag
 //	02 'a' policy        d: Policy, e: ETag
 //	02 'k' token         d: token with hashes, e: ETag
-//	02 'i' key id        d: token and policy of the key; u: last use, ms as text
+//	02 'i' key id        d: token and policy of the key, e: ETag; u: last use, ms as text
 //	02 'v' ^time:8 id    d: audit event; o: its outcome
 //	02 'r' hash          d: idempotency record; o: sealed answer
 const (

@@ -19,8 +19,8 @@ const (
 	// idle must not start with limits that are an hour old: a query would show samples
 	// that a shorter retention has deleted.
 	idleAge = 5 * time.Second
-	// firstWait bounds the wait for that refresh, or for the first read of a tenant's
-	// limits. After it, the last known limits are used.
+	// firstWait bounds the wait for that refresh, or for the first read of a tenant's limits. After
+	// it, the last known limits are used, or those of without if there are none.
 	firstWait          = 2 * time.Second
 	maxRemembered      = 200_000
 	maxConcurrentReads = 16
@@ -45,9 +45,9 @@ type knownLimits struct {
 	asked  chan struct{} // closed when the refresh in progress has ended; nil without one
 }
 
-// NewRemembered returns a cache that reads limits with ask. Refreshes run in the group,
-// and end with it. without returns the limits of a tenant whose limits were never read,
-// depending on the error of reading them.
+// NewRemembered returns a cache that reads limits with ask. Refreshes run in the group, and end
+// with it. without returns the limits of a tenant that does not exist or whose limits were never
+// read, depending on the error of reading them.
 func NewRemembered(
 	asking *background.Group, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits,
 	now func() time.Time,
@@ -115,8 +115,8 @@ func (r *Remembered) refresh(id tenant.ID, k *knownLimits) {
 	})
 }
 
-// put stores the result of a read and returns the limits to use: after an error, the last
-// known ones, or those of without.
+// put stores the result of a read and returns the limits to use: after an error, the last known
+// ones. If there are none, or if the tenant does not exist, they are those of without.
 func (r *Remembered) put(id tenant.ID, lim limits.Limits, err error) limits.Limits {
 	r.mu.Lock()
 	defer r.mu.Unlock()

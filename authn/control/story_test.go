@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestKilledBetweenRecordAndLog loses the log entry of a revocation, as a crash would:
-// the other process sees the revocation when its cached entry is 30 s old.
+// TestKilledBetweenRecordAndLog checks that a revocation whose entry in the change log was lost in
+// a crash takes effect in the other process when its cached entry is 30 s old.
 func TestKilledBetweenRecordAndLog(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -38,7 +38,7 @@ func TestKilledBetweenRecordAndLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !usable(t, b, key.ID()) {
-		t.Error("the log entry was written: the test is void")
+		t.Error("the log entry was written: the test has no meaning")
 	}
 	w.clock.Advance(entryLife)
 	if usable(t, b, key.ID()) {
@@ -46,8 +46,8 @@ func TestKilledBetweenRecordAndLog(t *testing.T) {
 	}
 }
 
-// TestPendingEntry is the same without the crash: the process appends the pending entry
-// at its next poll.
+// TestPendingEntry checks that a process appends an entry of the change log at its next poll if the
+// append failed first.
 func TestPendingEntry(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -127,7 +127,7 @@ func TestStoreDown(t *testing.T) {
 	}
 }
 
-func TestNegativeEntries(t *testing.T) {
+func TestUnknownKeysAreCached(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()
 	reads := 0
@@ -144,12 +144,12 @@ func TestNegativeEntries(t *testing.T) {
 		c.credentials.put(fmt.Sprint(i), c.credentials.generation(), credential{}, false)
 	}
 	if n := c.credentials.missing.items.Len(); n > 20_000 {
-		t.Errorf("%d negative entries", n)
+		t.Errorf("%d unknown keys are cached", n)
 	}
 }
 
-// TestReadDuringRevocation revokes a key between the read of a lookup and its entry into
-// the cache.
+// TestReadDuringRevocation checks that a credential is not cached if the key was revoked after the
+// credential was read.
 func TestReadDuringRevocation(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()
@@ -195,8 +195,7 @@ func TestConcurrentUpdatesOneWinner(t *testing.T) {
 	}
 }
 
-// TestLogUnderContention appends from two processes concurrently and checks that no
-// change is lost.
+// TestLogUnderContention checks that no change is lost if two processes append concurrently.
 func TestLogUnderContention(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()
@@ -246,8 +245,7 @@ func TestLogIsBounded(t *testing.T) {
 	}
 }
 
-// TestFollow runs the background work and checks that a key revoked by one process is
-// rejected by another.
+// TestFollow checks that the background work makes a process reject a key that another one revoked.
 func TestFollow(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()

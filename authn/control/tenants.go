@@ -81,7 +81,7 @@ func unmarshalWithLimits(data []byte, into any, field string, l *limits.Partial)
 
 func tenantKey(id tenant.ID) string { return prefTenant + string(id) }
 
-// reserved returns names that Mimir and Cortex use in place of a tenant's name.
+// reserved returns the names that Mimir and Cortex use where they expect a tenant's name.
 func reserved() []string {
 	return []string{"__markers__", "__mimir_cluster", "user-index.json.gz"}
 }
@@ -122,7 +122,7 @@ func (c *Control) tenantTaken(ctx context.Context, id tenant.ID) error {
 	return fail(Conflict, "name", "tenant %s already exists", id)
 }
 
-// checkTenant makes the checks that create and update have in common.
+// checkTenant makes the checks that CreateTenant and UpdateTenant have in common.
 func (c *Control) checkTenant(ctx context.Context, t Tenant) error {
 	if err := checkText("displayName", t.DisplayName); err != nil {
 		return err
@@ -218,8 +218,9 @@ func (c *Control) UpdateTenant(ctx context.Context, t Tenant) (Tenant, error) {
 	return next, c.replace(ctx, tenantKey(t.ID), old.ETag, &next, changedTenant, string(t.ID))
 }
 
-// DeleteTenant marks the tenant as deleted if it has the given ETag. Its credentials
-// become invalid immediately; its data is deleted in the background.
+// DeleteTenant marks the tenant as deleted if it has the given ETag. No credential is valid for it
+// any more, immediately in this process and within a second in others. Its data is deleted in the
+// background.
 func (c *Control) DeleteTenant(ctx context.Context, id tenant.ID, etag string) error {
 	if id == tenant.Self {
 		return fail(Conflict, "tenant", "tenant %s holds Pallium's own metrics and cannot be deleted", id)

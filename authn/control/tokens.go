@@ -41,7 +41,7 @@ type Token struct {
 
 	PreviousKeyID      string // the key before the last rotation
 	PreviousValidUntil time.Time
-	TenantsDeleted     bool // the policy has no tenant that was not deleted
+	TenantsDeleted     bool // all tenants of the policy were deleted
 
 	// MaxConcurrentRequests is how many requests with the token's keys may be in progress
 	// at one gateway; 0 = no limit of its own.

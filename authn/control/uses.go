@@ -9,11 +9,11 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// maxUses bounds the number of keys whose use waits in memory to be written. Uses of further
+// maxUses bounds the number of keys in memory whose last use is not written yet. Uses of further
 // keys are not recorded.
 const maxUses = 100_000
 
-// uses holds the times when keys were used until they are written.
+// uses holds the last uses of keys until they are written.
 type uses struct {
 	mu      sync.Mutex
 	dirty   map[string]time.Time // to be written
@@ -45,8 +45,8 @@ type use struct {
 	at time.Time
 }
 
-// take removes the uses that are to be written and returns them, and forgets those that were
-// written touchEvery ago.
+// take returns the uses to write and removes them from dirty. It also removes uses from written
+// that were written touchEvery ago.
 func (u *uses) take(now time.Time) []use {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -63,17 +63,17 @@ func (u *uses) take(now time.Time) []use {
 	return list
 }
 
-// wrote records that a use that take returned was written.
+// wrote records that a use from take was written.
 func (u *uses) wrote(w use) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.written[w.id] = w.at
 	if later, ok := u.dirty[w.id]; ok && later.Sub(w.at) < touchEvery {
-		delete(u.dirty, w.id) // of a request during the write
+		delete(u.dirty, w.id) // a use of a request during the write, too soon after w
 	}
 }
 
-// keep keeps a use that take returned for the next write, unless the key was used again.
+// keep puts back a use from take that could not be written, unless the key was used again.
 func (u *uses) keep(w use) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -82,8 +82,8 @@ func (u *uses) keep(w use) {
 	}
 }
 
-// flushUses writes the uses recorded by Touch. Those that it cannot write are kept for the next
-// call. The later write may replace a later use that another gateway wrote in between.
+// flushUses writes the uses recorded by Touch. It keeps uses that it cannot write for the next
+// call; that late write may overwrite a newer use that another gateway wrote in the meantime.
 func (c *Control) flushUses(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()

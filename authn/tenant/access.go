@@ -7,8 +7,8 @@ import (
 	"net/http"
 )
 
-// The headers between edge and backend. Only the edge sets them; it deletes headers of
-// the client with these names.
+// The headers between edge and backend. Only the edge sets them; it does not forward headers of the
+// client with these names.
 const (
 	HeaderOrgID  = "X-Scope-OrgID"
 	HeaderPolicy = "X-Pallium-Policy"
@@ -37,8 +37,8 @@ func (p LabelPolicy) String() string {
 
 const policyUnrestricted = "unrestricted"
 
-// Access is what the edge granted to one request: the tenant for which it acts and the
-// label policy that restricts it.
+// Access is the access that the edge granted to one request: the tenant for which the request acts,
+// and the label policy that restricts it.
 type Access struct {
 	Tenant ID
 	Policy LabelPolicy

@@ -29,7 +29,7 @@ func (s Scope) Valid() bool { return slices.Contains(Scopes(), s) }
 // It is not a decision; package policies decides.
 type Identity struct {
 	Credential string  // public id: "tk_..." of an API key, "jwt:<issuer>/<subject>" of a JWT
-	Name       string  // the name that the administrator gave it, for logs and audit
+	Name       string  // the name of an API key, or the subject of a JWT; for logs and audit
 	Tenants    []ID    // tenants the credential may act for, sorted, without duplicates
 	Scopes     []Scope // the rights of the credential in those tenants
 	// MaxConcurrentRequests is how many requests of the credential may be in progress at

@@ -65,7 +65,7 @@ func TestHeaders(t *testing.T) {
 	want := Access{Tenant: "acme", Policy: Unrestricted()}
 	want.SetHeaders(h)
 	if got, err := AccessFromHeaders(h); err != nil || got != want {
-		t.Errorf("%+v, %v", got, err)
+		t.Errorf("AccessFromHeaders after SetHeaders = %+v, %v", got, err)
 	}
 	Access{Tenant: "acme"}.SetHeaders(h)
 	if got, err := AccessFromHeaders(h); !errors.Is(err, errNoPolicy) {
@@ -92,7 +92,7 @@ func TestHeaders(t *testing.T) {
 func TestIdentity(t *testing.T) {
 	id := Identity{Tenants: []ID{"a", "b"}, Scopes: []Scope{MetricsRead}}
 	if !id.MayActFor("a") || id.MayActFor("c") || id.MayActFor("") || !id.Has(MetricsRead) || id.Has(MetricsWrite) || id.Has("") {
-		t.Errorf("%+v", id)
+		t.Errorf("wrong tenants or scopes of %+v", id)
 	}
 	if (Identity{}).MayActFor("") || (Identity{}).Has("") {
 		t.Error("the zero identity has rights")

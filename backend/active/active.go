@@ -1,5 +1,5 @@
-// Package active tracks the reads of tenants that a process is working on: queries, lists of
-// labels and series, and remote reads. Operators can list them and end one. It logs slow reads.
+// Package active tracks the reads that a process is serving for tenants: queries, lists of labels
+// and series, and remote reads. Operators can list and end them. Slow reads are logged.
 package active
 
 import (
@@ -75,7 +75,7 @@ type Entry struct {
 	ended    atomic.Bool // by an operator
 	cancel   context.CancelCauseFunc
 	samples  atomic.Int64 // read by its queries
-	peak     atomic.Int64 // the most samples that a query held
+	peak     atomic.Int64 // peak number of samples that a query had in memory
 	status   atomic.Int64
 	// details returns more attributes of the log line of a slow read; nil: there are none.
 	details func() []any
@@ -100,7 +100,7 @@ type entryKey struct{}
 // operator ends the read. The caller must call Done.
 func (r *Registry) Begin(ctx context.Context, q Query) (context.Context, *Entry) {
 	q.ID, q.Since = newID(), r.o.Now()
-	// Operators see all of these, and the log has them. The path may have the name of a label.
+	// These texts are shown to operators and logged. The path may contain the name of a label.
 	q.Text, q.Path = shown(q.Text, textBytes), shown(q.Path, pathBytes)
 	q.Start, q.End, q.Step = shown(q.Start, partBytes), shown(q.End, partBytes), shown(q.Step, partBytes)
 	e := &Entry{registry: r, query: q}
@@ -111,21 +111,21 @@ func (r *Registry) Begin(ctx context.Context, q Query) (context.Context, *Entry)
 	return context.WithValue(ctx, entryKey{}, e), e
 }
 
-// Of returns the read of a context, or nil. Run, Read and Status do nothing on a nil Entry.
+// Of returns the read of a context, or nil. Its exported methods do nothing on a nil Entry.
 func Of(ctx context.Context) *Entry {
 	e, _ := ctx.Value(entryKey{}).(*Entry)
 	return e
 }
 
-// Run notes that the read no longer waits.
+// Run records that the read no longer waits.
 func (e *Entry) Run() {
 	if e != nil {
 		e.running.Store(true)
 	}
 }
 
-// Read notes the number of samples that a query of the read has read, and the maximum number
-// that it held at the same time.
+// Read records the number of samples that a query of the read has read, and its peak number of
+// samples in memory.
 func (e *Entry) Read(samples, peak int64) {
 	if e == nil {
 		return
@@ -139,7 +139,8 @@ func (e *Entry) Read(samples, peak int64) {
 	}
 }
 
-// Status notes the HTTP status of the response, and reports whether it is the first one.
+// Status records the HTTP status of the response. Only the first call has an effect. It reports
+// whether this is the first call.
 func (e *Entry) Status(code int) bool { return e != nil && e.status.CompareAndSwap(0, int64(code)) }
 
 // Details sets what returns further attributes of the log line if the read is slow. It must be
@@ -195,7 +196,7 @@ func (r *Registry) End(id string) (Query, bool) {
 	if e == nil {
 		return Query{}, false
 	}
-	if !e.ended.Swap(true) { // it may take a moment until the read is done
+	if !e.ended.Swap(true) { // an ended read stays in the list until Done
 		r.ended.Inc()
 		e.cancel(ErrEnded)
 		r.o.Logger.Warn("an operator ended a query", "id", id, "tenant", e.query.Tenant, "query", e.query.Text)
@@ -216,8 +217,8 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// shown returns the first n bytes of a text of a client, without the secrets of API keys. A
-// longer one ends with "...".
+// shown returns a client's text without the secrets of API keys. A text of more than n bytes is cut
+// and ends with "...".
 func shown(s string, n int) string {
 	if len(s) > n {
 		s = strings.ToValidUTF8(s[:n-3], "") + "..."

@@ -88,7 +88,7 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestSlow checks which reads are logged, and with what.
+// TestSlow checks which reads are logged, and the fields of the log line.
 func TestSlow(t *testing.T) {
 	w := newWorld()
 	_, fast := w.Begin(t.Context(), Query{Tenant: "a", Text: "fast"})
@@ -117,7 +117,7 @@ func TestSlow(t *testing.T) {
 	}
 }
 
-// TestNone checks that what is not registered can be noted.
+// TestNone checks that all methods can be called for a context without a registered read.
 func TestNone(*testing.T) {
 	e := Of(context.Background())
 	e.Run()

@@ -15,8 +15,8 @@ import (
 	"github.com/palliumhq/pallium/backend/timing"
 )
 
-// begin registers a read, so that an operator can list and end it. The caller must call Done
-// of the entry.
+// begin registers a read, so that an operator can list and end it. The caller must call Done on the
+// entry.
 func (a *api) begin(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request, *active.Entry) {
 	q := active.Query{Tenant: access(r), Path: r.URL.Path, Text: textOf(r), Start: r.Form.Get("start"), End: r.Form.Get("end"),
 		Step: r.Form.Get("step")}
@@ -46,7 +46,8 @@ func textOf(r *http.Request) string {
 	return strings.Join(list, " ")
 }
 
-// statusNoter notes the status of a response, and adds to it where the time went.
+// statusNoter records the status of a response in the entry of the read, and adds to the
+// response where the time went.
 type statusNoter struct {
 	http.ResponseWriter
 	entry  *active.Entry
@@ -78,7 +79,7 @@ func (w *statusNoter) Flush() { _ = http.NewResponseController(w.ResponseWriter)
 // Unwrap implements the optional interface of http.ResponseController.
 func (w *statusNoter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// notingEngine notes what the queries of a read have read.
+// notingEngine records in the entry of a read how many samples its queries have read.
 type notingEngine struct{ promql.QueryEngine }
 
 // NewInstantQuery implements promql.QueryEngine.

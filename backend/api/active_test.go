@@ -12,8 +12,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestEndedByOperator checks that reads are listed with what they ask for, and that one that
-// an operator ends is 422 and says so, on every route.
+// TestEndedByOperator checks on every route that a read is listed with its parameters, and that the
+// response is 422 with the reason if an operator ends it.
 func TestEndedByOperator(t *testing.T) {
 	b := newReading(t, 64<<20)
 	for _, c := range allReadRoutes() {
@@ -42,7 +42,7 @@ func TestEndedByOperator(t *testing.T) {
 	}
 }
 
-// TestEndedWhileItWaits checks that a read that waits for a slot is listed, and can be ended.
+// TestEndedWhileItWaits checks that a read that waits for a slot is listed and can be ended.
 func TestEndedWhileItWaits(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.lim.MaxConcurrentQueries = 1

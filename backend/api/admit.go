@@ -19,18 +19,17 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// admit wraps the handler of a read whose parameters are a form. It accounts
-// for the request's memory until the response is written, checks the size of
-// expressions and selectors before they are parsed, sets a deadline of
-// query_timeout, which includes the time in the queue, and waits for one of the
-// tenant's slots in the gate. While it waits for a slot, a request holds only the
-// memory of its text.
+// admit wraps the handler of a read whose parameters are a form. It accounts for the request's
+// memory until the response is written, checks the size of expressions and selectors before they
+// are parsed, sets a deadline of query_timeout, which includes the time in the queue, and waits for
+// one of the tenant's slots in the gate. While it waits for a slot, a request holds memory only for
+// its text.
 func (a *api) admit(next http.Handler) http.HandlerFunc {
 	return a.admitIf(func(r *http.Request, _ *limits.Limits) (*http.Request, func(), error) { return r, func() {}, nil }, next)
 }
 
-// admitIf is admit with a check of the parameters, which may change the request's context. It
-// returns a function to call at the end of the request.
+// admitIf is admit with a check of the parameters. check may return a request with another context;
+// it returns a function that is called at the end of the request.
 func (a *api) admitIf(check func(*http.Request, *limits.Limits) (*http.Request, func(), error), next http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r, lim, end := a.account(r)
@@ -58,9 +57,8 @@ func (a *api) admitIf(check func(*http.Request, *limits.Limits) (*http.Request, 
 	}
 }
 
-// account starts the accounting of a read's memory and its timeout, with the
-// tenant's current limits, which apply to the whole read. end releases the
-// memory and stops the timeout.
+// account starts the memory accounting and the timeout of a read. It returns the tenant's current
+// limits, which apply to the whole read. end releases the memory and stops the timeout.
 func (a *api) account(r *http.Request) (_ *http.Request, lim *limits.Limits, end func()) {
 	id := access(r)
 	l := a.Limits(id)
@@ -81,7 +79,8 @@ func (a *api) account(r *http.Request) (_ *http.Request, lim *limits.Limits, end
 	}
 }
 
-// noStore reports whether a request asks not to use caches (RFC 9111, 5.2.1.5).
+// noStore reports whether a request has Cache-Control: no-store (RFC 9111, 5.2.1.5): it is answered without
+// the results cache.
 func noStore(r *http.Request) bool {
 	for _, list := range r.Header.Values("Cache-Control") {
 		for directive := range strings.SplitSeq(list, ",") {
@@ -112,8 +111,29 @@ func (a *api) partial(next http.Handler) http.Handler {
 	})
 }
 
-// enter checks the texts of a read, i.e. expressions and selectors, and takes a
-// slot of the gate.
+// hold wraps the handler of a read that is not a query, but shares the slots of queriers with
+// the queries of all tenants. It must be inside admit.
+func (a *api) hold(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		release, err := a.holdSlot(r)
+		if err != nil {
+			a.fail(w, r, err)
+			return
+		}
+		defer release()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// holdSlot waits for a slot and holds it until release.
+func (a *api) holdSlot(r *http.Request) (release func(), err error) {
+	if a.Hold == nil {
+		return func() {}, nil
+	}
+	return a.Hold(r.Context(), access(r))
+}
+
+// enter checks the texts of a read (expressions and selectors), and waits for a slot of the gate.
 func (a *api) enter(r *http.Request, lim *limits.Limits, texts ...[]string) (leave func(), err error) {
 	c := textCheck{lim: lim}
 	for _, s := range slices.Concat(texts...) {
@@ -152,11 +172,10 @@ func (c *textCheck) length(n int) {
 	}
 }
 
-// unlimited is the number of instructions that are left if the limit is not set:
-// more than any program has.
+// unlimited is the result of left if the limit is not set: more instructions than any program has.
 const unlimited = 1 << 30
 
-// left returns how many instructions the rest of the texts may have.
+// left returns how many instructions the remaining texts may have.
 func (c *textCheck) left() int {
 	if c.lim.MaxRegexInstructions <= 0 {
 		return unlimited
@@ -194,7 +213,7 @@ func readForm(w http.ResponseWriter, r *http.Request, lim *limits.Limits) error 
 	if err := readBody(w, r, &buf, lim.MaxBodyBytes, h); err != nil {
 		return err
 	}
-	// Handlers may read the body as text or as parsed values, so both are held.
+	// Handlers may read the body as text or as parsed values, so both are in memory.
 	if err := h.Take(2 * int64(buf.Len())); err != nil {
 		return err
 	}
@@ -212,9 +231,9 @@ func readForm(w http.ResponseWriter, r *http.Request, lim *limits.Limits) error 
 	return nil
 }
 
-// unavailable responds with 503, in the format of Prometheus' API, whatever the
-// error is: the client must send the request again, because it may have taken
-// effect in part.
+// unavailable responds with 503 in the format of Prometheus' API, whatever the error is (unless the
+// client is gone): the client must send the request again, because it may have taken effect in
+// part.
 func (a *api) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 	code, text := statusFor(r, err)
 	if code == statusClientGone {

@@ -3,10 +3,9 @@
 // response. The PromQL endpoints are Prometheus' own code, so that parameters
 // and responses are exactly those of Prometheus.
 //
-// The handler trusts the tenant.Access in each request's context. It must be
-// called only through the gateway and not have a listener of its own. The
-// gateway uses one path per route, independent of the path that the client
-// used.
+// The handler trusts the tenant.Access in each request's context. It must be called only through
+// the gateway and not have a listener of its own. The gateway uses one path per route, even if
+// clients can use several.
 package api
 
 import (
@@ -39,8 +38,8 @@ type Queryable interface {
 	storage.ExemplarQueryable
 }
 
-// Options configures the API. Without Push it has no write routes, without
-// Queryable no read routes.
+// Options configures the API. Without Push, write routes respond with 503; without Queryable, so do
+// read routes.
 type Options struct {
 	Push        func(context.Context, *series.Batch) (series.Outcome, error)
 	Queryable   Queryable
@@ -48,16 +47,19 @@ type Options struct {
 	Parsers     switches.Parsers
 	Metadata    func(context.Context, tenant.ID) ([]series.MetricMetadata, error) // ascending by metric
 	SeriesCount func(context.Context, tenant.ID) (int, error)                     // active series of a tenant
-	Head        func(context.Context, tenant.ID) (series.HeadStats, error)        // samples in memory of a tenant
+	Head        func(context.Context, tenant.ID) (series.HeadStats, error)        // statistics of a tenant's chunks in the memory of ingesters
 	Delete      func(context.Context, Deletion) error
 	// CleanTombstones requests that a tenant's deleted series are removed from all packs now.
 	CleanTombstones func(context.Context, tenant.ID) error
 	Limits          func(tenant.ID) limits.Limits
-	Memory          *memory.Account  // nil: the memory of requests is not accounted for
-	Gate            *querier.Gate    // nil: New creates one
-	Active          *active.Registry // nil: New creates one
-	Lookback        time.Duration
-	// Features enables and disables the features of PromQL of a request's tenant; nil: there are none.
+	Memory          *memory.Account // nil: the memory of requests is not accounted for
+	Gate            *querier.Gate   // nil: New creates one
+	// Hold waits until a slot of queriers is free for a read that is not a query, and holds it
+	// until release; nil: such reads do not wait.
+	Hold     func(ctx context.Context, id tenant.ID) (release func(), err error)
+	Active   *active.Registry // nil: New creates one
+	Lookback time.Duration
+	// Features sets which PromQL features are enabled for a request's tenant; nil: none is.
 	Features   func(context.Context, features.Collector)
 	Now        func() time.Time // nil: time.Now
 	Logger     *slog.Logger

@@ -19,11 +19,11 @@ func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
 		"push":             a.push,
 		"query":            a.admitIf(a.evaluates, a.partial(prom)),
 		"query_range":      a.admitIf(a.evaluates, a.partial(prom)),
-		"query_exemplars":  a.admitIf(a.notBlocked, prom),
+		"query_exemplars":  a.admitIf(a.notBlocked, a.hold(prom)),
 		"query_cost":       a.admitIf(a.estimates, prom),
 		"query_range_cost": a.admitIf(a.estimates, prom),
 		"read":             a.remoteRead(prom),
-		"metadata":         a.admit(http.HandlerFunc(a.metadata)),
+		"metadata":         a.admit(a.hold(http.HandlerFunc(a.metadata))),
 		"delete_series":    a.admit(http.HandlerFunc(a.deleteSeries)),
 		"clean_tombstones": a.cleanTombstones,
 		"user_stats":       a.userStats,
@@ -98,9 +98,9 @@ func rolesOf(rt *routes.Route) string {
 	return "querier or query-frontend"
 }
 
-// NotServed returns the handler of routes that a process does not serve since it lacks a
-// role: a gateway is configured with the wrong backends. With 404, senders of remote write
-// would drop their samples; after 503 they send them again.
+// NotServed returns the handler of routes that a process does not serve since it lacks a role. A
+// request for such a route means that a gateway is configured with the wrong backends. The response
+// is 503, because senders of remote write drop their samples after a 404.
 func NotServed(roles string) http.HandlerFunc {
 	text := "this process does not have the role " + roles + ": correct upstream.urls and upstream.write_urls of the gateway"
 	return func(w http.ResponseWriter, r *http.Request) {

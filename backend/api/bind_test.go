@@ -68,8 +68,8 @@ func TestBind(t *testing.T) {
 	}
 }
 
-// TestRolesHaveTheirRoutes checks that a process serves exactly the routes of its roles,
-// and answers those of other roles with 503, after which senders keep their samples.
+// TestRolesHaveTheirRoutes checks that a process serves exactly the routes of its roles, and
+// responds to those of other roles with 503, after which senders retry.
 func TestRolesHaveTheirRoutes(t *testing.T) {
 	for _, tt := range []struct{ push, read bool }{{true, true}, {true, false}, {false, true}, {false, false}} {
 		h := newAPI(forRoles(tt.push, tt.read))

@@ -28,7 +28,7 @@ import (
 
 const counted = "/prometheus/api/v1/cardinality/"
 
-// TestCardinality checks the answers of cardinality/* in Mimir's form, as text: names and
+// TestCardinality checks the responses of cardinality/* byte for byte, in Mimir's form: names and
 // order of fields, order and limits of lists.
 func TestCardinality(t *testing.T) {
 	b := newBackend(t)
@@ -67,7 +67,8 @@ func TestCardinality(t *testing.T) {
 	}
 }
 
-// TestBadParameters checks that a wrong parameter is 400, with what is allowed.
+// TestBadParameters checks that the response to an invalid parameter is 400, and says which values are
+// allowed.
 func TestBadParameters(t *testing.T) {
 	b := newBackend(t)
 	const prefix = "/prometheus/api/v1/"
@@ -102,12 +103,12 @@ func TestBadParameters(t *testing.T) {
 	}
 }
 
-// TestCountedWhen checks which series count: active ones had a sample within 30 minutes,
-// those in memory also since the start of the oldest window that is not sealed.
+// TestCountedWhen checks which series are counted: active ones, with a sample within 30 minutes;
+// and ones in memory, also with a sample since the start of the oldest window that is not sealed.
 func TestCountedWhen(t *testing.T) {
 	b := newBackend(t)
 	window := b.now.Truncate(2 * time.Hour).Add(-2 * time.Hour)
-	at := window.Add(time.Hour) // when the sample was written, and then when it is asked
+	at := window.Add(time.Hour) // time of the sample
 	b.writeAt("a", "m", 1, at)
 	p := parser.NewParser(parser.Options{})
 	b.h = newAPI(Options{Queryable: querier.NewQueryable(recentOnly{b.ing}, time.Now, nil), Parsers: switches.Only(p), Engine: querier.NewEngine(switches.Only(p), slog.New(slog.DiscardHandler), nil),
@@ -147,8 +148,8 @@ func manyNames(n int) []string {
 	return names
 }
 
-// TestHeadUnavailable checks that status/tsdb is 503 if the ingesters' chunks are not known,
-// and search/metric_names if metadata is not: never an answer without them.
+// TestHeadUnavailable checks that status/tsdb is 503 if the chunk counts of ingesters are
+// unavailable, and search/metric_names if metadata is: never a response without them.
 func TestHeadUnavailable(t *testing.T) {
 	fails := fmt.Errorf("%w: file-7", peers.ErrTooFew)
 	p := parser.NewParser(parser.Options{})
@@ -164,8 +165,8 @@ func TestHeadUnavailable(t *testing.T) {
 	}
 }
 
-// TestSearchFailsInTheMiddle checks that a search of two selectors, of which the second cannot
-// be read, ends with an error line, or is 503 if the first one has no results.
+// TestSearchFailsInTheMiddle checks a search with two selectors whose second cannot be read: the
+// response ends with an error line, or is 503 if the first selector has no results.
 func TestSearchFailsInTheMiddle(t *testing.T) {
 	b := newReading(t, 64<<20)
 	params := url.Values{"match[]": {"m", "n"}, "limit": {"500"}, "include_metadata": {"true"}}.Encode()
@@ -236,8 +237,8 @@ func (o ofIngesters) LabelValues(ctx context.Context, name string, req series.Re
 	return values, err
 }
 
-// TestReplicasCountOnce checks that a series and its chunk, of which three ingesters have a
-// copy, count once, and that two of them are enough.
+// TestReplicasCountOnce checks that a series and its chunk count once although three ingesters have
+// a copy, and that two ingesters are enough.
 func TestReplicasCountOnce(t *testing.T) {
 	var list []querier.Peer
 	var last *backend
@@ -267,8 +268,8 @@ func TestReplicasCountOnce(t *testing.T) {
 	}
 }
 
-// TestCountFailureIsLoggedOnce checks that a failure to read is in the log once: the querier
-// logs it. One to read the head is logged by the API.
+// TestCountFailureIsLoggedOnce checks that a failed read is logged once: by the querier, or by the
+// API if the statistics of the head failed.
 func TestCountFailureIsLoggedOnce(t *testing.T) {
 	for _, tt := range []struct{ source, head error }{{errors.New("file-7"), nil}, {nil, errors.New("file-8")}} {
 		var log bytes.Buffer

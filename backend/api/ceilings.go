@@ -16,8 +16,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// ceilings are the limits that a request sets for itself, as in Prometheus' feature query-cost;
-// 0 = none. Prometheus' handlers pass them to the engine.
+// ceilings are the limits that a request sets for itself, as in Prometheus' feature query-cost; 0 =
+// no limit. Prometheus' handlers pass them to the engine.
 type ceilings struct {
 	series, samplesRead uint64
 	duration            time.Duration
@@ -73,10 +73,10 @@ func above(name string, requested, most any) error {
 	return badRequest{promql.ErrLimitAboveCeiling{Limit: name, Requested: fmt.Sprint(requested), Ceiling: fmt.Sprint(most)}}
 }
 
-// evaluates is the check of admitIf for queries: they are not blocked, and their ceilings are
-// within the tenant's limits. max_series and max_query_duration lower the limits of the request,
-// so that it ends where its data are selected or wherever it waits; the engine compares the
-// cost of the whole query with the ceilings.
+// evaluates is the check of admitIf for queries: the query must not be blocked, and its ceilings
+// must be within the tenant's limits. max_series and max_query_duration lower the limits of the
+// request, so that it ends already when series are selected, or while it waits. The engine compares
+// the cost of the whole query with the ceilings.
 func (a *api) evaluates(r *http.Request, lim *limits.Limits) (*http.Request, func(), error) {
 	c := ceilingsOf(r.Form)
 	priced, _ := strconv.ParseBool(r.Form.Get("cost"))
@@ -86,17 +86,18 @@ func (a *api) evaluates(r *http.Request, lim *limits.Limits) (*http.Request, fun
 	return a.bounded(r, lim, c)
 }
 
-// estimates is the check of admitIf for estimates of costs. A ceiling on series does not apply
-// to them, as in Prometheus: the estimate is how many they are.
+// estimates is the check of admitIf for estimates of costs. As in Prometheus, the ceiling on series
+// does not apply: the estimate counts them.
 func (a *api) estimates(r *http.Request, lim *limits.Limits) (*http.Request, func(), error) {
 	c := ceilingsOf(r.Form)
 	if err := c.check(lim); err != nil {
 		return r, nil, err
 	}
-	return a.bounded(r, lim, ceilings{duration: c.duration}) // and checks that the query is not blocked
+	return a.bounded(r, lim, ceilings{duration: c.duration}) // also checks that the query is not blocked
 }
 
-// bounded returns a request with the ceilings.
+// bounded checks that the query is not blocked, and returns the request with the ceilings applied to its
+// limits and context.
 func (a *api) bounded(r *http.Request, lim *limits.Limits, c ceilings) (*http.Request, func(), error) {
 	if err := a.blocked.Check(r.Form.Get("query"), lim); err != nil {
 		return r, nil, err
@@ -117,7 +118,7 @@ func (a *api) bounded(r *http.Request, lim *limits.Limits, c ceilings) (*http.Re
 	return r.WithContext(querier.WithPrice(querier.WithLimits(ctx, &lower))), stop, nil
 }
 
-// notBlocked is a check of admitIf: the query of the request is not blocked.
+// notBlocked is a check of admitIf: the query of the request must not be blocked.
 func (a *api) notBlocked(r *http.Request, lim *limits.Limits) (*http.Request, func(), error) {
 	return r, func() {}, a.blocked.Check(r.Form.Get("query"), lim)
 }

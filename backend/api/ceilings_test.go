@@ -26,8 +26,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// withFrontend returns the API of a backend's samples with all layers of queries: equal queries
-// are joined, ranges are divided and their results are kept, and parts wait for slots.
+// withFrontend returns an API over a backend's samples with all layers of a query frontend: equal
+// queries are joined, ranges are divided, their results are cached, and parts wait for slots.
 func withFrontend(t *testing.T, b *backend) (http.Handler, *prometheus.Registry) {
 	t.Helper()
 	reg, now := prometheus.NewRegistry(), func() time.Time { return b.now }
@@ -50,8 +50,8 @@ func withFrontend(t *testing.T, b *backend) (http.Handler, *prometheus.Registry)
 		Limits: func(tenant.ID) limits.Limits { return b.lim }, Lookback: querier.LookbackDelta}), reg
 }
 
-// TestCeilingsOfDividedQueries checks that ceilings hold for all of a query that is otherwise
-// answered in parts and from the cache, and that its cost is that of the whole query.
+// TestCeilingsOfDividedQueries checks a query that is answered in parts and from the cache if it
+// has no ceilings: with ceilings, they apply to the whole query, and so does the cost.
 func TestCeilingsOfDividedQueries(t *testing.T) {
 	b := newBackend(t)
 	end := b.now.Truncate(24 * time.Hour)
@@ -81,7 +81,7 @@ func TestCeilingsOfDividedQueries(t *testing.T) {
 		more, kind string
 		code       int
 	}{
-		{"&max_series=6", "", 200}, {"&max_series=5", "cost_limit", 422}, {"&max_series=2", "cost_limit", 422}, // of each day
+		{"&max_series=6", "", 200}, {"&max_series=5", "cost_limit", 422}, {"&max_series=2", "cost_limit", 422}, // fewer than all days together, more than one day
 		{fmt.Sprint("&max_samples_read=", samples), "", 200}, {fmt.Sprint("&max_samples_read=", samples-1), "cost_limit", 422},
 		{"&max_series=6&max_samples_read=300", "cost_limit", 422}, {"&max_query_duration=1m", "", 200}, {"&max_series=500001", "bad_data", 400},
 	} {
@@ -108,8 +108,8 @@ func counter(t *testing.T, reg *prometheus.Registry, name, label string) float64
 	return 0
 }
 
-// TestMemoryOfEstimates checks that an estimate holds less memory than a response with the
-// labels of the series that it counts.
+// TestMemoryOfEstimates checks that an estimate uses less memory than a response with the labels of
+// the same series.
 func TestMemoryOfEstimates(t *testing.T) {
 	b := newReading(t, 1<<30)
 	b.lim.MaxMemoryBytes = 64 << 10

@@ -16,7 +16,7 @@ func (a *api) counted(answer func(*http.Request) (any, error)) http.HandlerFunc 
 			writeJSON(w, http.StatusOK, v)
 			return
 		}
-		if cause := fault(); cause != nil { // the querier has logged it; err has only a general text
+		if cause := fault(); cause != nil { // the querier has logged the cause; err has only a general text
 			err = logged{cause}
 		}
 		a.reject(w, r, err)

@@ -26,10 +26,9 @@ type Deletion struct {
 // are stored for weeks.
 const maxDeletionSets = 16
 
-// deleteSeries implements delete_series of Prometheus' admin API; it responds
-// with 204. It is wrapped in admit, because it parses selectors. If a deletion
-// is interrupted, it is unknown whether it took effect, so the client is told
-// to repeat it.
+// deleteSeries implements delete_series of Prometheus' admin API; it responds with 204. It is
+// wrapped in admit, because it parses selectors. If a deletion is interrupted, it is unknown
+// whether it took effect, so the response tells the client to repeat it.
 func (a *api) deleteSeries(w http.ResponseWriter, r *http.Request) {
 	d, err := a.parseDeletion(r)
 	if err != nil {
@@ -84,8 +83,8 @@ func (a *api) parseDeletion(r *http.Request) (Deletion, error) {
 	return d, nil
 }
 
-// timeParameter parses Unix seconds or RFC 3339. It returns Unix milliseconds,
-// or none if s is empty.
+// timeParameter parses Unix seconds or RFC 3339, and returns Unix milliseconds. It returns the
+// default none if s is empty.
 func timeParameter(s string, none int64) (int64, error) {
 	if s == "" {
 		return none, nil

@@ -22,9 +22,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestDeletionErrors checks that a deletion that is too large for the index is
-// the caller's mistake and names the limit; the text of any other error is not
-// returned.
+// TestDeletionErrors checks that the response to a deletion that is too large for the index is 400
+// and names the limit, and that the text of any other error is not returned.
 func TestDeletionErrors(t *testing.T) {
 	for _, c := range []struct {
 		err  error
@@ -46,8 +45,8 @@ func TestDeletionErrors(t *testing.T) {
 	}
 }
 
-// TestDeletionEndedByOperator checks that the client of a deletion that an operator ends is told
-// so, and to repeat it, since it may have taken effect in part.
+// TestDeletionEndedByOperator checks the response to a deletion that an operator ended: it says so,
+// and to send the request again, since it may have taken effect in part.
 func TestDeletionEndedByOperator(t *testing.T) {
 	running := active.New(active.Options{Now: time.Now})
 	a := &api{Options: Options{Now: time.Now, Gate: querier.NewGate(nil), Active: running, Limits: func(tenant.ID) limits.Limits { return limits.Default() },
@@ -71,7 +70,7 @@ func TestCleanTombstones(t *testing.T) {
 		code int
 	}{{nil, http.StatusNoContent}, {errors.New("open /srv: secret"), http.StatusServiceUnavailable}} {
 		for _, method := range []string{http.MethodPost, http.MethodPut} {
-			o := forRoles(true, false) // any backend takes it
+			o := forRoles(true, false) // any backend serves it
 			var asked []tenant.ID
 			o.CleanTombstones = func(_ context.Context, id tenant.ID) error {
 				asked = append(asked, id)

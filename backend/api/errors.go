@@ -34,14 +34,14 @@ func (e badRequest) Unwrap() error  { return e.error }
 func (e logged) Unwrap() error      { return e.error }
 func (e unsupported) Error() string { return string(e) }
 
-// statusClientGone is the status of a request whose client has closed the connection
-// before the response, as in nginx and Prometheus. Only logs and metrics have it.
+// statusClientGone is the status of a request whose client has closed the connection before the
+// response, as in nginx and Prometheus. It appears only in logs and metrics.
 const statusClientGone = 499
 
-// clientGone reports whether the client of a request has closed the connection. After a
-// timeout, or if a request was ended because of its memory, the context has another cause.
-// A cancellation by another process, for example by an ingester that is stopping, does not
-// count: senders drop requests that get a 499.
+// clientGone reports whether the client of a request has closed the connection. If the request
+// timed out, or ended because of its memory, the context has another cause. An error
+// context.Canceled of another process, for example of an ingester that is stopping, does not count:
+// senders drop requests that get a 499.
 func clientGone(r *http.Request) bool {
 	return errors.Is(context.Cause(r.Context()), context.Canceled)
 }
@@ -54,8 +54,8 @@ func statusFor(r *http.Request, err error) (int, string) {
 	return status(err)
 }
 
-// status returns the HTTP status of an error, and the text for the caller. It maps
-// all errors of the backend that are not specific to one endpoint.
+// status returns the HTTP status of an error, and the text for the caller. It handles all errors of
+// the backend that are not specific to one endpoint.
 func status(err error) (int, string) {
 	var (
 		bad      badRequest
@@ -99,8 +99,8 @@ func status(err error) (int, string) {
 	return http.StatusServiceUnavailable, unavailable(err)
 }
 
-// unavailable returns the text of a 503 response: what is wrong and what to do,
-// which is usually to send the request again.
+// unavailable returns the text of a 503 response: the reason, and what to do, which is usually to
+// send the request again.
 func unavailable(err error) string {
 	switch {
 	case errors.Is(err, ingester.ErrFull):
@@ -129,7 +129,7 @@ func unavailable(err error) string {
 	case errors.Is(err, context.Canceled):
 		return "request was canceled by a process that stops; send it again"
 	}
-	// No other error is known to be caused by the caller, so a retry may succeed.
+	// All other errors are internal, so a retry may succeed.
 	return "internal error; send the request again"
 }
 

@@ -11,9 +11,9 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// features implements Prometheus' endpoint features. What is absent counts as false.
-// PromQL registers itself, with the switches of the tenant;
-// features of the API follow from the route table.
+// features implements Prometheus' endpoint features. An absent feature counts as false. The PromQL
+// engine registers its features, with the switches of the tenant; the features of the API follow
+// from the route table.
 func (a *api) features(w http.ResponseWriter, r *http.Request) {
 	has := features.NewRegistry()
 	if a.Features != nil {
@@ -23,7 +23,7 @@ func (a *api) features(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{"status": "success", "data": has.Get()})
 }
 
-// apiFeatures enables in r what the routes of the table offer, and what belongs to them.
+// apiFeatures sets in r the features that the routes of the table offer, and native histograms.
 func apiFeatures(r features.Collector, table []routes.Route) {
 	has := func(paths ...string) bool {
 		for _, p := range paths {

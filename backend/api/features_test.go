@@ -43,8 +43,8 @@ func featuresOf(t *testing.T, h http.Handler) map[string]map[string]bool {
 	return answer.Data
 }
 
-// withSwitches returns the API of a backend whose tenants have these limits, without and with a
-// query frontend.
+// withSwitches returns the API of a backend whose tenants have these limits, once without a query
+// frontend and once with one.
 func withSwitches(t *testing.T, lim limits.Limits) (alone, front http.Handler) {
 	b := newBackend(t)
 	p := querier.NewParsers(querier.MaxOperators)
@@ -130,8 +130,8 @@ func keywords() map[string]string {
 	}
 }
 
-// TestFeaturesOfPromQL checks for each feature of PromQL that it works exactly if the
-// answer says so, with the optional syntax off and on.
+// TestFeaturesOfPromQL checks for each PromQL feature that it works if and only if the response
+// says so, with the optional syntax off and on.
 func TestFeaturesOfPromQL(t *testing.T) {
 	for _, on := range []bool{false, true} {
 		lim := limits.Default()
@@ -150,7 +150,7 @@ func TestFeaturesOfPromQL(t *testing.T) {
 					continue
 				}
 				form := url.Values{"query": {query}, "time": {"1000"}}
-				for name, h := range map[string]http.Handler{"alone": alone, "behind a frontend": front} {
+				for name, h := range map[string]http.Handler{"alone": alone, "with a frontend": front} {
 					w := do(h, as("a", httptest.NewRequest(http.MethodGet, "/prometheus/api/v1/query?"+form.Encode(), nil)))
 					if works := w.Code == http.StatusOK; works != enabled {
 						t.Errorf("optional syntax %v, %s: %s %s is %v, but %s: %d %s", on, name, category, name, enabled, query, w.Code, w.Body)
@@ -165,8 +165,9 @@ func TestFeaturesOfPromQL(t *testing.T) {
 	}
 }
 
-// works returns how to find out whether a feature works that a request without error does
-// not show. The backend has the series up{i="0"} to up{i="4"} of three minutes before at.
+// works returns, by feature, functions that report whether a feature works. It has the features for
+// which a successful request proves nothing. The backend has the series up{i="0"} to up{i="4"} with
+// samples in the three minutes before at.
 func works(at time.Time) map[string]func(*backend) bool {
 	says := func(path string, form url.Values, part string) func(*backend) bool {
 		return func(b *backend) bool {
@@ -241,8 +242,8 @@ func receives(path string) func(*backend) bool {
 	}
 }
 
-// TestFeaturesByData checks for each feature that is not one of PromQL's syntax that it
-// works exactly if the answer says so, and that there are no others.
+// TestFeaturesByData checks for each feature outside PromQL's syntax that it works if and only if
+// the response says so, and that the response has no other features.
 func TestFeaturesByData(t *testing.T) {
 	for _, on := range []bool{false, true} {
 		t.Run(fmt.Sprintf("optional parts %v", on), func(t *testing.T) {
@@ -301,7 +302,7 @@ func (b *backend) exemplar(id tenant.ID, metric, value string) {
 	}
 }
 
-// TestFeaturesFollowTheTable checks that features of the API are those of the route table.
+// TestFeaturesFollowTheTable checks that the features of the API follow from the route table.
 func TestFeaturesFollowTheTable(t *testing.T) {
 	of := func(table []routes.Route) map[string]bool {
 		r := features.NewRegistry()

@@ -14,14 +14,14 @@ import (
 	"github.com/palliumhq/pallium/backend/querier"
 )
 
-// compressed wraps a handler whose responses are compressed as the client accepts it.
+// compressed wraps a handler and compresses its responses if the client accepts that.
 func compressed(next http.HandlerFunc) http.Handler {
 	return httputil.CompressionHandler{Handler: next}
 }
 
-// federate implements Prometheus' endpoint federate: the current samples of the series
-// that match one of match[], in a format of scrapes. It reads all of them before it
-// responds, so that an error has its status. It is wrapped in admit.
+// federate implements Prometheus' endpoint federate: the current samples of the series that match
+// one of match[], in a format of scrapes. It reads all samples before it responds, so that an error
+// still sets the status. It is wrapped in admit.
 func (a *api) federate(w http.ResponseWriter, r *http.Request) {
 	sets, err := a.federated(r)
 	if err != nil {
@@ -36,8 +36,8 @@ func (a *api) federate(w http.ResponseWriter, r *http.Request) {
 	a.writeFederated(w, r, samples)
 }
 
-// current returns the current samples of series that match one of the sets. It releases
-// what it reads of stores, which a slow client would hold.
+// current returns the current samples of series that match one of the sets. It closes the querier
+// before it returns, so that a slow client does not hold the memory of the read.
 func (a *api) current(r *http.Request, sets [][]*labels.Matcher) ([]federate.Sample, error) {
 	end := a.Now()
 	req := federate.Request{Sets: sets, Start: end.Add(-a.Lookback).UnixMilli(), End: end.UnixMilli()}
@@ -49,13 +49,13 @@ func (a *api) current(r *http.Request, sets [][]*labels.Matcher) ([]federate.Sam
 	ctx, fault := querier.NoteFaults(r.Context())
 	samples, err := federate.Select(ctx, q, req)
 	if cause := fault(); cause != nil && err != nil {
-		return nil, logged{errors.Join(cause, err)} // by the Queryable
+		return nil, logged{errors.Join(cause, err)} // the Queryable has logged it
 	}
 	return samples, err
 }
 
-// federated returns the matchers of a request. For a selector without any, or none,
-// Prometheus has an empty response, which looks as if there were no series.
+// federated returns the matchers of a request. Without a selector, or with {}, it returns an error;
+// Prometheus' response is empty, as if there were no series.
 func (a *api) federated(r *http.Request) ([][]*labels.Matcher, error) {
 	if len(r.Form["match[]"]) == 0 {
 		return nil, badRequest{errors.New(`at least one parameter match[] is required, a series selector such as {job="app"}`)}
@@ -86,8 +86,8 @@ func (a *api) writeFederated(w http.ResponseWriter, r *http.Request, samples []f
 		if out.err == nil { // not one of the connection
 			a.logFailure(r, err)
 		}
-		// The client has a part of the samples; only closing the connection can show
-		// that it is not the whole.
+		// The client already has a part of the samples; only closing the connection shows that some
+		// are missing.
 		panic(http.ErrAbortHandler)
 	}
 }

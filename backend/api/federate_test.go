@@ -60,8 +60,8 @@ func (b *backend) federate(id tenant.ID, accept string, match ...string) *httpte
 	return do(b.h, as(id, r))
 }
 
-// TestFederate checks which samples are in the answer: the newest of each series that is
-// not older than the look-back, unless it is a staleness marker.
+// TestFederate checks which samples are in the response: the newest sample of each series within
+// the look-back, unless it is a staleness marker.
 func TestFederate(t *testing.T) {
 	b := newBackend(t)
 	stale := math.Float64frombits(value.StaleNaN)
@@ -104,8 +104,8 @@ func TestFederate(t *testing.T) {
 	}
 }
 
-// TestFederateHistograms checks that native histograms are only in protobuf, in families
-// of their types, and that those with custom buckets become classic ones.
+// TestFederateHistograms checks that only protobuf responses have native histograms, in a family
+// for each type, and that histograms with custom buckets become classic ones.
 func TestFederateHistograms(t *testing.T) {
 	b := newBackend(t)
 	at := b.now.UnixMilli()
@@ -160,8 +160,7 @@ func TestFederateHistograms(t *testing.T) {
 	}
 }
 
-// TestFederateErrors checks that requests which cannot be answered completely have a
-// status that says so.
+// TestFederateErrors checks the status of requests that cannot be answered completely.
 func TestFederateErrors(t *testing.T) {
 	b := newBackend(t)
 	b.write("a", "up", 5)
@@ -194,8 +193,8 @@ func TestFederateErrors(t *testing.T) {
 	}
 }
 
-// TestFederateUnreadable checks that a source that fails is 503, logged once, and that the
-// text of the error is not returned.
+// TestFederateUnreadable checks that the response is 503 if the source fails, and that the error is
+// logged once but its text is not returned.
 func TestFederateUnreadable(t *testing.T) {
 	var log kit.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
@@ -225,8 +224,8 @@ func (w *failingWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// TestFederateInterrupted checks that a response that ends in the middle does not look
-// complete, also if it is compressed.
+// TestFederateInterrupted checks that a client detects a response that ends in the middle, even if
+// it is compressed.
 func TestFederateInterrupted(t *testing.T) {
 	b := newBackend(t)
 	b.write("a", "up", 3000)

@@ -47,8 +47,8 @@ func (b *reading) occupy(id tenant.ID) (leave func()) {
 // manyInstructions is a regular expression that takes 1 MB when it is compiled.
 const manyInstructions = "(?:abcd){1000}"
 
-// TestTenantsMemory checks that a read that exceeds its tenant's memory limit
-// is 422 with the limit, its value and the current use.
+// TestTenantsMemory checks that the response to a read that exceeds its tenant's memory limit is
+// 422 with the limit, its value and the current use.
 func TestTenantsMemory(t *testing.T) {
 	b := newReading(t, 1<<30)
 	b.lim.MaxMemoryBytes = 30 << 10
@@ -78,7 +78,7 @@ func TestTenantsMemory(t *testing.T) {
 	b.clean("afterwards")
 }
 
-// exhaust lets other tenants hold nearly all memory of an account.
+// exhaust reserves nearly all memory of an account for other tenants.
 func exhaust(a *memory.Account) (release func()) {
 	var list []*memory.Holding
 	for i := range 200 {
@@ -96,8 +96,8 @@ func exhaust(a *memory.Account) (release func()) {
 	}
 }
 
-// TestNoMemoryFree checks that without free memory in the process, a read is
-// 503 with Retry-After and names no other tenant.
+// TestNoMemoryFree checks that the response to a read without free memory in the process is 503
+// with Retry-After, and names no other tenant.
 func TestNoMemoryFree(t *testing.T) {
 	b := newReading(t, 16<<20)
 	release := exhaust(b.account)
@@ -243,14 +243,14 @@ func TestPanic(t *testing.T) {
 			t.Fatal(err)
 		}
 		out.Header = r.Header
-		out.GetBody = nil // it is not sent again
+		out.GetBody = nil // so that the client does not send it again
 		if res, err := srv.Client().Do(out); err == nil {
 			if res.StatusCode < 500 {
 				t.Errorf("%s: status %d", c, res.StatusCode)
 			}
 			_ = res.Body.Close()
 		}
-		kit.Until(t, c.String()+" has given its bytes back", func() bool { return b.account.Used() == 0 })
+		kit.Until(t, c.String()+" has released its memory", func() bool { return b.account.Used() == 0 })
 		b.clean(c.String())
 	}
 	if panics < want {
@@ -258,10 +258,10 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// TestPlaces checks that beyond max_concurrent_queries a read waits, holding
-// only the memory of its text, and then succeeds; that beyond
-// max_queued_queries it is 429; and that other tenants are not affected.
-func TestPlaces(t *testing.T) {
+// TestSlots checks that beyond max_concurrent_queries a read waits, with memory only for its text,
+// and then succeeds; that beyond max_queued_queries the response is 429; and that other tenants are
+// not affected.
+func TestSlots(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.lim.MaxConcurrentQueries, b.lim.MaxQueuedQueries = 1, 1
 	for _, c := range allReadRoutes() {
@@ -298,9 +298,9 @@ func TestPlaces(t *testing.T) {
 	b.clean("afterwards")
 }
 
-// TestBytesBeforePlaces checks that a read without memory for its texts is
-// rejected instead of waiting for a slot.
-func TestBytesBeforePlaces(t *testing.T) {
+// TestMemoryBeforeSlots checks that a read without memory for its texts is rejected instead of
+// waiting for a slot.
+func TestMemoryBeforeSlots(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.lim.MaxConcurrentQueries, b.lim.MaxQueuedQueries, b.lim.MaxMemoryBytes = 1, 0, 256<<10
 	leave := b.occupy("acme")

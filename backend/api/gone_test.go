@@ -18,8 +18,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestClientGone checks that a request whose client closes the connection is 499 on every
-// route, whatever fails because of that, and is not logged as a failure.
+// TestClientGone checks on every route that a request whose client closes the connection has status
+// 499, whatever error that causes, and is not logged as a failure.
 func TestClientGone(t *testing.T) {
 	for _, failure := range []error{context.Canceled, fmt.Errorf("zone-1: %w: %w", peers.ErrTooFew, context.Canceled), errors.New("stream was reset")} {
 		b := newReading(t, 64<<20)
@@ -47,7 +47,8 @@ func TestClientGone(t *testing.T) {
 	}
 }
 
-// TestClientGoneInQueue checks a client that leaves while its request waits for a slot.
+// TestClientGoneInQueue checks the status if the client closes the connection while its request waits for a
+// slot.
 func TestClientGoneInQueue(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.lim.MaxConcurrentQueries = 1
@@ -76,8 +77,8 @@ func TestClientGoneInQueue(t *testing.T) {
 	}
 }
 
-// TestPushClientGone checks that a write whose client closes the connection is 499, and
-// that one which another process cancels is 503: senders drop what gets a 4xx.
+// TestPushClientGone checks that a write whose client closes the connection has status 499, and a
+// write that another process cancels has status 503: after a 4xx, senders drop their samples.
 func TestPushClientGone(t *testing.T) {
 	var log kit.Buffer
 	var ctx context.Context
@@ -114,8 +115,8 @@ func TestPushClientGone(t *testing.T) {
 	}
 }
 
-// TestCanceledElsewhere checks that a query which another process canceled is 503: the
-// client is still there, and only 499 would be its own doing.
+// TestCanceledElsewhere checks that a query that another process canceled has status 503: 499 is
+// only for a client that closed the connection.
 func TestCanceledElsewhere(t *testing.T) {
 	for _, err := range []error{context.Canceled, promql.ErrQueryCanceled("query execution")} {
 		b := newReading(t, 64<<20)

@@ -14,8 +14,8 @@ type metadataAnswer struct {
 	Unit string `json:"unit"`
 }
 
-// metadata implements Prometheus' endpoint metadata. There is one entry per
-// metric, so that limit_per_metric has no effect.
+// metadata implements Prometheus' endpoint metadata. Each metric has one entry, so limit_per_metric
+// has no effect.
 func (a *api) metadata(w http.ResponseWriter, r *http.Request) {
 	limit, err := positive(r.FormValue("limit"))
 	if err != nil {
@@ -45,8 +45,8 @@ func (a *api) metadata(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{"status": "success", "data": data})
 }
 
-// knownMetadata returns the metadata of the tenant's metrics, ascending by metric, and
-// charges the memory of it and of a response.
+// knownMetadata returns the metadata of the tenant's metrics, ascending by metric, and charges
+// memory for it and for a response.
 func (a *api) knownMetadata(r *http.Request) ([]series.MetricMetadata, error) {
 	known, err := a.Metadata(r.Context(), access(r))
 	if err != nil {

@@ -16,9 +16,9 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestPartsThatDoNotAnswer checks that an incomplete result is 503, and that
-// the text of internal errors is not returned to the tenant.
-func TestPartsThatDoNotAnswer(t *testing.T) {
+// TestIncompleteInfo checks that the response is 503 instead of an incomplete result, and that the
+// text of internal errors is not returned to the tenant.
+func TestIncompleteInfo(t *testing.T) {
 	for _, err := range []error{fmt.Errorf("ingester-7: %w", peers.ErrTooFew), errors.New("ingester-7: broken")} {
 		b := newBackend(t)
 		h := newAPI(Options{

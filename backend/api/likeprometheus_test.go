@@ -111,7 +111,7 @@ func asPrometheus(t *testing.T, metrics map[string]int) (*backend, http.Handler)
 	if w := do(b.h, as("a", r)); w.Code != http.StatusNoContent {
 		t.Fatalf("push: %d %s", w.Code, w.Body)
 	}
-	b.write("b", "up", 100) // no answer for a contains it
+	b.write("b", "up", 100) // no response to tenant a contains it
 	b.write("b", "secret", 10)
 	return b, newReference(t, req)
 }

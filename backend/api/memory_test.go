@@ -27,8 +27,8 @@ func (b *reading) ranged(text string, step int) *httptest.ResponseRecorder {
 	return do(b.h, as("acme", httptest.NewRequest("GET", promAPI+"query_range?"+params.Encode(), nil)))
 }
 
-// peakWriter records the memory held of an account while a response is written,
-// which is the maximum that a read holds.
+// peakWriter records the used memory of an account while a response is written, when a read uses
+// most.
 type peakWriter struct {
 	*httptest.ResponseRecorder
 	account *memory.Account
@@ -98,9 +98,9 @@ func TestQueryBombs(t *testing.T) {
 	}
 }
 
-// TestLabelBombs checks that labels that a query creates are charged when
-// series are selected: an instant query has hardly any points, so it would not
-// exceed the limit otherwise. With fewer labels the same functions succeed.
+// TestLabelBombs checks that labels that a query creates are charged when series are selected. (An
+// instant query has so few points that they alone would not exceed the limit.) With fewer labels
+// the same functions succeed.
 func TestLabelBombs(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.fill(200, 10, 15*time.Second)
@@ -233,9 +233,9 @@ func TestHistogramMemory(t *testing.T) {
 	}
 }
 
-// TestTextsTakeMemory checks that the parameters of a read are charged as
-// received and as decoded, before data is read: a form three times, a remote
-// read, whose matchers become structs, many times.
+// TestTextsTakeMemory checks that the parameters of a read are charged as received and as decoded,
+// before data is read: the size of a form three times, that of a remote read, whose matchers become
+// structs, many times.
 func TestTextsTakeMemory(t *testing.T) {
 	b := newReading(t, 1<<30)
 	b.lim.MaxQueryLength = 0
@@ -270,8 +270,8 @@ func TestTextsTakeMemory(t *testing.T) {
 	}
 }
 
-// TestReadOfManyQueries checks that the queries of a remote read together are
-// limited by the memory of the request.
+// TestReadOfManyQueries checks that all queries of a remote read are charged to the memory of one
+// request.
 func TestReadOfManyQueries(t *testing.T) {
 	b := newReading(t, 1<<30)
 	ask := func(times int) *http.Request {

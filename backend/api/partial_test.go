@@ -22,7 +22,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// halfBroken is a source of which one day cannot be read.
+// halfBroken is a source with one day that cannot be read.
 type halfBroken struct{ broken }
 
 func (b halfBroken) Select(_ context.Context, req series.Request) (*series.Selection, error) {
@@ -34,8 +34,9 @@ func (b halfBroken) Select(_ context.Context, req series.Request) (*series.Selec
 		Series: []series.WithChunks{{Labels: labels.FromStrings("__name__", "up"), Chunks: chunks}}}, err
 }
 
-// TestPartialResponse checks that queries leave out what cannot be read only if they ask for it,
-// that the answer says so, and that such a query does not use the cache of results.
+// TestPartialResponse checks that queries leave out days that cannot be read only with
+// partial_response=true, that the response says so, and that such a query does not use the results
+// cache.
 func TestPartialResponse(t *testing.T) {
 	p := parser.NewParser(parser.Options{})
 	engine := querier.NewEngine(switches.Only(p), slog.New(slog.DiscardHandler), nil)

@@ -34,13 +34,13 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// The limits of the tests of costs, as those of a tenant and as Prometheus' configuration.
+// Limits in the tests of costs, set as a tenant's limits and in Prometheus' configuration.
 const (
 	mostSeries  = 50
 	mostSamples = 20_000
 )
 
-// pricedSamples are 30 series of two metrics over two hours, of which some end early.
+// pricedSamples returns 30 series of two metrics over two hours; some of them end early.
 func pricedSamples(end time.Time) *prompb.WriteRequest {
 	req := &prompb.WriteRequest{}
 	for i := range 30 {
@@ -67,7 +67,7 @@ func push(t testing.TB, h http.Handler, id tenant.ID, req *prompb.WriteRequest) 
 	}
 }
 
-// plainStorage hides that a TSDB can measure samples for an estimate.
+// plainStorage hides the methods by which a TSDB counts samples for an estimate.
 type plainStorage struct {
 	storage.SampleAndChunkQueryable
 }
@@ -118,7 +118,7 @@ func TestCostLikePrometheus(t *testing.T) {
 	b.lim.MaxQuerySeries, b.lim.MaxQuerySamples = mostSeries, mostSamples
 	req := pricedSamples(b.now)
 	push(t, b.h, "a", req)
-	push(t, b.h, "b", pricedSamples(b.now.Add(-time.Minute))) // counts for no query of a
+	push(t, b.h, "b", pricedSamples(b.now.Add(-time.Minute))) // not read by queries of tenant a
 	reference := pricedReference(t, req)
 
 	at := func(d time.Duration) string { return fmt.Sprint(b.now.Add(-d).Unix()) }
@@ -166,7 +166,7 @@ func TestCostLikePrometheus(t *testing.T) {
 			}
 			ours, theirs := b.get("a", target, params), do(reference, as("a", httptest.NewRequest(http.MethodGet, target+"?"+params.Encode(), nil)))
 			got, want := pricedAnswer(t, ours), pricedAnswer(t, theirs)
-			if got.ErrorType == "cost_limit" { // our text says more
+			if got.ErrorType == "cost_limit" { // Pallium's text says more
 				if !strings.Contains(got.Error, "limit max_series of ") && !strings.Contains(got.Error, "limit max_samples_read of ") {
 					t.Errorf("%s %v: %s", path, q, got.Error)
 				}
@@ -196,8 +196,8 @@ func with(v url.Values, more ...string) url.Values {
 	return v
 }
 
-// TestCeilingsOfTenants checks that ceilings are compared with the limits of the request's
-// tenant, and that limits of the tenant are no ceilings.
+// TestCeilingsOfTenants checks that ceilings are compared with the limits of the request's tenant,
+// and that exceeding a limit is not reported as exceeding a ceiling.
 func TestCeilingsOfTenants(t *testing.T) {
 	b := newBackend(t)
 	b.write("a", "up", 5)
@@ -272,8 +272,8 @@ func (s *asking) Select(ctx context.Context, req series.Request) (*series.Select
 	return s.recentOnly.Select(ctx, req)
 }
 
-// TestEstimatesReadNoSamples checks that estimates select labels only, that a ceiling lowers
-// the limit of selections of a query, and that the tenant's limit is that of an estimate.
+// TestEstimatesReadNoSamples checks that estimates select only labels, that a ceiling lowers the
+// series limit of a query's selections, and that the tenant's limit applies to an estimate.
 func TestEstimatesReadNoSamples(t *testing.T) {
 	b := newBackend(t)
 	b.write("a", "up", 5)
@@ -305,7 +305,7 @@ func TestEstimatesReadNoSamples(t *testing.T) {
 			t.Errorf("%s%s: %d, selections %+v, want %+v", tt.path, tt.more, w.Code, got, tt.want)
 		}
 	}
-	kit.Until(t, "all memory is given back", func() bool { return account.Used() == 0 })
+	kit.Until(t, "all memory is released", func() bool { return account.Used() == 0 })
 }
 
 // TestCeilingOfTimeWhileWaiting checks that the time in the tenant's queue counts for

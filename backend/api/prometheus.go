@@ -31,24 +31,23 @@ const (
 	readFrameBytes  = 1 << 20
 )
 
-// prometheus returns Prometheus' API handler, for paths relative to
-// routes.PrometheusAPI. It returns an error if the table has a route of
-// Prometheus' API that this version of Prometheus does not have.
+// prometheus returns Prometheus' API handler, for paths relative to routes.PrometheusAPI. It
+// returns an error if the table has a route that this version of Prometheus' API does not have.
 func (a *api) prometheus(table []routes.Route) (http.Handler, error) {
 	first := a.newPrometheus(switches.Set{}, a.Registerer)
 	if err := checkRegistered(first.Register, table); err != nil {
 		return nil, err
 	}
-	// The parser of a handler cannot be chosen for a request. The handler of remote read, the
-	// only one with metrics, parses nothing: it is the first one for all tenants.
+	// The parser belongs to a handler, not to a request, so each set of switches has its own
+	// handler. Remote read, the only route with metrics, parses nothing: it is always served by the
+	// first handler.
 	router := routerOf(first)
 	others := switches.Each(func(s switches.Set) *route.Router { return routerOf(a.newPrometheus(s, nil)) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The edge handles CORS. Because newPrometheus passes nil as the
-		// pattern of allowed origins, Prometheus' handlers would panic on a
-		// request with an Origin.
+		// The edge handles CORS. Because newPrometheus passes no pattern of allowed origins,
+		// Prometheus' handlers would panic on a request with an Origin.
 		r.Header.Del("Origin")
-		if _, ok := w.(*readWriter); !ok { // remoteRead does this itself
+		if _, ok := w.(*readWriter); !ok { // remoteRead has wrapped w itself
 			ctx, fault := querier.NoteFaults(r.Context())
 			w, r = &unavailableWriter{ResponseWriter: w, fault: fault, gone: func() bool { return clientGone(r) },
 				ended: func() error { return ended(r) }}, r.WithContext(ctx)
@@ -70,9 +69,9 @@ func routerOf(p *v1.API) *route.Router {
 // parser returns the parser of the request's tenant.
 func (a *api) parser(r *http.Request) parser.Parser { return a.Parsers(querier.Switches(r.Context())) }
 
-// checkRegistered returns an error for each of Prometheus' routes and methods
-// in the table that Prometheus' API does not have. register adds Prometheus'
-// routes to a router; their handlers are replaced by one with a unique status.
+// checkRegistered returns an error for each of Prometheus' routes and methods in the table that
+// Prometheus' API does not have. register adds Prometheus' routes to a router; checkRegistered
+// replaces their handlers by one with a unique status.
 func checkRegistered(register func(*route.Router), table []routes.Route) error {
 	router := route.New().WithInstrumentation(func(string, http.HandlerFunc) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }
@@ -127,22 +126,21 @@ func (a *api) newPrometheus(s switches.Set, reg prometheus.Registerer) *v1.API {
 	)
 }
 
-// assumedInterval is the time between the samples of a series for estimates of costs, which
-// read no samples. Grafana assumes the same if a data source does not say otherwise.
+// assumedInterval is the assumed time between the samples of a series in estimates of costs, which
+// read no samples. Grafana assumes the same by default.
 const assumedInterval = 15 * time.Second
 
-// configuration returns the configuration of Prometheus with what estimates of costs need.
+// configuration returns a Prometheus configuration with the settings that estimates of costs need.
 func configuration() config.Config {
 	return config.Config{GlobalConfig: config.GlobalConfig{
 		ScrapeInterval: model.Duration(assumedInterval), EvaluationInterval: model.Duration(querier.SubqueryStep),
 	}}
 }
 
-// unavailableWriter replaces responses of Prometheus' handlers with status 500,
-// or with 422 if data could not be read, by one with status 503 and the text of
-// status: these are internal errors, and a retry may succeed. If the queue of the
-// tenant's query frontend is full, the status is 429. If the client is gone, it is 499,
-// and only then.
+// unavailableWriter replaces responses of Prometheus' handlers. Status 500, and 422 if data could
+// not be read, become 503 with the text of the function status: these are internal errors, and a
+// retry may succeed. If the queue of the tenant's query frontend is full, the status is 429. If an
+// operator ended the request, it is 422. The status is 499 if and only if the client is gone.
 type unavailableWriter struct {
 	http.ResponseWriter
 	fault    func() error

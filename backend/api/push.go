@@ -17,9 +17,9 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Response headers with the number of written samples, from remote write 2.0.
-// They are sent for both versions, because the gateway charges budgets by them; it
-// removes them from the answer to a sender of 1.0.
+// Response headers with the number of written samples, from remote write 2.0. They are set for both
+// protocol versions, because the gateway charges budgets by them; it removes them from responses to
+// senders of 1.0.
 const (
 	headerSamples    = "X-Prometheus-Remote-Write-Samples-Written"
 	headerHistograms = "X-Prometheus-Remote-Write-Histograms-Written"
@@ -29,7 +29,7 @@ const (
 	headerCharged = "X-Pallium-Samples-Charged"
 )
 
-// push handles a remote write request.
+// push serves a remote write request.
 func (a *api) push(w http.ResponseWriter, r *http.Request) {
 	version, err := negotiate(r.Header)
 	if err != nil {
@@ -71,9 +71,9 @@ func (a *api) push(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// writeCounts sets the headers with the number of written samples. Samples that
-// were deduplicated because another HA replica is elected count as written:
-// otherwise senders report them as failures.
+// writeCounts sets the headers with the number of written samples. Samples that were deduplicated
+// because another HA replica is elected count as written: otherwise senders would report them as
+// failures.
 func writeCounts(h http.Header, out series.Outcome) {
 	d := out.Deduplicated
 	h.Set(headerSamples, strconv.Itoa(out.Samples+d.Samples))
@@ -134,8 +134,8 @@ func (p *bodyPool) put(b *bytes.Buffer) {
 // received.
 const firstRead = 64 << 10
 
-// readBody reads the whole body, of at most limit bytes; 0 means no limit. It
-// takes memory as the body is received, not by Content-Length.
+// readBody reads the whole body, of at most limit bytes; 0 means no limit. It charges memory as the
+// body is received, not by Content-Length.
 func readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer, limit int64, h *memory.Holding) error {
 	body := r.Body
 	if limit > 0 {
@@ -164,11 +164,11 @@ func readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer, limit i
 	return nil
 }
 
-// errNoMemory marks errors of the memory account.
+// errNoMemory wraps errors of the memory account in readAll.
 var errNoMemory = errors.New("read body")
 
-// readAll reads body until EOF into buf. The buffer has a capacity of room
-// bytes at first, and doubles whenever it is full.
+// readAll reads body until EOF into buf. The buffer first has a capacity of room bytes, and doubles
+// whenever it is full.
 func readAll(buf *bytes.Buffer, body io.Reader, room int, h *memory.Holding) error {
 	charged := 0
 	if n := buf.Cap(); n > room {

@@ -143,7 +143,7 @@ func TestPush(t *testing.T) {
 		{"decoded too large", nil, v1, limits.Limits{MaxDecodedBytes: 10}, 413, "limit max_decoded_bytes of 10 bytes"},
 		{"decoded too large for 2.0", map[string]string{"Content-Type": typeV2}, v2, limits.Limits{MaxDecodedBytes: 10}, 413, "limit max_decoded_bytes of 10 bytes"},
 		{"claims too much", nil, long, limits.Limits{}, 400, "cannot decompress"},
-		{"claims more than is allowed", nil, long, limits.Limits{MaxDecodedBytes: 1 << 20}, 413, "limit max_decoded_bytes of 1048576 bytes"},
+		{"claims more than the limit", nil, long, limits.Limits{MaxDecodedBytes: 1 << 20}, 413, "limit max_decoded_bytes of 1048576 bytes"},
 	}
 	h := pushAPI(limits.Limits{}, nil)
 	for _, tt := range tests {
@@ -283,9 +283,9 @@ func BenchmarkPush(b *testing.B) {
 	}
 }
 
-// TestPairs checks that samples of one of two HA replicas are accepted, and
-// that the other receives a success response.
-func TestPairs(t *testing.T) {
+// TestHAReplicas checks that samples of one of two HA replicas are accepted, and that the other one
+// gets a success response.
+func TestHAReplicas(t *testing.T) {
 	b := newBackend(t)
 	b.lim.AcceptHASamples = true
 	push := func(replica string) int {

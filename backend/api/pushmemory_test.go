@@ -66,8 +66,8 @@ func bodies(t testing.TB, n int) map[string][]byte {
 	return map[string][]byte{typeV1: snappy.Encode(nil, one), typeV2: snappy.Encode(nil, two)}
 }
 
-// TestPushMemory checks the response for a push without enough memory: the
-// sender must retry exactly if that can succeed, and nothing is written.
+// TestPushMemory checks the response to a push without enough memory: the status makes the sender
+// retry if and only if a retry can succeed, and nothing is written.
 func TestPushMemory(t *testing.T) {
 	for kind, body := range bodies(t, 20_000) {
 		for _, tt := range []struct {
@@ -108,9 +108,8 @@ func TestPushMemory(t *testing.T) {
 	}
 }
 
-// TestPushGivesBack checks that a push releases all its memory, whether it
-// succeeds or fails.
-func TestPushGivesBack(t *testing.T) {
+// TestPushReleasesMemory checks that a push releases all its memory, whether it succeeds or fails.
+func TestPushReleasesMemory(t *testing.T) {
 	panics := errors.New("panic")
 	for kind, body := range bodies(t, 1000) {
 		for _, tt := range []struct {
@@ -156,7 +155,7 @@ func TestPushGivesBack(t *testing.T) {
 // stalledBody returns some bytes and then blocks until it is released.
 type stalledBody struct {
 	data  io.Reader
-	came  chan struct{} // closed when all is read
+	came  chan struct{} // closed when data has been read completely
 	goOn  chan struct{}
 	once  sync.Once
 	cause error

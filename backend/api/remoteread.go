@@ -24,9 +24,8 @@ import (
 // Prometheus sends one.
 const maxReadQueries = 64
 
-// remoteRead handles a remote read: it checks the size of the request before
-// Prometheus' handler decompresses it, takes a slot of the gate, and corrects
-// the status of errors.
+// remoteRead handles a remote read: it checks the size of the request before Prometheus' handler
+// decompresses it, takes a slot of the gate, and replaces the status of errors.
 func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r, lim, end := a.account(r)
@@ -93,7 +92,16 @@ func (a *api) admitRead(w http.ResponseWriter, r *http.Request, lim *limits.Limi
 	if err := checkMatchers(req); err != nil {
 		return nil, badRequest{fmt.Errorf("remote read body: %w", err)}
 	}
-	return a.Gate.Enter(r.Context(), access(r), lim)
+	leaveGate, err := a.Gate.Enter(r.Context(), access(r), lim)
+	if err != nil {
+		return nil, err
+	}
+	release, err := a.holdSlot(r)
+	if err != nil {
+		leaveGate()
+		return nil, err
+	}
+	return func() { release(); leaveGate() }, nil
 }
 
 func decodeRead(compressed []byte) (*prompb.ReadRequest, error) {
@@ -111,8 +119,8 @@ func decodeRead(compressed []byte) (*prompb.ReadRequest, error) {
 	return req, nil
 }
 
-// read checks the regular expressions of a remote read. Their length is part of
-// the request's length, which was checked before.
+// read checks the regular expressions of a remote read. Their length is part of the request's
+// length, which admitRead has checked.
 func (c *textCheck) read(req *prompb.ReadRequest) *textCheck {
 	for _, q := range req.Queries {
 		for _, m := range q.Matchers {
@@ -140,8 +148,8 @@ type readCloser struct{ *bytes.Reader }
 
 func (readCloser) Close() error { return nil }
 
-// readFault records errors of the queryable that Prometheus' remote read handler
-// calls, because the handler responds with 500 to every error.
+// readFault records errors of the queryable in a remote read, because Prometheus' handler responds
+// with 500 to every error.
 type readFault struct {
 	exceeded *limits.Exceeded
 	ended    error        // memory.ErrEnded, or nil
@@ -159,9 +167,9 @@ func noteFault(ctx context.Context, err error) {
 	}
 }
 
-// readWriter replaces the status 500 of Prometheus' handler: by 422 for an
-// exceeded limit, and by 503 for other errors, with the same text as on all
-// routes.
+// readWriter replaces the status 500 of Prometheus' handler: by 422 if a limit was exceeded or an
+// operator ended the read, and by 503 for a timeout and for other errors, with the same text as on
+// all routes. If the client is gone, the status is 499.
 type readWriter struct {
 	http.ResponseWriter
 	fault    *readFault

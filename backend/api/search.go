@@ -21,8 +21,8 @@ import (
 // default of --web.search.max-limit.
 const maxSearchLimit = 10000
 
-// The endpoints search/* are Prometheus' own handlers over querier, which implements
-// storage.Searcher.
+// errNotSearchable is the error of a Queryable whose queriers do not implement storage.Searcher,
+// which Prometheus' handlers of search/* need.
 
 var errNotSearchable = errors.New("internal error: the storage does not implement searches")
 
@@ -46,10 +46,9 @@ func (q readQuerier) SearchLabelValues(
 	return storage.ErrSearchResultSet(errNotSearchable)
 }
 
-// searchMetrics wraps Prometheus' handler of search/metric_names, and implements
-// include_metadata: Prometheus' own implementation reads the metadata of scraped targets,
-// and keeps it in a cache that tenants would share. It must be inside admit, which parses
-// the parameters.
+// searchMetrics wraps Prometheus' handler of search/metric_names, and implements include_metadata.
+// Prometheus' own implementation reads the metadata of scraped targets into a cache that tenants
+// would share. It must be inside admit, which parses the parameters.
 func (a *api) searchMetrics(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Prometheus' handler rejects other values.
@@ -87,8 +86,8 @@ type searchResult struct {
 	Unit  string          `json:"unit,omitempty"`
 }
 
-// metadataWriter adds metadata to the results of search/metric_names. Prometheus' handler
-// writes each line by one call.
+// metadataWriter adds metadata to the results of search/metric_names. Prometheus' handler writes
+// each line with one call.
 type metadataWriter struct {
 	http.ResponseWriter
 	known map[string]series.MetricMetadata // by metric
@@ -128,9 +127,9 @@ func (w *metadataWriter) Flush() { _ = http.NewResponseController(w.ResponseWrit
 // Unwrap implements the optional interface of http.ResponseController.
 func (w *metadataWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// familyOf returns the metadata of the metric family of a metric: that with its name, or
-// that with the name without a suffix which series of the family's type may have. It follows
-// metadataForMetric of Prometheus' web/api/v1/search.go.
+// familyOf returns the metadata of a metric's family: of the family with the metric's name, or with
+// that name without a suffix that the family's type allows. It follows metadataForMetric of
+// Prometheus' web/api/v1/search.go.
 func familyOf(known map[string]series.MetricMetadata, metric string) (series.MetricMetadata, bool) {
 	if m, ok := known[metric]; ok {
 		return m, true

@@ -64,7 +64,7 @@ func newBackend(t testing.TB) *backend {
 	dist := distributor.New(distributor.Options{Local: ing, Now: clock, HA: distributor.NewHA(distributor.HAOptions{Store: election.NewMemory(clock), Now: clock})})
 	p := parser.NewParser(parser.Options{})
 	account := memory.NewAccount(1<<30, nil)
-	t.Cleanup(func() { kit.Until(t, "all memory is given back", func() bool { return account.Used() == 0 }) })
+	t.Cleanup(func() { kit.Until(t, "all memory is released", func() bool { return account.Used() == 0 }) })
 	engine := querier.NewEngine(switches.Only(p), slog.New(slog.DiscardHandler), nil)
 	b.h = newAPI(Options{
 		Memory: account, Features: engine.Features,
@@ -129,9 +129,8 @@ func (b *backend) get(id tenant.ID, path string, params url.Values) *httptest.Re
 	return do(b.h, as(id, httptest.NewRequest(http.MethodGet, path+"?"+params.Encode(), nil)))
 }
 
-// TestQueryLimitsOverHTTP checks that a query beyond a limit is 422, or
-// 503 for query_timeout, with the limit's name and value, on every endpoint that
-// selects series.
+// TestQueryLimitsOverHTTP checks on every endpoint that selects series that the response to a query
+// beyond a limit is 422, or 503 for query_timeout, with the limit's name and value.
 func TestQueryLimitsOverHTTP(t *testing.T) {
 	b := newBackend(t)
 	b.write("a", "up", 5)
@@ -266,8 +265,8 @@ func repeated(t *testing.T, body []byte, times int) []byte {
 	return snappy.Encode(nil, bytes.Repeat(raw, times))
 }
 
-// TestNotServed checks that only the routes of the route table are served of
-// Prometheus' API.
+// TestNotServed checks that routes of Prometheus' API that are not in the route table are not
+// served.
 func TestNotServed(t *testing.T) {
 	b := newBackend(t)
 	for _, path := range []string{"targets", "status/config", "status/flags", "status/tsdb/blocks", "admin/tsdb/snapshot", "write", "otlp/v1/metrics", "notifications"} {

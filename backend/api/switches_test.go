@@ -24,8 +24,8 @@ import (
 	"github.com/palliumhq/pallium/policies/routes"
 )
 
-// switchedAPI returns an API whose tenants have switches of PromQL: tenant a has none, every
-// other one the limits of its name, or of the bits of its number.
+// switchedAPI returns an API whose tenants have different PromQL switches: tenant a has none; any
+// other tenant has the switch of its name, or, if its name is a number, the switches of its bits.
 func switchedAPI(t *testing.T, deleted func(Deletion)) http.Handler {
 	t.Helper()
 	b := newBackend(t)
@@ -59,8 +59,8 @@ func switchNames() []string {
 	return slices.DeleteFunc(limits.Names(), func(name string) bool { return !strings.HasPrefix(name, "promql_") })
 }
 
-// TestSwitchesOfTenants checks that everything that parses follows the switches of the tenant
-// of the request, with tenants that have different ones at the same time.
+// TestSwitchesOfTenants checks that every endpoint that parses uses the switches of the request's
+// tenant, while other tenants have other switches.
 func TestSwitchesOfTenants(t *testing.T) {
 	const functions, fill, names, late, typed, steps = "promql_experimental_functions", "promql_binop_fill_modifiers",
 		"promql_unquoted_utf8_names", "promql_delayed_name_removal", "promql_type_and_unit_labels", "promql_per_step_stats"
@@ -120,7 +120,8 @@ func TestSwitchesOfTenants(t *testing.T) {
 	all.Wait()
 }
 
-// TestDeletionWithSwitches checks that selectors of a deletion are those of the tenant.
+// TestDeletionWithSwitches checks that the selectors of a deletion are parsed with the switches of the
+// tenant.
 func TestDeletionWithSwitches(t *testing.T) {
 	var got []Deletion
 	h := switchedAPI(t, func(d Deletion) { got = append(got, d) })
@@ -135,7 +136,8 @@ func TestDeletionWithSwitches(t *testing.T) {
 	}
 }
 
-// TestManySwitches checks that tenants with more sets of switches than are kept are answered.
+// TestManySwitches checks that requests are answered correctly with more sets of switches than the cache
+// holds.
 func TestManySwitches(t *testing.T) {
 	h := switchedAPI(t, func(Deletion) {})
 	functions := slices.Index(switchNames(), "promql_experimental_functions")

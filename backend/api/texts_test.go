@@ -12,7 +12,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-var errUnexpected = errors.New("the source was asked")
+var errUnexpected = errors.New("the source was read")
 
 // TestTextBounds checks that no route parses texts beyond the limits or
 // compiles their regular expressions.

@@ -39,8 +39,8 @@ func (b broken) Exemplars(context.Context, tenant.ID, int64, int64, [][]*labels.
 	return nil, b.err
 }
 
-// TestUnreadable checks that a read error is 503 on every route, and that an
-// exceeded limit is 422.
+// TestUnreadable checks on every route that the response to a read error is 503, and to an exceeded
+// limit 422.
 func TestUnreadable(t *testing.T) {
 	lim := func(tenant.ID) limits.Limits { return limits.Default() }
 	for name, tc := range map[string]struct {
@@ -70,8 +70,8 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
-// TestOneBody checks that a temporary error is 503 with the same text on every
-// read route, without internal details.
+// TestOneBody checks that the response to a temporary error is 503 with the same text on every read
+// route, without internal details.
 func TestOneBody(t *testing.T) {
 	for _, tt := range []struct {
 		err  error

@@ -9,7 +9,8 @@
 //   - Put stores a value, or does not: a value that is too large, or a store that
 //     fails, is not an error of the query. The adapter keeps a reference to the value.
 //   - A tenant cannot take the space of others: when the cache is full, the tenant with
-//     the most bytes loses its least recently used values.
+//     the most bytes loses its least recently used values. This does not hold for a
+//     store that evicts values itself, such as Redis.
 //   - Neither call takes longer than the context allows, nor fails a query. With a
 //     context that has ended, every key is a miss.
 //   - All methods are safe for concurrent use.

@@ -41,7 +41,7 @@ func (p *plain) Put(_ context.Context, id tenant.ID, key string, value []byte) {
 	}
 }
 
-// TestContract checks that the contract asks for nothing that maps do not have.
+// TestContract checks that a cache of plain maps fulfills the contract.
 func TestContract(t *testing.T) {
 	cachetest.Run(t, cachetest.Subject{TooLarge: tooLarge, New: func(testing.TB) cache.Cache {
 		return &plain{all: map[tenant.ID]map[string][]byte{}}

@@ -34,6 +34,6 @@ func (b *Budget) Spend(at time.Duration, n int) {
 	}
 }
 
-// Days returns how many of all days may be expired within 24 hours if only the
-// clock says that they are due: two, or a tenth, whichever is more.
+// Days returns how many of all days may be expired within 24 hours if they are due
+// only because time passed: two, or a tenth, whichever is more.
 func Days(all int) int { return max(2, all/10) }

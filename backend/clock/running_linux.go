@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Running returns a function that returns the time since this call. The clock
-// cannot be set, and continues while the machine is suspended, unlike the monotonic
-// clock of package time.
+// Running returns a function that returns the time since this call. It uses a clock
+// that cannot be set and, unlike the monotonic clock of package time, continues
+// while the machine is suspended.
 func Running() func() time.Duration {
 	start := time.Now()
 	var first unix.Timespec

@@ -71,6 +71,8 @@ func deltas(n int, c codec) handmade {
 	return handmade{n: n, codec: c, times: evenTimes(uint64(n)), values: integersOf(make([]uint64, n-1)...)}
 }
 
+// TestHandmade decodes frames that are written by hand. A name that begins with + is that of
+// a valid frame; all other frames must be rejected with ErrCorrupt.
 func TestHandmade(t *testing.T) {
 	const day = uint64(series.DayMillis)
 	chain := []handmade{deltas(3, codecDelta)}
@@ -84,71 +86,71 @@ func TestHandmade(t *testing.T) {
 	}
 	values := func(b ...byte) handmade { return with(deltas(4, codecDelta), func(s *handmade) { s.values = b }) }
 	for name, list := range map[string][]handmade{
-		"+deltas":         {deltas(4, codecDelta)},
-		"+chain":          chain,
-		"+varints":        {withStream(modeVarint, 0, 2, 4, 6)},
-		"+sparse":         {withStream(modeSparse, 0, 1, 1, 2, modeVarint, 4)},
-		"+packed":         {withStream(modePacked, 0, 0, 0, 0b111)},
-		"+exception":      {values(0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, modeSparse, 0, 0, 0)},
-		"+grid":           {withTimes(3, uvarints(3, 5, timesGrid, 10, modeVarint, 0, 1, 1))},
-		"+last times":     {withTimes(2, uvarints(2, 0, timesSteps, day-1, modeSparse, 0, 0, 0))},
-		"+chunk":          {chunk},
-		"longer chain":    append(slices.Clone(chain), deltas(3, codecPrevious)),
-		"first differs":   {deltas(3, codecPrevious)},
-		"before longer":   {deltas(900, codecDelta), deltas(3, codecPrevious)},
-		"before shorter":  {deltas(3, codecDelta), deltas(900, codecPrevious)},
-		"before constant": {withTimes(3, evenTimes(3)), deltas(3, codecPrevious)},
-		"before has none": {chunk, deltas(3, codecPrevious)},
+		"+deltas":                   {deltas(4, codecDelta)},
+		"+chain":                    chain,
+		"+varints":                  {withStream(modeVarint, 0, 2, 4, 6)},
+		"+sparse":                   {withStream(modeSparse, 0, 1, 1, 2, modeVarint, 4)},
+		"+packed":                   {withStream(modePacked, 0, 0, 0, 0b111)},
+		"+exception":                {values(0, 1, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, modeSparse, 0, 0, 0)},
+		"+grid":                     {withTimes(3, uvarints(3, 5, timesGrid, 10, modeVarint, 0, 1, 1))},
+		"+last times":               {withTimes(2, uvarints(2, 0, timesSteps, day-1, modeSparse, 0, 0, 0))},
+		"+chunk":                    {chunk},
+		"longer chain":              append(slices.Clone(chain), deltas(3, codecPrevious)),
+		"first depends on previous": {deltas(3, codecPrevious)},
+		"previous is longer":        {deltas(900, codecDelta), deltas(3, codecPrevious)},
+		"previous is shorter":       {deltas(3, codecDelta), deltas(900, codecPrevious)},
+		"previous is constant":      {withTimes(3, evenTimes(3)), deltas(3, codecPrevious)},
+		"previous has no floats":    {chunk, deltas(3, codecPrevious)},
 
-		"one value too few":         {withStream(modeVarint, 0, 2, 4)},
-		"one value too many":        {withStream(modeVarint, 0, 2, 4, 6, 8)},
-		"value without an end":      {withStream(modeVarint, 0, 2, 4, 0x80)},
-		"value of 11 bytes":         {withStream(append([]byte{modeVarint, 0, 2, 4}, slices.Repeat([]byte{0xff}, 11)...)...)},
-		"sparse in sparse":          {withStream(modeSparse, 0, 1, 1, 2, modeSparse, 4)},
-		"sparse beyond the end":     {withStream(modeSparse, 0, 1, 1, 3, modeVarint, 4)},
-		"sparse with more":          {withStream(modeSparse, 0, 4, 4, 0, 0, 0, 0, modeVarint, 2, 2, 2, 2)},
-		"sparse without a gap":      {withStream(modeSparse, 0, 2, 1, 0, modeVarint, 2, 2)},
-		"sparse with gaps left":     {withStream(modeSparse, 0, 1, 2, 0, 0, modeVarint, 2)},
-		"sparse with bytes left":    {withStream(modeSparse, 0, 0, 0, 7)},
-		"low bits":                  {withStream(append([]byte{modePacked, 57, 0}, make([]byte, 60)...)...)},
-		"low bits beyond the end":   {withStream(modePacked, 0, 56, 0, 1, 2, 3)},
-		"quotients beyond the end":  {withStream(modePacked, 0, 0, 0, 0b11)},
-		"escape beyond the end":     {withStream(modePacked, 0, 0, 0, 0, 0, 0b1101, 0x80)},
-		"packed with bytes left":    {withStream(modePacked, 0, 0, 0, 0b111, 0)},
-		"packed without a head":     {withStream(modePacked, 0)},
-		"no values":                 {values()},
-		"no stream":                 {values(0, 1, 0, 0)},
-		"no base":                   {values(0, 1, 0, 0, modeVarint)},
-		"divisor":                   {values(0, 0, 0, 0, modeSparse, 0, 0, 0)},
-		"exception behind the last": {values(0, 1, 0, 1, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, modeSparse, 0, 0, 0)},
-		"exceptions behind":         {values(0, 1, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, modeSparse, 0, 0, 0)},
-		"exception cut":             {values(0, 1, 0, 1, 3, 0, 0, 0)},
-		"long constant":             {with(withTimes(3, evenTimes(3)), func(s *handmade) { s.values = make([]byte, 9) })},
-		"short constant":            {with(withTimes(3, evenTimes(3)), func(s *handmade) { s.values = make([]byte, 7) })},
+		"one value too few":               {withStream(modeVarint, 0, 2, 4)},
+		"one value too many":              {withStream(modeVarint, 0, 2, 4, 6, 8)},
+		"value without an end":            {withStream(modeVarint, 0, 2, 4, 0x80)},
+		"value of 11 bytes":               {withStream(append([]byte{modeVarint, 0, 2, 4}, slices.Repeat([]byte{0xff}, 11)...)...)},
+		"sparse in sparse":                {withStream(modeSparse, 0, 1, 1, 2, modeSparse, 4)},
+		"sparse beyond the end":           {withStream(modeSparse, 0, 1, 1, 3, modeVarint, 4)},
+		"sparse with more":                {withStream(modeSparse, 0, 4, 4, 0, 0, 0, 0, modeVarint, 2, 2, 2, 2)},
+		"sparse without a gap":            {withStream(modeSparse, 0, 2, 1, 0, modeVarint, 2, 2)},
+		"sparse with gaps left":           {withStream(modeSparse, 0, 1, 2, 0, 0, modeVarint, 2)},
+		"sparse with bytes left":          {withStream(modeSparse, 0, 0, 0, 7)},
+		"low bits":                        {withStream(append([]byte{modePacked, 57, 0}, make([]byte, 60)...)...)},
+		"low bits beyond the end":         {withStream(modePacked, 0, 56, 0, 1, 2, 3)},
+		"quotients beyond the end":        {withStream(modePacked, 0, 0, 0, 0b11)},
+		"escape beyond the end":           {withStream(modePacked, 0, 0, 0, 0, 0, 0b1101, 0x80)},
+		"packed with bytes left":          {withStream(modePacked, 0, 0, 0, 0b111, 0)},
+		"packed without a head":           {withStream(modePacked, 0)},
+		"no values":                       {values()},
+		"no stream":                       {values(0, 1, 0, 0)},
+		"no base":                         {values(0, 1, 0, 0, modeVarint)},
+		"divisor":                         {values(0, 0, 0, 0, modeSparse, 0, 0, 0)},
+		"exception after the last":        {values(0, 1, 0, 1, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, modeSparse, 0, 0, 0)},
+		"second exception after the last": {values(0, 1, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, modeSparse, 0, 0, 0)},
+		"exception cut":                   {values(0, 1, 0, 1, 3, 0, 0, 0)},
+		"long constant":                   {with(withTimes(3, evenTimes(3)), func(s *handmade) { s.values = make([]byte, 9) })},
+		"short constant":                  {with(withTimes(3, evenTimes(3)), func(s *handmade) { s.values = make([]byte, 7) })},
 
-		"no times":              {withTimes(1, uvarints(0, 0))},
-		"times of others":       {withTimes(3, evenTimes(4))},
-		"first of tomorrow":     {withTimes(1, uvarints(1, day))},
-		"one time with more":    {withTimes(1, uvarints(1, 5, 0))},
-		"no step":               {withTimes(2, uvarints(2, 5, timesSteps, 0, modeSparse, 0, 0, 0))},
-		"even until tomorrow":   {withTimes(3, uvarints(3, 0, timesSteps, day/2, modeSparse, 0, 0, 0))},
-		"steps until tomorrow":  {withTimes(3, uvarints(3, 0, timesSteps, day/2, modeVarint, 0, 0, 0))},
-		"step back":             {withTimes(3, uvarints(3, 5, timesSteps, 2, modeVarint, 0, 0, 9))},
-		"step of none":          {withTimes(3, uvarints(3, 5, timesSteps, 2, modeVarint, 0, 0, 3))},
-		"step wraps":            {withTimes(3, append(uvarints(3, 5, timesSteps, 2, modeVarint, 0, 0), uvarints(1<<64-1)...))},
-		"grid repeats":          {withTimes(3, uvarints(3, 5, timesGrid, 10, modeVarint, 0, 19, 39))},
-		"grid goes back":        {withTimes(3, uvarints(3, 5, timesGrid, 10, modeVarint, 0, 0, 41))},
-		"grid before the first": {withTimes(2, uvarints(2, 5, timesGrid, 10, modeVarint, 0, 21))},
-		"grid until tomorrow":   {withTimes(3, uvarints(3, 0, timesGrid, day/2, modeVarint, 0, 0, 0))},
+		"no times":               {withTimes(1, uvarints(0, 0))},
+		"more times than values": {withTimes(3, evenTimes(4))},
+		"first of tomorrow":      {withTimes(1, uvarints(1, day))},
+		"one time with more":     {withTimes(1, uvarints(1, 5, 0))},
+		"no step":                {withTimes(2, uvarints(2, 5, timesSteps, 0, modeSparse, 0, 0, 0))},
+		"even until tomorrow":    {withTimes(3, uvarints(3, 0, timesSteps, day/2, modeSparse, 0, 0, 0))},
+		"steps until tomorrow":   {withTimes(3, uvarints(3, 0, timesSteps, day/2, modeVarint, 0, 0, 0))},
+		"step back":              {withTimes(3, uvarints(3, 5, timesSteps, 2, modeVarint, 0, 0, 9))},
+		"step of zero":           {withTimes(3, uvarints(3, 5, timesSteps, 2, modeVarint, 0, 0, 3))},
+		"step wraps":             {withTimes(3, append(uvarints(3, 5, timesSteps, 2, modeVarint, 0, 0), uvarints(1<<64-1)...))},
+		"grid repeats":           {withTimes(3, uvarints(3, 5, timesGrid, 10, modeVarint, 0, 19, 39))},
+		"grid goes back":         {withTimes(3, uvarints(3, 5, timesGrid, 10, modeVarint, 0, 0, 41))},
+		"grid before the first":  {withTimes(2, uvarints(2, 5, timesGrid, 10, modeVarint, 0, 21))},
+		"grid until tomorrow":    {withTimes(3, uvarints(3, 0, timesGrid, day/2, modeVarint, 0, 0, 0))},
 
 		"overlap": {with(chunk, func(s *handmade) {
 			s.chunks, s.histograms, s.data = 2, uvarints(2, 0, 5, 3, 2, 0, 5, 3), []byte{0, 2, 9, 0, 2, 9}
 		})},
-		"chunk of tomorrow": {with(chunk, func(s *handmade) { s.histograms = uvarints(2, 0, day, 3) })},
-		"chunk too short":   {with(chunk, func(s *handmade) { s.histograms, s.data = uvarints(2, 0, 5, 1), []byte{0} })},
-		"chunk beyond":      {with(chunk, func(s *handmade) { s.histograms = uvarints(2, 0, 5, 4) })},
-		"chunk of nothing":  {with(chunk, func(s *handmade) { s.data = []byte{0, 0, 9} })},
-		"bytes left":        {with(chunk, func(s *handmade) { s.data = []byte{0, 2, 9, 9} })},
+		"chunk of tomorrow":          {with(chunk, func(s *handmade) { s.histograms = uvarints(2, 0, day, 3) })},
+		"chunk too short":            {with(chunk, func(s *handmade) { s.histograms, s.data = uvarints(2, 0, 5, 1), []byte{0} })},
+		"chunk longer than the data": {with(chunk, func(s *handmade) { s.histograms = uvarints(2, 0, 5, 4) })},
+		"chunk without samples":      {with(chunk, func(s *handmade) { s.data = []byte{0, 0, 9} })},
+		"bytes left":                 {with(chunk, func(s *handmade) { s.data = []byte{0, 2, 9, 9} })},
 	} {
 		table, err := Open(handmadeFrame(list...), testDay)
 		if err == nil {
@@ -160,10 +162,10 @@ func TestHandmade(t *testing.T) {
 		}
 		if name[0] == '+' {
 			if err != nil {
-				t.Errorf("%s: %v", name, err)
+				t.Errorf("%s: a valid frame was rejected: %v", name, err)
 			}
 		} else if !errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewer) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: error %v, want ErrCorrupt", name, err)
 		}
 	}
 }
@@ -235,8 +237,8 @@ func TestResetForgets(t *testing.T) {
 	decodeAll(t, packed{frames: [][]byte{e.Append(nil)}, times: p.times[1:2]}, list[1:2])
 }
 
-// TestLongSeries checks that an encoder reuses its buffers for the next frame,
-// except after very many samples.
+// TestLongSeries checks that an encoder works for the next frame after one with
+// more samples than it keeps buffers for.
 func TestLongSeries(t *testing.T) {
 	rng := rand.New(rand.NewPCG(21, 21))
 	s := Series{T: make([]int64, keptSamples+2), V: make([]float64, keptSamples+2)}

@@ -22,7 +22,7 @@ type exception struct {
 
 // scaler converts floats to integers.
 type scaler struct {
-	exponent   int // of the last series; used if v has no numbers to derive one from
+	exponent   int // of the last series; used for a series of zeros and special values only, which determine none
 	ints       []int64
 	exceptions []exception
 }

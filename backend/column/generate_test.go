@@ -15,7 +15,7 @@ const (
 // class generates groups of adjacent series, like those of one metric.
 type class struct {
 	name   string
-	series int // in the mix
+	series int // number of series in the mix
 	group  int // series that are made together
 	make   func(rng *rand.Rand, n, group int) [][]float64
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// odd are values that cannot be scaled to integers, or are near the limits of
+// odd returns values that cannot be scaled to integers, or are near the limits of
 // scaling.
 func odd() []float64 {
 	return []float64{math.Float64frombits(value.StaleNaN), math.NaN(), math.Float64frombits(0x7ff0000000000001),
@@ -37,7 +37,7 @@ func randomSeries(rng *rand.Rand) Series {
 	}
 	values := odd()
 	switch rng.IntN(6) {
-	case 0: // markers
+	case 0: // some are staleness markers
 		for range 1 + rng.IntN(3) {
 			if n > 0 {
 				s.V[rng.IntN(n)] = values[0]
@@ -49,7 +49,7 @@ func randomSeries(rng *rand.Rand) Series {
 				s.V[i] = values[rng.IntN(len(values))]
 			}
 		}
-	case 2: // all are
+	case 2: // all are odd
 		for i := range s.V {
 			s.V[i] = values[rng.IntN(len(values))]
 		}
@@ -350,7 +350,7 @@ func TestNewer(t *testing.T) {
 			_, _, err = table.AppendFloats(1, nil, nil, nil)
 		}
 		if !errors.Is(err, ErrNewer) || errors.Is(err, ErrCorrupt) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: error %v, want ErrNewer", name, err)
 		}
 	}
 	if _, _, err := table.AppendFloats(0, []byte{1}, nil, nil); !errors.Is(err, ErrCorrupt) {

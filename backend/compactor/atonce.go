@@ -15,11 +15,11 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// Several tenants of a day are compacted concurrently, since most of them are small and
-// take only the time of a few calls of the stores. Their number and the total size of the
-// packs that they merge are limited. A tenant that exceeds the limit of bytes is compacted
-// alone. So memory and scratch space are those of one large tenant, or of small tenants
-// with as many bytes as the limit.
+// Several tenants of a day are compacted concurrently, because most of them are small and
+// mainly wait for a few calls of the stores. The number of tenants and the total size of
+// the packs that are merged concurrently are limited. A tenant that exceeds the limit of
+// bytes is compacted alone. Compaction therefore needs memory and scratch space for one
+// large tenant, or for small tenants with as many bytes as the limit.
 
 const (
 	leastTenants = 8 // even with few processors

@@ -83,7 +83,7 @@ func TestTenantsAtOnce(t *testing.T) {
 		t.Errorf("%d tenants at once, want 6", g.top)
 	}
 	if f := x.comp.Status().Failing; len(f) != 1 || f[0].Tenant != "t0007" || f[0].Attempts != 1 {
-		t.Errorf("failing: %+v", f)
+		t.Errorf("failing tenants in the status: %+v", f)
 	}
 	x.Check("one tenant fails")
 	if w, err := x.Store.Days(ctx); err != nil || len(w) != 1 || len(w[0].Receipts) != 2 {
@@ -94,7 +94,7 @@ func TestTenantsAtOnce(t *testing.T) {
 	x.compact(Due)
 	x.Check("all compacted")
 	if f := x.comp.Status().Failing; len(f) != 0 {
-		t.Errorf("failing: %+v", f)
+		t.Errorf("failing tenants in the status: %+v", f)
 	}
 }
 
@@ -113,7 +113,7 @@ func TestInputBytes(t *testing.T) {
 	}
 	x.Push(manyTenants(40), "i1")
 	if r := x.compact(Due); r.Published != 40 || g.top != 1 {
-		t.Errorf("%d published, up to %d at once", r.Published, g.top)
+		t.Errorf("%d tenants published, up to %d concurrently; want 40, one after the other", r.Published, g.top)
 	}
 	x.Check("one after the other")
 }

@@ -91,7 +91,7 @@ func (d *door) reject(reason string, ls labels.Labels, s series.Sample) {
 }
 
 // keep seals, uploads and compacts, checks that the store is consistent, and reads all samples
-// from it. All days must be published, and no L0 packs may be left.
+// from it.
 func (d *door) keep() {
 	d.T.Helper()
 	ctx := context.Background()
@@ -136,6 +136,7 @@ func (d *door) keep() {
 	}
 }
 
+// parts returns the number of packs of a day, which must be published and have no L0 sections.
 func (d *door) parts(day int64) int {
 	d.T.Helper()
 	m := d.Manifest("a", day)
@@ -241,7 +242,7 @@ func TestBoundMetricNames(t *testing.T) {
 	d.reject("metric_name_too_long", labels.FromStrings("__name__", nul+"ab"), sampleAt(dayStart))
 	d.keep()
 	if n := d.parts(testDay); n < 2 {
-		t.Errorf("%d packs: the test shows nothing of the cell of names", n)
+		t.Errorf("%d packs: the test does not reach the limit of a names cell", n)
 	}
 }
 
@@ -280,7 +281,7 @@ func TestBoundMetadata(t *testing.T) {
 			t.Errorf("%s generation: %d entries of metadata in the store, want the %d that fit", round, len(md), fit)
 		}
 		if n := d.parts(testDay); n < 3 {
-			t.Errorf("%d packs: the test shows nothing of the cell of names", n)
+			t.Errorf("%d packs: the test does not reach the limit of a names cell", n)
 		}
 		d.take(labels.FromStrings("__name__", "m0000"), sampleAt(dayStart+1))
 	}

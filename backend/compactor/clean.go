@@ -13,12 +13,14 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// A tenant can ask that its deleted series be removed from the packs of a day now
-// (lifecycle.Keeper.CleanDeletions). Then its day is compacted in the next run even if the
-// day has not ended, without the other tenants of the day and without consuming packs.
+// A tenant can request that its deleted series are removed from the packs of a day now
+// (lifecycle.Keeper.CleanDeletions). Its day is then compacted in the next run even if the
+// day has not ended. The other tenants of the day are not compacted, and no pack is marked
+// as consumed.
 
-// cleanTime is the time for which a request is kept when there is nothing more to do:
-// ingesters may still upload packs that they sealed before the deletion.
+// cleanTime is the least age at which a request is removed, even if nothing is left
+// to do before: ingesters may still upload packs that they sealed before the
+// deletion.
 const cleanTime = 15 * time.Minute
 
 // Wake makes Run start a compaction at once, or after the running one.
@@ -29,7 +31,7 @@ func (c *Compactor) Wake() {
 	}
 }
 
-// clean compacts a day of the tenants that asked for it, if the day has packs with deleted
+// clean compacts a day for the tenants with a request, if the day has packs with deleted
 // series.
 func (c *Compactor) clean(ctx context.Context, d *store.DayWork, report *tally) (err error) {
 	packs := &openPacks{byID: map[ulid.ULID]*pack.Reader{}, failed: map[ulid.ULID]error{}}
@@ -52,8 +54,8 @@ func (c *Compactor) clean(ctx context.Context, d *store.DayWork, report *tally) 
 	return errs.join()
 }
 
-// cleaned removes a request from the work if all deletions are applied to all packs, and
-// no pack from before can be on its way any more.
+// cleaned removes a request from the work if it is at least cleanTime old and all
+// deletions are applied to all packs.
 func (c *Compactor) cleaned(ctx context.Context, day int64, one store.CleanOf) error {
 	if c.opts.Now().Sub(time.UnixMilli(one.Since)) < cleanTime {
 		return nil

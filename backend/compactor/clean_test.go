@@ -87,10 +87,11 @@ func (x *world) cleans() (n int) {
 	return n
 }
 
-// TestCleanDay is the story of a day that has not ended: a tenant deletes a series and
-// asks that it be removed now. That is done in the next run, for this tenant only, and
-// again for packs that arrive later. The request is forgotten when none can arrive any
-// more, and the day's usual compaction is not disturbed.
+// TestCleanDay tests a day that has not ended: a tenant deletes a series and requests
+// its removal now. The next run removes it, for this tenant only, and later runs
+// remove it from packs that arrive later. The request is deleted once no such pack can
+// arrive any more. It does not affect the compaction of the day when the day has
+// ended.
 func TestCleanDay(t *testing.T) {
 	x := newWorld(t, wrap{})
 	x.Now = time.UnixMilli(testDay * series.DayMillis).Add(12 * time.Hour)
@@ -110,7 +111,7 @@ func TestCleanDay(t *testing.T) {
 	}
 	x.askToClean("b", 0)
 	x.askToClean("a", 1)
-	x.askToClean("a", 0) // it is requested
+	x.askToClean("a", 0) // already requested
 	x.compact(Due)
 	if m := x.Manifest("a", testDay); m == nil || m.Tombstone != d.Number {
 		t.Fatalf("manifest %+v", m)
@@ -151,9 +152,9 @@ func TestCleanDay(t *testing.T) {
 	x.Check("the day has ended")
 }
 
-// TestCleanAgain checks that each deletion can be removed at once, also from a day that
-// was published a moment ago, and that a request that fails is not repeated without a
-// delay.
+// TestCleanAgain checks that the series of each deletion can be removed at once, also
+// from a day that was published a moment ago, and that a removal that fails is retried
+// only after a delay.
 func TestCleanAgain(t *testing.T) {
 	x := newWorld(t, wrap{})
 	x.Now = time.UnixMilli(testDay * series.DayMillis).Add(12 * time.Hour)
@@ -189,7 +190,7 @@ func TestCleanAgain(t *testing.T) {
 		t.Errorf("%d attempts within a second, want 1", attempts)
 	}
 	x.Now = x.Now.Add(cleanTime)
-	for range 2 { // the second one waits
+	for range 2 { // the second run does not retry yet
 		_, _ = x.comp.Compact(ctx, Due)
 	}
 	if attempts != 2 || x.cleans() != 1 {
@@ -222,5 +223,5 @@ func TestWake(t *testing.T) {
 	x.comp.Wake()
 	kit.Until(t, "the series are removed", func() bool { return !x.stored("a", testDay)["metric_0"] })
 	cancel()
-	kit.Receive(t, "the end", ended)
+	kit.Receive(t, "the end of Run", ended)
 }

@@ -33,8 +33,8 @@ type Options struct {
 	Retention func(context.Context, tenant.ID) (time.Duration, error)
 	// Tenants lists the existing and the deleted tenants.
 	Tenants func(context.Context) (active, deleted []tenant.ID, err error)
-	// KeepDeletions returns how long the record of a deletion of series is kept: longer
-	// than a sample from before the deletion can still arrive.
+	// KeepDeletions returns how long the record of a deletion of series is kept. After
+	// that time, no sample from before the deletion can still arrive.
 	KeepDeletions func(tenant.ID) time.Duration
 
 	Interval      time.Duration // between two compactions; default 5 min
@@ -44,8 +44,7 @@ type Options struct {
 	InputBytes int64
 
 	Now func() time.Time
-	// Clock says whether Now may be used to decide what is deleted. If it is nil, Now
-	// is always used.
+	// Clock tells whether Now is reliable enough to decide deletions. nil: always.
 	Clock      *clock.Guard
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -53,8 +52,8 @@ type Options struct {
 
 // Delays of the schedule.
 const (
-	// lossDelay is the least age of a loss whose intents are cleared. Replicas write the
-	// intents for their copies of the lost window within ten seconds.
+	// lossDelay is the minimum age of a loss whose intents are cleared. Replicas write
+	// the intents for their copies of the lost window within ten seconds.
 	lossDelay   = 10 * time.Minute
 	settleTime  = 2 * time.Hour // from a day's end to its first compaction
 	lateSpacing = 6 * time.Hour // between two generations of a published day
@@ -68,7 +67,7 @@ type Compactor struct {
 	turn     chan struct{} // held by the running compaction
 	wake     chan struct{}
 	sweeping sync.Mutex // held by the running sweep
-	visits   *visits    // changed under sweeping
+	visits   *visits    // changed only while sweeping is held
 	work     *progress.Worker
 	input    *semaphore.Weighted // bytes of the packs being merged
 	failing  *failures
@@ -85,7 +84,7 @@ type Status struct {
 	LastRun time.Time `json:"lastRun"`
 	LastErr string    `json:"lastError,omitempty"`
 	Clock   string    `json:"clock,omitempty"` // why nothing expires now; empty if the clock is trusted
-	Expired int       `json:"expired"`         // days beyond retention that wait for a later day, or for an operator
+	Expired int       `json:"expired"`         // days beyond retention that are not deleted yet because of the limit for 24 hours
 }
 
 // Waiting is a day that may not be published yet, and the reason.
@@ -176,7 +175,7 @@ type Which int
 const (
 	Due   Which = iota // days that have ended and have no pending uploads
 	All                // all days with uploaded packs, even if they have not ended
-	asked              // days with deleted series, of tenants that asked for it
+	asked              // days with deleted series, for tenants that requested their removal
 )
 
 // Report counts the results of a compaction.
@@ -328,10 +327,10 @@ func (c *Compactor) ended(day int64) bool {
 	return !c.opts.Now().Before(end.Add(settleTime))
 }
 
-// mustWait returns why a day may not be compacted now, or "". A day is compacted when it
-// has ended and no ingester has pending uploads of it. Lost ingesters are ignored if they
-// are all in one zone, or if there is only one, however often it was lost: then replicas
-// have every acknowledged sample. Late intents are ignored: late samples go into a later generation.
+// mustWait returns why a day may not be compacted now, or "". A day is compacted when it has ended
+// and no ingester has pending uploads for it. Lost ingesters are ignored if they are all in one
+// zone, or if there is only one, however often it was lost, because then replicas have every
+// acknowledged sample. Late intents are ignored, because late samples go into a later generation.
 func (c *Compactor) mustWait(d *store.DayWork) string {
 	if !c.ended(d.Day) {
 		return "the day has not ended"

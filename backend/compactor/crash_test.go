@@ -46,7 +46,7 @@ func crashRun(t *testing.T, at int, kind faults.Kind) int {
 	healed := false
 	do := func(fn func(context.Context) error) error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		if kind == faults.Hang && !healed { // operations that do not hang may end by it, too, on a busy machine
+		if kind == faults.Hang && !healed { // on a busy machine, this timeout may also end operations that do not hang
 			cancel()
 			ctx, cancel = context.WithTimeout(context.Background(), 20*time.Millisecond)
 		}
@@ -98,8 +98,8 @@ func crashRun(t *testing.T, at int, kind faults.Kind) int {
 	return len(names)
 }
 
-// notWrong checks that all samples read were pushed, and that all pushed samples are read except
-// those that are not uploaded yet.
+// notWrong checks that all samples read were pushed and, if no upload is pending, that all
+// pushed samples are read.
 func (x *world) notWrong(where string, pending []store.Upload) {
 	x.T.Helper()
 	for t, want := range x.Want {

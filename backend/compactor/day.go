@@ -29,8 +29,9 @@ type openPacks struct {
 	failed map[ulid.ULID]error // packs that cannot be opened; not changed while tenants are compacted
 }
 
-// get returns an L0 pack. It opens a pack whose receipt was written after the work was
-// listed; meanwhile, other tenants wait.
+// get returns an L0 pack. It opens the pack if openDay did not: if the receipt was
+// written after the work was listed, or if the compaction is for a clean request.
+// Other tenants wait while it opens a pack.
 func (o *openPacks) get(ctx context.Context, s *store.Store, l *store.L0) (*pack.Reader, error) {
 	if err := o.failed[l.ID]; err != nil {
 		return nil, err
@@ -68,9 +69,9 @@ func (o *openPacks) withSection(t tenant.ID, day int64) []ulid.ULID {
 	return out
 }
 
-// compactDay compacts a day of all tenants with uploaded samples, and marks the packs as
-// consumed that no tenant needs any more. A failure of a tenant or pack does not stop the
-// other tenants; only the packs that it needs keep their receipts.
+// compactDay compacts a day of all tenants with uploaded samples or a requested rewrite,
+// and marks packs that no tenant needs any more as consumed. A failure of a tenant or
+// pack does not stop the other tenants; only the packs that it needs keep their receipts.
 func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Which, report *tally) (err error) {
 	packs := &openPacks{byID: map[ulid.ULID]*pack.Reader{}, failed: map[ulid.ULID]error{}}
 	defer func() { err = errors.Join(err, packs.close()) }()
@@ -217,8 +218,8 @@ func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, p
 	}
 }
 
-// overtaken reports whether a compaction failed because another compactor published the
-// day first, so that the day has other packs now.
+// overtaken reports whether a compaction may have failed because the day changed while
+// it ran: another compactor published the day, or a sweep raised its fence.
 func overtaken(err error) bool {
 	return errors.Is(err, store.ErrConflict) || errors.Is(err, objects.ErrNotFound)
 }
@@ -242,8 +243,8 @@ func (c *Compactor) rewritten(ctx context.Context, t tenant.ID, day int64) error
 	return c.opts.Store.Rewritten(ctx, t, day)
 }
 
-// remaining sets o.left to the L0 packs that were uploaded while the day was compacted. If
-// that fails, the inputs are not to blame: they were compacted, so o.inputs is cleared.
+// remaining sets o.left to the L0 packs that were uploaded while the day was compacted. It
+// clears o.inputs: they were compacted, so they are not the cause if remaining fails.
 func (c *Compactor) remaining(ctx context.Context, t tenant.ID, day int64, o *outcome) error {
 	o.known, o.inputs = false, fingerprint{}
 	now, err := c.opts.Store.Catalog(ctx, t, day)
@@ -291,7 +292,8 @@ func (c *Compactor) skip(ctx context.Context, catalog *store.Catalog, deletions 
 	return compactIt, nil
 }
 
-// rewrite merges all packs of the day into a new generation (C3 to C6).
+// rewrite merges all packs of the day into a new generation (steps C3 to C6 in
+// docs/format/store.md).
 func (c *Compactor) rewrite(ctx context.Context, catalog store.Catalog, deletions store.Deletions, packs *openPacks,
 	report *tally) (err error) {
 	release, err := c.admit(ctx, &catalog)
@@ -335,8 +337,8 @@ func (c *Compactor) rewrite(ctx context.Context, catalog store.Catalog, deletion
 	return nil
 }
 
-// inputs returns the runs to merge, the tenant's sections of L0 packs and the packs of the
-// previous generation, and their metadata. The caller calls closeAll.
+// inputs returns the runs to merge (the tenant's sections of L0 packs, and the packs of
+// the previous generation) and their metadata. The caller calls closeAll.
 func (c *Compactor) inputs(ctx context.Context, catalog *store.Catalog, deletions store.Deletions,
 	packs *openPacks) (runs []*input, md []series.MetricMetadata, closeAll func() error, err error) {
 	var own []*pack.Reader

@@ -35,7 +35,7 @@ type oneTenantRows struct {
 	f *oneTenantFault
 }
 
-// oneTenantFault says which calls fail while it is on.
+// oneTenantFault selects the calls that fail while it is on.
 type oneTenantFault struct {
 	on        bool
 	call, key string
@@ -294,7 +294,7 @@ func (w *failingWorld) failsFor(long time.Duration, consumed string) {
 		w.Now = w.Now.Add(w.comp.opts.Interval)
 	}
 	if got := w.consumed(); got != consumed {
-		w.T.Errorf("packs that can go: %q, want %q", got, consumed)
+		w.T.Errorf("consumed packs after all attempts: %q, want %q", got, consumed)
 	}
 	for _, id := range []tenant.ID{"good", "fine"} {
 		if w.Manifest(id, testDay) == nil {
@@ -378,7 +378,7 @@ func TestUnreadablePack(t *testing.T) {
 					t.Errorf("unreadable packs %v", got)
 				}
 				if got := w.consumed(); got != consumed || w.Manifest("fine", testDay) == nil {
-					t.Errorf("packs that can go: %q, want %q", got, consumed)
+					t.Errorf("consumed packs: %q, want %q", got, consumed)
 				}
 				if n := strings.Count(w.log.String(), "failed to open L0 pack"); n < 5 || n > 20 || !strings.Contains(w.log.String(), object) {
 					t.Errorf("the log has %d failed attempts", n)

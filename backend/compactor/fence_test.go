@@ -76,7 +76,7 @@ func sweptAttempt(t *testing.T, at int, late, always bool) int {
 	for range 2 {
 		x.Now = x.Now.Add(8 * 24 * time.Hour)
 		if err := x.comp.Sweep(ctx); err != nil {
-			t.Fatalf("%s: %v", where, err)
+			t.Fatalf("%s: sweep: %v", where, err)
 		}
 	}
 	x.Check(where + ", swept in time")

@@ -129,8 +129,8 @@ func (r *repeated) finish(where string) {
 	r.again.Heal()
 	r.Check(where)
 	r.Verify()
-	// The first sweep is only ten minutes later, so that it processes the entries of the last
-	// one before their pack is too old to be adopted.
+	// The first sweep is only ten minutes later, so that it processes the entries of the
+	// previous sweep before their pack is too old to be adopted.
 	for _, later := range []time.Duration{10 * time.Minute, 8 * 24 * time.Hour, 8 * 24 * time.Hour, 8 * 24 * time.Hour} {
 		r.compact(All)
 		r.Check(where)
@@ -176,7 +176,8 @@ func repeatRun(t *testing.T, p repetition) (calls, steps int) {
 	steps = len(r.again.Calls())
 	r.again.Heal()
 	if !p.lost && !r.done {
-		// The ingester still has the pack, and serves its samples until then.
+		// The ingester still has the pack, and serves its samples until the upload
+		// succeeds.
 		if err := r.repeat(); err != nil {
 			t.Fatalf("%s: the repeated upload fails: %v", p, err)
 		}
@@ -189,7 +190,7 @@ func repeatRun(t *testing.T, p repetition) (calls, steps int) {
 // one of its own calls, and continues before a later call of the compactor.
 func splitRun(t *testing.T, from, to, pause int) {
 	t.Helper()
-	where := fmt.Sprintf("repeated at call %d, from its call %d on at call %d", from, pause, to)
+	where := fmt.Sprintf("repeated at call %d, paused before its call %d until call %d", from, pause, to)
 	r := newRepeated(t)
 	paused, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	calls := 0
@@ -210,7 +211,7 @@ func splitRun(t *testing.T, from, to, pause int) {
 			go func() { defer close(ended); _ = r.repeat() }()
 			select {
 			case <-paused:
-			case <-ended: // it failed because of the mark
+			case <-ended: // the upload failed: its object was marked as being deleted
 			}
 		case to:
 			finished = true

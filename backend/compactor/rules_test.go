@@ -132,7 +132,7 @@ func TestWhenToPublish(t *testing.T) {
 			}
 		}
 		if got := comp.mustWait(&store.DayWork{Day: testDay, Intents: c.intents}); (got == "") != (c.wait == "") || !strings.Contains(got, c.wait) {
-			t.Errorf("%s: %q", c.name, got)
+			t.Errorf("%s: mustWait() = %q, want %q", c.name, got, c.wait)
 		}
 	}
 	x := newWorld(t, wrap{})
@@ -224,7 +224,7 @@ func TestDeletedSeries(t *testing.T) {
 	if err := x.Store.Upload(ctx, onItsWay); err != nil {
 		t.Fatal(err)
 	}
-	x.Check("a pack from before arrives")
+	x.Check("a pack from before the deletion arrives")
 	names := func(what string) {
 		t.Helper()
 		got, err := x.Store.LabelValues(ctx, "__name__", series.Request{Tenant: "a", MaxTime: math.MaxInt64}, nil)

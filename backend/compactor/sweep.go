@@ -23,8 +23,8 @@ func (c *Compactor) sweepDue(ctx context.Context) error {
 // tenants.
 func (c *Compactor) Sweep(ctx context.Context) error { return c.sweep(ctx, false) }
 
-// ExpireAll is Sweep without the limit for the number of days that expire in 24 hours: an
-// operator confirms that the clock is right.
+// ExpireAll is Sweep without the limit for the number of days that expire in 24 hours. It
+// is for an operator who has checked that the clock is right.
 func (c *Compactor) ExpireAll(ctx context.Context) error {
 	if _, err := c.opts.Clock.Now(); err != nil {
 		return fmt.Errorf("expire all days beyond retention: %w", err)

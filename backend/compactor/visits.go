@@ -65,7 +65,8 @@ func (v *visits) of(t tenant.ID) *visit {
 	return v.active[t]
 }
 
-// forget deletes the state of tenants that are in neither list.
+// forget deletes the visits of tenants that are not active, and the erasures of
+// tenants that are not deleted.
 func (v *visits) forget(active, deleted []tenant.ID) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -126,10 +126,10 @@ func TestExpiryIsBounded(t *testing.T) {
 	pass(23 * time.Hour)
 	left("23 hours later", 36)
 	if got := testutil.ToFloat64(x.comp.metrics.expired); got != 4 {
-		t.Errorf("%v days expired", got)
+		t.Errorf("%v days expired, want 4", got)
 	}
 	if s := x.comp.Status(); s.Expired != 36 {
-		t.Errorf("%d days wait", s.Expired)
+		t.Errorf("%d days wait for their deletion, want 36", s.Expired)
 	}
 	pass(time.Hour)
 	left("a day later", 33)
@@ -137,7 +137,7 @@ func TestExpiryIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := x.days(); n != 0 || x.comp.Status().Expired != 0 {
-		t.Errorf("after ExpireAll() %d days are left, %d wait", n, x.comp.Status().Expired)
+		t.Errorf("after ExpireAll() %d days are left and %d wait, want 0", n, x.comp.Status().Expired)
 	}
 }
 
@@ -209,9 +209,9 @@ func TestSweepVisits(t *testing.T) {
 	delete(x.Want, "t0001")
 	x.sweep()
 	if n := len(x.comp.visits.active) + len(x.comp.visits.deleted); n != tenants-1 {
-		t.Errorf("state of %d tenants is kept", n)
+		t.Errorf("the state of %d tenants is kept, want %d", n, tenants-1)
 	}
 	if r, err := x.Lifecycle.Expire(ctx, "t0002", lifecycle.Expiry{Now: x.Now}); err != nil || r.Deletions {
-		t.Errorf("%+v, %v", r, err)
+		t.Errorf("expiry of tenant t0002: %+v, error %v; want no deletions", r, err)
 	}
 }

@@ -38,9 +38,9 @@ func (c *counting) zero() {
 	}
 }
 
-// TestYear checks that the cost of opening the store and of querying one day does not depend on the number
-// of published days of many small tenants: the number of calls, cells and bytes is the same with 10, 100
-// and 365 days.
+// TestYear checks that the cost of opening the store, of querying one day and of looking for due
+// compactions does not depend on the number of published days of many small tenants: the number of
+// calls, cells and bytes is the same with 10, 100 and 365 days.
 func TestYear(t *testing.T) {
 	tenants := 10
 	if n := os.Getenv("YEAR_TENANTS"); n != "" {

@@ -205,7 +205,7 @@ func TestReplaceFile(t *testing.T) {
 	if err := MakeDir(dir); err != nil {
 		t.Fatal(err)
 	}
-	// A file of an older version, with its mode.
+	// A temporary file that an older version left, with its mode.
 	if err := os.WriteFile(path+TemporarySuffix, []byte("a longer text of a crash"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,8 @@ func TestReplaceFile(t *testing.T) {
 			}
 		}
 	}
-	modes := map[string]fs.FileMode{dir: 0o700, filepath.Dir(dir): 0o700, path: 0o600} // the owner's only, as numbers: the constants may be wrong
+	// Only the owner has access. The modes are numbers, because the constants may be wrong.
+	modes := map[string]fs.FileMode{dir: 0o700, filepath.Dir(dir): 0o700, path: 0o600}
 	for _, p := range slices.Sorted(maps.Keys(modes)) {
 		if st, err := os.Stat(p); err != nil || st.Mode().Perm() != modes[p] {
 			t.Errorf("mode of %s = %v, %v, want %v", p, st.Mode(), err, modes[p])
@@ -231,8 +232,8 @@ func TestReplaceFile(t *testing.T) {
 	}
 }
 
-// TestSyncsAskTheKernel: syncs of the real file system are the kernel's answer. A
-// device that cannot be synced shows it: whoever did not ask would report success.
+// TestSyncsAskTheKernel checks that syncs of the real file system return the result
+// of the operating system: its error for a device that cannot be synced.
 func TestSyncsAskTheKernel(t *testing.T) {
 	if err := SyncDir(os.DevNull); !errors.Is(err, syscall.EINVAL) {
 		t.Errorf("sync of %s: %v, want %v", os.DevNull, err, syscall.EINVAL)
@@ -242,12 +243,13 @@ func TestSyncsAskTheKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, ok := f.(*os.File); !ok { // whose Sync is the kernel's
+	if _, ok := f.(*os.File); !ok { // the Sync of an os.File calls the operating system
 		t.Errorf("a file of the operating system is a %T", f)
 	}
 }
 
-// TestDirectoryIsAFile checks that obstacles in the path are errors and stay
+// TestDirectoryIsAFile checks that a file in place of a directory, and a directory
+// in place of the temporary file, are errors, and that the existing file is
 // unchanged.
 func TestDirectoryIsAFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")

@@ -127,8 +127,8 @@ func TestAtLimit(t *testing.T) {
 	}
 }
 
-// TestOverMemoryBudget checks the same with an ingester that joined and has no memory for
-// new series.
+// TestOverMemoryBudget checks that exactly the established series are accepted although
+// one ingester has just joined and has no memory for new series.
 func TestOverMemoryBudget(t *testing.T) {
 	c := newAtLimit(t)
 	c.leave("0")

@@ -118,7 +118,7 @@ func New(o Options) *Distributor {
 	return d
 }
 
-// Close waits for pushes that are still in flight after their request was answered.
+// Close waits for pushes that are still in flight although their request has ended.
 func (d *Distributor) Close() error {
 	d.pushes.Wait()
 	return nil

@@ -217,7 +217,7 @@ func outcomeOf(t *testing.T, out series.Outcome, err error) fate {
 		return fateRejected
 	}
 	if out.Samples != 3 {
-		t.Errorf("%+v", out)
+		t.Errorf("outcome %+v, want 3 samples", out)
 	}
 	return fateAccepted
 }
@@ -279,7 +279,7 @@ func TestNoWait(t *testing.T) {
 				t.Errorf("Push = %+v, %v", out, err)
 			}
 			if len(late.pushes) != 0 {
-				t.Errorf("repeated after the request was answered: %q", late.pushes)
+				t.Errorf("retried after the response to the request: %q", late.pushes)
 			}
 		})
 	}
@@ -356,7 +356,7 @@ func TestRepeat(t *testing.T) {
 		_, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: []series.Entry{interestingSeries(0)}})
 		_ = d.Close()
 		if !errors.Is(err, ErrUnavailable) {
-			t.Errorf("%s: %v", result, err)
+			t.Errorf("%s: error %v, want ErrUnavailable", result, err)
 		}
 		if n := testutil.ToFloat64(d.established.WithLabelValues("2", result)); n != 1 {
 			t.Errorf("%s: counted %v times", result, n)
@@ -415,7 +415,7 @@ func TestRepeatIsBounded(t *testing.T) {
 		d := trio(Options{PushTimeout: 200 * time.Millisecond}, &member{}, m, &member{kind: fails})
 		defer d.Close()
 		if _, err := d.Push(context.Background(), &series.Batch{Tenant: "t", Entries: entries}); !errors.Is(err, ErrUnavailable) {
-			t.Errorf("%v", err)
+			t.Errorf("Push = %v, want ErrUnavailable", err)
 		}
 	})
 	t.Run("bytes", func(t *testing.T) {

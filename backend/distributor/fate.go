@@ -52,7 +52,8 @@ func (c counts) early(majority uint8) fate {
 	return fateUndecided
 }
 
-// final returns its fate after all replicas responded or failed.
+// final returns the fate of the counted entry or sample after all replicas
+// responded or failed.
 func (c counts) final(majority uint8) fate {
 	if f := c.early(majority); f != fateUndecided {
 		return f

@@ -20,7 +20,7 @@ import (
 
 const (
 	// maxHALabel is the maximum length in bytes of the label values that name clusters
-	// and replicas: both are kept in memory and in the store.
+	// and replicas: both are stored in memory and in the store.
 	maxHALabel = 1024
 	// maxHAClusters is the limit while ha_max_clusters is 0.
 	maxHAClusters = 10_000
@@ -36,7 +36,7 @@ type HAOptions struct {
 
 	Failover time.Duration // how long the elected replica may send nothing before another is elected; default 30 s
 	Update   time.Duration // between two claims of a cluster, less than Failover; default 15 s
-	Idle     time.Duration // how long an election is kept after the last sample; default 1 h
+	Idle     time.Duration // how long an election is stored after the last sample; default 1 h
 	// CallTimeout is the timeout of a call of the store, and the longest time that a
 	// push waits for the store; default 200 ms.
 	CallTimeout time.Duration
@@ -143,7 +143,7 @@ func (d *Dropped) add(e *series.Entry) {
 	d.Exemplars += len(e.Exemplars)
 }
 
-// haVerdict is what becomes of a series.
+// haVerdict is the decision about a series.
 type haVerdict struct {
 	is              int
 	reason, message string // of a rejection
@@ -168,8 +168,8 @@ type haFilter struct {
 	last             haVerdict // about that series
 
 	scratch labels.ScratchBuilder
-	drop    string // name of the label that keep drops
-	dropped int    // how often keep dropped it
+	drop    string // name of the label that keep leaves out
+	dropped int    // how often keep left it out
 }
 
 // verdict returns what to do with a series. The series of a request mostly come

@@ -155,10 +155,10 @@ func TestHAFilter(t *testing.T) {
 				t.Errorf("accepted %s\nwant %s", s, c.want)
 			}
 			if dropped != c.dropped {
-				t.Errorf("dropped %v", dropped)
+				t.Errorf("dropped %v, want %v", dropped, c.dropped)
 			}
 			if s := out.String(); !strings.HasPrefix(s, c.rejected) || (s == "") != (c.rejected == "") {
-				t.Errorf("rejected %s", s)
+				t.Errorf("rejections %q, want %q", s, c.rejected)
 			}
 			if v := testutil.ToFloat64(h.deduplicated); v != float64(c.dropped.Samples+c.dropped.Histograms+c.dropped.Exemplars) {
 				t.Errorf("dropped samples metric = %v", v)

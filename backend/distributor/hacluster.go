@@ -11,20 +11,20 @@ import (
 
 // haCluster is the state of a cluster's election in this process. HA.mu guards it.
 //
-// A response of the store is a lease: the store elects no other replica until the
-// failover time has passed since the last sample of the elected replica that was
-// reported to the store, so the store need not be called until then. Run reports
-// samples of the elected replica to the store concurrently with requests, at most
-// once per update interval, which renews the lease before it expires.
+// A response of the store is a lease. The store elects no other replica until the
+// failover time has passed since the last reported sample of the elected replica,
+// so it need not be called until then. Run reports samples of the elected replica
+// to the store concurrently with requests, at most once per update interval, which
+// renews the lease before it expires.
 type haCluster struct {
 	key      election.Cluster
 	elected  string
 	received time.Time // when a sample of the elected replica was last received, by this process or as reported by the store
 	seen     time.Time // when this process last received a sample of any replica
 
-	lease    time.Time // until when the store elects no other replica
-	called   time.Time // when the last call of the store began
-	reported time.Time // samples that were received up to then are reported to the store
+	lease    time.Time // the store elects no other replica before this time
+	called   time.Time // when the last completed call of the store began
+	reported time.Time // samples received until this time are reported to the store
 	call     *haCall   // in progress, or nil
 }
 
@@ -53,7 +53,9 @@ func (h *HA) elected(ctx context.Context, k election.Cluster, replica string, mo
 		return replica == c.elected, true
 	}
 	// Samples of a replica that is not elected cause at most one call per update
-	// interval. For the elected replica only the store knows the current result.
+	// interval. A sample of the elected replica causes a call even within that
+	// interval: after the lease only the store knows whether the replica is still
+	// elected.
 	alone := h.down || h.closed || p.over
 	if !alone && c.elected != "" && c.elected != replica && now.Sub(c.called) < h.o.Update {
 		return false, true
@@ -91,9 +93,9 @@ func (h *HA) change(c *haCluster, to string, received time.Time) {
 	c.elected, c.received = to, received
 }
 
-// claim calls the store on a goroutine of its own, because a request that waits for
-// the result may time out. replica, if not empty, is a replica from which a sample
-// was received just now. h.mu must be held.
+// claim calls the store in a new goroutine, because a request that waits for the
+// result may time out. replica, if not empty, is a replica from which a sample was
+// received just now. h.mu must be held.
 func (h *HA) claim(c *haCluster, replica string, now time.Time) *haCall {
 	var seen []election.Sighting
 	if c.elected != "" {
@@ -199,7 +201,7 @@ func (h *HA) renewOne(c *haCluster, probe bool) {
 	<-call.done
 }
 
-// due returns the clusters whose claims are to be renewed, and deletes idle ones.
+// due returns the clusters whose claims must be renewed, and deletes idle ones.
 func (h *HA) due() []*haCluster {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -190,14 +190,14 @@ func TestHAPatience(t *testing.T) {
 	cancel()
 	h.Filter(ctx, batch(), &lim, &series.Outcome{}) // returns although calls may take a minute
 	if n := g.store.count(); n > 1 {
-		t.Errorf("%d calls", n)
+		t.Errorf("%d calls of the store, want at most 1", n)
 	}
 	h = NewHA(HAOptions{Store: &g.store, Now: g.clock.Now, CallTimeout: time.Millisecond})
 	b := batch()
 	b.Tenant = "other"
 	h.Filter(context.Background(), b, &lim, &series.Outcome{})
 	if n := g.store.count(); n > 2 || len(b.Entries) != 100 {
-		t.Errorf("%d calls, %d series accepted", n, len(b.Entries))
+		t.Errorf("%d calls of the store, want at most 2; %d series accepted, want 100", n, len(b.Entries))
 	}
 }
 
@@ -217,7 +217,7 @@ func TestHAIdle(t *testing.T) {
 		t.Errorf("%v clusters, want 1", n)
 	}
 	if n, err := testutil.GatherAndCount(reg); err != nil || n != 4 {
-		t.Errorf("%d metrics, %v", n, err)
+		t.Errorf("%d metrics, want 4; error %v", n, err)
 	}
 	for i := range 99 {
 		send(t, h, "team", fmt.Sprint("new-", i), "a")

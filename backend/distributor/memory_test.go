@@ -40,7 +40,7 @@ func eventuallyHeld(t *testing.T, account *memory.Account, ok func(held int64) b
 func TestHeldForIngesters(t *testing.T) {
 	const limit = 64 << 20
 	for _, n := range []int{1, 3} { // ingesters per zone; with one, all get the same push
-		for name, end := range map[string]error{"answered": nil, "failed": errors.New("down"), "too large": &memory.TooLargeError{Need: 2, Most: 1}} {
+		for name, end := range map[string]error{"responded": nil, "failed": errors.New("down"), "too large": &memory.TooLargeError{Need: 2, Most: 1}} {
 			t.Run(fmt.Sprintf("%d ingesters, %s", 3*n, name), func(t *testing.T) {
 				account := memory.NewAccount(limit, nil)
 				var bodies, calls atomic.Int64
@@ -164,7 +164,7 @@ func TestNoMemoryForPushes(t *testing.T) {
 			_, err := d.Push(memory.NewContext(context.Background(), request), batch())
 			var large *memory.TooLargeError
 			if errors.As(err, &large) != (tt.want == "too large") || errors.Is(err, memory.ErrFull) != (tt.want == "full") || (err == nil) != (tt.want == "") {
-				t.Errorf("%v", err)
+				t.Errorf("Push = %v, want %q", err, tt.want)
 			}
 			d.pushes.Wait()
 			for _, h := range []*memory.Holding{request, by, others} {

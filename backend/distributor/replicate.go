@@ -24,8 +24,8 @@ type part struct {
 	established bool
 }
 
-// load is the memory of a push, held until the last part that shares it was
-// answered.
+// load is the memory of a push, held until the pushes of all parts that share it
+// have ended.
 type load struct {
 	bytes int64
 	parts atomic.Int32
@@ -97,7 +97,7 @@ func (d *Distributor) reserve(ctx context.Context, h *memory.Holding, bytes int6
 }
 
 // exchange pushes parts and counts the responses until the remaining ones cannot
-// change the result. The holding is closed when the last part was answered.
+// change the result. The holding is closed when the last push has ended.
 func (d *Distributor) exchange(ctx context.Context, parts []part, t *tally, h *memory.Holding) error {
 	total := int64(0)
 	for i := range parts {
@@ -136,9 +136,10 @@ func (d *Distributor) exchange(ctx context.Context, parts []part, t *tally, h *m
 	return nil
 }
 
-// repeat pushes entries whose series one replica has to the replicas that rejected
-// them for lack of capacity. It runs once per request, before the request is
-// answered: a response that arrives later causes no further push.
+// repeat pushes some entries again: if one replica has the series of an entry, it
+// pushes the entry to the replicas that rejected it for lack of capacity. It runs
+// once per request, after exchange: a response that arrives later causes no further
+// push.
 func (d *Distributor) repeat(ctx context.Context, b *series.Batch, t *tally) error {
 	parts := t.repeats()
 	if len(parts) == 0 {
@@ -168,15 +169,15 @@ func (d *Distributor) repeat(ctx context.Context, b *series.Batch, t *tally) err
 	return d.exchange(ctx, parts, t, h)
 }
 
-// loadOf returns the load of a push with a body of that many bytes, for one part.
+// loadOf returns the load of one part whose body has the given number of bytes.
 func loadOf(body int) *load {
 	l := &load{bytes: pushFactor * int64(body)}
 	l.parts.Store(1)
 	return l
 }
 
-// push sends a part to its ingester. It continues after the request was answered,
-// so that the third replica is written, too.
+// push sends a part to its ingester. It continues after the response to the request
+// was sent, so that the third replica is written, too.
 func (d *Distributor) push(ctx context.Context, p *part) (wire.PushResponse, error) {
 	rep, err := d.opts.Replica(p.instance)
 	if err != nil {
@@ -215,7 +216,7 @@ func result(out *wire.PushResponse, err error) string {
 	return "accepted"
 }
 
-// split returns the parts of a batch. Metadata goes to every ingester of the
+// split returns the parts of a batch. Metadata goes to every ACTIVE ingester of the
 // tenant's shard, since each stores it with its part of the series.
 func (d *Distributor) split(r *ring.Ring, b *series.Batch) ([]part, error) {
 	instances := r.Instances()

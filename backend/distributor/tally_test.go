@@ -139,7 +139,7 @@ func TestPlacesOutOfBounds(t *testing.T) {
 			rejected += r.Samples
 		}
 		if err != nil || rejected != tt.rejected || out.Samples+out.Histograms != 2-tt.rejected {
-			t.Errorf("%+v: %+v, %v", tt.rejections, out, err)
+			t.Errorf("response with %+v: outcome %+v, error %v; want %d samples rejected", tt.rejections, out, err, tt.rejected)
 		}
 	}
 }
@@ -236,7 +236,7 @@ func TestRepeatsAreCountedOnce(t *testing.T) {
 	}
 	out, err := tl.outcome()
 	if err != nil || len(out.Repeats) != 2 || out.Repeats[0] != (series.EntryRepeats{Entry: 0, Different: 1}) || out.Repeats[1] != (series.EntryRepeats{Entry: 1, Different: 1}) {
-		t.Errorf("%+v, %v", out.Repeats, err)
+		t.Errorf("repeats %+v, error %v", out.Repeats, err)
 	}
 }
 

@@ -36,7 +36,8 @@ func entryOf(ls labels.Labels, samples ...series.Sample) series.Entry {
 
 func at(t int64) series.Sample { return series.Sample{T: t, V: 1} }
 
-// limited is a distributor whose Push sets the limits of the batch, as the edge does.
+// limited is a distributor whose Push sets the limits of the batch, as package api
+// does.
 type limited struct {
 	*Distributor
 	limits limits.Limits
@@ -195,7 +196,7 @@ func TestHugeOffender(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r := out.Rejections; len(r) != 1 || r[0].Samples != 100 || len(r[0].Offenders) != 5 {
-		t.Fatalf("rejections %d", len(r))
+		t.Fatalf("%d rejections, want one of 100 samples with 5 offenders", len(r))
 	}
 	if n := len(out.String()); n > 2000 {
 		t.Errorf("the response has %d bytes, want at most 2000", n)

@@ -16,7 +16,7 @@ const maxRequestWindows = 1024
 // requestWindows counts the windows of a request's samples.
 type requestWindows struct {
 	any    bool
-	window int64 // start of the previous sample's window
+	window int64 // start of the window of the previous admitted sample
 	seen   map[int64]struct{}
 }
 
@@ -40,11 +40,12 @@ func (r *requestWindows) admit(t int64) bool {
 }
 
 const (
-	// dayCharge is the number of samples charged for a past or future UTC day that the
-	// tenant sent no samples of recently. The day is compacted again, which costs about
-	// as much as writing that many samples.
+	// dayCharge is the number of samples charged for a past or future UTC day for which
+	// the tenant sent no samples recently. The day is compacted again, which costs
+	// about as much as writing that many samples.
 	dayCharge = 50_000
-	// daysKept is how long a charged day is not charged again.
+	// daysKept is the interval at which the charged days of all tenants are forgotten,
+	// so that a day is charged at most once per interval.
 	daysKept = time.Hour
 )
 

@@ -53,7 +53,7 @@ func TestRequestWindows(t *testing.T) {
 			rejected := 0
 			for _, r := range out.Rejections {
 				if r.Reason != "max_request_windows" || !strings.Contains(r.Message, "1024") {
-					t.Errorf("%+v", r)
+					t.Errorf("rejection %+v, want max_request_windows with the bound 1024", r)
 				}
 				rejected += r.Samples
 			}

@@ -34,7 +34,7 @@ func TestEnoughZones(t *testing.T) {
 		r := ring.New(c.ring)
 		err := EnoughZones(r, c.replication)
 		if (err == nil) != (c.says == "") || err != nil && (!errors.Is(err, ErrZones) || !strings.Contains(err.Error(), c.says)) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: EnoughZones = %v, want %q", name, err, c.says)
 		}
 		if _, ringErr := r.Replicas(7, c.replication, nil); (ringErr == nil) != (err == nil) {
 			t.Errorf("%s: EnoughZones = %v, but Replicas = %v", name, err, ringErr)

@@ -83,7 +83,7 @@ func (p *Plan) Calls() []string {
 }
 
 // Next counts a call that starts now and returns its fault: None, Rejected, Lost, Partial or
-// Hang.
+// Hang. After a kill it counts no call and returns Rejected.
 func (p *Plan) Next(name string) Kind {
 	p.mu.Lock()
 	defer p.mu.Unlock()

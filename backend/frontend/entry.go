@@ -16,8 +16,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// entry is a value of the cache: the answer of a part of a query for a range of steps,
-// and what it depends on.
+// entry is a value of the cache: the answer of a part of a query for a range of steps, and the
+// versions of the data that it depends on.
 type entry struct {
 	key       string
 	ingesters []series.IngesterVersion
@@ -25,7 +25,7 @@ type entry struct {
 	store     series.StoreVersion
 	stored    time.Time       // to the millisecond
 	steps     split.Range     // of the points; Unix milliseconds, inclusive
-	cost      evaluation.Cost // limits are compared with it when the answer is used again
+	cost      evaluation.Cost // compared with the limits when the answer is used again
 	notes     []evaluation.Note
 	points    promql.Matrix
 }
@@ -72,7 +72,7 @@ func (e *entry) encode(step int64) []byte {
 	}
 	out := make([]byte, 1+snappy.MaxEncodedLen(b.Len()))
 	out[0] = entryFormat
-	return slices.Clone(out[:1+len(snappy.Encode(out[1:], b.Get()))]) // without the spare capacity, which a cache would keep
+	return slices.Clone(out[:1+len(snappy.Encode(out[1:], b.Get()))]) // without spare capacity, which would stay in a cache in memory
 }
 
 func boolByte(v bool) byte {
@@ -91,10 +91,10 @@ func decodedBytes(value []byte) int64 {
 	if err != nil {
 		return 0
 	}
-	return 4 * int64(n) // the text, and points of twice its size with their slices
+	return 4 * int64(n) // the decompressed bytes, and the points with their slices
 }
 
-// decodeEntry decodes an entry of a key. It returns errEntry for anything else.
+// decodeEntry decodes the entry of a key. It returns errEntry if the value is not an entry of that key.
 func decodeEntry(key string, value []byte, step int64) (*entry, error) {
 	if len(value) == 0 || value[0] != entryFormat {
 		return nil, errEntry

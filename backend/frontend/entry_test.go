@@ -57,7 +57,7 @@ func TestEntry(t *testing.T) {
 	}
 }
 
-// FuzzEntry: whatever a cache answers, decoding it ends with an entry or an error.
+// FuzzEntry checks that decoding any value of a cache returns an entry or an error.
 func FuzzEntry(f *testing.F) {
 	f.Add(exampleEntry().encode(30_000))
 	f.Add([]byte{entryFormat})

@@ -1,6 +1,6 @@
-// Package frontend answers range queries in parts: it divides the range, takes parts from
-// a cache of results, and evaluates the others. Its answers are those of the engine for
-// the whole range, and never older than the data. See docs/frontend.md.
+// Package frontend answers range queries in parts: it divides the range, reads parts from a results
+// cache, and evaluates the others. Its answers are the ones that the engine gives for the whole
+// range, and never older than the data. See docs/frontend.md.
 package frontend
 
 import (
@@ -27,33 +27,33 @@ import (
 // Evaluator is the engine that evaluates queries and their parts.
 type Evaluator interface {
 	promql.QueryEngine
-	// NewPartQuery returns the query of some steps of a range query, or of a shard of these
-	// steps. A process of an older version returns evaluation.ErrNotSharded for a shard.
+	// NewPartQuery returns a query for some steps of a range query, or for a shard of these steps. A
+	// process of an older version returns evaluation.ErrNotSharded for a shard.
 	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
 		of *shard.Shard) (promql.Query, error)
-	// NewRootQuery returns the query of some steps of a range query whose aggregations were
-	// evaluated in shards. This process evaluates it.
+	// NewRootQuery returns a query for some steps of a range query whose aggregations were evaluated
+	// in shards. This process evaluates it.
 	NewRootQuery(ctx context.Context, text string, whole split.Times, part split.Range, answers []shard.Answer) (promql.Query, error)
-	// Check returns the error of a query that exceeds a limit before it runs, CheckCost
-	// that of an answer that would have read too much.
+	// Check returns an error if a query exceeds a limit before it runs, CheckCost if an answer of
+	// that cost exceeds one.
 	Check(q promql.Query) error
 	CheckCost(ctx context.Context, series, samples int64) error
 	// TooLarge reports whether an evaluation failed because it read too much, so that one of
 	// fewer steps may succeed.
 	TooLarge(err error) bool
-	// Cost returns the most series that one selector of a query selected, and the most
-	// samples that were held at the same time.
+	// Cost returns how many series the selector that selected most has selected, and the peak
+	// number of samples in memory.
 	Cost(q promql.Query) (series, samples int64)
-	// Readers returns the ingesters whose samples are in all reads of a query that ran.
+	// Readers returns the ingesters that answered all reads of a query that ran.
 	Readers(q promql.Query) evaluation.Readers
 	// Series returns the labels of the series that match, ascending.
 	Series(ctx context.Context, q storage.Queryable, mint, maxt int64, matchers []*labels.Matcher) ([]labels.Labels, error)
-	// Take takes memory for the request.
+	// Take reserves memory for the request.
 	Take(ctx context.Context, bytes int64) error
 	// Charge accounts for the memory of an answer that was not evaluated.
 	Charge(ctx context.Context, m promql.Matrix) error
-	// Failed returns the result of a query that failed with one of these errors, or because a
-	// part was too large, and counts it.
+	// Failed returns the result of a query that failed with an error of Check, Take or Charge, or
+	// because a part was too large, and counts it.
 	Failed(err error) *promql.Result
 	// Retention returns how long the tenant's samples are kept; 0 means without limit.
 	Retention(ctx context.Context) (time.Duration, error)
@@ -63,21 +63,22 @@ type Evaluator interface {
 type Options struct {
 	Evaluator Evaluator
 	Parsers   switches.Parsers
-	// Syntax returns the optional parts of PromQL of a request's tenant; nil: there are none.
+	// Syntax returns the PromQL switches of a request's tenant; nil: all are off.
 	Syntax func(context.Context) switches.Set
-	// Versions reads the versions of all that answers for a range of times depend on
-	// (Unix milliseconds, inclusive).
+	// Versions reads the versions of all data on which answers for a range of times (Unix
+	// milliseconds, inclusive) depend.
 	Versions func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error)
-	Cache    cache.Cache // nil: answers are not kept
-	// Settle is the least age of samples that may be before the ingesters' recent bound.
+	Cache    cache.Cache // nil: answers are not cached
+	// Settle is the least age of samples that may be cached. If the first step of a query needs younger ones,
+	// the cache is not used.
 	Settle time.Duration
 	Engine split.Options
-	// Switches are the settings of the process on which answers depend, as text.
+	// Switches are the settings of this process that can change answers, as text.
 	Switches  string
 	Workers   int // parts of one query that are evaluated at the same time; at least 1
-	MaxShards int // evaluations among which the series of an aggregation are divided; less than 2: none are
-	// ShardPoints is the least number of points and samples of a shard, so that the fixed cost
-	// of an evaluation is small beside it; default 1<<18.
+	MaxShards int // maximum number of shards of the series of an aggregation; less than 2: they are not divided
+	// ShardPoints is the minimum number of points and samples of a shard: with fewer, the fixed cost of
+	// an evaluation would be too high; default 1<<18.
 	ShardPoints int64
 	Now         func() time.Time
 	Logger      *slog.Logger
@@ -88,7 +89,7 @@ type Options struct {
 type Frontend struct {
 	o       Options
 	metrics metrics
-	// noted are expressions whose evaluations have annotations.
+	// noted are the expressions whose evaluations had annotations.
 	noted *lru.Cache[notedKey, struct{}]
 	// selected has what the leaves of expressions select that were evaluated before.
 	selected *lru.Cache[notedKey, *selection]
@@ -99,8 +100,8 @@ type notedKey struct {
 	text   string
 }
 
-// mostNoted is the maximum number of expressions in noted, longestNoted the length of one.
-// Longer ones count as noted.
+// mostNoted is the maximum number of expressions in noted, longestNoted the maximum length of one.
+// Longer expressions are treated as noted.
 const (
 	mostNoted    = 10_000
 	mostSelected = 2_000 // expressions, each with some labels
@@ -108,7 +109,7 @@ const (
 )
 
 type metrics struct {
-	steps    *prometheus.CounterVec // by where they came from
+	steps    *prometheus.CounterVec // by source
 	unusable *prometheus.CounterVec // by reason
 	notKept  *prometheus.CounterVec
 	whole    prometheus.Counter

@@ -19,7 +19,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// expressions are of all kinds that the plan tells apart.
+// expressions has all kinds of expressions that a plan distinguishes.
 var expressions = []string{
 	"load", "sum(load)", "sum by (job) (rate(requests_total[10m]))", "rate(requests_total[1h])", "avg_over_time(load[2h]) > 0",
 	"load offset 1h", "load offset -30m", "sum(rate(requests_total[30m])) / count(load)", "topk(2, load)", "absent(load)",
@@ -30,9 +30,9 @@ var expressions = []string{
 	"rate(load[10m])", "histogram_count(latency)", `{__name__=~"load|requests_total"}`, "max_over_time(load[2d])", "timestamp(load)",
 }
 
-// TestAnswers asks random queries over random ranges, while samples are written at any time,
-// the bound moves, days are published and retention changes. Each answer is compared with
-// the engine's for the whole range.
+// TestAnswers runs random queries over random ranges, while samples are written with any timestamp,
+// the bound moves, days are published and retention changes. It compares each answer with that of
+// the engine for the whole range.
 func TestAnswers(t *testing.T) {
 	seed, n := time.Now().UnixNano(), 400
 	if s := os.Getenv("FRONTEND_SEED"); s != "" {
@@ -68,7 +68,7 @@ func testAnswers(t *testing.T, seed int64, n, shards int) {
 		case 0:
 			w.write(origin+rnd.Int63n(5*day), rnd.Float64(), "__name__", "load", "i", fmt.Sprint(rnd.Intn(6)))
 		case 1:
-			at := w.bound + rnd.Int63n(8*hour) // perhaps after the recent bound: not counted
+			at := w.bound + rnd.Int63n(8*hour) // if it is after the recent bound, it is not counted as a change
 			w.write(at, rnd.Float64(), "__name__", "requests_total", "job", "job-0", "i", "7")
 		case 2:
 			w.bound += rnd.Int63n(hour)
@@ -162,7 +162,7 @@ func TestLimitsOfShards(t *testing.T) {
 	}
 }
 
-// again asks twice and returns how many steps the second query evaluated.
+// again runs a query twice and returns how many steps the second one evaluated.
 func (w *world) again(text string, start, end, step int64) int64 {
 	w.t.Helper()
 	w.ask(text, start, end, step)
@@ -212,8 +212,8 @@ func TestKept(t *testing.T) {
 	}
 }
 
-// TestSwitches checks that a result is used only with the switches of PromQL with which it was
-// evaluated, and that names that are removed late leave a query whole. The answers are compared
+// TestSwitches checks that a result is used only with the PromQL switches with which it was
+// evaluated, and that a query with delayed name removal is not divided. It compares the answers
 // with those of an engine with the switches.
 func TestSwitches(t *testing.T) {
 	start, end := origin, origin+3*day
@@ -256,8 +256,8 @@ func TestSwitches(t *testing.T) {
 	}
 }
 
-// TestStale makes each component of the versions change, and checks that the parts that
-// depend on it are evaluated again. The answers are compared with the engine's.
+// TestStale changes each component of the versions, and checks that the parts that depend on it are
+// evaluated again. It compares the answers with those of the engine.
 func TestStale(t *testing.T) {
 	start, end := origin, origin+3*day-hour
 	perDay := day / hour
@@ -290,8 +290,8 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// TestRecent: late samples after the bound make only what is kept of recent steps unusable,
-// also after the bound has moved, and until the day is stored again as settled.
+// TestRecent checks that samples between the bound and the recent bound make only cached recent
+// steps unusable, also after the bound has moved, until the day is stored again as settled.
 func TestRecent(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -309,7 +309,7 @@ func TestRecent(t *testing.T) {
 	evaluated("first", 54)
 	evaluated("again", 0)
 	late(w.bound + 2*hour)
-	evaluated("after a late sample", 29) // of the day that begins at hour 97, and the one before, whose last step is at the bound
+	evaluated("after a late sample", 29) // the day that begins at hour 97, and the day before, whose last step is at the bound
 	w.bound += 10 * hour
 	evaluated("after the bound has moved", 0) // and stores the day
 	w.recent += 10 * hour
@@ -364,7 +364,7 @@ func TestRuns(t *testing.T) {
 				t.Errorf("%d evaluations, want %d", n, tt.want)
 			}
 			if n := w.closed.Load(); n != 1 && w.longest > 0 {
-				t.Errorf("%d evaluations that exceeded the limit do not hold anything any more, want 1", n)
+				t.Errorf("%d evaluations that exceeded the limit were closed, want 1", n)
 			}
 			if w.failed > 0 {
 				t.Error("counted as a query that exceeded a limit")
@@ -383,8 +383,8 @@ func TestRuns(t *testing.T) {
 	}
 }
 
-// TestChangedMeanwhile: an answer is not kept if a sample was written while it was
-// evaluated, before or after the evaluation read it.
+// TestChangedMeanwhile checks that an answer is not cached if a sample was written during its
+// evaluation, whether or not the evaluation read that sample.
 func TestChangedMeanwhile(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -413,8 +413,8 @@ func TestChangedMeanwhile(t *testing.T) {
 	}
 }
 
-// TestUnjoinable: annotations with a state that were received as text can be returned only if
-// they are those of a single evaluation.
+// TestUnjoinable checks that annotations with a state that were received as text can be returned
+// only if they come from a single evaluation.
 func TestUnjoinable(t *testing.T) {
 	answer := evaluation.Answer{Notes: []evaluation.Note{{Raw: "r"}}}
 	for _, tt := range []struct {
@@ -431,7 +431,8 @@ func TestUnjoinable(t *testing.T) {
 	}
 }
 
-// TestGrows: a moving dashboard evaluates only new steps, and the entry grows.
+// TestGrows checks that a dashboard whose range moves evaluates only new steps, and that the cache entry
+// grows.
 func TestGrows(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -452,8 +453,8 @@ func TestGrows(t *testing.T) {
 	}
 }
 
-// TestLimitOnHit: an answer that was kept is not used if its evaluation would exceed a
-// limit; what the query needs of it is evaluated, and may exceed the limit or not.
+// TestLimitOnHit checks that a cached answer is not used if its cost exceeds a limit: the steps
+// that the query needs are evaluated, and may be within the limit.
 func TestLimitOnHit(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -468,8 +469,7 @@ func TestLimitOnHit(t *testing.T) {
 	}
 }
 
-// TestOldEntry: an answer that was kept for longer than an expired day can be told from an
-// empty one is not used.
+// TestOldEntry checks that a cached answer is not used after maxAge.
 func TestOldEntry(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -484,7 +484,7 @@ func TestOldEntry(t *testing.T) {
 	}
 }
 
-// TestFewSteps: a long range with few steps has few parts.
+// TestFewSteps checks that a long range with few steps has few parts.
 func TestFewSteps(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -494,7 +494,8 @@ func TestFewSteps(t *testing.T) {
 	}
 }
 
-// TestExtremeTimes: times with which the engine cannot compute exactly are left to it.
+// TestExtremeTimes checks that queries with times that the engine cannot compute with exactly are not
+// divided.
 func TestExtremeTimes(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -503,7 +504,7 @@ func TestExtremeTimes(t *testing.T) {
 	}
 }
 
-// TestNotesAreKeptOnce: an entry that grows has each annotation once.
+// TestNotesAreKeptOnce checks that an entry that grows has each annotation once.
 func TestNotesAreKeptOnce(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -520,7 +521,7 @@ func TestNotesAreKeptOnce(t *testing.T) {
 	}
 }
 
-// TestWithoutCache: a request may ask not to use the cache, and does not fill it.
+// TestWithoutCache checks that a query without the cache neither reads nor fills it.
 func TestWithoutCache(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -537,10 +538,11 @@ func TestWithoutCache(t *testing.T) {
 	}
 }
 
-// TestAnnotationsOfSteps: an annotation of some steps of a kept day is not given to others.
+// TestAnnotationsOfSteps checks that an annotation of some steps of a cached day is not returned for other
+// steps.
 func TestAnnotationsOfSteps(t *testing.T) {
 	w := newWorld(t)
-	// A float among histograms makes a warning at the steps that see both.
+	// A float among histograms causes a warning at the steps that read both.
 	for i := range int64(40) {
 		w.writeHistogram(origin+hour+i*30*minute, tsdbutil.GenerateTestFloatHistogram(i), "__name__", "mixed")
 	}
@@ -553,7 +555,7 @@ func TestAnnotationsOfSteps(t *testing.T) {
 	w.ask("rate(mixed[1h])", origin+hour, origin+20*hour, 30*minute)
 }
 
-// TestFailure: the error of a part is the error of the query, and nothing is kept.
+// TestFailure checks that the error of a part is the error of the query, and that nothing is cached.
 func TestFailure(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -567,8 +569,8 @@ func TestFailure(t *testing.T) {
 	}
 }
 
-// TestZonesOfReads checks that an answer is kept with the ingesters that all of its reads had,
-// and used as long as enough of them are available.
+// TestZonesOfReads checks that an answer is cached with the ingesters that answered all of its
+// reads, and used as long as enough of these are available.
 func TestZonesOfReads(t *testing.T) {
 	w := newWorld(t)
 	w.fill()

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/timing"
 )
 
-// lookUp finds the parts that the cache has, and makes tasks of all other steps.
+// lookUp reads the parts that are in the cache, and adds tasks for all other steps.
 func (p *plan) lookUp(ctx context.Context) {
 	defer timing.Of(ctx).Measure(timing.Cache)()
 	if p.cached = p.cached && p.readVersions(ctx); p.cached {
@@ -38,15 +38,15 @@ func (p *plan) lookUp(ctx context.Context) {
 	for i := range p.parts {
 		p.addTasks(&p.parts[i])
 	}
-	for i := range p.tasks { // the list does not grow any more
+	for i := range p.tasks { // only now, because append may have moved the tasks
 		t := &p.tasks[i]
 		t.part.tasks = append(t.part.tasks, t)
 	}
 	p.setRuns()
 }
 
-// readVersions reads the current versions, and determines what may be cached. It returns
-// false if nothing may.
+// readVersions reads the current versions, and sets which steps may be cached. It returns false if
+// the cache cannot be used.
 func (p *plan) readVersions(ctx context.Context) bool {
 	now := p.f.o.Now()
 	first := p.parts[0]
@@ -62,7 +62,7 @@ func (p *plan) readVersions(ctx context.Context) bool {
 		oldest = now.Add(retentionMargin - keep).UnixMilli()
 	}
 	if p.versions, err = p.f.o.Versions(ctx, p.id, p.mint(), p.maxt()); err != nil {
-		// The query goes on: it fails only if its own reads fail.
+		// Not an error: the query fails only if its own reads fail.
 		p.f.metrics.notKept.WithLabelValues("versions_unavailable").Inc()
 		return false
 	}
@@ -83,8 +83,8 @@ func (p *plan) maxt() int64 {
 	return maxt
 }
 
-// usable decodes an entry and returns it if it is of the current versions and has steps
-// that the part needs.
+// usable decodes an entry and returns it if its data has not changed and it has steps that the part
+// needs; otherwise it returns nil.
 func (p *plan) usable(ctx context.Context, part *part, value []byte) *entry {
 	e, err := p.decode(ctx, part, value)
 	var reason string
@@ -96,13 +96,13 @@ func (p *plan) usable(ctx context.Context, part *part, value []byte) *entry {
 	case p.f.o.Now().Sub(e.stored).Abs() > maxAge:
 		reason = "old"
 	case p.f.o.Evaluator.CheckCost(ctx, e.cost.Series, e.cost.Samples) != nil:
-		reason = "limits" // evaluating what the query needs of it may succeed
+		reason = "limits" // evaluating only the steps that the query needs may succeed
 	case !p.current(part, e):
 		reason = "changed"
 	case empty(intersect(e.steps, part.keepable)):
 		reason = "other_steps"
 	case len(e.notes) > 0 && (e.steps.Start < part.steps.Start || e.steps.End > part.steps.End):
-		reason = "annotations" // of which steps is not known
+		reason = "annotations" // it is not known to which of its steps they belong
 	case !p.shape.Splittable && e.steps != part.steps:
 		reason = "other_steps"
 	default:
@@ -112,11 +112,11 @@ func (p *plan) usable(ctx context.Context, part *part, value []byte) *entry {
 	return nil
 }
 
-// maxAge is less than the time for which an expired day can be told from one that never
-// had samples.
+// maxAge is the maximum age of an entry. It is shorter than the time after which an expired day can
+// no longer be distinguished from a day without samples.
 const maxAge = 24 * time.Hour
 
-// decode decodes an entry after taking the memory for it. Without memory it is not used.
+// decode reserves memory for an entry and decodes it. An entry for which there is no memory is not used.
 func (p *plan) decode(ctx context.Context, part *part, value []byte) (*entry, error) {
 	if err := p.f.o.Evaluator.Take(ctx, decodedBytes(value)); err != nil {
 		return nil, err
@@ -124,7 +124,7 @@ func (p *plan) decode(ctx context.Context, part *part, value []byte) (*entry, er
 	return decodeEntry(part.key, value, p.step)
 }
 
-// current reports whether the samples of an entry are as they were.
+// current reports whether the samples on which an entry depends are unchanged.
 func (p *plan) current(part *part, e *entry) bool {
 	now := p.storeVersion(&p.versions, part)
 	return now.Equal(&e.store) && p.versions.Confirms(e.ingesters, e.recent)
@@ -137,8 +137,9 @@ func (p *plan) storeVersion(v *series.Versions, part *part) series.StoreVersion 
 	return v.Store.Within(series.Day(mint), series.Day(maxt))
 }
 
-// addTasks makes tasks of the steps of a part that are not kept: those that may be cached
-// separately from those that may not, because annotations are of all steps of a task.
+// addTasks adds tasks for the steps of a part that are not in the cache. Steps that may be cached
+// and steps that may not are in separate tasks, because the annotations of a task belong to all of
+// its steps.
 func (p *plan) addTasks(part *part) {
 	add := func(from, to int64) {
 		if from <= to {
@@ -157,10 +158,10 @@ func (p *plan) addTasks(part *part) {
 	add(from, part.steps.End)
 }
 
-// keepTimeout is how long a query whose answer is ready waits to keep it.
+// keepTimeout is the maximum time for which a query delays its answer in order to cache it.
 const keepTimeout = time.Second
 
-// keep stores the answers that were evaluated, if nothing changed meanwhile.
+// keep stores the evaluated answers in the cache, unless their data changed in the meantime.
 func (p *plan) keep(ctx context.Context) {
 	if !p.cached {
 		return
@@ -199,8 +200,8 @@ func (p *plan) keep(ctx context.Context) {
 	}
 }
 
-// readers returns the versions of the ingesters whose samples are in the whole answer of a
-// part: kept and evaluated steps.
+// readers returns the versions of the ingesters whose samples are in all steps of a part's answer,
+// cached and evaluated.
 func (p *plan) readers(part *part) []series.IngesterVersion {
 	out := p.versions.Ingesters
 	if part.kept != nil {
@@ -214,8 +215,8 @@ func (p *plan) readers(part *part) []series.IngesterVersion {
 	return out
 }
 
-// grown returns the entry of a part with the steps that were evaluated, or nil if nothing
-// is to be stored.
+// grown returns the cached entry of a part extended by the evaluated steps, or nil if there is
+// nothing to store.
 func (p *plan) grown(part *part) *entry {
 	e := &entry{}
 	var pieces []piece
@@ -223,8 +224,8 @@ func (p *plan) grown(part *part) *entry {
 		e.notes, e.cost = slices.Clone(part.kept.notes), part.kept.cost
 		pieces = append(pieces, piece{part.kept.steps, part.kept.points})
 	}
-	// An entry that no longer depends on recent samples is stored again without them, so
-	// that late ones do not make it unusable.
+	// An entry that no longer depends on recent samples is stored again without that mark, so that
+	// new samples do not make it unusable.
 	fresh := part.kept != nil && part.kept.recent && p.lastSample(part.kept.steps.End) < p.bound
 	for _, t := range part.tasks {
 		if empty(part.keepable) || t.steps.End > part.keepable.End {

@@ -17,19 +17,19 @@ import (
 )
 
 const (
-	// minSteps is the least number of steps of a whole part: each part costs a request to
+	// minSteps is the minimum number of steps of a whole part: each part costs a request to
 	// ingesters and index for every selector.
 	minSteps = 24
 	// maxParts is the maximum number of parts of a query. Longer ranges have wider parts,
 	// and are not cached.
 	maxParts = 1000
-	// retentionMargin is added to the start of a tenant's retention: a part that reads
-	// older samples is not cached, since what it contains depends on the time and on the
-	// clock of whoever reads.
+	// retentionMargin is added to the start of a tenant's retention: a part that reads older
+	// samples is not cached, since its samples depend on the time, and on the clock of the process
+	// that reads.
 	retentionMargin = time.Hour
 )
 
-// plan is how a range query is answered.
+// plan describes how a range query is answered, and collects its parts.
 type plan struct {
 	q        *rangeQuery
 	f        *Frontend
@@ -42,7 +42,7 @@ type plan struct {
 	parts    []part
 	tasks    []task
 	runs     [][]*task    // of tasks that are evaluated together
-	answered atomic.Int64 // evaluations
+	answered atomic.Int64 // number of evaluations that succeeded
 	cached   bool         // the cache may be used
 
 	versions series.Versions // before the first read; only if cached
@@ -52,10 +52,10 @@ type plan struct {
 // part is one part of a query and its entry in the cache.
 type part struct {
 	steps split.Range
-	// full is the range of steps that the part of a longer query would have: what the
-	// entry depends on is the same for all queries.
+	// full is the range of steps that the part would have in a longer query, so that the entry
+	// depends on the same data for all queries.
 	full split.Range
-	// keepable are the steps that may be cached; empty if none.
+	// keepable is the range of steps that may be cached; empty if none may be.
 	keepable split.Range
 	key      string
 
@@ -63,7 +63,7 @@ type part struct {
 	tasks []*task
 }
 
-// divisible reports whether the times and options of the query allow parts.
+// divisible reports whether the query can be divided into parts, by its times and options.
 func (q *rangeQuery) divisible(ctx context.Context) bool {
 	switch {
 	case !whole(q.times.Start), !whole(q.times.End), q.times.End.Before(q.times.Start):
@@ -74,8 +74,8 @@ func (q *rangeQuery) divisible(ctx context.Context) bool {
 	return evaluation.Portable(ctx, q.opts)
 }
 
-// plan returns how to answer the query. ok is false if it must be evaluated as a whole,
-// without the cache.
+// plan returns the plan for the query, and false if the query must be evaluated as a whole, without
+// the cache.
 func (q *rangeQuery) plan(ctx context.Context) (*plan, bool) {
 	f := q.f
 	if !q.divisible(ctx) {
@@ -112,8 +112,8 @@ func (q *rangeQuery) plan(ctx context.Context) (*plan, bool) {
 	return p, true
 }
 
-// divide sets the parts. A query that cannot be divided is one part, whose entry is only
-// for exactly its range.
+// divide sets the parts. A query that cannot be divided is one part, whose cache entry is used only
+// for exactly the same range.
 func (p *plan) divide(start, end int64, lookback time.Duration) {
 	interval := p.shape.Interval()
 	if least := minSteps * p.step; least > interval {
@@ -138,8 +138,7 @@ func (p *plan) divide(start, end int64, lookback time.Duration) {
 	}
 }
 
-// key returns the key of a part: everything on which its answer depends, besides what the
-// versions cover.
+// key returns the cache key of a part: everything on which its answer depends, except the data.
 func (p *plan) key(r split.Range, interval int64, lookback time.Duration, fixed bool) string {
 	b := make([]byte, 0, 160+len(p.q.text))
 	put := func(s string) {
@@ -164,13 +163,13 @@ func (p *plan) key(r split.Range, interval int64, lookback time.Duration, fixed 
 	return string(b)
 }
 
-// window returns the times of the samples on which the whole part of an entry depends.
+// window returns the range of times of the samples on which the full range of a part depends.
 func (p *plan) window(part *part) (mint, maxt int64) {
 	w, _ := p.shape.Reads(part.full.Start, part.full.End)
 	return min(w.After, math.MaxInt64-1) + 1, w.To
 }
 
-// lastSample returns the time of the last sample on which steps up to one depend.
+// lastSample returns the time of the last sample on which any step up to the given one depends.
 func (p *plan) lastSample(step int64) int64 {
 	last := int64(math.MinInt64)
 	if f := p.shape.Fixed; f != nil {
@@ -182,8 +181,8 @@ func (p *plan) lastSample(step int64) int64 {
 	return last
 }
 
-// setKeepable sets which steps of the parts may be cached: those whose samples are all
-// before the bound, of parts that retention does not cut.
+// setKeepable sets which steps of the parts may be cached: steps whose samples are all before
+// bound, in parts that read no samples before oldest.
 func (p *plan) setKeepable(bound, oldest int64) {
 	for i := range p.parts {
 		part := &p.parts[i]
@@ -207,20 +206,19 @@ func (p *plan) setKeepable(bound, oldest int64) {
 	}
 }
 
-// none returns a range without a step; the zero value has one.
+// none returns an empty range. (The zero Range has one step.)
 func none() split.Range { return split.Range{Start: 0, End: -1} }
 
-// whole reports whether a time is one of whole milliseconds that the engine can compute
-// with.
+// whole reports whether a time is a whole number of milliseconds with which the engine can compute.
 func whole(t time.Time) bool {
 	return t.Nanosecond()%int(time.Millisecond) == 0 && t.UnixMilli() > -lastMilli && t.UnixMilli() < lastMilli
 }
 
-// lastMilli is the last millisecond that is a number of nanoseconds in an int64: the
-// engine's arithmetic ends there, in 2262.
+// lastMilli is the last millisecond (in the year 2262) whose nanoseconds fit an int64, as the
+// engine's arithmetic needs.
 const lastMilli = math.MaxInt64 / int64(time.Millisecond)
 
-// maxTime keeps sums of times within an int64: 140,000 years.
+// maxTime limits times to 140,000 years, so that their sums fit an int64.
 const maxTime = int64(1) << 52
 
 // floor returns the largest multiple of b that is not above a.

@@ -16,8 +16,8 @@ import (
 	"github.com/palliumhq/pallium/backend/timing"
 )
 
-// rangeQuery is a range query that is answered in parts. The embedded query is the whole
-// one, which runs only if it cannot be divided.
+// rangeQuery is a range query that is answered in parts. The embedded query is the whole query; it
+// runs only if the query cannot be divided, or if the annotations of its parts cannot be joined.
 type rangeQuery struct {
 	promql.Query
 	f       *Frontend
@@ -28,7 +28,7 @@ type rangeQuery struct {
 
 	mu      sync.Mutex
 	cancel  context.CancelFunc
-	running []promql.Query // parts; they own the points of the answer until Close
+	running []promql.Query // the evaluated parts; they own the points of the answer until Close
 }
 
 // Exec implements promql.Query.
@@ -69,7 +69,7 @@ func (q *rangeQuery) Close() {
 	q.running = nil
 }
 
-// close closes a part of which nothing is used.
+// close closes a part whose answer is not used.
 func (q *rangeQuery) close(part promql.Query) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -79,7 +79,7 @@ func (q *rangeQuery) close(part promql.Query) {
 	}
 }
 
-// run answers the query: from the cache what it has, the rest by evaluation.
+// run answers the query: it reads steps from the cache and evaluates the others.
 func (p *plan) run(ctx context.Context) *promql.Result {
 	timer := p.q.Stats().Timers.GetTimer(stats.ExecTotalTime).Start()
 	defer timer.Stop()
@@ -119,8 +119,8 @@ func (p *plan) run(ctx context.Context) *promql.Result {
 	return &promql.Result{Value: m, Warnings: notes}
 }
 
-// unjoinable reports whether annotations of several pieces would have to be joined that
-// were received as text.
+// unjoinable reports whether the answer has several pieces, and annotations which were received as
+// text and cannot be joined.
 func (p *plan) unjoinable() bool {
 	if p.answered.Load() == 1 && !slices.ContainsFunc(p.parts, func(part part) bool { return part.kept != nil }) {
 		return false
@@ -143,7 +143,7 @@ func (p *plan) charge(ctx context.Context) error {
 	return nil
 }
 
-// count adds what was read to the statistics of the query and the process.
+// count adds the cost to the statistics of the query, and the steps to the metrics.
 func (p *plan) count(ctx context.Context) {
 	samples := p.q.Stats().Samples
 	kept, evaluated := int64(0), int64(0)

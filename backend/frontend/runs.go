@@ -14,30 +14,29 @@ import (
 	"github.com/palliumhq/pallium/backend/timing"
 )
 
-// task is a range of steps of one part that is evaluated: either all of it may be cached,
-// or nothing.
+// task is a range of steps of one part to evaluate. Either all of its steps may be cached, or none.
 type task struct {
 	part  *part
 	steps split.Range
 
 	points   promql.Matrix
-	warnings annotations.Annotations // of a run, only its first task has them
+	warnings annotations.Annotations // set only in the first task of a run
 	notes    []evaluation.Note
-	storable bool // the annotations can be kept
+	storable bool // the answer can be cached with its annotations
 	cost     evaluation.Cost
 	readers  evaluation.Readers
 }
 
-// runDays is the maximum number of days of parts that are evaluated together. Every
-// evaluation also reads the look-back before its first step, for which the long-term store
-// decodes a whole day. A longer one would keep a slot for longer, and what an evaluation
-// has done is lost with its querier.
+// runDays is the maximum number of days of parts that are evaluated together. Every evaluation also
+// reads the look-back before its first step, for which the long-term store decodes a whole day. A
+// longer evaluation would occupy a slot for longer, and all of it is lost if its querier
+// disappears.
 const runDays = 7
 
-// setRuns divides the tasks into runs: neighbouring tasks are evaluated together, so that
-// the look-back of each is not read again. Annotations are those of a whole run, and an
-// entry of the cache needs those of its own steps. So the tasks of an expression that had
-// annotations before are evaluated one by one.
+// setRuns divides the tasks into runs: adjacent tasks are evaluated together, so that their
+// look-backs are not read again. Annotations belong to a whole run, but an entry of the cache needs
+// those of its own steps. So the tasks of an expression that had annotations before are evaluated
+// one by one.
 func (p *plan) setRuns() {
 	alone := p.noted()
 	for i := range p.tasks {
@@ -50,7 +49,7 @@ func (p *plan) setRuns() {
 	}
 }
 
-// follows reports whether a task can be evaluated with a run.
+// follows reports whether a task can be appended to a run.
 func (p *plan) follows(t *task, run []*task) bool {
 	last := run[len(run)-1]
 	near := t.part == last.part || t.part.full.End-run[0].part.full.Start < runDays*split.Day
@@ -66,8 +65,8 @@ func (p *plan) noted() bool {
 	return noted
 }
 
-// evaluate evaluates all runs, some at the same time. It returns the result of one that
-// failed, or nil.
+// evaluate evaluates all runs, at most Options.Workers at the same time. It returns the result of
+// the first one that failed, or nil.
 func (p *plan) evaluate(ctx context.Context) *promql.Result {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(p.f.o.Workers)
@@ -106,8 +105,7 @@ func (p *plan) evaluateRun(ctx context.Context, run []*task) *promql.Result {
 	return res
 }
 
-// evaluateTasks evaluates neighbouring tasks together, and gives each of them its steps of
-// the answer.
+// evaluateTasks evaluates adjacent tasks together, and sets the answer of each.
 func (p *plan) evaluateTasks(ctx context.Context, run []*task) *promql.Result {
 	q := p.q
 	steps := split.Range{Start: run[0].steps.Start, End: run[len(run)-1].steps.End}
@@ -121,7 +119,7 @@ func (p *plan) evaluateTasks(ctx context.Context, run []*task) *promql.Result {
 	}
 	storable := got.storable && joinable
 	if len(run) > 1 && len(notes) > 0 {
-		storable = false // of which task they are is not known
+		storable = false // it is not known to which task they belong
 	}
 	p.answered.Add(1)
 	run[0].warnings = got.warnings
@@ -129,7 +127,7 @@ func (p *plan) evaluateTasks(ctx context.Context, run []*task) *promql.Result {
 	for _, t := range run {
 		t.notes, t.storable, t.readers = notes, storable, got.readers
 		n := stepsIn(t.steps, p.step)
-		t.cost = got.cost // the limits are compared with that of the run
+		t.cost = got.cost // series and samples are those of the whole run
 		t.cost.Read = int64(float64(read) * (float64(n) / float64(left)))
 		left, read = left-n, read-t.cost.Read
 		if t.points = got.points; len(run) > 1 {

@@ -41,8 +41,8 @@ const (
 // origin is the start of the samples; a day begins an hour later.
 var origin = timestamp.FromTime(time.Date(2026, 3, 1, 23, 0, 0, 0, time.UTC))
 
-// world is a frontend over Prometheus' engine and storage, in which the test writes samples
-// and says what the versions are.
+// world is a frontend over Prometheus' engine and storage. The test writes the samples and sets the
+// versions.
 type world struct {
 	t      testing.TB
 	db     *teststorage.TestStorage
@@ -55,27 +55,27 @@ type world struct {
 	now       int64
 	bound     int64
 	changes   uint64
-	recent    int64  // the recent bound; before the bound: there is none
-	late      uint64 // changes from the bound to the recent one
+	recent    int64  // the recent bound; if it is before the bound, there is none
+	late      uint64 // changes between the bound and the recent bound
 	store     series.StoreVersion
 	noVer     error
 	readers   evaluation.Readers // of all evaluations
-	members   []string           // ingesters that are available, each in a domain of its own; nil: one
+	members   []string           // available ingesters, each in its own domain; nil: one ingester
 	keep      time.Duration
 	most      int64        // samples; 0 = no limit
-	longest   int64        // steps of an evaluation beyond which it fails; 0 = no limit
-	closed    atomic.Int64 // evaluations beyond it that were closed
+	longest   int64        // maximum number of steps of an evaluation; 0 = no limit
+	closed    atomic.Int64 // evaluations that exceeded longest and were closed
 	failed    int          // queries that exceeded a limit
 	evaluate  func()       // called before each evaluation of a part; may be nil
 	parts     atomic.Int64
 	steps     atomic.Int64
-	reads     int // of versions
-	shards    int // at most of an aggregation; set before frontend is called
+	reads     int // number of reads of versions
+	shards    int // maximum number of shards of an aggregation; must be set before frontend is called
 	sharded   atomic.Int64
 	old       bool         // queriers ignore shards
-	lists     atomic.Int64 // of series
+	lists     atomic.Int64 // number of lists of series
 	noLists   bool         // the series must not be listed
-	wantLists int64        // if not 0: how often they must be
+	wantLists int64        // how often the series must be listed; 0: any number
 	peak      atomic.Int64 // the most samples of one evaluation
 }
 
@@ -164,7 +164,7 @@ func (w *world) versions(_ context.Context, _ tenant.ID, mint, maxt int64) (seri
 	return v, nil
 }
 
-// write stores a sample, as an ingester would count it.
+// write stores a sample, and counts it in the versions as an ingester would.
 func (w *world) write(t int64, v float64, ls ...string) {
 	w.t.Helper()
 	app := w.db.Appender(w.t.Context())
@@ -276,7 +276,7 @@ func equal(t testing.TB, text string, got, want *promql.Result) {
 	}
 }
 
-// The world is also the Evaluator.
+// NewInstantQuery implements Evaluator: world is the evaluator, too.
 
 func (w *world) NewInstantQuery(
 	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, at time.Time,

@@ -12,10 +12,10 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// AsideOf is the record of the series that an ingester set aside of a tenant in a
-// window; see docs/format/aside.md.
+// AsideOf is the record of the series of one tenant and window that an ingester set
+// aside; see docs/format/aside.md.
 type AsideOf struct {
-	Ingester string // of a lost ingester: a name made by LostName
+	Ingester string // for a lost ingester, a name made by LostName
 	Window   Window
 	Tenant   tenant.ID
 	schema.Aside
@@ -36,8 +36,8 @@ func (s *Work) Asides(ctx context.Context) ([]AsideOf, error) {
 }
 
 // SetAside writes records of series set aside, and replaces the records of the same
-// ingester, window and tenant. It replaces a record marked as dropped as well: there are
-// series now that the operator did not see.
+// ingester, window and tenant. It also replaces a record that is marked as dropped: the
+// new record has series that the operator did not see.
 func (s *Work) SetAside(ctx context.Context, list []AsideOf) error {
 	byDay := map[int64][]rows.Mutation{}
 	for i := range list {
@@ -47,7 +47,7 @@ func (s *Work) SetAside(ctx context.Context, list []AsideOf) error {
 	return s.mutateWork(ctx, byDay, "record series that were set aside")
 }
 
-// ClearAside deletes records of series that are not set aside any more.
+// ClearAside deletes records of series that are no longer set aside.
 func (s *Work) ClearAside(ctx context.Context, list []AsideOf) error {
 	byDay := map[int64][]rows.Mutation{}
 	for i := range list {
@@ -57,9 +57,9 @@ func (s *Work) ClearAside(ctx context.Context, list []AsideOf) error {
 	return s.mutateWork(ctx, byDay, "delete records of series that were set aside")
 }
 
-// DropAside drops the series that an ingester set aside of a tenant in a window. It
-// deletes the record of a lost ingester; any other record it marks as dropped, and the
-// ingester then deletes its files and the record. It returns the record as it was, or
+// DropAside drops the series of a tenant and window that an ingester set aside. It
+// deletes the record of a lost ingester. It marks any other record as dropped, and the
+// ingester then deletes its files and the record. It returns the previous record, or
 // ErrNoAside.
 func (s *Work) DropAside(ctx context.Context, ingester string, w Window, t tenant.ID) (AsideOf, error) {
 	const attempts = 5
@@ -79,7 +79,7 @@ func (s *Work) DropAside(ctx context.Context, ingester string, w Window, t tenan
 			marked.Dropped = s.nowMillis()
 			mutation = rows.Set(rows.System, a.qualifier(), 0, marked.Encode())
 		}
-		// Only if the record is unchanged: the operator must not drop series unseen.
+		// Only if the record is unchanged: the operator must not drop series without having seen them.
 		held, err := s.rows.CheckAndMutate(ctx, schema.WorkKey(w.Day), rows.ValueIs(rows.System, a.qualifier(), a.Encode()),
 			[]rows.Mutation{mutation}, nil)
 		if err != nil {
@@ -99,8 +99,8 @@ func (s *Work) AsidesOf(ctx context.Context, instance string) ([]AsideOf, error)
 	return slices.DeleteFunc(all, func(a AsideOf) bool { return a.Dropped != 0 || !ofInstance(a.Ingester, instance) }), err
 }
 
-// ForgetAsides deletes the records of an instance that are marked as dropped, for an
-// instance that will not return to do so itself.
+// ForgetAsides deletes the records of an instance that are marked as dropped. It is
+// for instances that will not start again and delete them.
 func (s *Work) ForgetAsides(ctx context.Context, instance string) error {
 	all, err := s.Asides(ctx)
 	if err != nil {

@@ -19,7 +19,7 @@ func TestAsideDrop(t *testing.T) {
 	}
 	setAside(t, ix, a)
 	if got, err := ix.Work.DropAside(ctx, "i1", w, "a"); err != nil || got != a {
-		t.Fatalf("%+v, %v", got, err)
+		t.Fatalf("DropAside() = %+v, %v; want %+v", got, err, a)
 	}
 	if all := asides(t, ix); len(all) != 1 || all[0].Dropped == 0 {
 		t.Fatalf("records after DropAside: %+v; want one that is marked", all)

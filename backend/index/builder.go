@@ -80,7 +80,7 @@ type indexPage struct {
 }
 
 // NewBuilder returns a builder for the index of one pack, the given part of the version.
-// continued says that the previous pack has pages of its first metric.
+// continued is true if the previous pack has pages of its first metric.
 func NewBuilder(codec *schema.Codec, v schema.Version, part int, continued bool) *Builder {
 	return &Builder{codec: codec, version: v, part: part, continued: continued, values: map[string]*schema.ValuesBuilder{}}
 }
@@ -149,8 +149,8 @@ func (b *Builder) endMetric(continues bool) {
 	b.pending = b.pending[:0]
 }
 
-// Finish adds the cells of names and values. metadata is sorted by metric; continues says
-// that the next pack has pages of the last metric.
+// Finish adds the cells of names and values. metadata is sorted by metric; continues is
+// true if the next pack has pages of the last metric.
 func (b *Builder) Finish(metadata []series.MetricMetadata, continues bool) error {
 	b.continues = continues
 	b.endMetric(continues)

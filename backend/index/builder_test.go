@@ -68,6 +68,6 @@ func TestRowsOfLargeMetrics(t *testing.T) {
 		}
 	}
 	if whole != pages {
-		t.Errorf("%d of %d pages were written once and completely", whole, pages)
+		t.Errorf("%d of %d pages were written once and completely, want all", whole, pages)
 	}
 }

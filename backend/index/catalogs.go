@@ -68,7 +68,7 @@ func (s *Catalogs) Readable(ctx context.Context, t tenant.ID, first, last int64)
 }
 
 // Held is Readable including cells older than CellLife that still exist, for callers that
-// delete data: those must not take a day for empty because of their clock.
+// delete data: a wrong clock must not make a day look empty to them.
 func (s *Catalogs) Held(ctx context.Context, t tenant.ID, first, last int64) ([]Catalog, Deletions, error) {
 	return s.catalogsSince(ctx, t, first, last, always)
 }
@@ -79,7 +79,7 @@ func (s *Catalogs) Versioned(ctx context.Context, t tenant.ID, first, last int64
 }
 
 // Fingerprint returns the value of the version cell, which changes whenever the day is
-// published or expires; it is empty if there is none.
+// published, fenced or expired. It is empty if there is no such cell.
 func (c *Catalog) Fingerprint() []byte { return c.cell }
 
 // All is Held including the catalogs of empty days, which have a fence number only.
@@ -193,7 +193,8 @@ func (s *Catalogs) DropL0(ctx context.Context, c *Catalog) error {
 	return nil
 }
 
-// WithL0 returns those of the days whose catalogs have a cell of the L0 pack.
+// WithL0 returns the days among the given ones whose catalogs have a cell of the L0
+// pack.
 func (s *Catalogs) WithL0(ctx context.Context, id ulid.ULID, days []TenantDay) ([]TenantDay, error) {
 	keys := make([]rows.Range, 0, len(days))
 	for _, d := range days {

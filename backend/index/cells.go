@@ -20,8 +20,8 @@ const (
 	cellValues    = 'v' // bucket as uvarint, label
 	cellSummaries = 'h' // metric
 
-	// cellGeneration is in the pack only. It says which part of which generation the pack
-	// is, so that a manifest can be recovered.
+	// cellGeneration is in the pack only. It identifies the generation of the pack and
+	// its part, so that a manifest can be recovered.
 	cellGeneration = 'g'
 )
 
@@ -55,7 +55,7 @@ func checkCell(c *pack.IndexCell) error {
 	return fmt.Errorf("index cell %q is of an unknown kind: written by a newer version of Pallium", c.Name)
 }
 
-// Identity says which part of which generation a compacted pack is.
+// Identity identifies the generation of a compacted pack and its part.
 type Identity struct {
 	Version schema.Version
 	Part    int

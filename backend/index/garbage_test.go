@@ -37,7 +37,7 @@ func TestGarbage(t *testing.T) {
 		t.Errorf("entry of a pack: %+v", list[2])
 	}
 	if some, err := ix.Garbage.Due(t.Context(), 1); err != nil || len(some) != 1 {
-		t.Errorf("at most one: %v, %v", some, err)
+		t.Errorf("Due() with a limit of one = %v, %v", some, err)
 	}
 	for _, d := range list {
 		must(t, nil, ix.Garbage.Done(t.Context(), d))
@@ -45,7 +45,7 @@ func TestGarbage(t *testing.T) {
 	var left []string
 	must(t, nil, ix.Garbage.Each(t.Context(), func(e schema.Garbage) { left = append(left, e.Name) }))
 	if !slices.Equal(left, []string{"l0/later"}) {
-		t.Errorf("left %q", left)
+		t.Errorf("entries left: %q, want l0/later", left)
 	}
 	must(t, nil, ix.Garbage.Drop(t.Context(), now+1, "l0/later"))
 	marked := func() bool {
@@ -156,7 +156,7 @@ func TestLeases(t *testing.T) {
 	}{{"c1", 0, true}, {"c2", 30 * time.Second, false}, {"c1", 0, true}, {"c2", 59 * time.Second, false}, {"c2", time.Second, true}, {"c1", 0, false}} {
 		now = now.Add(c.after)
 		if held, err := ix.Leases.Take(t.Context(), "compactor", c.holder, time.Minute); held != c.want || err != nil {
-			t.Errorf("%s after %s: %t, %v", c.holder, c.after, held, err)
+			t.Errorf("Take() by %s after %s = %t, %v; want %t", c.holder, c.after, held, err, c.want)
 		}
 	}
 	must(t, nil, ix.rows.Mutate(t.Context(), rows.RowMutation{Key: schema.LeaseKey("broken"), Mutations: []rows.Mutation{rows.Set(rows.System, schema.LeaseQualifier, 0, []byte("x"))}}))

@@ -15,7 +15,7 @@ import (
 )
 
 // Row is a row with pages of a metric or values of a label. It may have cells of several
-// generations; the catalog says which of them is published.
+// generations; the catalog has the version of the published one.
 type Row = rows.Row
 
 // Cell is a cell of a Row.
@@ -104,15 +104,16 @@ func (s *Generations) Row(ctx context.Context, key string, v schema.Version, qua
 	return out, err
 }
 
-// ExactRow is a row of which the cells of the published generation of a catalog are read.
+// ExactRow names a row to be read, and the catalog whose published generation is read.
 type ExactRow struct {
 	Catalog *Catalog
 	Key     string
 }
 
 // Exact reads the cells of the published generations in rows: the first perRow cells of
-// each row, or all if perRow is 0. It reads all rows of a day in one call of the row
-// store. Since the catalogs were read before, a cell that it does not find does not exist.
+// each row, or all if perRow is 0. It reads up to rows.MaxRanges rows of a day in one call
+// of the row store. The catalogs were read before, so a cell that it does not find does
+// not exist.
 func (s *Generations) Exact(ctx context.Context, list []ExactRow, perRow int) (map[string]Row, error) {
 	byDay := map[*Catalog][]rows.Range{}
 	for _, e := range list {
@@ -279,7 +280,8 @@ func (s *Generations) EachCell(ctx context.Context, keys []string, v schema.Vers
 	return nil
 }
 
-// Cells collects cells that replace all existing versions of themselves.
+// Cells collects cells to be written. Each replaces all existing versions of the
+// same cell.
 type Cells struct {
 	stamp int64
 	byKey map[string]int

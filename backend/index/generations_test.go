@@ -10,7 +10,7 @@ import (
 )
 
 // TestGenerations checks that the names and cells of the published generation are found in rows
-// with two generations, and that deleting the other generation does not change it.
+// with two generations, and that they are still found after the other generation is deleted.
 func TestGenerations(t *testing.T) {
 	ix, d := open(t), TenantDay{"a", testDay}
 	other := schema.Version{Generation: 2, Attempt: 8}
@@ -38,7 +38,7 @@ func TestGenerations(t *testing.T) {
 		exact, err := ix.Generations.Exact(t.Context(), []ExactRow{{&c, key}}, 0)
 		must(t, nil, err)
 		if r := exact[key]; len(r.Cells) != 1 || string(r.Cells[0].Value) != "page of b" {
-			t.Errorf("%s: exactly %+v", what, r)
+			t.Errorf("%s: Exact() returned %+v for the row", what, r)
 		}
 		values := 0
 		must(t, nil, ix.Generations.EachValues(t.Context(), "a", "l", testDay, testDay, func(day int64, r Row) error {
@@ -60,7 +60,7 @@ func TestMissingNames(t *testing.T) {
 	publish(t, ix, "a", 1)
 	must(t, nil, ix.rows.Mutate(t.Context(), rows.RowMutation{Key: schema.NamesKey("a", testDay), Mutations: []rows.Mutation{rows.DeleteRow()}}))
 	if parts, err := ix.Generations.PublishedNames(t.Context(), []Catalog{readCatalog(t, ix)}, nil); !errors.Is(err, ErrInconsistent) {
-		t.Errorf("%+v, %v", parts, err)
+		t.Errorf("PublishedNames() = %+v, %v; want ErrInconsistent", parts, err)
 	}
 }
 

@@ -21,12 +21,13 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// ErrInconsistent is in the error of a read that finds that rows of the index contradict
-// each other. pallium verify -rebuild-index rebuilds the index from the packs.
+// ErrInconsistent is wrapped by the error of a read that finds rows of the index that
+// contradict each other. pallium verify -rebuild-index rebuilds the index from the
+// packs.
 var ErrInconsistent = errors.New("index is inconsistent")
 
-// CellLife is the time after its timestamp for which a cell of rows.Data is sure to
-// exist. Readers treat older cells as if the row store had already collected them.
+// CellLife is how long after its timestamp a cell of rows.Data certainly exists.
+// Readers treat older cells as if the row store had already collected them.
 const CellLife = 400 * 24 * time.Hour
 
 // MaxCell is the largest size of a cell's value in bytes.
@@ -99,8 +100,9 @@ func system(qualifiers ...string) rows.Filter {
 	return rows.Filter{Families: []rows.Family{rows.System}, Qualifiers: qualifiers, Latest: true}
 }
 
-// mutateRows applies mutations in batches and joins the errors of a batch. A row may
-// appear several times in ms; each batch has it at most once.
+// mutateRows applies mutations in batches. It stops after the first batch with
+// errors, and joins them. A row may appear several times in ms; each batch has it at
+// most once.
 func (t *table) mutateRows(ctx context.Context, ms []rows.RowMutation) error {
 	for len(ms) > 0 {
 		n, bytes, mutations := 0, 0, 0

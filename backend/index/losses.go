@@ -35,8 +35,9 @@ func IsLost(ingester string) bool { return strings.Contains(ingester, lostMark) 
 // MarkLost records that an ingester's disk is gone, together with its windows that were
 // never uploaded: it renames the ingester in its intents and in its records of series
 // set aside to LostName, with the lost incarnation (or the one that replaced it). also
-// are further windows of which the ingester may have had samples without an intent yet.
-// MarkLost is idempotent. It returns the number of intents and records marked as lost.
+// lists further windows for which the ingester may have had samples without an intent
+// yet. MarkLost is idempotent. It returns the number of intents and records marked as
+// lost.
 func (s *Work) MarkLost(ctx context.Context, ingester, incarnation, zone string, also []Window) (int, error) {
 	name := LostName(ingester, incarnation)
 	var ms []rows.RowMutation
@@ -114,7 +115,8 @@ func (s *Work) MarkDamaged(ctx context.Context, ingester, incarnation, zone stri
 	return nil
 }
 
-// Lost is a window of which a lost ingester may have had the only copy of some samples.
+// Lost is a window for which a lost ingester may have had the only copy of some
+// samples.
 type Lost struct {
 	Ingester string // a name made by LostName
 	Zone     string
@@ -129,7 +131,8 @@ func (l *Lost) Overlaps(mint, maxt int64) bool {
 	return from <= maxt && from+series.WindowMillis > mint
 }
 
-// Losses returns the lost windows that are not known to be in the long-term store.
+// Losses returns the lost windows whose samples may be missing in the long-term
+// store.
 func (s *Work) Losses(ctx context.Context) ([]Lost, error) {
 	var out []Lost
 	err := s.Each(ctx, func(d *DayWork) error {

@@ -120,13 +120,14 @@ type BucketCell struct {
 	Part, Bucket int
 }
 
-// maxBucketReads is the number of days of which buckets are read at the same time. They are held
-// until their metrics are known, and are up to 128 KiB each, so fewer than maxReads.
+// maxBucketReads is the number of days whose buckets are read concurrently. It is smaller than
+// maxReads, because a bucket has up to 128 KiB, and all buckets of a call are in memory until they
+// are decoded.
 const maxBucketReads = 16
 
-// Buckets reads buckets that the names of published generations list, those of a day in one call
-// of the row store, and calls visit for each of them, one after the other. The catalogs were read
-// before, so a bucket that does not exist is an error, ErrInconsistent.
+// Buckets reads buckets that the names of published generations list, and calls visit for each of
+// them, one after the other. It reads the buckets of a day in one call of the row store. The
+// catalogs were read before, so for a missing bucket it returns ErrInconsistent.
 func (s *Generations) Buckets(ctx context.Context, list []BucketCell, visit func(BucketCell, *schema.Bucket)) error {
 	byDay := map[*Catalog][]BucketCell{}
 	for _, b := range list {
@@ -165,7 +166,7 @@ func (s *Generations) bucketsOfDay(ctx context.Context, c *Catalog, list []Bucke
 		for _, found := range r.Cells {
 			k := cell{r.Key, found.Qualifier}
 			b, ok := wanted[k]
-			if !ok { // a bucket of this label with the number of one of another label
+			if !ok { // the filter applies to all rows: this bucket was requested for another label
 				continue
 			}
 			delete(wanted, k)

@@ -39,12 +39,13 @@ func (s *Tenants) List(ctx context.Context) ([]tenant.ID, error) {
 	}
 }
 
-// keptQualifier is the qualifier of the cell in a tenant's row with the retention, in
-// milliseconds, for which all cells of the tenant are stamped at least.
+// keptQualifier is the qualifier of the cell in a tenant's row with a retention in
+// milliseconds. All cells of the tenant are stamped for that retention or a longer
+// one.
 const keptQualifier = "kept"
 
-// Kept returns the retention for which all cells of a tenant are stamped at least. known
-// is false if it was never recorded.
+// Kept returns the recorded retention of a tenant: all of its cells are stamped for that
+// retention or a longer one. known is false if none was recorded.
 func (s *Tenants) Kept(ctx context.Context, t tenant.ID) (keep time.Duration, known bool, err error) {
 	err = s.rows.ReadRows(ctx, []rows.Range{rows.Single(schema.TenantKey(t))}, system(keptQualifier), func(r rows.Row) bool {
 		if c, ok := r.Cell(rows.System, keptQualifier); ok && len(c.Value) == 8 {
@@ -81,7 +82,7 @@ func (s *Tenants) Erase(ctx context.Context, t tenant.ID) (found bool, err error
 	return found, nil
 }
 
-// Erased is the total erased of a deleted tenant.
+// Erased counts the erased data of a deleted tenant, of one erasure or of all.
 type Erased struct {
 	Objects int   `json:"objects"` // number of compacted packs
 	Bytes   int64 `json:"bytes"`   // their total size

@@ -19,7 +19,7 @@ type DayWork struct {
 	Intents  []IntentOf
 	Receipts []ReceiptOf
 	Rewrites []tenant.ID // tenants whose day must be compacted to remove deleted series
-	Cleans   []CleanOf   // tenants that asked for it now
+	Cleans   []CleanOf   // requests to remove deleted series now, before the day is due
 	Asides   []AsideOf   // series that no pack can contain
 }
 
@@ -59,7 +59,7 @@ func (s *Work) Days(ctx context.Context) ([]DayWork, error) {
 	return out, err
 }
 
-// Each calls fn for all work rows, ascending by day, until it returns an error.
+// Each calls fn for all work rows, ascending by day, until fn returns an error.
 func (s *Work) Each(ctx context.Context, fn func(*DayWork) error) error {
 	start, end := schema.WorkRange()
 	var broken error
@@ -147,9 +147,9 @@ func (s *Work) RemoveReceipt(ctx context.Context, day int64, r ReceiptOf) error 
 }
 
 // AcceptLoss deletes the intents of a day and the records of series set aside that belong
-// to lost ingesters: an operator accepts that samples of which only they had a copy are
-// gone. Those of other ingesters stay, since they will upload their samples. It returns
-// the number of intents and records deleted.
+// to lost ingesters: an operator accepts that samples which only those ingesters had are
+// lost. Intents of other ingesters stay, because these ingesters will upload their
+// samples. It returns the number of intents and records deleted.
 func (s *Work) AcceptLoss(ctx context.Context, day int64) (int, error) {
 	n := 0
 	m := rows.RowMutation{Key: schema.WorkKey(day)}
@@ -282,7 +282,8 @@ func (s *Work) Rewritten(ctx context.Context, t tenant.ID, day int64) error {
 		"remove a request for a rewrite")
 }
 
-// RequestCleans requests the same as RequestRewrites, but now. since is the time in Unix
+// RequestCleans requests that deleted series are removed from a tenant's days now,
+// instead of when the days are due. since is the time of the request in Unix
 // milliseconds.
 func (s *Work) RequestCleans(ctx context.Context, t tenant.ID, days []int64, since int64) error {
 	value := binary.BigEndian.AppendUint64(nil, uint64(since))
@@ -293,8 +294,8 @@ func (s *Work) RequestCleans(ctx context.Context, t tenant.ID, days []int64, sin
 	return s.mutateWork(ctx, byDay, "request rewrites for deleted series now")
 }
 
-// Cleaned removes a tenant's request of RequestCleans from a day's work, unless it was
-// made again since it was read.
+// Cleaned removes a tenant's request made by RequestCleans from a day's work, unless
+// the request was repeated since it was read.
 func (s *Work) Cleaned(ctx context.Context, day int64, c CleanOf) error {
 	q := schema.CleanQualifier(c.Tenant)
 	value := binary.BigEndian.AppendUint64(nil, uint64(c.Since))

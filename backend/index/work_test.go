@@ -33,7 +33,7 @@ func TestReceipts(t *testing.T) {
 	receipt(1)
 	before := workOf(t, ix)
 	if len(before.Receipts) != 1 || len(before.Intents) != 1 || before.Intents[0].Window != 2 || before.Idle() {
-		t.Fatalf("%+v", before)
+		t.Fatalf("work %+v, want one receipt and the intent of window 2", before)
 	}
 	has := func() bool {
 		t.Helper()
@@ -64,7 +64,7 @@ func TestRewrites(t *testing.T) {
 	ix := open(t)
 	must(t, nil, ix.Work.RequestRewrites(t.Context(), "a", []int64{testDay}))
 	if d := workOf(t, ix); len(d.Rewrites) != 1 || d.Rewrites[0] != "a" || d.Idle() {
-		t.Errorf("%+v", d)
+		t.Errorf("work %+v, want a rewrite for tenant a", d)
 	}
 	must(t, nil, ix.Work.Rewritten(t.Context(), "a", testDay))
 	if list, err := ix.Work.Days(t.Context()); err != nil || len(list) != 0 {
@@ -72,14 +72,14 @@ func TestRewrites(t *testing.T) {
 	}
 }
 
-// TestCleans checks that a request for a rewrite now is removed only as it was read, and
-// does not count as other work.
+// TestCleans checks that a request for an immediate rewrite is removed only if it was
+// not made again since it was read, and that it does not count as other work.
 func TestCleans(t *testing.T) {
 	ix := open(t)
 	must(t, nil, ix.Work.RequestCleans(t.Context(), "a", []int64{testDay}, 1000))
 	first := workOf(t, ix)
 	if want := (CleanOf{Tenant: "a", Since: 1000}); len(first.Cleans) != 1 || first.Cleans[0] != want || !first.Idle() {
-		t.Errorf("%+v", first)
+		t.Errorf("work %+v, want only the request %+v", first, want)
 	}
 	must(t, nil, ix.Work.RequestCleans(t.Context(), "a", []int64{testDay}, 2000))
 	must(t, nil, ix.Work.Cleaned(t.Context(), testDay, first.Cleans[0]))
@@ -92,8 +92,9 @@ func TestCleans(t *testing.T) {
 	}
 }
 
-// TestLosses checks that MarkLost moves the windows of a lost ingester to a name of their own,
-// that it is idempotent, and that the ingester's next incarnation has none of them.
+// TestLosses checks that MarkLost moves the windows of a lost ingester to the name of the lost
+// incarnation, that it is idempotent, and that the ingester's next incarnation has none of
+// them.
 func TestLosses(t *testing.T) {
 	ix := open(t)
 	w1, w2 := Window{testDay, 1}, Window{testDay, 2}

@@ -52,7 +52,7 @@ type account struct {
 	established atomic.Int64 // part of bytes: established series beyond their tenant's share
 	tenants     atomic.Int64 // tenants with series
 	reserved    atomic.Int64 // reserved series
-	held        atomic.Int64 // reserved for these series; not part of bytes
+	held        atomic.Int64 // bytes reserved for reserved series; not part of bytes
 	freed       atomic.Int64 // total freed by seals and removals of series
 }
 
@@ -72,8 +72,8 @@ func (th *tenantHead) shrink(n int64) {
 }
 
 // updateSize updates the counted size of a series and returns the change. The caller
-// holds s.mu and passes the change to grow. A series of floats whose buffer did not
-// grow takes the fast path.
+// holds s.mu and passes the change to grow. The fast path is for series of floats
+// without out-of-order samples whose buffer did not grow.
 func (th *tenantHead) updateSize(s *memSeries) int64 {
 	if s.rare == nil && s.in.OpenCap() == int(s.countedOpen) && len(s.in.Done()) == int(s.countedDone) && s.budget.Load() == nil {
 		return 0
@@ -104,7 +104,8 @@ func (th *tenantHead) expectChunk(s *memSeries) {
 	th.grow(n)
 }
 
-// recountSeries updates the counted size of a series after a seal changed it.
+// recountSeries updates the counted size of a series after a seal or a replay
+// changed it.
 func (th *tenantHead) recountSeries(s *memSeries) {
 	s.mu.Lock()
 	n := th.updateSizeFull(s)

@@ -45,7 +45,7 @@ func (ing *Ingester) counted(t *testing.T) {
 			}
 		}
 		if index := th.indexSize(); index > th.indexBytes || th.dead == 0 && index != th.indexBytes {
-			t.Errorf("tenant %s: counted index bytes = %d, want %d", th.id, index, th.indexBytes)
+			t.Errorf("tenant %s: counted index bytes = %d, want %d", th.id, th.indexBytes, index)
 		}
 		want += th.indexBytes
 		for name, m := range th.metadata {
@@ -115,7 +115,9 @@ func wideHistogram(n int, t int64) *histogram.Histogram {
 	return h
 }
 
-// randomSample returns a sample of any kind, most often an in-order float.
+// randomSample returns a sample at about now or, rarely, hours earlier: for kind 1
+// an integer histogram, for kind 2 a float histogram, for kind 3 an integer
+// histogram or a float, and otherwise a float.
 func randomSample(rng *rand.Rand, now int64, kind int) series.Sample {
 	t := now + rng.Int64N(1000)
 	if rng.IntN(8) == 0 {
@@ -307,7 +309,7 @@ func TestMapsShrink(t *testing.T) {
 		}
 	}
 	if after := th.bytes.Load(); after > before/2 || len(old) != len(th.series) || th.indexBytes != th.indexSize() {
-		t.Errorf("%d bytes after the removal, %d before", after, before)
+		t.Errorf("%d bytes after the removal, %d before it; want less than half", after, before)
 	}
 	if freed := th.account.freed.Load(); freed != before-th.bytes.Load() {
 		t.Errorf("freed = %d bytes, want %d", freed, before-th.bytes.Load())

@@ -15,19 +15,19 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// A seal cuts the log, so after a restart the head contains only the series pushed
-// since the last seal: none after a graceful stop. The active series are therefore
-// saved in a file. At start, those that replay did not restore are reserved until
-// idleSeries after the first start that found them. Otherwise new series could use
-// up the series limit, and samples of series that are still being sent would be
-// rejected and dropped by their senders.
+// A seal deletes the log of the sealed samples, so after a restart the head
+// contains only the series pushed since the last seal: none after a graceful stop.
+// The active series are therefore saved in a file. At start, those that replay did
+// not restore are reserved until idleSeries after the first start that found them.
+// Otherwise new series could use up the series limit, and samples of series that
+// are still being sent would be rejected and dropped by their senders.
 
 // saveActiveEvery is the interval at which the list of active series is saved, in
 // addition to every seal.
 const saveActiveEvery = 5 * time.Minute
 
-// activeSize returns about how many bytes the series uses without samples and
-// without its index entries. The caller holds s.mu.
+// activeSize returns about how many bytes the series needs with one chunk that was
+// just begun, without its index entries. The caller holds s.mu.
 func (s *memSeries) activeSize() int64 { return s.bareSize() + openBytes + freshBytes }
 
 // activeAge returns the seconds since the series' last sample. It returns false if
@@ -112,7 +112,7 @@ func (ing *Ingester) saveActive() {
 	}
 }
 
-// saveActiveDue saves the list when the last one is saveActiveEvery old.
+// saveActiveDue saves the list if the saved one is at least saveActiveEvery old.
 func (ing *Ingester) saveActiveDue() {
 	ing.activeMu.Lock()
 	due := since(ing.opts.Now(), ing.activeSaved) >= saveActiveEvery

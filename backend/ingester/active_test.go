@@ -27,22 +27,22 @@ func (b *bench) restart() {
 	b.still()
 }
 
-// kill is crash, with the new ingester running no goroutines.
+// kill is like crash, but the new ingester runs no goroutines.
 func (b *bench) kill() {
 	b.t.Helper()
 	b.crash()
 	b.still()
 }
 
-// atLimit checks that a tenant has n active series that are accepted, and that new
-// series are rejected.
+// atLimit checks that tenant a has n active series, that samples of these are
+// accepted, and that new series are rejected.
 func (b *bench) atLimit(name string, n int) {
 	b.t.Helper()
 	if got := b.ing.SeriesCount("a"); got != n {
 		b.t.Errorf("active series = %d, want %d", got, n)
 	}
 	if out := b.push("a", b.some("new", 5)...); reasons(out)["max_active_series"] != 5 {
-		b.t.Errorf("new series: %+v", out)
+		b.t.Errorf("new series: %+v, want all rejected", out)
 	}
 	out := b.push("a", b.some(name, n)...)
 	if out.Samples != n || out.Created != nil || out.Rejections != nil {
@@ -77,7 +77,7 @@ func TestActiveAfterRestart(t *testing.T) {
 			b.ing.saveActive()
 			b.kill()
 			if got := b.ing.seriesCount(); got != n/2 {
-				t.Errorf("replay restored %d series", got)
+				t.Errorf("replay restored %d series, want %d", got, n/2)
 			}
 		},
 		"several restarts and kills": func(b *bench) { b.restart(); b.push("a", b.some("m", n/3)...); b.kill(); b.restart(); b.kill() },
@@ -121,7 +121,7 @@ func TestReservationsExpire(t *testing.T) {
 				t.Errorf("%d active series after 32 minutes, want 0", n)
 			}
 			if out := b.push("a", b.some("new", 10)...); out.Samples != 10 || len(out.Created) != 10 {
-				t.Errorf("new series: %+v", out)
+				t.Errorf("new series: %+v, want all accepted", out)
 			}
 			b.ing.counted(t)
 		})
@@ -181,10 +181,10 @@ func TestReservedMemory(t *testing.T) {
 	}
 	b.ing.counted(t)
 	if out := b.push("a", b.some("new", 5)...); reasons(out)["instance_memory"] != 5 {
-		t.Errorf("new series of the tenant with most memory: %+v", out)
+		t.Errorf("new series of the tenant with most memory: %+v, want all rejected", out)
 	}
 	if out := b.push("b", b.some("new", 5)...); out.Samples != 5 {
-		t.Errorf("new series of another tenant: %+v", out)
+		t.Errorf("new series of another tenant: %+v, want all accepted", out)
 	}
 	if out := b.push("a", b.some("m", n)...); out.Samples != n || out.Created != nil {
 		t.Errorf("existing series: %d samples, %v", out.Samples, reasons(out))
@@ -196,7 +196,7 @@ func TestReservedMemory(t *testing.T) {
 	b.memory = took // more than is available for new series
 	b.restart()
 	if out := b.push("b", b.some("more", 5)...); reasons(out)["instance_memory"] != 5 {
-		t.Errorf("new series of any tenant: %+v", out)
+		t.Errorf("new series of any tenant: %+v, want all rejected", out)
 	}
 	b.tick(31 * time.Minute)
 	if out := b.push("b", b.some("more", 5)...); out.Samples != 5 || b.ing.account.held.Load() != 0 {
@@ -226,7 +226,7 @@ func TestReservationsOfSeriesRemovedEarly(t *testing.T) {
 	}
 	b.restart()
 	if held := b.ing.account.held.Load(); held <= 0 || held > 10*1200 {
-		t.Errorf("%d bytes are reserved", held)
+		t.Errorf("%d bytes are reserved, want some, and at most 12,000", held)
 	}
 	b.push("a", stay...)
 	if n := b.ing.account.held.Load(); n != 0 {
@@ -240,7 +240,7 @@ func TestReservationsOfSeriesRemovedEarly(t *testing.T) {
 	}
 }
 
-// TestActiveUnusual tests changed tenants and limits, removed series, and equal
+// TestActiveUnusual tests a deleted tenant, a lowered limit, idle series, and equal
 // hashes.
 func TestActiveUnusual(t *testing.T) {
 	t.Run("deleted tenant", func(t *testing.T) {
@@ -294,7 +294,7 @@ func TestActiveUnusual(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.kill()
-		if n := b.ing.SeriesCount("a"); n != 20 { // for some time, because the list does not have their removal
+		if n := b.ing.SeriesCount("a"); n != 20 { // the saved list still has the series that were removed later
 			t.Errorf("%d active series, want 20", n)
 		}
 		b.tick(32 * time.Minute)
@@ -307,7 +307,7 @@ func TestActiveUnusual(t *testing.T) {
 		b.push("a", b.some("old", 10)...)
 		b.set(b.now.Add(31 * time.Minute))
 		b.push("a", b.some("m", 5)...)
-		b.ing.saveActive() // they are in the head, because they are not sealed
+		b.ing.saveActive() // the old series are idle, but still in the head, because they are not sealed
 		path := filepath.Join(b.dir, activeFile)
 		list, err := os.ReadFile(path)
 		if err != nil {

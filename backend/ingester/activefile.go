@@ -27,7 +27,7 @@ const (
 // activeList is the list of a tenant's active series at a point in time.
 type activeList struct {
 	tenant   tenant.ID
-	bytes    int64         // average bytes of one series without samples
+	bytes    int64         // average bytes of one series with a chunk that was just begun
 	series   []activeEntry // in the head, sorted by hash; seconds since the last sample
 	reserved []activeEntry // reserved, not in the head, sorted by hash; seconds until the reservation ends
 }

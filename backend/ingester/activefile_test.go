@@ -91,7 +91,7 @@ func TestActiveFile(t *testing.T) {
 	}
 	l.sort()
 	if n := len(encodeActive(1_700_000_000_000, []activeList{l})); n > 10_000_000 {
-		t.Errorf("a million series take %d bytes", n)
+		t.Errorf("a million series take %d bytes, want at most 10,000,000", n)
 	}
 }
 
@@ -106,12 +106,12 @@ func FuzzActive(f *testing.F) {
 		if _, _, err := decodeActive(body); err == nil {
 			t.Fatal("a file without its magic was read")
 		}
-		// With a correct magic and checksum, because otherwise hardly any input would
-		// be decoded.
+		// The magic and the checksum are correct, because otherwise hardly any input
+		// would be decoded.
 		saved, lists, err := decodeActive(sealedActive(body))
 		if err != nil {
 			if !errors.Is(err, errActive) {
-				t.Fatalf("error %v", err)
+				t.Fatalf("error %v, want errActive", err)
 			}
 			return
 		}

@@ -25,7 +25,7 @@ const (
 	// DefaultAsideBytes is the default disk space, in bytes, for a tenant's series
 	// set aside.
 	DefaultAsideBytes = 1 << 30
-	// asideCharge is the least number of bytes that a file is counted as, because
+	// asideCharge is the minimum number of bytes that is counted for a file, because
 	// small files have a cost too.
 	asideCharge = 64 << 10
 )
@@ -55,7 +55,7 @@ type asideSet struct {
 	limit  int64 // bytes per tenant
 	disk   asideDisk
 	logger *slog.Logger
-	// removed is called when a file is not read any more; nil: not called.
+	// removed is called when a file is no longer read; nil: not called.
 	removed func(tenant.ID)
 
 	changing sync.Mutex      // serializes writes and removals of files; acquired before mu
@@ -68,7 +68,7 @@ type asideSet struct {
 }
 
 // openAsideSet opens the files below dir and removes temporary files that a crash
-// left; the samples of those are still in the log.
+// left. The samples of the removed files are still in the log.
 func openAsideSet(dir string, limit int64, disk asideDisk, logger *slog.Logger) (*asideSet, error) {
 	limit = asideLimit(limit)
 	if disk == nil {

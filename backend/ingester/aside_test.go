@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -86,7 +87,7 @@ func TestSetAside(t *testing.T) {
 		}
 		req.MinTime, req.MaxTime = now-series.WindowMillis+1, now-2
 		if got := readAll(t, b.ing, req); len(got[bad.String()]) > 1 {
-			t.Errorf("%s: a read between the samples has %v", when, got)
+			t.Errorf("%s: a read of the time between the samples returned %v, want at most one sample", when, got)
 		}
 	}
 	check("pushed")
@@ -214,11 +215,11 @@ func TestAsideDamage(t *testing.T) {
 				}
 				req := series.Request{Tenant: "a", MinTime: now, MaxTime: now}
 				if _, _, err := b.ing.Select(context.Background(), req); !errors.Is(err, errAside) {
-					t.Errorf("%s: select: %v", when, err)
+					t.Errorf("%s: select: error %v, want errAside", when, err)
 				}
 				if name == "header" {
 					if _, _, err := b.ing.LabelNames(context.Background(), req); !errors.Is(err, errAside) {
-						t.Errorf("%s: label names: %v", when, err)
+						t.Errorf("%s: label names: error %v, want errAside", when, err)
 					}
 				}
 				same(t, "another tenant", b.read("b"), map[string][]series.Sample{metric("good").String(): {f(now, 1)}})
@@ -255,7 +256,7 @@ func TestAsideQuota(t *testing.T) {
 	b.flush()
 	_, err = b.ing.Push(context.Background(), &series.Batch{Tenant: "a", Entries: []series.Entry{entry(metric("m"), f(now, 1))}})
 	if !errors.Is(err, ErrAside) {
-		t.Errorf("push of the tenant: %v", err)
+		t.Errorf("push of the tenant whose space is full: error %v, want ErrAside", err)
 	}
 	b.push("b", entry(metric("m"), f(now, 1)))
 	same(t, "acknowledged", b.read("a"), want)
@@ -266,7 +267,7 @@ func TestAsideQuota(t *testing.T) {
 	}
 	b.push("a", entry(metric("m"), f(b.now.UnixMilli(), 1)))
 	if n := len(asideFiles(t, b.dir)); n != 0 {
-		t.Errorf("%d files are left beyond retention", n)
+		t.Errorf("%d files are older than the retention, want 0", n)
 	}
 }
 
@@ -277,8 +278,8 @@ func TestAsideRemoval(t *testing.T) {
 	bad := impossible("bad")
 	for name, tc := range map[string]struct {
 		do    func(b *bench, l *longTerm)
-		goes  bool
-		reads int // samples returned by a read
+		empty bool // all files and records are removed
+		reads int  // samples returned by a read
 	}{
 		"tenant deleted": {func(b *bench, _ *longTerm) {
 			b.ing.opts.Deleted = func(context.Context, tenant.ID) (bool, error) { return true, nil }
@@ -349,7 +350,7 @@ func TestAsideRemoval(t *testing.T) {
 				t.Errorf("read %d samples, want %d", got, tc.reads)
 			}
 			files := len(asideFiles(t, b.dir))
-			if (files == 0) != tc.goes || (len(l.records()) == 0) != tc.goes {
+			if (files == 0) != tc.empty || (len(l.records()) == 0) != tc.empty {
 				t.Errorf("%d files and %d records are left", files, len(l.records()))
 			}
 			for _, a := range l.records() {
@@ -374,7 +375,7 @@ func TestAsideAfterDeletion(t *testing.T) {
 	b.push("a", entry(bad, f(now, 2)))
 	for _, step := range []func(){func() {}, b.flush, b.crash} {
 		step()
-		same(t, "after", b.read("a"), map[string][]series.Sample{bad.String(): {f(now, 2)}})
+		same(t, "after the deletion", b.read("a"), map[string][]series.Sample{bad.String(): {f(now, 2)}})
 	}
 }
 
@@ -426,11 +427,11 @@ func TestAsideRetried(t *testing.T) {
 		_ = r.Release()
 	}
 	if numbers[0] != 1 || numbers[1] != 1 {
-		t.Errorf("sections by deletion number: %v", numbers)
+		t.Errorf("sections by deletion number: %v, want one each for 0 and 1", numbers)
 	}
 	upload(t, b)
 	if len(l.records()) != 1 {
-		t.Errorf("records are left: %v", l.records())
+		t.Errorf("records %v, want only that of the impossible series", l.records())
 	}
 }
 
@@ -456,7 +457,7 @@ func TestAsideMetrics(t *testing.T) {
 		if strings.HasPrefix(mf.GetName(), "pallium_ingester_aside_") && !strings.HasSuffix(mf.GetName(), "_limit_bytes") {
 			m := mf.GetMetric()
 			if len(m) != 1 || m[0].GetLabel()[0].GetValue() != "a" || m[0].GetGauge().GetValue() <= 0 {
-				t.Errorf("%s: %v", mf.GetName(), m)
+				t.Errorf("metric %s: %v, want one positive value for tenant a", mf.GetName(), m)
 			}
 			found++
 			// The metric must match the limit by which writes are rejected.
@@ -509,4 +510,34 @@ func FuzzAside(f *testing.F) {
 			t.Fatalf("%+v became %+v", h, h2)
 		}
 	})
+}
+
+// TestPendingWindowsDuringUploads checks that the pending windows can be counted, as by the
+// command that removes the ingester from the ring, while uploads change the records of series
+// set aside. The race detector finds a violation.
+func TestPendingWindowsDuringUploads(t *testing.T) {
+	b, _ := withLongTerm(t)
+	b.halt()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				b.ing.PendingWindows()
+			}
+		}
+	}()
+	for i := range 20 {
+		b.push("a", entry(impossible(fmt.Sprint("bad", i)), f(b.now.UnixMilli(), 1)))
+		b.flush()
+		upload(t, b)
+	}
+	close(stop)
+	<-stopped
+	if n := len(b.ing.Aside()); n == 0 {
+		t.Error("no series is set aside: the test covers nothing")
+	}
 }

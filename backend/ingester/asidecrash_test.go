@@ -163,7 +163,7 @@ func asideCrash(t *testing.T, at int, kind faults.Kind) int {
 	b.reopen(l, osDisk{}) // without faults
 	b.safe(where()+", restarted", l, want)
 	if err := b.ing.retryAside(ctx); err != nil {
-		t.Fatalf("%s: %v", where(), err)
+		t.Fatalf("%s: retry of series set aside, without faults: %v", where(), err)
 	}
 	for range 2 {
 		b.flush()
@@ -276,7 +276,7 @@ func TestAsideWhileUploading(t *testing.T) {
 	b.safe("after the upload", l, map[string][]series.Sample{impossible("bad").String(): {f(now, 1)}, metric("good").String(): {f(now, 2)}})
 	upload(t, b)
 	if len(l.records()) != 2 || len(l.openIntents()) != 0 {
-		t.Errorf("records %v, intents %v", l.records(), l.openIntents())
+		t.Errorf("records %v, intents %v; want two records and no intents", l.records(), l.openIntents())
 	}
 }
 

@@ -49,7 +49,7 @@ func TestAsideGolden(t *testing.T) {
 	}
 	got, had, err := readAside(path, func(*asideHeader) bool { return true })
 	if err != nil || got.tenant != h.tenant || got.window != h.window || got.deletion != 3 || got.since != h.since || got.reason != h.reason || got.samples != 3 || got.minTime != start+5 || got.maxTime != start+7 {
-		t.Fatalf("%+v, %v", got, err)
+		t.Fatalf("header of the golden file: %+v, error %v", got, err)
 	}
 	b := newBench(t)
 	if err := os.CopyFS(filepath.Join(b.dir, "aside"), os.DirFS(filepath.Join("testdata", "aside"))); err != nil {

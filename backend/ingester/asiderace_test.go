@@ -63,7 +63,7 @@ func TestAsideRemovedByHand(t *testing.T) {
 			before := len(l.uploaded())
 			upload(t, b)
 			if len(l.uploaded()) != before+1 || len(l.records()) != 0 {
-				t.Errorf("%d uploads, records %v", len(l.uploaded())-before, l.records())
+				t.Errorf("%d uploads, records %v; want one upload and no records", len(l.uploaded())-before, l.records())
 			}
 			if _, _, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MinTime: now, MaxTime: now}); err != nil {
 				t.Errorf("read after the files were dropped: %v", err)
@@ -176,12 +176,12 @@ func TestAsideRecordOutlivesRetry(t *testing.T) {
 		upload(t, b)
 	}
 	if !cleared || len(l.records()) != 0 {
-		t.Errorf("records are left: %v", l.records())
+		t.Errorf("ClearAside was called: %v; records %v, want none", cleared, l.records())
 	}
 }
 
-// TestSweepLooksUpTenantsOnce checks that while it is unknown which tenants were deleted, a
-// sweep, for which seals wait, looks up each tenant once and not once per file.
+// TestSweepLooksUpTenantsOnce checks that a sweep that cannot find out which tenants were
+// deleted looks up each tenant once, and not once per file: seals wait for the sweep.
 func TestSweepLooksUpTenantsOnce(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()

@@ -98,7 +98,8 @@ func (s *sealer) retry(ctx context.Context, files []*asideFile) error {
 	return nil
 }
 
-// tryFile reads a file and encodes it in a trial pack of its own.
+// tryFile reads a file and encodes its series in a trial pack. It returns false if
+// the file cannot be read or the pack rejects the series.
 func (s *sealer) tryFile(f *asideFile) (sealedSection, bool) {
 	if f.damage != nil || !s.ing.aside.current(f) {
 		return sealedSection{}, false

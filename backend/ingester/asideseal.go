@@ -19,7 +19,7 @@ import (
 const trialBytes = 16 << 20
 
 // trySection encodes the section's series in trial packs, and sets aside the series
-// that are rejected.
+// that these packs reject.
 func (s *sealer) trySection(sec *sealedSection) error {
 	kept := make([]sealedSeries, 0, len(sec.list))
 	for list := sec.list; len(list) > 0; {
@@ -95,7 +95,7 @@ func (s *sealer) setAside(th *tenantHead, sr *sealedSeries, cause error) error {
 // asideCount counts the series of one tenant that a seal set aside.
 type asideCount struct {
 	series        int
-	first, reason string // of the first series
+	first, reason string // labels of the first series, and the reason for it
 }
 
 // logAside logs the series set aside, one line per tenant.

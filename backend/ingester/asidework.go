@@ -88,6 +88,8 @@ func (u *uploader) recordAside(ctx context.Context) error {
 		if err := u.long.SetAside(ctx, set); err != nil {
 			return err
 		}
+		u.asidesMu.Lock()
+		defer u.asidesMu.Unlock()
 		for _, a := range set {
 			u.asides[asideKey{a.Window, a.Tenant}] = a
 		}
@@ -117,6 +119,8 @@ func (u *uploader) clearAside(ctx context.Context) error {
 	if err := u.long.ClearAside(ctx, clear); err != nil {
 		return err
 	}
+	u.asidesMu.Lock()
+	defer u.asidesMu.Unlock()
 	for _, a := range clear {
 		delete(u.asides, asideKey{a.Window, a.Tenant})
 	}
@@ -124,7 +128,8 @@ func (u *uploader) clearAside(ctx context.Context) error {
 }
 
 // readAsideRecords reads the records again. It deletes the files of records that an
-// operator dropped, unless there are more files than the operator saw.
+// operator dropped, unless the files have changed since the operator saw the
+// record.
 func (u *uploader) readAsideRecords(ctx context.Context) error {
 	all, err := u.long.Asides(ctx)
 	if err != nil {
@@ -157,14 +162,20 @@ func (u *uploader) readAsideRecords(ctx context.Context) error {
 		u.ing.opts.Logger.Warn("deleted series set aside that an operator dropped", "tenant", a.Tenant, "day", a.Window.Day,
 			"window", a.Window.Number, "series", a.Series, "samples", a.Samples)
 	}
+	u.asidesMu.Lock()
+	defer u.asidesMu.Unlock()
 	u.asides = known
 	return nil
 }
 
-// unrecorded lists the windows with files that are not in a record yet.
+// unrecorded lists the windows with files that are not in a record yet. It omits
+// windows that no row key can name (see recordWindow).
 func (u *uploader) unrecorded() []store.Window {
+	groups := u.ing.aside.groups()
+	u.asidesMu.Lock()
+	defer u.asidesMu.Unlock()
 	var out []store.Window
-	for k, files := range u.ing.aside.groups() {
+	for k, files := range groups {
 		if have, ok := u.asides[k]; (!ok || have.Aside != u.ing.asideRecord(k, files).Aside) && files[0].window == k.window {
 			out = append(out, k.window)
 		}
@@ -184,7 +195,8 @@ func (ing *Ingester) Aside() []store.AsideOf {
 	return out
 }
 
-// sweepAside deletes the files of expired windows and of deleted tenants.
+// sweepAside deletes the files of expired windows and of deleted tenants, and
+// retries deletions that failed.
 func (ing *Ingester) sweepAside(expired func(tenant.ID, int64) bool) error {
 	var errs error
 	ctx, cancel := context.WithTimeout(context.Background(), sweepTimeout)
@@ -212,7 +224,7 @@ func (ing *Ingester) sweepAside(expired func(tenant.ID, int64) bool) error {
 // sweepTimeout bounds the lookups of tenants in a sweep, because seals wait for it.
 const sweepTimeout = 10 * time.Second
 
-// dropDeleted removes files whose samples are all covered by active deletions of
+// dropDeleted removes files whose samples are all covered by one active deletion of
 // series. Deletions that can still be cancelled remove nothing.
 func (u *uploader) dropDeleted(ctx context.Context) error {
 	if u.ing.aside.empty() {
@@ -252,7 +264,7 @@ func (u *uploader) dropDeleted(ctx context.Context) error {
 // most of them, and for all others together.
 type asideCollector struct{ ing *Ingester }
 
-// maxAsideTenants is the number of tenants with metrics of their own.
+// maxAsideTenants is the maximum number of tenants with their own metrics.
 const maxAsideTenants = 100
 
 func asideDesc(name, help string) *prometheus.Desc {

@@ -15,9 +15,9 @@ import (
 // therefore limited before its samples are logged: logged samples were
 // acknowledged, and replay never drops them.
 
-// chunkBudget counts the chunks that a series begins, by window. Only series that
-// have had a native histogram have a budget: floats begin a chunk every half hour
-// and after series.MaxChunkSamples samples. It is guarded by its series' lock.
+// chunkBudget counts the chunks that a series begins, by window. Only series for
+// which a native histogram was sent have a budget: floats begin a chunk every half
+// hour and after series.MaxChunkSamples samples. It is guarded by its series' lock.
 type chunkBudget struct {
 	windows map[int64]*windowChunks // by window start; only windows with native histograms or a reservation
 

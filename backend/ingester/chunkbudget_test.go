@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// counted returns a histogram with one bucket and the given count.
+// counted returns a sample at t with a histogram of one bucket and the count n.
 func counted(t int64, n int64) series.Sample {
 	return series.Sample{T: t, H: &histogram.Histogram{Count: uint64(n), Sum: float64(n), PositiveSpans: []histogram.Span{{Length: 1}}, PositiveBuckets: []int64{n}}}
 }
@@ -38,10 +38,10 @@ func chunksOf(b *bench) int {
 	return n
 }
 
-// TestChunksPerWindow pushes series that begin a chunk with every sample, in order
-// and out of order: no more than MaxWindowChunks in a window are accepted, the
-// remaining samples are rejected one by one, and the next window is independent.
-// The seal never writes more chunks than were counted.
+// TestChunksPerWindow pushes series that begin a chunk with almost every sample, in
+// order and out of order: samples of a window that need more than MaxWindowChunks
+// chunks are rejected one by one, the next window is independent, and the packs
+// have hardly more chunks than the limit.
 func TestChunksPerWindow(t *testing.T) {
 	m := labels.FromStrings("__name__", "m")
 	const base = int64(1_699_999_200_000) // start of a window
@@ -116,7 +116,8 @@ func TestChunksPerWindow(t *testing.T) {
 			if taken > c.most*6/5 || taken < c.most*9/10 || rejected == 0 {
 				t.Errorf("%d samples accepted and %d rejected, want about %d accepted", taken, rejected, c.most)
 			}
-			// The next window, also after a restart, which rejects nothing in the log.
+			// A restart replays all accepted samples and restores the count of chunks of the
+			// window. The next window is independent.
 			before := len(b.read("t")[m.String()])
 			b.crash()
 			if after := len(b.read("t")[m.String()]); after != before {
@@ -141,7 +142,7 @@ func TestChunksPerWindow(t *testing.T) {
 				t.Errorf("%d chunks in packs, want about %d at most", got, series.MaxWindowChunks)
 			}
 			if out := b.push("t", entry(m, h(base+1_500_001, 1))); kept(out) != 1 {
-				t.Errorf("after a seal: %+v", out)
+				t.Errorf("rejected after a seal: %+v", out)
 			}
 			s := b.ing.head("t", false).all()
 			for _, one := range s {
@@ -222,7 +223,7 @@ func TestChunksPerWindowConcurrently(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := chunksOf(b); got > most {
-		t.Errorf("%d chunks in the pack", got)
+		t.Errorf("%d chunks in the pack, want at most %d", got, most)
 	}
 }
 
@@ -244,11 +245,11 @@ func TestChunksOfRepeatedSeries(t *testing.T) {
 			b.push("a", entry(m, f(base-1, 1)))
 			out := b.push("a", entries...)
 			if got := kept(out); got == 2*n || got < n {
-				t.Errorf("%d of %d samples accepted", got, 2*n)
+				t.Errorf("%d of %d samples accepted, want at least half and not all", got, 2*n)
 			}
 			b.flush()
 			if got := chunksOf(b); got > series.MaxWindowChunks+n/100 {
-				t.Errorf("%d chunks were sealed", got)
+				t.Errorf("%d chunks were sealed, want at most %d", got, series.MaxWindowChunks+n/100)
 			}
 		})
 	}

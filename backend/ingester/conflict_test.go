@@ -116,7 +116,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 			for i := range 300 {
 				out, err := b.ing.Push(context.Background(), &series.Batch{Tenant: "a", Entries: []series.Entry{entry(metric("m"), f(now+int64(i), float64((g+i)%8)))}})
 				if err != nil || out.Samples != 1 {
-					t.Errorf("%+v, %v", out, err)
+					t.Errorf("push of one sample: %+v, error %v", out, err)
 				}
 			}
 		})
@@ -166,7 +166,7 @@ func TestConflictsAreCounted(t *testing.T) {
 			got = r
 		}
 		if out.Samples+out.Histograms != 1 || got.Same != tt.same || got.Different != tt.different {
-			t.Errorf("%s: %+v", tt.name, out)
+			t.Errorf("%s: %+v, want %d equal and %d different repeats", tt.name, out, tt.same, tt.different)
 		}
 	}
 	same(t, "at the end", b.read("a"), map[string][]series.Sample{metric("x").String(): {f(now-10, 3), h(now, 3), f(now+10, 1), h(now+20, 4)}})
@@ -195,7 +195,7 @@ func TestConflictsDoNotAccumulate(t *testing.T) {
 			b.push("a", e)
 		}
 		if chunks, samples := held(b); chunks != 1 || samples != 2 {
-			t.Errorf("%d chunks and %d samples for 100,000 values at one timestamp", chunks, samples)
+			t.Errorf("%d chunks and %d samples for 100,000 values at one timestamp, want 1 and 2", chunks, samples)
 		}
 		same(t, "at the end", b.read("a"), map[string][]series.Sample{metric("m").String(): {f(now, 99_999)}})
 	})
@@ -232,14 +232,14 @@ func TestConflictsDoNotAccumulate(t *testing.T) {
 			b.push("a", floats, hists)
 		}
 		if chunks, samples := held(b); samples != 1000 || chunks > 4 {
-			t.Errorf("%d chunks and %d samples for 1,000 that were sent twenty times", chunks, samples)
+			t.Errorf("%d chunks and %d samples, want at most 4 chunks and the 1,000 samples that were sent twenty times", chunks, samples)
 		}
 	})
 }
 
 // TestLookupsCountNumbers checks that the cost of a search is the number of decoded
-// numbers, of which a histogram has hundreds, and that a chunk that exceeds the
-// limit is not searched.
+// numbers (a histogram has hundreds), and that a chunk that exceeds the limit is
+// not searched.
 func TestLookupsCountNumbers(t *testing.T) {
 	const samples, buckets = 500, 640
 	b := newBench(t)
@@ -269,6 +269,6 @@ func TestLookupsCountNumbers(t *testing.T) {
 		}
 	}
 	if used := maxLookups - f.left; used < samples*buckets || used > 20*samples*buckets {
-		t.Errorf("%d numbers decoded", used)
+		t.Errorf("%d numbers decoded, want %d to %d", used, samples*buckets, 20*samples*buckets)
 	}
 }

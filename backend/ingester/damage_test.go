@@ -55,8 +55,9 @@ func (b *bench) damage(segment, record int) {
 	}
 }
 
-// TestSeriesTwiceInTheFirstRecord tests a request with several entries of a series,
-// as of a sender that catches up.
+// TestSeriesTwiceInTheFirstRecord checks that only the samples of the first record
+// are lost when that record is damaged, also if it has several entries of a series,
+// as from a sender that catches up.
 func TestSeriesTwiceInTheFirstRecord(t *testing.T) {
 	b := newBench(t)
 	now, ls := b.now.UnixMilli(), metric("a")
@@ -93,7 +94,7 @@ func TestMetadataOfARejectedWriteIsLoggedLater(t *testing.T) {
 	}
 	b.crash()
 	if got := b.ing.Metadata("a"); len(got) != 1 {
-		t.Errorf("metadata %v", got)
+		t.Errorf("metadata after the restart: %v, want one", got)
 	}
 }
 

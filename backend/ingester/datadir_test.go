@@ -53,7 +53,7 @@ func TestDataDirectoryPaths(t *testing.T) {
 				}
 				for _, p := range packs {
 					if filepath.IsAbs(p.Name) || strings.HasPrefix(p.Name, ".") || strings.Contains(p.Name, "l0") {
-						t.Errorf("pack name %q", p.Name)
+						t.Errorf("pack name %q, want a path relative to the directory of the packs", p.Name)
 					}
 				}
 				b.set(b.now.Add(time.Second))

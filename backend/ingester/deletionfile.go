@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// storedTenant is the file's form of a tenant's deletions.
+// storedTenant is the form of a tenant's deletions in the file.
 type storedTenant struct {
 	Last      uint64             `json:"last"`
 	Pruned    numberSet          `json:"pruned,omitempty"`
@@ -34,9 +34,9 @@ func storedDeletions(all map[tenant.ID]tenantDeletions) map[tenant.ID]storedTena
 }
 
 // openDeletions reads the file of deletions of series. If the file cannot be
-// decoded, damage says why and the set is unknown. The file is not removed until
-// the deletions are loaded from the long-term store, so that a restart finds it
-// damaged too.
+// decoded, damage is the reason and the set is unknown. The file is not removed
+// until the deletions are loaded from the long-term store, so that a restart finds
+// it damaged too.
 func openDeletions(path string) (d *deletionSet, damage, err error) {
 	d = &deletionSet{path: path, byTenant: map[tenant.ID]tenantDeletions{}}
 	data, err := os.ReadFile(path)

@@ -64,7 +64,7 @@ func (d tenantDeletions) with(ts schema.Tombstone) (tenantDeletions, error) {
 	return d, nil
 }
 
-// any reports whether there is a deletion with a higher number.
+// any reports whether a deletion with a higher number is known and not pruned.
 func (d *tenantDeletions) any(number uint64) bool {
 	return slices.ContainsFunc(d.known, func(k knownDeletion) bool { return k.Number > number })
 }
@@ -159,8 +159,9 @@ func (d *deletionSet) replace(all map[tenant.ID]tenantDeletions) error {
 	return nil
 }
 
-// prune drops the matchers of deletions that no local data needs. oldest is the
-// lowest number of a pack or file with samples of each tenant.
+// prune drops the matchers of deletions that no local data needs. For each tenant,
+// oldest has the lowest deletion number of its local packs and its series set
+// aside.
 func (d *deletionSet) prune(oldest map[tenant.ID]uint64) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
@@ -289,8 +290,8 @@ func (ing *Ingester) LearnDeletions(ctx context.Context, tenants []tenant.ID) er
 }
 
 // pruneDeletions drops the matchers of deletions that no local pack and no series
-// set aside needs. It excludes seals, because a seal in progress already has the
-// number for its packs.
+// set aside needs. It does not run during a seal, because a seal in progress has
+// already read the deletion numbers for its packs.
 func (ing *Ingester) pruneDeletions() error {
 	ing.sealMu.Lock()
 	defer ing.sealMu.Unlock()

@@ -36,7 +36,7 @@ func (b *bench) names(what string, want ...string) {
 	}
 	values, _, err := b.ing.LabelValues(context.Background(), "__name__", series.Request{Tenant: "a", MaxTime: b.now.UnixMilli() + 1000})
 	if err != nil || len(values) != len(want) {
-		b.t.Errorf("%s: metrics %q, %v", what, values, err)
+		b.t.Errorf("%s: metrics %q, error %v; want %d metrics", what, values, err, len(want))
 	}
 }
 
@@ -125,8 +125,8 @@ func TestDamagedDeletions(t *testing.T) {
 }
 
 // TestNumberAfterDamage checks that sections sealed after the file was damaged have
-// no lower number than sections sealed before, although the store does not have the
-// deletion any more.
+// no lower number than sections sealed before, although the long-term store does
+// not list the deletion.
 func TestNumberAfterDamage(t *testing.T) {
 	b, _ := withLongTerm(t)
 	now := b.now.UnixMilli()
@@ -192,8 +192,8 @@ func TestLearnDeletions(t *testing.T) {
 	}
 }
 
-// TestPruneDeletions checks that a deletion is kept while a pack or a file needs
-// it, and that sections sealed later have its number.
+// TestPruneDeletions checks that a deletion is kept while a pack needs it, and that
+// sections sealed later have its number.
 func TestPruneDeletions(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()

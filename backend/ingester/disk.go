@@ -163,8 +163,8 @@ func (g *diskGuard) measure() {
 	g.measured.Store(appended - pending)
 }
 
-// chunkIndex is about the most bytes that a pack uses per chunk in addition to the
-// data.
+// chunkIndex is the approximate maximum number of bytes that a pack uses per chunk
+// in addition to the data.
 const chunkIndex = 32
 
 // unsealedBytes returns about how many bytes the series will use in a pack.

@@ -28,7 +28,7 @@ type smallDisk struct {
 	dir  string
 	free func(string) (int64, error) // nil: statfs
 	fill func()                      // another process uses all free space
-	give func()                      // and releases it
+	give func()                      // that process frees the space again
 }
 
 // pretendedDisk computes the free space from the files below the directory.
@@ -159,7 +159,7 @@ func (n *noise) untilFull() {
 		err := n.push()
 		if errors.Is(err, ErrDiskFull) {
 			if text := err.Error(); !strings.Contains(text, "nearly full") || !strings.Contains(text, "automatically") {
-				n.b.t.Errorf("error %q", text)
+				n.b.t.Errorf("error %q does not contain \"nearly full\" and \"automatically\"", text)
 			}
 			return
 		}
@@ -224,7 +224,7 @@ func TestDiskReserve(t *testing.T) {
 			for round := range 3 {
 				log := n.untilSealed(round == 1)
 				if log < 8<<20 {
-					t.Errorf("round %d: sealed with a log of %d bytes", round, log)
+					t.Errorf("round %d: sealed with a log of %d bytes, want 8 MiB or more", round, log)
 				}
 				if left := b.ing.log.Bytes(); left > 100_000 || b.ing.packCount() != 1 {
 					t.Fatalf("round %d: %d bytes of log and %d packs after the seal", round, left, b.ing.packCount())
@@ -274,8 +274,9 @@ func foreignFile(t *testing.T, d smallDisk, b *bench, n *noise) {
 	n.check("after space was freed")
 }
 
-// TestReserveIsEnough checks that for all shapes of data the reserve is at least
-// what a seal writes, both the bound by the log and the bound by the measured head.
+// TestReserveIsEnough checks for several shapes of data that a seal writes at most
+// 64 KiB more than the reserve without its fixed part. It checks the reserve
+// computed from the log and the reserve computed from the measured head.
 func TestReserveIsEnough(t *testing.T) {
 	const base = 1_700_006_400_000 // start of a window
 	hist := tsdbutil.GenerateTestHistograms(50)
@@ -395,10 +396,10 @@ func TestDiskFreeUnknown(t *testing.T) {
 		t.Errorf("free bytes = %v, want %v", got, 1<<50)
 	}
 	if got := gaugeOf(t, reg, "pallium_ingester_disk_reserve_bytes"); got < diskReserve || got > diskReserve+10_000 {
-		t.Errorf("reserve %v", got)
+		t.Errorf("reserve = %v, want %d to %d", got, diskReserve, diskReserve+10_000)
 	}
 	before := calls
-	for i := range 1000 { // at the same time, and with few bytes logged
+	for i := range 1000 { // the clock stands still, and few bytes are logged
 		b.push("a", entry(metric("m"), f(now+int64(i), 1)))
 	}
 	if calls != before {
@@ -474,7 +475,7 @@ func TestEarlySeals(t *testing.T) {
 			}
 		})
 		if n == 0 || rejected > 20 {
-			t.Errorf("%d packs, over the budget at %d ticks", n, rejected)
+			t.Errorf("%d packs, want some; over the budget at %d ticks, want at most 20", n, rejected)
 		}
 	})
 	t.Run("ended series fill the memory", func(t *testing.T) {
@@ -483,7 +484,7 @@ func TestEarlySeals(t *testing.T) {
 		pushAll(b, 2000, 1)
 		b.ing.opts.MemoryBytes = b.ing.account.bytes.Load()
 		if n := ticks(b, 45, func(int) {}); n != 1 || b.ing.seriesCount() != 0 {
-			t.Errorf("%d packs, %d series are left", n, b.ing.seriesCount())
+			t.Errorf("%d packs and %d series, want 1 and 0", n, b.ing.seriesCount())
 		}
 	})
 	t.Run("other processes fill the disk", func(t *testing.T) {

@@ -5,12 +5,13 @@ import (
 )
 
 const (
-	// earlyCheckEvery is the least time between two estimates of what an early seal would
-	// free, and between two early seals for the disk.
+	// earlyCheckEvery is the minimum time between two estimates of what an early seal
+	// would free, and between two early seals for the disk.
 	earlyCheckEvery = 30 * time.Second
-	// earlyInterval is the least time between two early seals for memory,
-	// pressedInterval the same at sharePercent and above. Each seal that frees less
-	// than half of the expected bytes doubles the interval, up to longestInterval.
+	// earlyInterval is the minimum time between two early seals for memory,
+	// pressedInterval the same at sharePercent and above. Each seal that fails or
+	// frees less than half of the expected bytes doubles the interval, up to
+	// longestInterval.
 	earlyInterval   = 2 * time.Minute
 	pressedInterval = earlyCheckEvery
 	longestInterval = 30 * time.Minute
@@ -21,7 +22,7 @@ const (
 	// earlyLogBytes is how many bytes of the log an early seal must be able to delete
 	// when the disk is nearly full.
 	earlyLogBytes = 1 << 20
-	// dropInterval is the least time between two searches for series that can be
+	// dropInterval is the minimum time between two searches for series that can be
 	// removed without a seal.
 	dropInterval = time.Minute
 )
@@ -32,11 +33,11 @@ type earlySeals struct {
 	checked time.Time // when the bytes that a seal would free were last estimated
 	disk    time.Time // last early seal for the disk
 	memory  time.Time // last early seal for memory
-	misses  int       // consecutive seals that freed too little
+	misses  int       // consecutive seals that failed or freed too little
 	dropped time.Time // last search for series to remove
 }
 
-// interval returns the least time between two early seals for memory.
+// interval returns the minimum time between two early seals for memory.
 func (e *earlySeals) interval(pressed bool) time.Duration {
 	d := earlyInterval
 	if pressed {

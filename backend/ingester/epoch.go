@@ -13,12 +13,12 @@ import (
 // sealed too. An epoch therefore also ends with the first sample of the next
 // window.
 
-// borderEarly is how long before the next window one of its samples may end the
-// epoch. Senders' clocks are rarely further ahead.
+// borderEarly is how long before the start of the next window a sample of that
+// window may end the epoch. Senders' clocks are rarely further ahead.
 const borderEarly = SealDelay
 
-// cutAtBorder begins a new epoch if the newest sample of a request, or the current
-// time, is the first one after the end of the window.
+// cutAtBorder begins a new epoch if newest is at or after the end of the epoch's
+// window. newest is the newest timestamp of a request, or the current time.
 func (ing *Ingester) cutAtBorder(newest int64) {
 	if newest < ing.border.Load() {
 		return

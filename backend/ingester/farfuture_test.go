@@ -96,8 +96,8 @@ func TestFarFutureReplayed(t *testing.T) {
 
 // TestSealLogKeepsNeededSegments compares the seal log with a brute-force model, with
 // clocks that jump: no segment may be deleted while a sample in its epoch is not
-// sealed or while its epoch is current, and far samples alone must not keep a
-// segment for long.
+// sealed or while its epoch is current. After all samples are sealed, no segment of
+// an earlier epoch is needed.
 func TestSealLogKeepsNeededSegments(t *testing.T) {
 	for seed := range uint64(40) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -204,7 +204,7 @@ func TestManyDays(t *testing.T) {
 			in[s.Day] = true
 		}
 		if len(in) > maxPackDays {
-			t.Errorf("a pack has %d days", len(in))
+			t.Errorf("a pack has %d days, want at most %d", len(in), maxPackDays)
 		}
 	}
 	same(t, "sealed", b.read("b"), map[string][]series.Sample{metric("m").String(): want})
@@ -219,7 +219,7 @@ func TestTimeBounds(t *testing.T) {
 		b.add(i * 7919 % n * series.WindowMillis)
 	}
 	if len(b.windows) != n || b.min != 0 || b.max != (n-1)*series.WindowMillis {
-		t.Errorf("%d windows from %d to %d", len(b.windows), b.min, b.max)
+		t.Errorf("%d windows from %d to %d, want %d from 0 to %d", len(b.windows), b.min, b.max, n, int64(n-1)*series.WindowMillis)
 	}
 }
 
@@ -230,12 +230,12 @@ func TestDaysBeyondRowKeys(t *testing.T) {
 	b.push("a", entry(metric("m"), f((schema.MaxDay+1)*series.DayMillis, 1), f(math.MaxInt64, 1)))
 	upload(t, b)
 	if len(l.openIntents()) != 0 {
-		t.Errorf("intents %v", l.openIntents())
+		t.Errorf("intents %v, want none", l.openIntents())
 	}
 	b.flush()
 	upload(t, b)
 	if len(l.records()) != 1 || len(l.openIntents()) != 0 {
-		t.Errorf("records %v, intents %v", l.records(), l.openIntents())
+		t.Errorf("records %v, intents %v; want one record and no intents", l.records(), l.openIntents())
 	}
 }
 

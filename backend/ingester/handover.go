@@ -18,8 +18,8 @@ import (
 const HandOverSlice = 100_000
 
 // maxHandedOver is the number of reserved series above which no further ones are
-// accepted in a handover, so that their memory is bounded without a memory budget
-// too.
+// accepted in a handover, so that their memory is bounded even without a memory
+// budget.
 const maxHandedOver = 4_000_000
 
 // ErrHandOver is returned for an invalid ActiveSeries.
@@ -28,7 +28,7 @@ var ErrHandOver = errors.New("invalid list of active series")
 // ActiveSeries is a part of a tenant's active series.
 type ActiveSeries struct {
 	Tenant  tenant.ID
-	Bytes   int64    // average bytes of one series without samples
+	Bytes   int64    // average bytes of one series with a chunk that was just begun
 	Hashes  []uint64 // hashes of the series' labels
 	Seconds []uint32 // seconds for which each series stays reserved if it is not sent
 }
@@ -73,8 +73,9 @@ func (a *ActiveSeries) Only(keep func(hash uint64) bool) *ActiveSeries {
 	return out
 }
 
-// ActiveSeries sends the active series that the instance receives, or will receive
-// once it is ACTIVE. A joining ingester calls it on all other ingesters.
+// ActiveSeries sends the active and reserved series that the instance receives, or
+// will receive once it is ACTIVE. A joining ingester calls it on all other
+// ingesters.
 func (ing *Ingester) ActiveSeries(ctx context.Context, instance string, send func(*ActiveSeries) error) error {
 	if ing.opts.TakenBy == nil {
 		return fmt.Errorf("%w: this ingester is not in a cluster", ErrHandOver)
@@ -92,11 +93,12 @@ func (ing *Ingester) ActiveSeries(ctx context.Context, instance string, send fun
 }
 
 // ReserveSeries reserves series that were active on another ingester and that this one
-// does not have. They are reserved beyond the tenant's limit too, but dropped if
-// there is no memory for them. Both cases are counted.
+// does not have. They are reserved even beyond the tenant's limit, but dropped if
+// there is no memory for them or if maxHandedOver series are reserved. All three
+// outcomes are counted.
 func (ing *Ingester) ReserveSeries(ctx context.Context, a *ActiveSeries) error {
 	if len(a.Hashes) != len(a.Seconds) || len(a.Hashes) > HandOverSlice {
-		return fmt.Errorf("%w: %d series but %d timestamps; the maximum is %d series",
+		return fmt.Errorf("%w: %d series but %d reservation times; the maximum is %d series",
 			ErrHandOver, len(a.Hashes), len(a.Seconds), HandOverSlice)
 	}
 	if len(a.Hashes) == 0 || ing.tenantGone(ctx, a.Tenant) {

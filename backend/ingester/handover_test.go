@@ -12,8 +12,9 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestHandOver checks that the receiver of a handover reserves the series, however
-// often it is repeated, and what happens above the limit and without memory.
+// TestHandOver checks that the receiver of a handover reserves each series once,
+// however often the handover is repeated, also beyond its limit, and that it
+// reserves none without memory.
 func TestHandOver(t *testing.T) {
 	hand := func(from, to *bench) {
 		t.Helper()
@@ -30,9 +31,9 @@ func TestHandOver(t *testing.T) {
 	to.push("a", to.some("m", 500)...)
 	hand(from, to)
 	hand(from, to)
-	to.handedOver(2000, 0, 0) // it has 500 of them
+	to.handedOver(2000, 0, 0) // the receiver already had the other 500 series
 	if held := to.ing.account.held.Load(); held < 2000*300 {
-		t.Errorf("%d bytes are reserved", held)
+		t.Errorf("%d bytes are reserved, want %d or more", held, 2000*300)
 	}
 	to.atLimit("m", 2500)
 	to.tick(31 * time.Minute)
@@ -54,9 +55,9 @@ func TestHandOver(t *testing.T) {
 	if n := to.ing.SeriesCount("a"); n != 3500 {
 		t.Errorf("%d active series, want 3500", n)
 	}
-	to.handedOver(0, 2500, 0) // the second time they had their places
+	to.handedOver(0, 2500, 0)
 	if out := to.push("a", to.some("m", 2500)...); out.Samples != 2500 || out.Created != nil {
-		t.Errorf("%d samples, %v", out.Samples, reasons(out))
+		t.Errorf("%d samples accepted, want 2500; rejected: %v", out.Samples, reasons(out))
 	}
 
 	to = atWindowStart(t)
@@ -69,7 +70,7 @@ func TestHandOver(t *testing.T) {
 	to.handedOver(0, 0, 2500)
 }
 
-// handedOver checks what is counted of series that were handed over.
+// handedOver checks the counts of series that were handed over, by result.
 func (b *bench) handedOver(kept, above, dropped float64) {
 	b.t.Helper()
 	for result, want := range map[string]float64{"kept": kept, "above_share": above, "dropped": dropped} {
@@ -80,7 +81,7 @@ func (b *bench) handedOver(kept, above, dropped float64) {
 }
 
 // TestHandOverBounds checks that slices are limited, that invalid lists are
-// rejected, and that an instance gets only the series that it receives.
+// rejected, and that an instance gets only the series that it takes over.
 func TestHandOverBounds(t *testing.T) {
 	b := atWindowStart(t)
 	ctx := context.Background()
@@ -118,7 +119,7 @@ func TestHandOverBounds(t *testing.T) {
 	var sizes []int
 	err := b.ing.ActiveSeries(ctx, "even", func(a *ActiveSeries) error { sizes = append(sizes, len(a.Hashes)); return nil })
 	if total := sizes[0] + sizes[len(sizes)-1]; err != nil || len(sizes) != 2 || total != len(all)/2 {
-		t.Errorf("slice sizes %v, error %v", sizes, err)
+		t.Errorf("slice sizes %v, want two with a total of %d; error %v", sizes, len(all)/2, err)
 	}
 	if err := b.ing.ActiveSeries(ctx, "odd", func(*ActiveSeries) error { return errors.New("called") }); err != nil {
 		t.Error(err)

@@ -128,7 +128,7 @@ func (th *tenantHead) unlink(s *memSeries) bool {
 }
 
 // reindexDue reports whether the postings have so many references of removed series
-// that rebuilding them pays off.
+// that they should be rebuilt.
 func (th *tenantHead) reindexDue() bool {
 	th.mu.RLock()
 	defer th.mu.RUnlock()
@@ -227,7 +227,7 @@ func (th *tenantHead) each(fn func(*memSeries)) {
 	th.mu.RLock()
 	defer th.mu.RUnlock()
 	n := 0
-	for _, s := range th.series { // a map may be changed during an iteration, if not concurrently
+	for _, s := range th.series { // other goroutines may change the map while the lock is released: Go allows that
 		for ; s != nil; s = s.next {
 			fn(s)
 			n++
@@ -247,8 +247,8 @@ func (th *tenantHead) all() []*memSeries {
 	return out
 }
 
-// recount counts every series. It runs after a replay, which appends samples without
-// counting them.
+// recount updates the counted memory of every series. It runs after a replay, which
+// appends samples without counting them.
 func (ing *Ingester) recount() {
 	metadata := int64(0)
 	for _, th := range ing.heads() {

@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// churn pushes n series of a tenant, numbered from first.
+// churn pushes one sample of each of n series of a tenant, numbered from first.
 func (b *bench) churn(id tenant.ID, first, n int, t int64) {
 	b.t.Helper()
 	var entries []series.Entry
@@ -59,7 +59,7 @@ func (th *tenantHead) consistent(t *testing.T) {
 		return
 	}
 	if len(th.byRef) != len(all) {
-		t.Errorf("%d references for %d series", len(th.byRef), len(all))
+		t.Errorf("byRef has %d references for %d series", len(th.byRef), len(all))
 	}
 	listed := 0
 	for p := th.postings.All(); p.Next(); {
@@ -96,19 +96,19 @@ func TestDropIdleSlices(t *testing.T) {
 				t.Errorf("%d series and %d removed ones, want %d and %d", n, th.dead, c.live, c.dead)
 			}
 			if n := b.ing.largestSlice.Load(); n > sliceSeries || c.idle > 0 && n == 0 {
-				t.Errorf("%d series were removed at once", n)
+				t.Errorf("at most %d series were removed under one lock, want 1 to %d", n, sliceSeries)
 			}
 			if c.idle > 0 && b.ing.account.bytes.Load() >= before {
-				t.Errorf("head has %d bytes, before the removal %d", b.ing.account.bytes.Load(), before)
+				t.Errorf("the head has %d bytes, want fewer than before the removal: %d", b.ing.account.bytes.Load(), before)
 			}
 			b.set(b.now.Add(time.Minute))
-			b.churn("a", 0, c.idle/2, b.now.UnixMilli()) // some return
+			b.churn("a", 0, c.idle/2, b.now.UnixMilli()) // some series receive samples again
 			th.consistent(t)
 			if n := b.selected("a", "job", "x"); n != c.idle+c.live {
-				t.Errorf("query returned %d series", n)
+				t.Errorf("a query returned %d series, want %d", n, c.idle+c.live)
 			}
 			if n := b.selected("a", "i", "5"); n != 1 {
-				t.Errorf("query for one series returned %d", n)
+				t.Errorf("a query for one series returned %d series", n)
 			}
 		})
 	}
@@ -142,7 +142,7 @@ func TestSeriesOfOneHash(t *testing.T) {
 
 // TestDropIdleUnderPushes pushes the series that are being removed, and new ones,
 // concurrently with the removal: no sample may be lost, no series may exist twice,
-// and queries by postings must find all.
+// and queries by postings must find all series.
 func TestDropIdleUnderPushes(t *testing.T) {
 	b := newDiskBench(t, smallDisk{dir: t.TempDir()}) // no fsync per push
 	const n, rounds = 6000, 4
@@ -205,11 +205,11 @@ func TestDropIdleUnderPushes(t *testing.T) {
 			t.Fatalf("round %d: %d samples, want %d", round, total, pushed)
 		}
 		if got := b.selected("a", "__name__", "m"); got != n {
-			t.Errorf("round %d: query by postings returned %d series", round, got)
+			t.Errorf("round %d: a query by postings returned %d series, want %d", round, got, n)
 		}
 	}
 	if b.ing.largestSlice.Load() > sliceSeries {
-		t.Errorf("%d series were removed at once", b.ing.largestSlice.Load())
+		t.Errorf("%d series were removed under one lock, want at most %d", b.ing.largestSlice.Load(), sliceSeries)
 	}
 }
 
@@ -310,8 +310,8 @@ func BenchmarkDropIdle(b *testing.B) {
 	}
 }
 
-// headOf returns an ingester with n series of tenant a, of which share percent are
-// idle since before the returned time.
+// headOf returns an ingester with n series of tenant a. share percent of them have
+// their last sample before the returned time, the others after it.
 func headOf(b *testing.B, n, share int) (*Ingester, int64) {
 	b.Helper()
 	tb := &bench{dir: b.TempDir()}
@@ -339,8 +339,9 @@ func headOf(b *testing.B, n, share int) (*Ingester, int64) {
 	return ing, now
 }
 
-// pusher pushes new series of the tenants b and a until it is stopped. stop stops
-// it and returns the longest push of b, own returns that of a.
+// pusher pushes samples of up to 5,000 series each of the tenants b and a until
+// stop is called. stop returns the duration of the longest push of b, own that of
+// a. Call own after stop.
 func pusher(ing *Ingester) (stop, own func() time.Duration) {
 	end := make(chan struct{})
 	var wg sync.WaitGroup

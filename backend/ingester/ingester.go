@@ -53,8 +53,8 @@ type Options struct {
 	// local.
 	LongTerm LongTerm
 	Zone     string // of this ingester; empty without zones
-	// MemoryBytes is the head's memory budget; see pressure.go for what is rejected
-	// near it. 0: no budget.
+	// MemoryBytes is the head's memory budget. pressure.go has the rules for
+	// rejections near it. 0: no budget.
 	MemoryBytes int64
 	// PageCacheBytes is the size of the cache of decoded pages of local packs; 0: 64
 	// MiB.
@@ -130,9 +130,9 @@ type Ingester struct {
 	sweepMu sync.Mutex // one sweep at a time
 	expiry  expiry     // guarded by sweepMu
 
-	sealMu   sync.Mutex // one seal at a time
-	sealed   atomic.Int64
-	lateFrom atomic.Int64 // when the first sample below sealed arrived, Unix milliseconds; 0 = none
+	sealMu   sync.Mutex   // one seal at a time
+	sealed   atomic.Int64 // end of the newest sealed window, Unix milliseconds
+	lateFrom atomic.Int64 // when the first sample before sealed arrived, Unix milliseconds; 0 = none
 	seals    *sealLog
 
 	activeMu    sync.Mutex // one writer of the file of active series at a time
@@ -267,7 +267,8 @@ func (ing *Ingester) recover(ctx context.Context) error {
 // ones.
 const firstRefShift = 32
 
-// reportReplay logs and counts the records that could not be read.
+// reportReplay logs the damage and the losses that a replay found, and counts the
+// damaged records.
 func (ing *Ingester) reportReplay(r *replay, report wal.Report) {
 	for _, d := range report.Damage {
 		if d.Torn {

@@ -253,9 +253,9 @@ func TestSealedSegmentsAreDeletedAndNotReplayed(t *testing.T) {
 	}
 	b.crash()
 	if got := b.ing.seriesCount(); got != 0 {
-		t.Errorf("%d sealed series are in the head again", got)
+		t.Errorf("%d sealed series are in the head again, want 0", got)
 	}
-	same(t, "after", b.read("a"), map[string][]series.Sample{metric("up").String(): {f(b.now.UnixMilli(), 1)}})
+	same(t, "after a crash", b.read("a"), map[string][]series.Sample{metric("up").String(): {f(b.now.UnixMilli(), 1)}})
 	packs := b.ing.packCount()
 	if err := b.ing.Flush(); err != nil {
 		t.Fatal(err)
@@ -286,7 +286,7 @@ func TestLosingTheSealLogLosesNothing(t *testing.T) {
 	}
 	b.crash()
 	want := map[string][]series.Sample{metric("up").String(): {f(now-series.WindowMillis, 1), f(now, 2)}}
-	same(t, "after", b.read("a"), want)
+	same(t, "after a crash without the list of seals", b.read("a"), want)
 }
 
 func TestWindowsAreSealedWhenDue(t *testing.T) {
@@ -309,7 +309,7 @@ func TestWindowsAreSealedWhenDue(t *testing.T) {
 	}
 	stats := b.ing.Stats()
 	if len(stats.Packs) != 1 || stats.Packs[0].MinTime != window || stats.Packs[0].MaxTime != window {
-		t.Fatalf("packs %+v", stats.Packs)
+		t.Fatalf("packs %+v, want one with the sample of the first window", stats.Packs)
 	}
 	// A sample of the sealed window is buffered for an hour.
 	b.push("a", entry(metric("up"), f(window+1, 3)))
@@ -336,7 +336,7 @@ func TestSeriesLimit(t *testing.T) {
 	now := b.now.UnixMilli()
 	out := b.push("a", entry(metric("x", "i", "1"), f(now, 1)), entry(metric("x", "i", "2"), f(now, 1)), entry(metric("x", "i", "3"), f(now, 1)))
 	if out.Samples != 2 || len(out.Rejections) != 1 || out.Rejections[0].Reason != "max_active_series" {
-		t.Fatalf("outcome %+v", out)
+		t.Fatalf("outcome %+v, want two samples accepted and one rejected by max_active_series", out)
 	}
 	for _, want := range []string{"max_active_series", "2", `i="3"`} {
 		if !strings.Contains(out.String(), want) {
@@ -471,19 +471,19 @@ func TestExemplarsAndMetadata(t *testing.T) {
 	for range 2 { // a repeated request
 		out, err := b.ing.Push(context.Background(), &series.Batch{Tenant: "a", Entries: []series.Entry{e}, Metadata: []series.MetricMetadata{md}})
 		if err != nil || out.Exemplars != 1 {
-			t.Fatalf("%+v, %v", out, err)
+			t.Fatalf("push with one exemplar: %+v, error %v", out, err)
 		}
 	}
 	all := [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", "requests_total")}}
 	if got, _ := b.ing.Exemplars(context.Background(), "a", 0, math.MaxInt64, all); len(got) != 1 || len(got[0].Exemplars) != 1 {
-		t.Errorf("exemplars %v", got)
+		t.Errorf("exemplars %v, want one", got)
 	}
 	if got, _ := b.ing.Exemplars(context.Background(), "b", 0, math.MaxInt64, all); len(got) != 0 {
-		t.Errorf("another tenant's exemplars %v", got)
+		t.Errorf("exemplars of another tenant: %v, want none", got)
 	}
 	for _, step := range []func(){b.crash, func() { _ = b.ing.Flush() }, b.crash} {
 		if got := b.ing.Metadata("a"); len(got) != 1 || got[0] != md {
-			t.Fatalf("metadata %v", got)
+			t.Fatalf("metadata %v, want %v", got, md)
 		}
 		step()
 	}
@@ -535,7 +535,7 @@ func TestRetentionDeletesPacks(t *testing.T) {
 	b.lim.Retention = limits.Duration(24 * time.Hour)
 	b.set(b.now.Add(23 * time.Hour))
 	if err := b.ing.Sweep(); err != nil || b.ing.packCount() != 1 {
-		t.Fatalf("swept too early: %d packs, %v", b.ing.packCount(), err)
+		t.Fatalf("%d packs before the retention ends, want 1; error %v", b.ing.packCount(), err)
 	}
 	sel, _, err := b.ing.Select(context.Background(), series.Request{Tenant: "a", MaxTime: math.MaxInt64})
 	if err != nil {
@@ -543,7 +543,7 @@ func TestRetentionDeletesPacks(t *testing.T) {
 	}
 	b.set(b.now.Add(2 * time.Hour))
 	if err := b.ing.Sweep(); err != nil || b.ing.packCount() != 0 {
-		t.Fatalf("not swept: %d packs, %v", b.ing.packCount(), err)
+		t.Fatalf("%d packs after the retention, want 0; error %v", b.ing.packCount(), err)
 	}
 	it := series.Iterator(sel.Series[0].Chunks, nil) // a query in progress continues
 	if it.Next() != chunkenc.ValFloat {
@@ -551,7 +551,7 @@ func TestRetentionDeletesPacks(t *testing.T) {
 	}
 	sel.Release()
 	if got := b.read("a"); len(got) != 0 {
-		t.Errorf("samples beyond retention: %v", got)
+		t.Errorf("samples older than the retention: %v, want none", got)
 	}
 }
 

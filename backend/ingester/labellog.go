@@ -83,7 +83,8 @@ func (l *labelLog) turn(segment int) {
 	}
 }
 
-// forget drops the first uses in deleted segments: those below the given one.
+// forget drops the first uses in deleted segments, which are the segments before
+// the given one.
 func (l *labelLog) forget(below int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -186,9 +186,9 @@ func (b *bench) checkSamples(want map[string]map[int64]float64) {
 	}
 }
 
-// TestLabelsTwicePerEpoch: however many segments an epoch has and however often a
-// series is sent, its labels are in the log twice: what a sample takes does not depend on
-// how many segments the samples fill.
+// TestLabelsTwicePerEpoch checks that the labels of a series are in two segments of each
+// epoch, however many segments the epoch has and however often the series is sent. So the
+// size of the log per sample does not depend on the number of segments.
 func TestLabelsTwicePerEpoch(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
@@ -212,11 +212,11 @@ func TestLabelsTwicePerEpoch(t *testing.T) {
 		}
 	}
 	if len(segments) < 9 || len(copies) != 25+40 {
-		t.Fatalf("%d segments with labels of %v", len(segments), copies)
+		t.Fatalf("%d segments, want at least 9; labels of %d series and epochs, want 65: %v", len(segments), len(copies), copies)
 	}
 	for which, n := range copies {
 		if n != 2 {
-			t.Errorf("the labels of %s are in %d segments", which, n)
+			t.Errorf("the labels of %s are in %d segments, want 2", which, n)
 		}
 	}
 }
@@ -351,7 +351,7 @@ func TestDamageWithReplicas(t *testing.T) {
 		t.Errorf("reported windows %v, want %d among them", reported, want)
 	}
 	if got := b.read("a"); len(got) != 0 {
-		t.Errorf("read %v", got)
+		t.Errorf("read %v, want no samples", got)
 	}
 }
 

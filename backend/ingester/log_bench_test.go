@@ -55,9 +55,9 @@ func BenchmarkLog(b *testing.B) {
 	}
 }
 
-// TestLogBytes: a sample takes at most 12 bytes of the log, with its part of the labels
-// of series of 250 samples and values that cannot be made shorter, however many
-// segments the window fills.
+// TestLogBytes checks that the log has at most 12 bytes per sample, including the
+// labels, for series of 250 samples with random values, however many segments the
+// window fills.
 func TestLogBytes(t *testing.T) {
 	w := logWriter{series: 2000, rounds: 250, random: true, segment: 256 << 10}
 	dir := filepath.Join(t.TempDir(), "wal")
@@ -70,7 +70,7 @@ func TestLogBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if each := float64(written) / float64(w.samples()); each > 12 || len(segments) < 15 {
-		t.Errorf("%.1f bytes for a sample, in %d segments", each, len(segments))
+		t.Errorf("%.1f bytes per sample, want at most 12; %d segments, want at least 15", each, len(segments))
 	}
 }
 

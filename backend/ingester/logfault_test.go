@@ -103,7 +103,7 @@ func TestAcceptedLossStaysAccepted(t *testing.T) {
 	for _, when := range []string{"with the log", "after the seal"} {
 		b.crash()
 		if err := b.readError("a"); err != nil {
-			t.Errorf("%s: %v", when, err)
+			t.Errorf("read %s after the loss was accepted: %v", when, err)
 		}
 		b.must(b.ing.Flush())
 	}
@@ -125,7 +125,7 @@ func TestDamageToTheOnlyRecord(t *testing.T) {
 	b.damage(b.ing.log.Segment(), 0)
 	b.crash()
 	if !slices.Contains(reported, series.WindowStart(b.now.UnixMilli())) {
-		t.Errorf("reported windows %v", reported)
+		t.Errorf("reported windows %v, want the current window among them", reported)
 	}
 }
 
@@ -210,7 +210,7 @@ func TestSealDeletesLogOnFullDisk(t *testing.T) {
 	b.crash()
 	b.must(b.ing.Flush())
 	if left, err := wal.Segments(filepath.Join(b.dir, "wal")); err != nil || len(left) != 0 {
-		t.Errorf("segments %v are left, error %v", left, err)
+		t.Errorf("segments %v are left, want none; error %v", left, err)
 	}
 }
 
@@ -235,7 +235,7 @@ func TestClockAhead(t *testing.T) {
 		}
 	}
 	if age := b.now.UnixMilli() - oldest; age > 6*time.Hour.Milliseconds() {
-		t.Errorf("the log has samples that are %v old", time.Duration(age)*time.Millisecond)
+		t.Errorf("the log has samples that are %v old, want at most 6h", time.Duration(age)*time.Millisecond)
 	}
 }
 

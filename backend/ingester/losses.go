@@ -103,7 +103,7 @@ func (l *lossSet) check(id tenant.ID, mint, maxt int64) error {
 // of the write-ahead log.
 type LostStats struct {
 	Tenant  tenant.ID `json:"tenant"`
-	Day     int64     `json:"day"`     // since 1970
+	Day     int64     `json:"day"`     // days since 1970-01-01
 	MinTime int64     `json:"minTime"` // Unix milliseconds
 	MaxTime int64     `json:"maxTime"` // Unix milliseconds, inclusive
 }
@@ -147,9 +147,9 @@ func (ing *Ingester) AcceptLoss(day int64) (int, error) {
 }
 
 // recordLosses persists the damage that a replay found. With replicas it marks the
-// windows as lost, as those of a lost disk, because replicas have the samples.
-// Without replicas, queries fail for the times of samples that are in the log but
-// whose series is unknown.
+// windows as lost, as for a lost disk, because replicas have the samples. Without
+// replicas, queries fail for the times of samples that are in the log but whose
+// series is unknown.
 func (ing *Ingester) recordLosses(ctx context.Context, r *replay, damage []wal.Damage) error {
 	if ing.opts.Replication > 1 {
 		windows := r.damagedWindows(damage)
@@ -168,9 +168,10 @@ func (ing *Ingester) recordLosses(ctx context.Context, r *replay, damage []wal.D
 }
 
 // damagedWindows returns the starts of the windows of samples without labels, and
-// of all samples in the segments next to a damaged record, because the record's own
-// times are unknown. The segment may have no other record, so the two hours before
-// its last modification are included too.
+// of the samples near each damaged record, because the record's own times are
+// unknown. Those are the samples in its segment and in the segments before and
+// after it. Those segments may have no other record, so the two hours before the
+// last modification of the damaged segment are included too.
 func (r *replay) damagedWindows(damage []wal.Damage) []int64 {
 	windows := map[int64]bool{}
 	for _, days := range r.orphans {
@@ -222,8 +223,9 @@ func (r *replay) orphan(t int64) {
 	o.samples, o.min, o.max = o.samples+1, min(o.min, t), max(o.max, t)
 }
 
-// nearBounds extends the time range of the current segment, except by times in the
-// far future: damaged records are assumed not to have those.
+// nearBounds extends the time range of the current segment. It ignores times in the
+// far future, which damaged records are assumed not to have, and times older than
+// maxDamageAge.
 func (r *replay) nearBounds(t int64) {
 	if t >= r.far || t < r.far-maxDamageAge {
 		return
@@ -236,5 +238,5 @@ func (r *replay) nearBounds(t int64) {
 // marked as lost, so that an import of old samples does not mark years.
 const maxDamageAge = 64 * series.DayMillis
 
-// segmentBounds are the first and last timestamp in a segment.
+// segmentBounds are the oldest and the newest timestamp in a segment.
 type segmentBounds struct{ min, max int64 }

@@ -16,8 +16,8 @@ import (
 )
 
 // metadataAge is the age of the oldest packs from which metadata is loaded at
-// start. Senders repeat metadata every few minutes, so older packs have nothing
-// newer.
+// start. Senders repeat metadata every minute, so older packs have no metadata that
+// is missing in newer ones.
 const metadataAge = 26 * time.Hour
 
 // metadataIdle is how long an entry is stored that is not sent again and whose
@@ -25,7 +25,7 @@ const metadataAge = 26 * time.Hour
 const metadataIdle = time.Hour
 
 // keptMetadata is the metadata of a metric, and when it was last sent, in Unix
-// seconds. After a restart that is the time of the start.
+// seconds. Entries that a restart restored have the time of the start.
 type keptMetadata struct {
 	metadata.Metadata
 	seen int64
@@ -91,7 +91,8 @@ func metadataSize(m *series.MetricMetadata) int64 {
 	return metadataBytes + allocated(uint64(len(m.Metric))) + allocated(uint64(len(m.Unit))) + allocated(uint64(len(m.Help)))
 }
 
-// keepMetadata stores an entry of the past, if the size limit allows it.
+// keepMetadata stores an entry from a pack or from the log, if the size limit
+// allows it.
 func (th *tenantHead) keepMetadata(m series.MetricMetadata, seen int64) {
 	if th.rejectsMetadata(&m, 0) == "" {
 		th.setMetadata(m, seen)

@@ -25,30 +25,30 @@ func TestMetadataIsRemoved(t *testing.T) {
 	b.push("a", entry(metric("late_total"), f(b.now.UnixMilli(), 1)))
 	b.sweep()
 	if got := b.described(); !slices.Equal(got, []string{"family", "late", "plain", "sent"}) {
-		t.Fatalf("after 70 minutes: %v", got)
+		t.Fatalf("metrics with metadata after 70 minutes: %v", got)
 	}
-	if err := b.ing.Flush(); err != nil { // the rest is sealed with its series
+	if err := b.ing.Flush(); err != nil { // writes the metadata into packs with the series
 		t.Fatal(err)
 	}
 	b.sweep()
 	if got := b.described(); !slices.Equal(got, []string{"family", "late", "sent"}) { // plain had no sample for half an hour
-		t.Fatalf("after a seal: %v", got)
+		t.Fatalf("metrics with metadata after a seal: %v", got)
 	}
 	b.ing.counted(t)
 	b.crash() // loads metadata from the packs
 	b.still()
 	if got := b.described(); !slices.Contains(got, "late") || !slices.Contains(got, "family") || !slices.Contains(got, "plain") {
-		t.Errorf("sealed with their series: %v", got)
+		t.Errorf("metadata after a crash: %v, want that of all series that were sealed", got)
 	}
 	b.set(b.now.Add(30 * time.Minute)) // since the start
 	b.sweep()
 	if got := b.described(); !slices.Contains(got, "plain") {
-		t.Errorf("metadata half an hour after a start: %v", got)
+		t.Errorf("metadata half an hour after a start: %v, want that of plain among it", got)
 	}
 	b.set(b.now.Add(2 * time.Hour))
 	b.sweep()
 	if got := b.described(); len(got) != 0 {
-		t.Errorf("metadata hours later: %v", got)
+		t.Errorf("metadata hours later: %v, want none", got)
 	}
 	b.ing.counted(t)
 }
@@ -63,14 +63,14 @@ func TestMetadataOfAddedSeries(t *testing.T) {
 	th, since := b.ing.head("a", true), b.now.Add(time.Hour).Unix()
 	gone := th.staleMetadata(since)
 	if len(gone) != 4 {
-		t.Fatalf("stale: %v", gone)
+		t.Fatalf("stale metadata: %v, want that of four metrics", gone)
 	}
 	b.push("a", entry(metric("a"), f(b.now.UnixMilli(), 1)), entry(metric("b_sum"), f(b.now.UnixMilli(), 1)))
 	b.set(b.now.Add(2 * time.Hour))
 	b.describe("c")
 	th.dropStale(gone, since)
 	if got := b.described(); !slices.Equal(got, []string{"a", "b", "c"}) {
-		t.Errorf("left: %v", got)
+		t.Errorf("metadata left: %v, want a, b and c", got)
 	}
 }
 

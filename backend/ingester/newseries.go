@@ -112,8 +112,9 @@ func (ing *Ingester) on() string {
 	return " on " + ing.opts.ID
 }
 
-// where returns which ingester's count an error message has, or "" if it is the
-// whole tenant's.
+// where returns the words for an error message that name the ingester whose series
+// were counted, or "" without replication: then all series of the tenant were
+// counted.
 func (ing *Ingester) where() string {
 	if ing.opts.Replication == 1 {
 		return ""

@@ -40,7 +40,7 @@ type localPack struct {
 	windows []store.Window
 
 	isUploaded bool      // guarded by packSet.mu
-	consumed   time.Time // since when the uploader has found it compacted; zero = not compacted; used only by the uploader
+	consumed   time.Time // when the uploader first found the pack compacted; zero = not compacted; used only by the uploader
 }
 
 // tenantPack is a pack with samples of a tenant, and their time range.
@@ -111,8 +111,8 @@ func (p *packSet) open(path string) error {
 	return nil
 }
 
-// unreadable returns the error of a pack that prevents a start, with what the
-// operator can do.
+// unreadable returns the error for a damaged pack, which prevents the start. The
+// error tells the operator what to do.
 func unreadable(path string, err error) error {
 	return fmt.Errorf("%s is damaged: %w; restore it from a copy, or move it out of the directory to start without its samples", path, err)
 }
@@ -142,7 +142,7 @@ func (p *packSet) retain(id tenant.ID, mint, maxt int64) []*pack.Reader {
 	return out
 }
 
-// remove removes the packs of which expired returns true for every section, and
+// remove removes the packs for which expired returns true for every tenant, and
 // deletes their files. Queries in progress can still read them. It returns the
 // number removed, and their tenants.
 func (p *packSet) remove(expired func(id tenant.ID, maxt int64) bool) (int, map[tenant.ID]bool, error) {
@@ -188,8 +188,8 @@ func (p *packSet) removeIf(want func(*localPack) bool) (int, error) {
 	return n, errs
 }
 
-// recent calls fn for the packs with samples at or after mint, oldest first. It
-// adds the name of the pack to an error of fn.
+// recent calls fn for the packs with samples at or after mint, oldest first. An
+// error of fn counts as damage of the pack.
 func (p *packSet) recent(mint int64, fn func(*pack.Reader) error) error {
 	p.mu.RLock()
 	defer p.mu.RUnlock()

@@ -127,8 +127,9 @@ func note(set map[string]map[int64]float64, ls labels.Labels, at int64, v float6
 	set[ls.String()][at] = v
 }
 
-// checkPowerLoss compares the samples read with those acknowledged and sent. After
-// a lie of the disk only the latter must match, and reads may report a loss.
+// checkPowerLoss checks that every sample read was sent and, unless the disk lied,
+// that every acknowledged sample is read. If the disk lied, it first accepts the
+// losses, which would fail the reads.
 func (b *bench) checkPowerLoss(acked, sent map[string]map[int64]float64, lied bool) {
 	b.t.Helper()
 	if lied {
@@ -247,7 +248,7 @@ func TestExemplarOrder(t *testing.T) {
 		{"a recent one again", ls, at(10, 2, "c"), true, 4},
 	} {
 		if got, _ := r.add(c.ls, c.e, 100); got != c.want || len(r.ring) != c.size {
-			t.Errorf("%s: add = %v, %d exemplars in the ring", c.name, got, len(r.ring))
+			t.Errorf("%s: add = %v, %d exemplars in the ring; want %v, %d", c.name, got, len(r.ring), c.want, c.size)
 		}
 	}
 	for i := range int64(500) { // the ring wraps around; the state of dropped exemplars must be removed
@@ -261,6 +262,6 @@ func TestExemplarOrder(t *testing.T) {
 		}
 	}
 	if int(total) != len(r.ring) || len(r.newest) != 100 {
-		t.Errorf("counted %d exemplars of %d series, the ring has %d", total, len(r.newest), len(r.ring))
+		t.Errorf("counted %d exemplars of %d series, want 100 series; the ring has %d exemplars", total, len(r.newest), len(r.ring))
 	}
 }

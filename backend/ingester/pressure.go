@@ -14,20 +14,21 @@ import (
 //
 //   - Below 80% everything is accepted.
 //   - From 80%, sealed series are removed after 5 minutes without a sample instead of
-//     30, and stay reserved until then (reserved.go). New series of tenants above their
-//     equal part are rejected; the rest of the request is accepted.
+//     30. They stay reserved (reserved.go) until the 30 minutes have passed. New series
+//     of tenants above their equal part are rejected; the rest of the request is
+//     accepted.
 //   - From 88%, new series of all tenants are rejected.
 //   - From 90%, requests of tenants above their equal part fail with ErrFull; from 95%,
 //     requests of all tenants.
 //
 // For new series, used memory includes the memory reserved for series that were active
-// before a restart.
+// before a restart or on another ingester.
 //
 // Existing series of a tenant within its equal part are therefore accepted up to 95%, and
 // a burst of new series can use memory only up to 88%. Replay of the log accepts
 // everything, because it was acknowledged. Series that another replica has
 // (Batch.Established) and that these rules or max_active_series would reject as new are
-// accepted until they use a tenth of the budget.
+// accepted until such series use a tenth of the budget.
 const (
 	pressurePercent = 80
 	newPercent      = 88
@@ -82,9 +83,10 @@ func (ing *Ingester) rejectsNew(th *tenantHead) bool {
 	return promised >= partOf(m, newPercent) || th.bytes.Load()+th.held.Load() > ing.equalPart()
 }
 
-// takesEstablished reports whether an established series can be accepted beyond its
-// tenant's share. Without a memory budget it limits their number, by limit, the
-// tenant's local series limit, instead of their bytes. The caller holds th.mu.
+// takesEstablished reports whether an established series of size bytes can be
+// accepted beyond its tenant's share. Without a memory budget it limits the number
+// of such series instead of their bytes: to a tenth of limit, the tenant's local
+// series limit. The caller holds th.mu.
 func (ing *Ingester) takesEstablished(th *tenantHead, size int64, limit int) bool {
 	if m := ing.opts.MemoryBytes; m > 0 {
 		return ing.account.established.Load()+size <= m/establishedPart

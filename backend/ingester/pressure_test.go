@@ -62,7 +62,7 @@ func atWindowStart(t *testing.T) *bench {
 }
 
 // TestBurstOfNewSeries fills the head with new series of one tenant. Existing
-// series of all tenants must be accepted, and new ones again once the first ones
+// series of all tenants must be accepted, and new series again once the first ones
 // are idle.
 func TestBurstOfNewSeries(t *testing.T) {
 	b := atWindowStart(t)
@@ -123,7 +123,7 @@ func TestRulesOfAFullHead(t *testing.T) {
 	const yes, no, full = "accepted", "instance_memory", "full"
 	for _, c := range []struct {
 		percent                    float64
-		large, small, nobody       string // new series
+		large, small, nobody       string // results for new series; tenant nobody has no other series
 		knownOfLarge, knownOfSmall string
 	}{
 		{79, yes, yes, yes, yes, yes},
@@ -185,14 +185,14 @@ func TestRestOfTheRequestIsAccepted(t *testing.T) {
 	b.fill(89)
 	out := b.push("a", slices.Concat(b.some("new", 3), b.some("m", 100), b.some("other", 2))...)
 	if out.Samples != 100 || reasons(out)["instance_memory"] != 5 || out.Created != nil {
-		t.Errorf("%+v", out)
+		t.Errorf("outcome %+v, want 100 samples accepted and 5 rejected for memory", out)
 	}
 	var entries []int
 	for _, e := range out.Entries {
 		entries = append(entries, e.Entry)
 	}
 	if !slices.Equal(entries, []int{0, 1, 2, 103, 104}) {
-		t.Errorf("rejected entries %v", entries)
+		t.Errorf("rejected entries %v, want 0, 1, 2, 103 and 104", entries)
 	}
 }
 
@@ -214,10 +214,10 @@ func TestReservedSeries(t *testing.T) {
 	}
 	b.tick(3 * time.Minute)
 	if n, active := b.ing.seriesCount(), b.ing.SeriesCount("a"); n != 0 || active != 1000 || b.ing.packCount() != packs {
-		t.Fatalf("%d series and %d active ones after five minutes under pressure, %d more packs", n, active, b.ing.packCount()-packs)
+		t.Fatalf("%d series and %d active ones after seven minutes under pressure, %d more packs; want 0, 1000 and 0", n, active, b.ing.packCount()-packs)
 	}
 	if s := b.ing.Stats(); len(s.Tenants) != 1 || s.Tenants[0].Series != 1000 {
-		t.Errorf("stats %+v", s.Tenants)
+		t.Errorf("tenants in the status: %+v, want one with 1000 series", s.Tenants)
 	}
 	if out := b.push("a", b.some("new", 5)...); reasons(out)["max_active_series"] != 5 {
 		t.Errorf("new series while others are reserved: %+v", out)
@@ -262,7 +262,8 @@ func TestEarlySealsPace(t *testing.T) {
 			t.Errorf("interval(%v) after %d misses = %s, want %s", c.pressed, c.misses, got, c.want)
 		}
 	}
-	// Samples that fill the head as fast as seals can empty it.
+	// grow pushes samples that fill the head as fast as seals can empty it. It returns
+	// the number of early seals.
 	grow := func(b *bench, minutes int) (seals int) {
 		b.t.Helper()
 		last := b.ing.early.memory
@@ -352,7 +353,7 @@ func TestReplayBeyondTheBudget(t *testing.T) {
 	}
 	b.tick(6 * time.Minute)
 	if out := b.push("b", b.some("m", 1)...); out.Samples != 1 {
-		t.Errorf("%+v", out)
+		t.Errorf("push after series were removed early: %+v", out)
 	}
 	if n := len(b.read("a")); n != 2000 {
 		t.Errorf("%d series are left, want 2000", n)

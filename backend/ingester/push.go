@@ -136,7 +136,7 @@ func (ing *Ingester) apply(th *tenantHead, w *writeRecord, lim *limits.Limits, o
 	var grown int64
 	defer func() {
 		th.grow(grown)
-		if bounds.any { // also after an error: what was applied is read
+		if bounds.any { // also after an error: reads return the samples that were applied
 			ing.changes.pushed(th.id, bounds.min)
 		}
 	}()

@@ -15,8 +15,9 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestReadsTakeMemory: what a read holds of the head is its request's, also what it
-// only looks at: without memory for it the read ends, and what was taken is given back.
+// TestReadsTakeMemory checks that the memory for reading the head is taken from the
+// holding of the request, also for series that do not match. Without enough memory the
+// read fails, and closing the holding returns everything.
 func TestReadsTakeMemory(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()

@@ -283,7 +283,7 @@ func TestOldRecords(t *testing.T) {
 		if err := decodeRecord(rec, &got); err != nil {
 			t.Fatalf("record %d: %v", i, err)
 		}
-		if i >= 8 { // from a request that was one of the seeds then
+		if i >= 8 { // the seeds have no counterpart of the remaining records
 			break
 		}
 		if err := decodeRecord(seeds[i], &want); err != nil {
@@ -295,8 +295,8 @@ func TestOldRecords(t *testing.T) {
 	}
 }
 
-// TestFloats checks that every value and every difference of time and reference is
-// decoded as encoded, and its size.
+// TestFloats checks that values and differences of times and references are decoded
+// as they were encoded, and the size of their encoding.
 func TestFloats(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -326,7 +326,7 @@ func TestFloats(t *testing.T) {
 				t.Fatalf("error %v, %d samples", err, len(got.samples))
 			}
 			if s := got.samples[0]; s.ref != tt.ref || s.T != tt.t || math.Float64bits(s.V) != math.Float64bits(tt.v) {
-				t.Errorf("decoded %d %d %v", s.ref, s.T, s.V)
+				t.Errorf("decoded reference %d, time %d, value %v", s.ref, s.T, s.V)
 			}
 		})
 	}

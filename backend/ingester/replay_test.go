@@ -12,11 +12,12 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// TestReplayInOrder: replay appends on all processors, and the samples of a series in
-// the order of the log: none of them becomes a late one.
+// TestReplayInOrder checks that replay uses as many appliers as processors, and that
+// they append the samples of a series in the order of the log, so that none is out of
+// order.
 func TestReplayInOrder(t *testing.T) {
 	if n := len(newReplay(newBench(t).ing, "").appliers.workers); n != runtime.GOMAXPROCS(0) {
-		t.Errorf("%d appliers on %d processors", n, runtime.GOMAXPROCS(0))
+		t.Errorf("%d appliers on %d processors, want one on each", n, runtime.GOMAXPROCS(0))
 	}
 	const n = 3*applyBatch + 7
 	a := newAppliers(4)
@@ -37,13 +38,13 @@ func TestReplayInOrder(t *testing.T) {
 		samples := 0
 		s.eachChunk(func(c *series.Chunk) { samples += c.Samples })
 		if s.rare != nil || samples != n {
-			t.Errorf("%s: %d samples of %d in order, late ones: %v", s.labels, samples, n, s.rare != nil)
+			t.Errorf("%s: %d of %d samples are in the chunks in order; has out-of-order samples: %v", s.labels, samples, n, s.rare != nil)
 		}
 	}
 }
 
-// TestReplayProgress: who opens an ingester is told of the bytes of the log that are
-// replayed, up to the last one, and of none without a log.
+// TestReplayProgress checks that Options.Replaying is called with the number of
+// replayed bytes, at the end with the size of the log.
 func TestReplayProgress(t *testing.T) {
 	b := newBench(t)
 	o := b.options()
@@ -62,12 +63,12 @@ func TestReplayProgress(t *testing.T) {
 	b.ing, err = Open(context.Background(), o)
 	b.must(err)
 	if n := len(told); n == 0 || told[n-1] != [2]int64{size, size} || size == 0 {
-		t.Errorf("told of %v of a log of %d bytes", told, size)
+		t.Errorf("Replaying was called with %v for a log of %d bytes", told, size)
 	}
 }
 
-// TestOpenEnds: an ingester that replays and is told to stop gives up, and the next
-// one has everything.
+// TestOpenEnds checks that Open fails if its context is done during the replay, and
+// that the next Open restores everything.
 func TestOpenEnds(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
@@ -76,14 +77,14 @@ func TestOpenEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if ing, err := Open(ctx, b.options()); !errors.Is(err, context.Canceled) {
-		t.Fatalf("opened %v: %v", ing != nil, err)
+		t.Fatalf("Open returned an ingester: %v; error %v, want context.Canceled", ing != nil, err)
 	}
 	b.open()
 	b.checkSamples(map[string]map[int64]float64{metric("m").String(): {now: 1}})
 }
 
-// TestStopPushes: an ingester that leaves rejects pushes, as what another one may take,
-// and answers reads; if leaving fails it takes pushes again.
+// TestStopPushes checks that an ingester that leaves rejects pushes with ErrStopped and
+// serves reads, and that it accepts pushes again if leaving fails.
 func TestStopPushes(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
@@ -91,7 +92,7 @@ func TestStopPushes(t *testing.T) {
 	b.ing.StopPushes()
 	batch := &series.Batch{Tenant: "a", Entries: []series.Entry{entry(metric("m"), f(now+1, 2))}}
 	if _, err := b.ing.Push(context.Background(), batch); !errors.Is(err, ErrStopped) {
-		t.Errorf("a push while it leaves: %v", err)
+		t.Errorf("push while the ingester leaves: error %v, want ErrStopped", err)
 	}
 	b.checkSamples(map[string]map[int64]float64{metric("m").String(): {now: 1}})
 	b.ing.ResumePushes()

@@ -125,7 +125,8 @@ func (a *appliers) failure() error {
 	return nil
 }
 
-// wait returns when all samples are appended, or when an applier failed.
+// wait waits until the appliers have processed all batches. It returns the error of
+// the first sample that could not be appended, or nil.
 func (a *appliers) wait() error {
 	if !a.ended {
 		a.ended = true

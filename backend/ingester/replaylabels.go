@@ -25,7 +25,7 @@ type refTable struct {
 	at    uint64
 }
 
-// reference is the series that a reference in the log stands for. A series that
+// reference is the series that a reference in the log identifies. A series that
 // left the head and returned has several references.
 type reference struct {
 	th  *tenantHead // nil if the labels are unknown
@@ -68,7 +68,7 @@ func (t *refTable) set(ref uint64, th *tenantHead, ls labels.Labels) *reference 
 }
 
 // scanLabels defines the references of all records from a segment on. It runs at
-// most once: then all labels in the log are known.
+// most once: afterwards all labels in the log are known.
 func (r *replay) scanLabels(ctx context.Context, from int) error {
 	r.scanned = true
 	th := r.th
@@ -107,7 +107,7 @@ func (s labelScanner) series(ref uint64, ls labels.Labels) error {
 func (r *replay) noteLabels(ref *reference) {
 	first := int(ref.labels / 2)
 	switch {
-	case r.oldFormat: // each old segment has them twice
+	case r.oldFormat: // in the old format, each segment has the labels twice
 		ref.labels = int32(2*r.place.Segment + 1)
 	case ref.labels == 0 || r.epochs[first] != r.place.Epoch:
 		ref.labels = int32(2 * r.place.Segment)
@@ -133,7 +133,7 @@ func (r *replay) finishLabels() {
 				once[segment] = uses
 			}
 			s := ref.s
-			if number := page*refPage + uint64(i); s.ref != number { // it returned under another reference
+			if number := page*refPage + uint64(i); s.ref != number { // the series left the head and returned under another reference
 				s = newMemSeries(s.labels, s.hash, number)
 			}
 			uses.series[ref.th] = append(uses.series[ref.th], s)

@@ -7,9 +7,9 @@ import (
 
 // seriesReservation is a reservation for a series that is not in the head and that
 // may return without counting as a new one: it was removed early because memory was
-// short, or it was active before a restart (active.go) or on an ingester that left
+// short, or it was active before a restart (active.go) or on another ingester
 // (handover.go). Until it expires it counts for max_active_series, so that no new
-// series can take its place. Reservations of the latter two kinds also reserve the
+// series can replace it. Reservations of the latter two kinds also reserve the
 // memory that the series will need.
 type seriesReservation struct {
 	until  uint32 // Unix seconds
@@ -21,7 +21,7 @@ const heldUnit = 16 // bytes
 
 // reservedUntil returns when a reservation ends, in Unix seconds, for a time in Unix
 // milliseconds. It limits the result to idleSeries from now, so that wrong
-// timestamps and clocks of others have no effect.
+// timestamps, and wrong clocks of other ingesters, cannot extend it.
 func reservedUntil(ms int64, now time.Time) uint32 {
 	ms = min(ms, now.Add(idleSeries).UnixMilli())
 	return uint32(max(0, min((ms+999)/1000, math.MaxUint32)))
@@ -122,8 +122,8 @@ func (th *tenantHead) countReserved(series int, held int64) {
 	th.account.held.Add(held)
 }
 
-// sweepReservations drops expired reservations. It releases th.mu after every sliceSeries
-// reservations.
+// sweepReservations drops expired reservations, and shortens those that are too long
+// because the clock was set back. It releases th.mu after every sliceSeries reservations.
 func (th *tenantHead) sweepReservations(now time.Time) {
 	latest := reservedUntil(math.MaxInt64-1000, now)
 	th.mu.Lock()

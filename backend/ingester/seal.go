@@ -20,7 +20,8 @@ const (
 	farWindows = 2 // samples at least this many windows after the start of the current one are in the far future
 )
 
-// run seals windows after their end and deletes expired packs, until ctx is done.
+// run seals windows after their end, saves the list of active series, and deletes
+// expired packs, until ctx is done.
 func (ing *Ingester) run(ctx context.Context) {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
@@ -49,8 +50,8 @@ func (ing *Ingester) run(ctx context.Context) {
 	}
 }
 
-// sealDue seals what is due: a window that ended, late samples that waited long
-// enough, or the whole head if memory or disk are nearly full.
+// sealDue seals a window that ended, late samples that waited long enough, or the
+// whole head if memory or disk are nearly full.
 func (ing *Ingester) sealDue() error {
 	now := ing.opts.Now()
 	bound := series.WindowStart(now.Add(-SealDelay).UnixMilli())
@@ -80,14 +81,16 @@ func (ing *Ingester) flushSoon() {
 
 // farFrom returns the start of the far future. Samples at or after it are sealed
 // without waiting for their window to end, because the log could not be deleted
-// until then. Clocks should not be off by so much.
+// until then. Only senders with a wrong clock send such samples.
 func farFrom(now time.Time) int64 {
 	return series.WindowStart(now.UnixMilli()) + farWindows*series.WindowMillis
 }
 
-// seal writes all samples before bound, and those of the far future, into packs,
-// serves the packs, and cuts the log. Samples of the window that just ended go into
-// one pack, all others into separate packs, so that most packs have one window.
+// seal cuts the log, writes all samples before bound and those of the far future
+// into packs, serves the packs, and deletes the log that is no longer needed.
+// Samples of the window that just ended (the current window if bound is endOfTime)
+// go into one pack, all others into separate packs, so that most packs have one
+// window.
 func (ing *Ingester) seal(bound int64) error {
 	ing.sealMu.Lock()
 	defer ing.sealMu.Unlock()
@@ -105,8 +108,8 @@ func (ing *Ingester) sealLocked(bound int64) error {
 		window = series.WindowStart(start.UnixMilli())
 	}
 	far, idle := farFrom(start), idleTimesAt(start, ing.idleAfter()) // before the seal frees memory
-	// Sync before holding the gate, so that pushes wait only for what is left to sync in
-	// the cut.
+	// Sync before locking the gate: pushes then wait only for the sync of the records
+	// that are written until the cut.
 	if err := ing.log.SyncAll(); err != nil {
 		ing.opts.Logger.Warn("failed to sync the write-ahead log before a seal", "err", err)
 	}

@@ -33,7 +33,7 @@ type sealTimes struct {
 const (
 	kindWindow = iota // samples of the window
 	kindLate          // samples of other times
-	kindFar           // samples of the far future: their packs stay until that time, so they have no other samples
+	kindFar           // samples of the far future; their packs stay on disk until that time, so these packs have no other samples
 	kinds
 )
 
@@ -237,7 +237,7 @@ func (s *sealer) deal(m *memSeries, chunks []series.Chunk, days *[kinds]map[int6
 			n++
 		}
 		list := days[kind][day]
-		if k := len(list); k > 0 && labels.Equal(list[k-1].labels, m.labels) { // before and after the window
+		if k := len(list); k > 0 && labels.Equal(list[k-1].labels, m.labels) { // chunks of the same day before and after the window
 			list[k-1].chunks = slices.Concat(list[k-1].chunks, chunks[:n])
 		} else {
 			list = append(list, newSealedSeries(m.labels, chunks[:n:n]))

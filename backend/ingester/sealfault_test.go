@@ -144,7 +144,7 @@ func (c *stepContext) Err() error {
 }
 
 // TestSealAtEachStepOfARead moves samples from the head into a pack at each step of
-// a read, which must return them all the same.
+// a read, which must still return all of them.
 func TestSealAtEachStepOfARead(t *testing.T) {
 	all := []string{"in_head", "in_pack"}
 	matcher := labels.MustNewMatcher(labels.MatchRegexp, "__name__", "in_.*")

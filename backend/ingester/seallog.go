@@ -103,7 +103,7 @@ type covering struct {
 
 func (c *covering) has(t int64) bool { return t < c.before || c.hasFrom && t >= c.from }
 
-// covering returns which samples of the segment are in packs.
+// covering returns which samples of the segment seals cover.
 func (l *sealLog) covering(segment int) covering {
 	l.mu.Lock()
 	defer l.mu.Unlock()

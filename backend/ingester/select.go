@@ -211,7 +211,7 @@ func (ing *Ingester) LabelValues(ctx context.Context, name string, req series.Re
 }
 
 // eachUnpacked calls fn with the labels of the matching series in the head, and
-// then of those set aside.
+// then of the matching series set aside.
 func (ing *Ingester) eachUnpacked(ctx context.Context, req series.Request, deleted *tenantDeletions, fn func(labels.Labels)) error {
 	if err := ing.eachHeadSeries(ctx, req, fn); err != nil {
 		return err

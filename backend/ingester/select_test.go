@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestLabelRange checks that each series of the head and of local packs is in the selection of
-// exactly one range.
+// TestLabelRange checks that the selections of the label ranges together contain each series
+// exactly once. Some series are in the head, some in a local pack and some in both.
 func TestLabelRange(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
@@ -32,7 +32,8 @@ func TestLabelRange(t *testing.T) {
 			b.push("a", entry(ls, f(now+1, 1)))
 		}
 	}
-	all = slices.DeleteFunc(all, func(ls labels.Labels) bool { return ls.Get("i") == "03" || ls.Get("i") == "09" }) // in neither
+	// Series 3 and 9 were not pushed.
+	all = slices.DeleteFunc(all, func(ls labels.Labels) bool { return ls.Get("i") == "03" || ls.Get("i") == "09" })
 	for _, only := range []bool{false, true} {
 		var got []labels.Labels
 		for _, r := range series.LabelRanges(all, 4) {
@@ -46,7 +47,7 @@ func TestLabelRange(t *testing.T) {
 			sel.Release()
 		}
 		if !slices.EqualFunc(got, all, labels.Equal) {
-			t.Errorf("labels only %v: %v, want %v", only, got, all)
+			t.Errorf("labels only %v: the ranges together have %v, want %v", only, got, all)
 		}
 	}
 }

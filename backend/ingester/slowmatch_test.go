@@ -71,7 +71,7 @@ func TestSlowMatchEnds(t *testing.T) {
 				select {
 				case err := <-done:
 					if !errors.Is(err, context.DeadlineExceeded) {
-						t.Errorf("error %v", err)
+						t.Errorf("error %v, want DeadlineExceeded", err)
 					}
 				case <-time.After(time.Minute):
 					t.Error("the read continues after its context is done")
@@ -86,8 +86,8 @@ func TestSlowMatchEnds(t *testing.T) {
 }
 
 // TestSlowMatchDoesNotBlockPushes checks that new series and exemplars can be pushed and
-// windows sealed during such a read: a push that waited for the read would delay
-// the seal, and the seal the pushes of all tenants.
+// windows sealed during a read whose regular expressions take minutes: a push that
+// waited for the read would delay the seal, and the seal the pushes of all tenants.
 func TestSlowMatchDoesNotBlockPushes(t *testing.T) {
 	b := slowBench(t)
 	n := 0
@@ -117,7 +117,7 @@ func TestSlowMatchDoesNotBlockPushes(t *testing.T) {
 			}
 			cancel()
 			if err := <-done; !errors.Is(err, context.Canceled) {
-				t.Errorf("error %v", err)
+				t.Errorf("error %v, want Canceled", err)
 			}
 		})
 	}

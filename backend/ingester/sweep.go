@@ -13,9 +13,9 @@ import (
 )
 
 // expiry limits how many local packs and files of series set aside are deleted
-// because they are beyond retention. If only the passing of time made them due, no
-// more than a few days are deleted within 24 hours, because the clock may be wrong.
-// It is guarded by sweepMu.
+// because they are beyond retention. Of the days that are due only because time
+// passed, at most two or a tenth of all days, whichever is more, are deleted within
+// 24 hours, because the clock may be wrong. It is guarded by sweepMu.
 type expiry struct {
 	budget clock.Budget
 	kept   map[tenant.ID]time.Duration // retention by tenant at the last sweep
@@ -48,8 +48,9 @@ func (ing *Ingester) Sweep() error {
 // held maps the tenants of a local file to the time of their newest sample.
 type held map[tenant.ID]int64
 
-// expired returns a function that reports what may be deleted now, and the number
-// of days in it that only the passing of time made due.
+// expired returns a function that reports whether a tenant's samples up to a time
+// may be deleted now. It also returns how many of the days to be deleted are due
+// only because time passed, and not because a retention was lowered.
 func (ing *Ingester) expired(now time.Time, running time.Duration) (func(tenant.ID, int64) bool, int) {
 	files := ing.heldFiles()
 	keep, kept := map[tenant.ID]time.Duration{}, ing.expiry.kept

@@ -15,8 +15,8 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 )
 
-// indexFrom is the number of series from which a tenant has an inverted index; with
-// fewer, every series is checked.
+// indexFrom is the number of series from which a tenant has an inverted index. With
+// fewer series, a read checks every series.
 const indexFrom = 1000
 
 // tenantHead is the head of one tenant: series, metadata and exemplars.
@@ -28,7 +28,7 @@ type tenantHead struct {
 	count         int
 	byRef         map[storage.SeriesRef]*memSeries // only with an index
 	postings      *index.MemPostings               // nil below indexFrom; may have references of removed series
-	dead          int                              // about how many references of removed series
+	dead          int                              // approximate number of references of removed series in postings
 	added         []*memSeries                     // series added while reindexing is true, which the new postings may not have
 	metadata      map[string]*keptMetadata         // by metric
 	reserved      map[uint64]seriesReservation     // reserved series by hash; see reserved.go
@@ -198,7 +198,8 @@ func postingsOf(ctx context.Context, p *index.MemPostings, matchers []*labels.Ma
 	return its, rest
 }
 
-// refSize is the size of a reference or of a pointer to its series.
+// refSize is an upper bound for the bytes of a reference, or of a pointer to its
+// series, in a slice with spare capacity.
 const refSize = 16
 
 // extend extends the time range to include mint and maxt.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -46,18 +47,19 @@ const (
 )
 
 // uploader uploads sealed packs to the long-term store, and maintains this
-// ingester's intents there. Its methods run one at a time.
+// ingester's intents there. Its methods sync and drop run one at a time.
 type uploader struct {
 	ing  *Ingester
 	long LongTerm
 
-	// turn is held by the running call. It is a channel, so that waiting for a call
-	// that hangs ends with the context.
+	// turn is held by the running call of sync or drop. It is a channel, so that
+	// waiting for a call that hangs ends with the context.
 	turn      chan struct{}
 	progress  *progress.Worker
 	declared  map[store.Window]bool // windows with an intent of this ingester; nil until they are read
 	droppedAt time.Time             // when drop last ran
 
+	asidesMu sync.Mutex                 // for writing asides, and for reading it without turn
 	asides   map[asideKey]store.AsideOf // records of series set aside; nil until they are read
 	asidesAt time.Time                  // when the records were read last
 }
@@ -94,7 +96,7 @@ func newUploader(ing *Ingester, long LongTerm) *uploader {
 		Now:     ing.opts.Now, Logger: ing.opts.Logger, Registerer: ing.opts.Registerer})}
 }
 
-// acquire waits until no other call runs.
+// acquire waits until no other call of sync or drop runs.
 func (u *uploader) acquire(ctx context.Context) error {
 	select {
 	case u.turn <- struct{}{}:

@@ -200,7 +200,7 @@ func TestIntentsAndUploads(t *testing.T) {
 	b.push("a", entry(metric("m"), f(now, 1)))
 	upload(t, b)
 	if o := l.openIntents(); len(o) != 1 || o[this].Late {
-		t.Fatalf("after a push: %v", o)
+		t.Fatalf("intents after a push: %v", o)
 	}
 	b.push("a", entry(metric("old"), f(now-series.WindowMillis, 1)))
 	b.set(b.now.Add(2*time.Hour + SealDelay))
@@ -216,7 +216,7 @@ func TestIntentsAndUploads(t *testing.T) {
 	b.open() // the packs are sealed and not uploaded
 	upload(t, b)
 	if o := l.openIntents(); len(o) != 0 || len(l.uploaded()) == 0 {
-		t.Fatalf("after the upload: %v, %d uploads", o, len(l.uploaded()))
+		t.Fatalf("intents after the upload: %v, want none; %d uploads", o, len(l.uploaded()))
 	}
 	n := len(l.uploaded())
 	late := l.uploaded()[n-1].Windows
@@ -233,20 +233,20 @@ func TestIntentsAndUploads(t *testing.T) {
 	b.push("a", entry(metric("m"), f(now+1, 2)))
 	upload(t, b)
 	if o := l.openIntents(); len(o) != 1 || !o[this].Late {
-		t.Fatalf("after a late sample: %v", o)
+		t.Fatalf("intents after a late sample: %v, want one late intent", o)
 	}
 	b.crash()
 	b.open() // the sample is in the log
 	upload(t, b)
 	if o := l.openIntents(); len(o) != 1 {
-		t.Fatalf("after a restart: %v", o)
+		t.Fatalf("intents after a restart: %v, want one", o)
 	}
 	if err := b.ing.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	upload(t, b)
 	if o := l.openIntents(); len(o) != 0 {
-		t.Fatalf("at the end: %v", o)
+		t.Fatalf("intents at the end: %v, want none", o)
 	}
 	// An intent whose samples never arrived is cleared.
 	l.intents[store.Window{Day: 3, Number: 3}] = schema.Intent{}
@@ -329,7 +329,7 @@ func TestDelete(t *testing.T) {
 		req := series.Request{Tenant: "a", MinTime: 0, MaxTime: now + 1000}
 		values, _, err := b.ing.LabelValues(context.Background(), "__name__", req)
 		if err != nil || len(values) != len(want) {
-			t.Errorf("%s: metrics %q, %v", what, values, err)
+			t.Errorf("%s: metrics %q, error %v; want %d metrics", what, values, err, len(want))
 		}
 	}
 	kept := metric("kept").String()
@@ -360,7 +360,7 @@ func TestDelete(t *testing.T) {
 	}
 	last := l.uploaded()[len(l.uploaded())-1].Info.Sections[0]
 	if last.Tenant != "a" || last.Deletion != 1 {
-		t.Errorf("the last pack has tenant %s, deletion %d", last.Tenant, last.Deletion)
+		t.Errorf("the last pack has tenant %s and deletion %d, want a and 1", last.Tenant, last.Deletion)
 	}
 }
 

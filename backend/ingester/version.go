@@ -11,27 +11,28 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// changeLog counts, by tenant, the changes of what the ingester answers for samples
-// before the bound. A cache of results is correct only if no change is missed; a change
-// that is counted although the answers stay equal costs only a miss.
+// changeLog counts, by tenant, the changes of data that can change the ingester's responses for
+// times before the bounds. The results cache is correct only if no such change is missed. Counting
+// a change that leaves the responses equal costs only a cache miss.
 type changeLog struct {
 	epoch uint64
-	// bound is the start of the oldest window whose regular seal is still to come, recent
-	// a time a few minutes ago. They never decrease: samples at or after recent are not
-	// counted, and an answer for samples before it may have been kept since.
+	// bound is the start of the oldest window whose regular seal is not due yet; recent is a time a
+	// few minutes ago. Samples at or after recent are not counted. Neither bound ever decreases,
+	// because results for times before it may have been cached since it was raised.
 	bound, recent atomic.Int64
 
 	mu      sync.RWMutex
 	tenants map[tenant.ID]*changeCounts
 }
 
-// changeCounts are the changes of one tenant: of samples before the bound, and of those from
-// there to the recent bound. A sender that is always late by minutes then changes only
-// what is kept of the last hours.
+// changeCounts counts the changes of one tenant: settled those of samples before bound and all
+// other changes, recent those of samples from bound to the recent bound. A sender that is
+// always late by minutes therefore invalidates only cached results of the last hours.
 type changeCounts struct{ settled, recent atomic.Uint64 }
 
-// RecentDelay is the age of a sample that is counted as a change when it is pushed. The time
-// is rounded down to recentStep, since answers that are kept grow with it.
+// RecentDelay is the age from which a sample is counted as a change when it is pushed. The
+// resulting time is rounded down to a multiple of recentStep, because cached results are extended
+// whenever that time advances.
 const (
 	RecentDelay = 5 * time.Minute
 	recentStep  = 5 * time.Minute
@@ -61,14 +62,15 @@ func (c *changeLog) counts(id tenant.ID) *changeCounts {
 	return n
 }
 
-// pushed counts a push whose oldest sample is at t. It must be called after the samples
-// were applied and before they are acknowledged: either the bound that it loads was
-// raised by the version that a reader has, and the change is counted, or the reader got
-// its version after the samples were applied, and reads them.
+// pushed counts a push whose oldest sample is at t. It must be called after the samples were
+// applied and before they are acknowledged. If a reader's call of version raised the bounds before
+// pushed loads them, the change is counted. Otherwise the reader got its version after the samples
+// were applied, and reads them.
 //
-// An answer that was kept with the recent counter may be kept further without it, once the
-// bound is above its samples. So a change that is counted as recent is counted again if the
-// bound was raised above it meanwhile: whoever raised it may not have seen the recent one.
+// A result that was cached with the recent counter may later be used without it, once bound is
+// above its samples. A change that was counted as recent is therefore also counted as settled if
+// bound was raised above it in the meantime: the reader that raised bound may not have seen the
+// recent count.
 func (c *changeLog) pushed(id tenant.ID, t int64) {
 	if t >= c.bound.Load() {
 		if t >= c.recent.Load() {
@@ -82,8 +84,8 @@ func (c *changeLog) pushed(id tenant.ID, t int64) {
 	c.changed(id)
 }
 
-// changed counts a change of any other kind, after it took effect and before it is
-// acknowledged.
+// changed counts a change of any other kind. It is called after the change took effect and before
+// it is acknowledged.
 func (c *changeLog) changed(id tenant.ID) { c.counts(id).settled.Add(1) }
 
 // raise raises a bound to at least b.
@@ -96,8 +98,8 @@ func raise(bound *atomic.Int64, b int64) {
 	}
 }
 
-// Version returns the version of what the ingester answers for a tenant's samples before
-// the bounds. It raises the bounds first, see changeLog.pushed.
+// Version returns the version of a tenant's samples before the bounds on this ingester. It raises
+// the bounds first; see changeLog.pushed.
 func (ing *Ingester) Version(id tenant.ID) series.IngesterVersion {
 	now := ing.opts.Now()
 	bound, recent := series.WindowStart(now.Add(-SealDelay).UnixMilli()), now.Add(-RecentDelay).Truncate(recentStep).UnixMilli()

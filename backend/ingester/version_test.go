@@ -13,7 +13,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestVersion: changes of samples before the bound are counted, others are not.
+// TestVersion checks that changes of samples before the bound change Changes, those
+// from there to the recent bound Recent, and others neither.
 func TestVersion(t *testing.T) {
 	b := newBench(t)
 	bound := series.WindowStart(b.now.Add(-SealDelay).UnixMilli())
@@ -32,7 +33,7 @@ func TestVersion(t *testing.T) {
 			t.Errorf("%s: from %+v to %+v, want a change: %t, of recent samples: %t", what, last, now, settled, recent)
 		}
 		if now.Bound < last.Bound || now.RecentBound < last.RecentBound || now.Epoch != last.Epoch {
-			t.Errorf("%s: from %+v to %+v", what, last, now)
+			t.Errorf("%s: a bound decreased or the epoch changed: from %+v to %+v", what, last, now)
 		}
 		if o := b.ing.Version("other"); o.Changes != other.Changes || o.Recent != other.Recent {
 			t.Errorf("%s of one tenant changed the version of another", what)
@@ -65,7 +66,7 @@ func TestVersion(t *testing.T) {
 		}
 	})
 	b.set(b.now.Add(3 * time.Hour))
-	changes("a sample before the bound, which has moved", true, func() { // by the version that changes reads first
+	changes("a sample before the bound, which has moved", true, func() { // Version moves the bound
 		b.ing.Version("t")
 		b.push("t", at(bound+time.Hour.Milliseconds()))
 	})
@@ -83,8 +84,8 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// TestVersionOfExpiredPacks: local packs that retention removes are counted for their
-// tenants.
+// TestVersionOfExpiredPacks checks that the removal of local packs by retention
+// changes the version of their tenants.
 func TestVersionOfExpiredPacks(t *testing.T) {
 	b := newBench(t)
 	b.push("t", entry(labels.FromStrings("__name__", "m"), f(b.now.UnixMilli(), 1)))
@@ -101,16 +102,17 @@ func TestVersionOfExpiredPacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := b.ing.packCount(); n != 0 {
-		t.Fatalf("%d packs are left: the test is void", n)
+		t.Fatalf("%d packs are left, want 0", n)
 	}
 	if b.ing.Version("t").Changes == before.Changes || b.ing.Version("other").Changes != other.Changes {
-		t.Error("removed packs were not counted for their tenant, or for another")
+		t.Error("the removal of packs did not change the version of their tenant, or changed that of another")
 	}
 }
 
-// TestVersionRaisedDuringPush: while a push is counted, a version is read that raises the
-// bound above its samples. If that version has the counters from before the push, an answer
-// from before it is kept from then on without the recent counter: the other one must change.
+// TestVersionRaisedDuringPush checks a push that is counted while a version is read that
+// raises the bound above the samples of the push. If that version does not count the push, a
+// cached result from before the push depends only on Changes from then on, so Changes must
+// increase.
 func TestVersionRaisedDuringPush(t *testing.T) {
 	const bound, sample, recent = 100, 110, 200
 	for i := range 20_000 {
@@ -119,7 +121,7 @@ func TestVersionRaisedDuringPush(t *testing.T) {
 		var begun atomic.Int32
 		together := func() {
 			begun.Add(1)
-			for spins := 0; begun.Load() < 2; spins++ { // both go on at the same moment
+			for spins := 0; begun.Load() < 2; spins++ { // both continue at the same moment
 				if spins > 10_000 {
 					runtime.Gosched()
 				}
@@ -138,7 +140,7 @@ func TestVersionRaisedDuringPush(t *testing.T) {
 		push.Wait()
 		after := c.version("t", recent, recent+100)
 		if during.Changes == before.Changes && during.Recent == before.Recent && after.Changes == during.Changes {
-			t.Fatalf("try %d: the versions %+v, %+v and %+v do not have the push", i, before, during, after)
+			t.Fatalf("try %d: the versions %+v, %+v and %+v do not count the push", i, before, during, after)
 		}
 	}
 }

@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	kept    = 512 // durations that an estimate is made from
-	atLeast = 100 // durations without which there is no estimate
-	every   = 32  // durations after which the estimate is made again
+	kept    = 512 // number of last durations from which the estimate is made
+	atLeast = 100 // with fewer durations there is no estimate
+	every   = 32  // the estimate is updated when the number of added durations is a multiple of this
 )
 
 // Recent has the last 512 durations of calls of one kind. The zero Recent is empty. It is safe
@@ -19,7 +19,7 @@ type Recent struct {
 	mu    sync.Mutex
 	last  [kept]time.Duration
 	added int
-	p95   time.Duration // of the durations at the last multiple of every
+	p95   time.Duration // at the last update
 }
 
 // Add adds the duration of a call.

@@ -8,15 +8,15 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// New returns a lexer of an expression or a selector. It reads as far as a parser with any
-// options: Prometheus' exported lexer is that of a parser without EnableUnquotedUTF8Names. It
-// ends at an unquoted name in UTF-8 with an error, and would not see what follows.
+// New returns a lexer of an expression or a selector, which reads at least as far as a parser with
+// any options. Prometheus' exported lexer does not support EnableUnquotedUTF8Names: it ends with an
+// error at an unquoted UTF-8 name, so checks would miss the rest of the text.
 //
-// The positions of the tokens are those in the text, but names have other characters.
+// The tokens have their positions in text, but names may have other characters.
 func New(text string) *parser.Lexer { return parser.Lex(plainNames(text)) }
 
-// plainNames replaces letters beyond ASCII, and dots in names, by as many bytes of ASCII that
-// may be in a name without quotes. It does not change strings and comments.
+// plainNames replaces non-ASCII letters, and dots in names, by the same number of ASCII bytes that
+// are allowed in unquoted names. It does not change strings and comments.
 func plainNames(text string) string {
 	var out []byte // nil: nothing was replaced so far
 	var s scanner
@@ -43,7 +43,7 @@ func plainNames(text string) string {
 	return string(out)
 }
 
-// token is what the scanner is in.
+// token is the kind of token that the scanner is in.
 type token int
 
 const (
@@ -57,13 +57,13 @@ const (
 // scanner finds the names in a text.
 type scanner struct {
 	in       token
-	quote    rune // of the string
-	escaped  bool // the next character of the string has no meaning
+	quote    rune // opening quote of the current string
+	escaped  bool // the next character of the string is escaped
 	brackets bool // a colon between [ and ] is not part of a name
 }
 
-// next reads a character, and reports whether it is one of a name that only the lexer with
-// names in UTF-8 accepts.
+// next processes a character, and reports whether it belongs to a name and is accepted only with
+// unquoted UTF-8 names.
 func (s *scanner) next(r rune) bool {
 	if s.in == quoted || s.in == comment {
 		s.skip(r)
@@ -74,10 +74,10 @@ func (s *scanner) next(r rune) bool {
 		s.in = name
 		return true
 	case r == '.' && s.in != other:
-		return s.in == name // otherwise it goes on
+		return s.in == name // in a number, the number continues
 	case r == ':' && !s.brackets, s.in == other && begins(r):
 		s.in = name
-	case begins(r): // it goes on
+	case begins(r): // the current token continues
 	case '0' <= r && r <= '9':
 		if s.in == other {
 			s.in = number
@@ -91,7 +91,7 @@ func (s *scanner) next(r rune) bool {
 // begins reports whether a name may begin with a character of ASCII.
 func begins(r rune) bool { return r == '_' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' }
 
-// skip reads a character of a string or a comment.
+// skip processes a character of a string or a comment.
 func (s *scanner) skip(r rune) {
 	switch {
 	case s.in == comment:
@@ -107,7 +107,7 @@ func (s *scanner) skip(r rune) {
 	}
 }
 
-// end reads a character that ends names and numbers.
+// end processes a character that ends names and numbers.
 func (s *scanner) end(r rune) {
 	s.in = other
 	switch r {

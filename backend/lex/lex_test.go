@@ -23,7 +23,7 @@ func TestTokens(t *testing.T) {
 		`5mü + 1`:                                     "5m|\xbc|+|1",
 		`:. + :1.5.x`:                                 `:.|+|:1.5.x`,
 		"'a\\'ü.b' - x.y":                             "'a\\'ü.b'|-|x.y",
-		"a # b.ü\r + ü":                               "a|# b.ü|+|ü", // as in the lexer, both characters of a line break end a comment
+		"a # b.ü\r + ü":                               "a|# b.ü|+|ü", // as in Prometheus' lexer, both \r and \n end a comment
 		`x @ 1.5 offset 5m`:                           `x|@|1.5|offset|5m`,
 		`a.b and on (c.ü) d.e unless ignoring(f.g) h`: `a.b|and|on|(|c.ü|)|d.e|unless|ignoring|(|f.g|)|h`,
 	} {

@@ -4,7 +4,7 @@
 //
 // A request takes bytes from the account before it allocates them, and releases all
 // of them at its end. Requests never wait for bytes: if there are none, the request
-// ends with an error that says whose limit was reached. docs/memory.md has the
+// ends with an error that names the limit that was reached. docs/memory.md has the
 // rules.
 package memory
 
@@ -72,7 +72,8 @@ type share struct {
 	holdings int
 }
 
-// NewAccount returns an account of so many bytes; 0 = no limit.
+// NewAccount returns an account with a limit of the given number of bytes; 0 = no
+// limit.
 func NewAccount(bytes int64, reg prometheus.Registerer) *Account {
 	auto := promauto.With(reg)
 	a := &Account{
@@ -140,7 +141,8 @@ type Request struct {
 // Begin returns an empty holding. The caller must call Close.
 func (a *Account) Begin(r Request) *Holding { return &Holding{account: a, req: r} }
 
-// take adds n bytes to a holding that has held bytes.
+// take adds n bytes to a holding that has already taken the number of bytes in
+// held.
 func (a *Account) take(h *Holding, n, held int64) error {
 	if a == nil || a.limit <= 0 && h.req.Limit <= 0 {
 		return nil

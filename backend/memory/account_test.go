@@ -104,7 +104,7 @@ func TestErrors(t *testing.T) {
 			case errors.As(err, &exceeded):
 				got = "exceeded"
 				if exceeded.Name() != "max_memory_bytes" {
-					t.Errorf("limit %s", exceeded.Name())
+					t.Errorf("the error names the limit %s, want max_memory_bytes", exceeded.Name())
 				}
 			case errors.Is(err, ErrFull):
 				got = "full"
@@ -141,7 +141,7 @@ func TestHolding(t *testing.T) {
 		t.Errorf("Used = %d, want 100", h.Used())
 	}
 	if held := a.Used(); held > 20*step {
-		t.Errorf("account holds %d bytes for 100 used ones", held)
+		t.Errorf("the account holds %d bytes, want at most %d", held, 20*step)
 	}
 	if err := h.Raise(5 * mb); err != nil || h.Used() != 5*mb {
 		t.Errorf("Raise: used %d, error %v", h.Used(), err)
@@ -201,8 +201,9 @@ func TestEndHeaviest(t *testing.T) {
 	empty(t, a)
 }
 
-// TestEndHeaviestOfTenant: it is a read of the tenant whose reads hold most together,
-// though another tenant's single one holds more; writes do not count.
+// TestEndHeaviestOfTenant checks that EndHeaviest ends a read of the tenant whose
+// reads together hold most, although a single read of another tenant holds more.
+// Writes do not count.
 func TestEndHeaviestOfTenant(t *testing.T) {
 	a := NewAccount(1000*mb, nil)
 	ended := ""
@@ -220,7 +221,7 @@ func TestEndHeaviestOfTenant(t *testing.T) {
 		h.OnEnd(func(error) { ended += r.name })
 	}
 	if id, held := a.EndHeaviest(mb); id != "b" || held != 16*mb || ended != "larger" {
-		t.Errorf("ended is %q, of tenant %s with %d bytes", ended, id, held)
+		t.Errorf("ended %q of tenant %s with %d bytes, want larger of b with 16 MiB", ended, id, held)
 	}
 }
 
@@ -249,7 +250,7 @@ func TestConcurrent(t *testing.T) {
 					a.EndHeaviest(mb)
 				}
 				if used := a.Used(); used > 50*mb {
-					t.Errorf("%d bytes are held", used)
+					t.Errorf("%d bytes are held, want at most %d", used, 50*mb)
 				}
 				two.Wait()
 				h.Close()

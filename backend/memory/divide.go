@@ -44,8 +44,8 @@ const (
 // an error if they do not fit.
 func Divide(w Want) (Plan, error) {
 	p := Plan{Limit: w.Limit}
-	// Roles that the process does not have get nothing, whatever is configured,
-	// because all processes of a cluster may share one configuration.
+	// Roles that the process does not have get no memory, even if a size is
+	// configured: all processes of a cluster may share one configuration.
 	if w.Head {
 		p.Head = w.HeadBytes
 	}

@@ -8,7 +8,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestPart: what a part takes counts for the request until the part is closed.
+// TestPart checks that the bytes that a part takes count for the request until the
+// part is closed.
 func TestPart(t *testing.T) {
 	a := NewAccount(40<<20, prometheus.NewRegistry())
 	h := a.Begin(Request{Tenant: tenant.ID("t")})
@@ -46,7 +47,7 @@ func TestPart(t *testing.T) {
 	}
 	var none *Holding
 	if none.Part() != nil {
-		t.Error("part of no holding")
+		t.Error("Part of a nil Holding is not nil")
 	}
 }
 
@@ -63,13 +64,13 @@ func TestAnother(t *testing.T) {
 		t.Errorf("%v; %d bytes held", err, a.Used())
 	}
 	if err := other.Take(1); err == nil {
-		t.Error("the tenant's limit does not hold")
+		t.Error("Take beyond the tenant's limit succeeded")
 	}
 	other.Close()
 	if a.Used() != 0 {
 		t.Errorf("%d bytes left", a.Used())
 	}
 	if (*Holding)(nil).Another() != nil {
-		t.Error("a holding without an account has another one")
+		t.Error("Another of a nil Holding is not nil")
 	}
 }

@@ -2,7 +2,8 @@ package memory
 
 import "slices"
 
-// entryBytes is about what a string in a set costs in addition to its bytes.
+// entryBytes is the approximate memory of a string in a set in addition to its
+// bytes.
 const entryBytes = 64
 
 // Set is a set of strings whose memory is charged to a holding. After a failed Take

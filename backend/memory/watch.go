@@ -36,9 +36,9 @@ const (
 	// collector has too little memory to work then.
 	livePart  = 85
 	totalPart = 95
-	// endGap and endCycles are the least time and the least number of garbage
-	// collections between two ended requests: it is unknown whether the first one was
-	// enough until its memory is collected.
+	// endGap and endCycles are the minimum time and the minimum number of garbage
+	// collections between two ended requests: until the memory of the first request is
+	// collected, it is unknown whether ending it was enough.
 	endGap    = time.Second
 	endCycles = 2
 	// endLeast is the percentage of Go's limit that a request must hold at least to

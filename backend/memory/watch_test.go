@@ -46,7 +46,7 @@ func TestWatch(t *testing.T) {
 			}()
 			if tt.ends {
 				if cause := kit.Receive(t, "a read is ended", ended); !errors.Is(cause, ErrEnded) {
-					t.Errorf("cause %v", cause)
+					t.Errorf("cause %v, want ErrEnded", cause)
 				}
 				cancel()
 			}
@@ -58,8 +58,8 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// TestWatchWaits: after a read was ended, no other one is before the collector could
-// free what the first held.
+// TestWatchWaits checks that after Watch ended a read, it ends another one only
+// after the garbage collector could free the memory of the first.
 func TestWatchWaits(t *testing.T) {
 	const limit = 1000 * mb
 	a := NewAccount(limit, nil)
@@ -85,7 +85,7 @@ func TestWatchWaits(t *testing.T) {
 		t.Errorf("read %d was ended first", first)
 	}
 	before := looks.Load()
-	kit.Until(t, "it looked again", func() bool { return looks.Load() >= before+2 })
+	kit.Until(t, "Watch read the usage again", func() bool { return looks.Load() >= before+2 })
 	if len(ended) > 0 {
 		t.Error("another read was ended before the collector ran")
 	}

@@ -1,7 +1,7 @@
-// Package objects is the port to the store of immutable objects that has the packs: Cloud
-// Storage in a cluster, a directory on one machine. It defines the Store interface, and the
-// checks of names and ranges that every adapter runs first. Package objecttest tests that an
-// adapter keeps the contract.
+// Package objects is the port to the store of immutable objects in which the packs are
+// stored: Cloud Storage in a cluster, a directory on one machine. It defines the Store
+// interface, and the checks of names and ranges that every adapter runs first. Package
+// objecttest tests that an adapter keeps the contract.
 package objects
 
 import (
@@ -50,10 +50,10 @@ type Store interface {
 	// Put stores the file at path under the given name. The file must be complete and
 	// synced, and must never be changed afterwards: an adapter may link to it instead of
 	// copying it. The caller may remove the file later; that does not affect the object.
-	// crc is the CRC-32C of the file: an adapter that copies the file verifies it, and so
-	// does the service to which it is copied. If an object with the name, size and CRC
-	// exists, Put returns that object as if it had stored it; if the object with the name
-	// differs, Put returns ErrExists.
+	// crc is the CRC-32C of the file: if the file has another one, Put returns an error
+	// and stores nothing. If an object with the name, size and CRC exists, Put returns
+	// that object as if it had stored it; if the object with the name differs, Put
+	// returns ErrExists.
 	Put(ctx context.Context, name, path string, crc uint32) (Object, error)
 
 	// Get returns n bytes from offset off, all of them or an error. It returns

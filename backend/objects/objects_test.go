@@ -14,7 +14,7 @@ func TestCheckName(t *testing.T) {
 		"a b": false, "a\n": false, "ä": false, "a\x00": false, "a.tmp": false, "a/b.tmp": false,
 	} {
 		if err := CheckName(name); (err == nil) != ok || err != nil && !errors.Is(err, ErrInvalid) {
-			t.Errorf("%q: %v", name, err)
+			t.Errorf("CheckName(%q) = %v; want no error: %v", name, err, ok)
 		}
 	}
 }
@@ -26,7 +26,7 @@ func TestCheckRange(t *testing.T) {
 		ok  bool
 	}{{0, 1, true}, {math.MaxInt64, 1, true}, {5, MaxRange, true}, {-1, 1, false}, {0, 0, false}, {0, -1, false}, {0, MaxRange + 1, false}} {
 		if err := CheckRange(tt.off, tt.n); (err == nil) != tt.ok || err != nil && !errors.Is(err, ErrInvalid) {
-			t.Errorf("%d bytes from %d: %v", tt.n, tt.off, err)
+			t.Errorf("CheckRange of %d bytes from %d = %v; want no error: %v", tt.n, tt.off, err, tt.ok)
 		}
 	}
 }

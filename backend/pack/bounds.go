@@ -2,9 +2,9 @@ package pack
 
 import "github.com/palliumhq/pallium/backend/series"
 
-// Bounds of what a tenant may send, derived from the limits of the pack format
-// and of the index. The distributor and the ingester reject or drop data beyond
-// them, so that all accepted data can be sealed, uploaded and compacted.
+// Bounds of the data that a tenant may send, derived from the limits of the pack
+// format and of the index. The distributor and the ingester reject or drop data
+// beyond them, so that all accepted data can be sealed, uploaded and compacted.
 // docs/format/bounds.md has the derivations.
 const (
 	// MaxDay is the last day that a section can have.

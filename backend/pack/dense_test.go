@@ -49,7 +49,7 @@ func TestDense(t *testing.T) {
 			}
 			sec := r.Info().Sections[0]
 			if sec.Series != tc.series || sec.Samples != int64(tc.series*tc.samples) {
-				t.Errorf("read %d series and %d samples", sec.Series, sec.Samples)
+				t.Errorf("read %d series and %d samples, want %d and %d", sec.Series, sec.Samples, tc.series, tc.series*tc.samples)
 			}
 			if info.Size >= sec.Samples || name == "samples" && info.Size*maxChunkCount >= sec.Samples {
 				t.Errorf("pack has %d bytes, too many for this test to be meaningful", info.Size)

@@ -11,9 +11,9 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// directory is a pack's directory, which a reader keeps in memory: the places
-// of all blocks, but no labels and no chunks. Sections refer to ranges of
-// frames, pages, times and cells.
+// directory is a pack's directory, which a reader keeps in memory: the
+// positions of all blocks, but no labels and no chunks. Sections refer to
+// ranges of frames, pages, times and cells.
 type directory struct {
 	id       ulid.ULID
 	level    uint8

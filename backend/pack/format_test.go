@@ -56,7 +56,7 @@ func TestGolden(t *testing.T) {
 		}
 		checkAll(t, r, parts)
 		if err := r.Verify(); err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: Verify: %v", name, err)
 		}
 	}
 }
@@ -70,7 +70,7 @@ func goldenBytes(t testing.TB) []byte {
 	return b
 }
 
-// useAll calls all methods of a reader and returns the first error.
+// useAll reads a pack like a query, verifies it, and returns all errors.
 func useAll(r *Reader) error { return errors.Join(readAll(r), r.Verify()) }
 
 // readAll reads a pack like a query.
@@ -103,8 +103,8 @@ func openAndUse(b []byte) error {
 	return errors.Join(useAll(r), r.Release())
 }
 
-// TestDamage changes every byte of a pack in turn and truncates it at every
-// length: each must be detected with ErrCorrupt.
+// TestDamage changes every byte of a pack in turn and truncates it at every length:
+// each change must cause an error, and each truncation ErrCorrupt.
 func TestDamage(t *testing.T) {
 	whole := goldenBytes(t)
 	if err := openAndUse(whole); err != nil {

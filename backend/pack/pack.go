@@ -61,11 +61,11 @@ var ErrCorrupt = errors.New("pack is damaged")
 // ErrClosed is returned by readers and sources after they were closed.
 var ErrClosed = errors.New("pack is closed")
 
-// Options configures a new pack.
+// Options configure a new pack.
 type Options struct {
 	ID     ulid.ULID // identifies the pack; never reused
 	Level  uint8     // 0 = sealed by an ingester, 1 = compacted
-	Source string    // ID of the ingester that wrote it
+	Source string    // ID of the ingester that wrote it, or "compactor"
 
 	// Deletions returns the number of the tenant's last deletion of series
 	// (tombstone) that was applied to the written samples. If nil, none was

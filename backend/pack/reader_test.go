@@ -229,7 +229,7 @@ func TestSelectStopsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := r.Select(ctx, "acme", 0, math.MaxInt64); !errors.Is(err, context.Canceled) {
-		t.Fatalf("got %v", err)
+		t.Fatalf("Select with a canceled context: error %v, want Canceled", err)
 	}
 }
 
@@ -260,6 +260,6 @@ func TestSharedReader(t *testing.T) {
 	}
 	wg.Wait()
 	if n := cache.Bytes(); n > 2500 || n == 0 {
-		t.Fatalf("cache has %d bytes, more than its limit", n)
+		t.Fatalf("cache has %d bytes, want 1 to 2500", n)
 	}
 }

@@ -12,8 +12,9 @@ import (
 )
 
 // Scanner streams the series of one section in the order of metric name and
-// then labels, with all their chunks, for compaction. It holds one page and one
-// frame in memory. It must be used by one goroutine.
+// then labels, with all their chunks, for compaction. It holds one page, one
+// frame and up to maxScanTimes timestamp columns in memory. It must be used by
+// one goroutine.
 type Scanner struct {
 	r    *Reader
 	s    *section

@@ -252,8 +252,8 @@ func readByPages(t *testing.T, path string, list []tableSeries, pages []TablePag
 	}
 }
 
-// TestTableDamage flips every byte of a small table in turn: reading must
-// return an error and never panic.
+// TestTableDamage flips a bit in at most 3,000 bytes of a small table, one at a
+// time: Open or Verify must return an error and must not panic.
 func TestTableDamage(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 3))
 	path := filepath.Join(t.TempDir(), "a"+Suffix)
@@ -304,8 +304,8 @@ func TestTableOrder(t *testing.T) {
 	_ = w.Abort()
 }
 
-// FuzzTablePage decodes pages of level 1 and calls the methods of those that
-// decode: none may panic.
+// FuzzTablePage decodes arbitrary bytes as pages of level 1 and calls the methods
+// of the valid ones: none may panic.
 func FuzzTablePage(f *testing.F) {
 	dec, err := newDecoder()
 	if err != nil {

@@ -50,8 +50,8 @@ type minutes struct {
 
 const lastMinute = 24*60 - 1
 
-// span returns the minutes of the first and last time, in milliseconds from the
-// start of the day.
+// span returns the minutes from first to last, which are times in milliseconds from
+// the start of the day.
 func span(first, last int64) minutes {
 	m := minutes{first: uint16(first / minuteMillis), last: uint16(last / minuteMillis), lastMS: minuteMillis - 1}
 	if m.first > 0 {
@@ -224,10 +224,10 @@ func (p Place) End() int64 { return p.Offset + int64(p.Length) }
 
 func (p place) export() Place { return Place{Offset: p.off, Length: int(p.length)} }
 
-// TableRef tells where the samples of a row of a compacted page are.
+// TableRef is the place of the samples of one row of a compacted page.
 type TableRef struct {
 	Frame   Place // block of the table frame
-	Series  int   // ordinal in it
+	Series  int   // ordinal of the series in the frame
 	Times   Place // block of the timestamp column, if the series has one
 	MinTime int64 // Unix milliseconds; start of the day for a series that starts in its first minute
 	MaxTime int64 // Unix milliseconds; end of the day for a series that ends in its last minute

@@ -49,8 +49,8 @@ func (d *Decoder) Page(block []byte) (*Page, error) {
 	return &Page{p}, nil
 }
 
-// Table decodes the header of a table frame of a day; the table decodes series
-// when they are read. It may refer to the memory of block.
+// Table decodes the header of a table frame of a day; the table decodes series when
+// they are read. The table may refer to the memory of block.
 func (d *Decoder) Table(block []byte, day int64) (*column.Table, error) {
 	raw, err := d.inflate(block, kindTable, maxFrame)
 	if err != nil {

@@ -21,9 +21,9 @@ import (
 // them decodes the header entries of all.
 const maxFrameSeries = 1024
 
-// maxGathered limits the bytes of labels of pages that wait for a frame. The
-// frame is closed then, so that onPage receives the pages and the writer need
-// not hold them.
+// maxGathered limits the bytes of labels of pages that wait for their last
+// frame. When the limit is reached, the frame is closed, so that the pages are
+// finished and the writer no longer holds their labels.
 const maxGathered = 1 << 20
 
 // columnOverhead is an upper bound of the size of a label column in a page
@@ -286,7 +286,7 @@ func (tw *TableWriter) endPage() error {
 	tw.open = tablePage{}
 	w.page.reset(w.section.Day)
 	if tw.enc.Len() == 0 {
-		return errors.New("internal error: page ended without a frame") // a bug: the page's last series is in the open frame
+		return errors.New("internal error: page ended without a frame") // a bug: the last series of a page is always in the open frame
 	}
 	return nil
 }

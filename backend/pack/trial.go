@@ -15,9 +15,10 @@ import (
 )
 
 // ErrRejected is wrapped by every error of a Writer that is caused by its
-// input, a limit of the format or the order of calls, and by Trial's if the
-// written pack fails verification. A retry with the same
-// input fails again. Disk errors do not wrap it.
+// input, by the order of sections and series, or by a limit of the format, and
+// by the errors of Close and Trial if the written pack fails verification. A
+// retry with the same input fails again. Errors of writing to the disk do not
+// wrap it.
 var ErrRejected = errors.New("no valid pack can hold this input")
 
 func rejected(err error) error { return fmt.Errorf("%w: %w", ErrRejected, err) }
@@ -70,7 +71,7 @@ func (m memorySource) Close() error                           { return nil }
 // FitMetadata returns the longest prefix of md that fits a section, and the
 // number of dropped entries.
 func FitMetadata(md []series.MetricMetadata) (kept []series.MetricMetadata, dropped int) {
-	size := metadataOverhead // for their number
+	size := metadataOverhead // for the number of entries
 	for i := range md {
 		if size += MetadataSize(&md[i]); size > maxMetadataRaw {
 			return md[:i], len(md) - i

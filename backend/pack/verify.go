@@ -16,10 +16,10 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Verify reads the whole pack and checks every checksum, that blocks are
-// exactly where the directory says without gaps, that series ascend, and that
-// all counts and times agree. It decodes the floats of compacted packs, and no
-// samples of level 0 packs.
+// Verify reads the whole pack and checks every checksum, that blocks are exactly at
+// the places in the directory, without gaps, that series ascend, and that all
+// counts and times agree. It decodes the floats of compacted packs, and no samples
+// of level 0 packs.
 func (r *Reader) Verify() error {
 	header, err := r.src.Range(0, headerLen)
 	if err != nil {

@@ -121,7 +121,7 @@ func TestWriterRejects(t *testing.T) {
 				t.Fatalf("Close after an error = %v", err)
 			}
 			if err := w.StartSection("z", testDay, nil); err == nil {
-				t.Fatal("Add after an error succeeded")
+				t.Fatal("StartSection after an error succeeded")
 			}
 			if err := w.Abort(); err != nil {
 				t.Fatal(err)

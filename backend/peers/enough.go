@@ -31,8 +31,8 @@ type Quorum struct {
 	Lost []string
 	// Key spreads the load: requests with different keys start with different domains.
 	Key string
-	// HedgeAfter is how long the first domains have before the request is hedged to the
-	// other domains.
+	// HedgeAfter is how long the first domains may take before the request is also sent
+	// to the other domains.
 	HedgeAfter time.Duration
 	// Final reports whether an error of one peer is the final result, because other peers
 	// would not help. nil means that no error is.
@@ -74,8 +74,8 @@ func Needed[C any](list []Peer[C], q Quorum) int { return newPoll(list, &q).enou
 // Enough calls the peers of as many domains as the quorum needs, and those of the other
 // domains when one fails or is slow. It returns the responses received until the quorum
 // was complete, whose union is the result, or ErrTooFew if it cannot be completed. drop
-// releases a response that is not returned. All calls are waited for: by q.Late, or
-// after an error before Enough returns.
+// releases a response that is not returned. q.Late waits for the calls still in
+// progress; after an error, Enough waits for them before it returns.
 func Enough[C, T any](ctx context.Context, list []Peer[C], q Quorum, call func(context.Context, C) (T, error), drop func(T)) ([]T, error) {
 	if err := q.check(len(list)); err != nil {
 		return nil, err

@@ -50,7 +50,7 @@ func TestEach(t *testing.T) {
 		t.Errorf("%d concurrent calls, want at most maxConcurrent", n)
 	}
 	if err := got[7].Err; !errors.Is(err, errDown) || !strings.Contains(err.Error(), "instance a7") {
-		t.Errorf("error %v", err)
+		t.Errorf("error %v, want errDown of instance a7", err)
 	}
 }
 

@@ -20,8 +20,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestSeriesByRemoteRead checks that a chunk querier reads chunks even with the
-// hint of the series API, which remote read passes on.
+// TestSeriesByRemoteRead checks that a chunk querier reads chunks even with the hint of the series
+// API, which a remote read can have.
 func TestSeriesByRemoteRead(t *testing.T) {
 	b := newBed(t)
 	q, err := b.q.ChunkQuerier(start, start+60_000)
@@ -56,8 +56,8 @@ func TestNoExemplars(t *testing.T) {
 	}
 }
 
-// TestPartExceedsLimit: a part that exceeds a limit holds nothing afterwards, and is counted
-// only as an error of its query, because fewer steps may be evaluated after it.
+// TestPartExceedsLimit checks that a part that exceeds a limit holds no memory afterwards, and that
+// only its query is counted: the part may be repeated with fewer steps.
 func TestPartExceedsLimit(t *testing.T) {
 	for limit, lim := range map[string]limits.Limits{
 		"max_query_samples": {MaxQuerySamples: 1}, "max_query_series": {MaxQuerySeries: 1}, "max_memory_bytes": {MaxMemoryBytes: 1},
@@ -90,7 +90,7 @@ func TestPartExceedsLimit(t *testing.T) {
 	}
 }
 
-// TestChargeTakesAllOrNothing: an answer for which there is not enough memory holds none.
+// TestChargeTakesAllOrNothing checks that Charge reserves nothing if there is not enough memory.
 func TestChargeTakesAllOrNothing(t *testing.T) {
 	m := promql.Matrix{{Metric: labels.FromStrings("a", "b"), Floats: make([]promql.FPoint, 1000)}}
 	for limit := int64(1000); limit < 1<<20; limit *= 2 {
@@ -138,7 +138,7 @@ func TestEnded(t *testing.T) {
 	}
 }
 
-// TestTooLarge checks after which errors fewer steps may be evaluated.
+// TestTooLarge checks for which errors TooLarge returns true.
 func TestTooLarge(t *testing.T) {
 	lim := &limits.Limits{}
 	for _, tt := range []struct {
@@ -178,5 +178,32 @@ func TestTimeOfEngine(t *testing.T) {
 	got := r.Report()
 	if got.Of(timing.Selecting) != 2*time.Second || got.Of(timing.Evaluation) != 5*time.Second || got.Of(timing.Engine) != 3*time.Second {
 		t.Errorf("selecting %s, engine %s, evaluation %s", got.Of(timing.Selecting), got.Of(timing.Engine), got.Of(timing.Evaluation))
+	}
+}
+
+// TestCostOfQueries checks that queries of all kinds tell what they have read: other processes
+// report it as the statistics of the query.
+func TestCostOfQueries(t *testing.T) {
+	b := newBed(t)
+	ctx := b.as("a")
+	first, last := time.UnixMilli(start), time.UnixMilli(start+60_000)
+	instant, err1 := b.engine.NewInstantQuery(ctx, b.q, nil, "up", first)
+	whole, err2 := b.engine.NewRangeQuery(ctx, b.q, nil, "up", first, last, time.Minute)
+	part, err3 := b.engine.NewPartQuery(ctx, b.q, nil, "up", split.Times{Start: first, End: last, Step: time.Minute},
+		split.Range{Start: start, End: start + 60_000}, nil)
+	for i, q := range []promql.Query{instant, whole, part} {
+		if err := []error{err1, err2, err3}[i]; err != nil {
+			t.Fatal(err)
+		}
+		if n, samples := b.engine.Cost(q); n != 0 || samples != 0 {
+			t.Errorf("query %d that did not run: %d series, %d samples", i, n, samples)
+		}
+		if res := q.Exec(ctx); res.Err != nil {
+			t.Fatal(res.Err)
+		}
+		if n, samples := b.engine.Cost(q); n == 0 || samples == 0 {
+			t.Errorf("query %d: %d series, %d samples", i, n, samples)
+		}
+		q.Close()
 	}
 }

@@ -11,15 +11,15 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Blocked rejects queries that are in the list of their tenant (limit blocked_queries).
-// Of rules, only the queries that are sent to the API are checked yet.
+// Blocked rejects queries that are in their tenant's list (limit blocked_queries). Only queries
+// that are sent to the API are checked.
 type Blocked struct {
 	lists *lru.Cache[string, *blocked.List] // by text
 	count prometheus.Counter
 }
 
-// maxBlockedLists is the number of parsed lists that are kept: tenants usually share that of
-// their plan.
+// maxBlockedLists is the maximum number of parsed lists in the cache. Tenants of one plan usually
+// share a list.
 const maxBlockedLists = 500
 
 // NewBlocked returns a Blocked.
@@ -43,8 +43,8 @@ func (e BlockedError) Error() string {
 		limits.BlockedQueries.Name(), e.line)
 }
 
-// Check returns a BlockedError if the tenant may not run a query. Queries that are too long are left
-// to max_query_length.
+// Check returns a BlockedError if the tenant may not run a query. It does not check queries that
+// exceed max_query_length: these are rejected elsewhere.
 func (b *Blocked) Check(query string, lim *limits.Limits) error {
 	if lim.BlockedQueries == "" || lim.MaxQueryLength > 0 && len(query) > lim.MaxQueryLength {
 		return nil

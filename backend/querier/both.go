@@ -15,8 +15,8 @@ import (
 	"github.com/palliumhq/pallium/backend/timing"
 )
 
-// Recent reads from the ingesters. store.Covered of a result tells which L0
-// packs it contains.
+// Recent reads from the ingesters. The store.Covered of a result reports whether the result
+// contains all samples of an L0 pack.
 type Recent interface {
 	Select(ctx context.Context, req series.Request) (*series.Selection, store.Covered, error)
 	LabelNames(ctx context.Context, req series.Request) ([]string, store.Covered, error)
@@ -31,12 +31,10 @@ type LongTerm interface {
 	LabelValues(ctx context.Context, name string, req series.Request, covered store.Covered) ([]string, error)
 }
 
-// Both returns a Source that merges ingesters and the long-term store. A result
-// is the union of both, independent of what is published, and an error of
-// either is an error of the whole, except for the days that a partial request
-// leaves out. The two are read concurrently; only the
-// store's reads of L0 packs wait for the result of the ingesters, which serve
-// most L0 packs themselves.
+// Both returns a Source that merges ingesters and the long-term store. A result is the union of
+// both, whatever the compactor has published. An error of either is an error of the whole, except
+// for the days that a partial request leaves out. Both are read concurrently. Only the store's
+// reads of L0 packs wait for the result of the ingesters, which serve most L0 packs themselves.
 func Both(recent Recent, long LongTerm) Source { return &both{recent: recent, long: long} }
 
 type both struct {
@@ -44,8 +42,8 @@ type both struct {
 	long   LongTerm
 }
 
-// together runs the two reads concurrently. The store's covered function waits
-// until the read of the ingesters ends.
+// together runs the two reads concurrently. The store.Covered that it passes to long waits until
+// the read of the ingesters ends.
 func (b *both) together(
 	ctx context.Context, recent func(context.Context) (store.Covered, error), long func(context.Context, store.Covered) error,
 ) error {

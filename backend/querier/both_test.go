@@ -25,7 +25,7 @@ type part struct {
 	err      error
 	served   map[ulid.ULID]bool
 	started  chan struct{} // closed when the read starts; may be nil
-	wait     chan struct{} // the read ends when it is closed; nil: at once
+	wait     chan struct{} // the read ends when wait is closed; nil: at once
 	released int
 	// pack is an L0 pack for which the store calls covered.
 	pack *ulid.ULID

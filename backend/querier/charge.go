@@ -15,9 +15,9 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Memory of Prometheus' engine and API in bytes. The engine does not account
-// for its memory. This package therefore estimates its memory before it reads,
-// from the maximum number of points of each series.
+// Memory of Prometheus' engine and API in bytes. The engine does not account for its memory. This
+// package therefore estimates it before data is read, from the maximum number of points of each
+// series.
 const (
 	pointBytes = 16 // promql.FPoint
 	topBytes   = 64 // promql.Sample, in the heap of a topk
@@ -27,8 +27,8 @@ const (
 	// readSampleBytes is the memory of a sample of a remote read: in a message,
 	// marshaled, and compressed.
 	readSampleBytes = 96
-	// readCopies is the number of copies of a native histogram in a remote
-	// read, for the same reasons.
+	// readCopies is the number of copies of a native histogram in a remote read: as for
+	// readSampleBytes, and the histogram itself.
 	readCopies = 4
 	// maxPointSlice is the engine's maxPointsSliceSize, the maximum number of
 	// points of a series for which it allocates memory in advance.
@@ -38,34 +38,34 @@ const (
 	// buffer grows and it is written.
 	pointText, bucketText = 40, 60
 	textCopies            = 3
-	// noteBytes is the size of a query annotation without metric names,
-	// noteCopies the number of times that it contains the name of a metric.
+	// noteBytes is the size of a query annotation without metric names, noteCopies the maximum
+	// number of times that it contains a metric's name.
 	noteBytes, noteCopies = 300, 4
 	// histogramLabel is the maximum number of bytes of text per byte of a
 	// histogram.
 	histogramLabel = 8
 )
 
-// evaluation accounts for the memory of one running query. It is used only by
-// the goroutine that evaluates the query.
+// evaluation accounts for the memory of one running query. Only the goroutine that evaluates the
+// query uses it, except for readers, which has its own lock.
 type evaluation struct {
 	memory *memory.Holding
-	// peak returns the maximum number of samples that the engine has held so
-	// far; nil outside of the engine.
+	// peak returns the maximum number of samples that the engine has held so far; nil in a remote
+	// read.
 	peak     func() int64
 	shape    shape
-	selected int64       // the most series of one selection
+	selected int64       // number of series of the largest selection so far
 	next     int         // position in shape.selectors of the next selection
 	series   int64       // number of series selected so far
 	points   int64       // bytes held for points
 	raw      bool        // remote read: all samples are held in memory
-	note     func(error) // called with the error that ended the reading; may be nil
+	note     func(error) // called with the error of take that ends the read; may be nil
 	readers  readers
 }
 
 type evaluationKey struct{}
 
-// take takes n more bytes of memory.
+// take reserves n more bytes of memory.
 func (e *evaluation) take(n int64) error {
 	err := e.memory.Take(n)
 	if err != nil && e.note != nil {
@@ -74,8 +74,8 @@ func (e *evaluation) take(n int64) error {
 	return err
 }
 
-// ReadRaw returns a context for a remote read, which may collect its response
-// in memory. note is called with an error that ends the reading of a series.
+// ReadRaw returns a context for a remote read, which may collect its response in memory. note is
+// called with the error of the memory account that ends the read.
 func ReadRaw(ctx context.Context, note func(error)) context.Context {
 	return context.WithValue(ctx, evaluationKey{}, &evaluation{memory: memory.FromContext(ctx), raw: true, note: note})
 }

@@ -17,9 +17,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestQueriesTakeMemory checks for each part of a query's memory that it is
-// charged: with a lower limit the query fails with the tenant's limit, with a
-// sufficient one it succeeds.
+// TestQueriesTakeMemory checks for each part of a query's memory that it is charged: the query
+// fails if the tenant's memory limit is too low, and succeeds with a sufficient one.
 func TestQueriesTakeMemory(t *testing.T) {
 	const samples, steps = 24 * 240, 24*240 + 1 // of a series, at every quarter minute
 	for _, tt := range []struct {
@@ -137,7 +136,7 @@ func TestJSONBytes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := jsonBytes(text); n < int64(len(out)-2) { // without the quotes
-			t.Errorf("%q has %d bytes as JSON, estimated are %d", text, len(out)-2, n)
+			t.Errorf("%q has %d bytes as JSON, but the estimate is %d", text, len(out)-2, n)
 		}
 	}
 }

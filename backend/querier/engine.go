@@ -88,11 +88,11 @@ func (e *Engine) options(key engineKey) promql.EngineOpts {
 	return o
 }
 
-// Features enables and disables in r the features of PromQL that the tenant of a request has.
+// Features sets in r which PromQL features are enabled for the tenant of a request.
 func (e *Engine) Features(ctx context.Context, r features.Collector) {
 	o := e.options(engineKey{maxSamples: 1, timeout: time.Second, switches: Switches(ctx)})
 	o.FeatureRegistry = r
-	promql.NewEngine(o) // registers what it has
+	promql.NewEngine(o) // sets its features in r
 }
 
 func (e *Engine) engine(lim *limits.Limits) *promql.Engine {
@@ -156,12 +156,12 @@ type query struct {
 	opts       promql.QueryOpts
 	start, end time.Time
 	step       time.Duration // 0 for an instant query
-	part       bool          // of another query, which is counted if it exceeds a limit
+	part       bool          // a part of a query: if it exceeds a limit, the caller counts the whole query
 	ran        *evaluation   // nil before Exec
 }
 
-// failed returns a failed result and counts it, unless it is only that of a part after which
-// fewer steps may be evaluated.
+// failed returns a failed result and counts it. It does not count a part that is too large: fewer
+// steps of it may then be evaluated.
 func (q *query) failed(err error) *promql.Result {
 	if q.part && q.engine.TooLarge(err) {
 		return &promql.Result{Err: err}
@@ -219,8 +219,8 @@ func timed(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// explain returns the error for the caller if a limit or the memory of the
-// process ended the query or read, or nil for any other error.
+// explain returns the error to return to the client if a limit, the memory of the process or an
+// operator ended the query or read, and nil for any other error.
 func explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = errors.Join(err, context.Cause(ctx))
@@ -249,7 +249,7 @@ func TimedOut(lim *limits.Limits) error {
 	return timeoutError{limits.QueryTimeout.Exceeded(lim, limits.More)}
 }
 
-// TimedOutAt returns the error of TimedOut for a query of another process.
+// TimedOutAt returns the error of TimedOut for a limit that the caller has formatted.
 func TimedOutAt(exceeded *limits.Exceeded) error { return timeoutError{exceeded} }
 
 // timeoutError has the text of the limit query_timeout and the type of
@@ -277,8 +277,8 @@ func (e *Engine) failed(err error) *promql.Result {
 	return &promql.Result{Err: err}
 }
 
-// check compares steps, subqueries and time range of the query with the limits,
-// before it runs.
+// check compares the steps, subqueries and time range of the query with the limits. It is called
+// before the query runs.
 func (q *query) check() error {
 	if q.step > 0 && q.lim.MaxQuerySteps > 0 {
 		if steps := q.end.Sub(q.start) / q.step; int64(steps) > int64(q.lim.MaxQuerySteps) {
@@ -296,11 +296,10 @@ func (q *query) check() error {
 	return nil
 }
 
-// reach returns how far, in milliseconds, the expression's selectors look back
-// from the query's start: by ranges, subqueries, offsets, the @ modifier and the
-// parameter lookback_delta, but not by the default of the latter. It
-// uses the original offsets, because the engine computes the final ones only
-// when the query runs.
+// reach returns how far, in milliseconds, the expression's selectors look back from the query's
+// start: by ranges, subqueries, offsets, the @ modifier, and the parameter lookback_delta if it is
+// set. It uses the original offsets, because the engine computes the final ones only when the query
+// runs.
 func (q *query) reach() int64 {
 	stmt, ok := q.Statement().(*parser.EvalStmt)
 	if !ok {
@@ -320,14 +319,14 @@ func (q *query) reach() int64 {
 func (q *query) lookBack(vs *parser.VectorSelector, path []parser.Node) int64 {
 	back, at := vs.OriginalOffset.Milliseconds(), vs.Timestamp
 	if q.opts != nil && (!inMatrix(path) || vs.Anchored || vs.Smoothed) {
-		back += max(0, q.opts.LookbackDelta().Milliseconds()) // others are as none
+		back += max(0, q.opts.LookbackDelta().Milliseconds()) // the engine ignores negative values
 	}
 	for i := len(path) - 1; i >= 0; i-- {
 		switch p := path[i].(type) {
 		case *parser.MatrixSelector:
 			back += p.Range.Milliseconds()
 		case *parser.SubqueryExpr:
-			if at == nil { // with the @ modifier, nodes around it do not count
+			if at == nil { // subqueries around an @ modifier have no effect
 				back += (p.Range + p.OriginalOffset).Milliseconds()
 				at = p.Timestamp
 			}
@@ -340,7 +339,7 @@ func (q *query) lookBack(vs *parser.VectorSelector, path []parser.Node) int64 {
 	return back
 }
 
-// inMatrix reports whether the selector inside the nodes of path is that of a range.
+// inMatrix reports whether the selector inside the nodes of path belongs to a range selector.
 func inMatrix(path []parser.Node) bool {
 	if len(path) == 0 {
 		return false

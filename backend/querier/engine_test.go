@@ -168,7 +168,7 @@ func TestNoTenantNoQuery(t *testing.T) {
 	if _, err := b.engine.NewRangeQuery(limited, b.q, nil, "up", b.now, b.now, time.Second); err == nil {
 		t.Error("NewRangeQuery without a tenant succeeded")
 	}
-	// Created with a tenant, executed without one: the storage checks it, too.
+	// A query that is created with a tenant and executed without one: the storage checks the tenant, too.
 	q, err := b.engine.NewInstantQuery(b.as("a"), b.q, nil, "up", b.now)
 	if err != nil {
 		t.Fatal(err)

@@ -29,7 +29,7 @@ const start = int64(1_699_999_200_000)
 type fakeSource struct {
 	data map[tenant.ID][]series.WithChunks
 	err  error
-	wait func(context.Context) // before a Select is answered
+	wait func(context.Context) // called before Select returns; may be nil
 
 	mu       sync.Mutex
 	requests []series.Request

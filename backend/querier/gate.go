@@ -26,7 +26,7 @@ func (e *QueueFullError) Error() string { return e.exceeded.Error() }
 // Exceeded returns the limit that was exceeded.
 func (e *QueueFullError) Exceeded() *limits.Exceeded { return e.exceeded }
 
-// QueueFull returns the error of a queue of another process.
+// QueueFull returns the error for a full queue in another process.
 func QueueFull(exceeded *limits.Exceeded) *QueueFullError { return &QueueFullError{exceeded: exceeded} }
 
 // Gate limits the number of concurrent reads of each tenant. Further reads wait
@@ -44,13 +44,13 @@ type Gate struct {
 type slots struct {
 	most    int // limit of the tenant's last read; 0 = no limit
 	running int
-	waiting []chan struct{} // FIFO; a channel is closed when the read may run
+	waiting []chan struct{} // FIFO; the channel of a read is closed when it may run
 }
 
 // free reports whether one more read may run.
 func (p *slots) free() bool { return p.most <= 0 || p.running < p.most }
 
-// pass gives free slots to the reads that have waited longest.
+// pass gives free slots to waiting reads, oldest first.
 func (p *slots) pass() {
 	for len(p.waiting) > 0 && p.free() {
 		p.running++
@@ -88,7 +88,7 @@ func (g *Gate) Enter(ctx context.Context, id tenant.ID, lim *limits.Limits) (lea
 	leave = func() { g.leave(id, p) }
 	p.most = lim.MaxConcurrentQueries
 	p.pass()      // the limit may have been raised
-	if p.free() { // then no read is waiting
+	if p.free() { // and no read is waiting, after pass
 		p.running++
 		g.mu.Unlock()
 		return leave, nil

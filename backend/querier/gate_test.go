@@ -75,7 +75,7 @@ func TestGateGivesUp(t *testing.T) {
 	g := NewGate(nil)
 	lim := limits.Limits{MaxConcurrentQueries: 1, MaxQueuedQueries: 1}
 	leave := enter(t, g, "a", lim)
-	cause := errors.New("the time is over")
+	cause := errors.New("the request timed out")
 	for range 3 {
 		ctx, cancel := context.WithCancelCause(context.Background())
 		failed := make(chan error)
@@ -210,7 +210,7 @@ func TestGateTurnTooLate(t *testing.T) {
 			result <- err
 		}()
 		kit.Until(t, "it waits", func() bool { _, n := g.state("a"); return n == 1 })
-		cancel() // it may see either first
+		cancel() // Enter may see the end of the context or the slot first
 		leave()
 		if err := kit.Receive(t, "it goes", result); err != nil {
 			late++

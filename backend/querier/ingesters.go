@@ -24,16 +24,16 @@ import (
 // return the L0 packs from which the result was read.
 type Ingester interface {
 	Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error)
-	// Labels returns the sorted names of labels, or the values of one.
+	// Labels returns the sorted label names if name is empty, otherwise the sorted values of that label.
 	Labels(ctx context.Context, name string, req series.Request) ([]string, []ulid.ULID, error)
 	Exemplars(ctx context.Context, id tenant.ID, mint, maxt int64, sets [][]*labels.Matcher) ([]exemplar.QueryResult, error)
 	// Metadata returns the type, help and unit of the tenant's metrics.
 	Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error)
 	// SeriesCount returns the number of active series of the tenant.
 	SeriesCount(ctx context.Context, id tenant.ID) (int, error)
-	// HeadStats returns the number and time range of the tenant's chunks in memory.
+	// HeadStats returns the number and the time range of the tenant's chunks in memory.
 	HeadStats(ctx context.Context, id tenant.ID) (series.HeadStats, error)
-	// Version returns the version of the answers for old samples of the tenant.
+	// Version returns the version of the tenant's samples in the ingester.
 	Version(ctx context.Context, id tenant.ID) (series.IngesterVersion, error)
 }
 
@@ -45,23 +45,21 @@ type IngestersOptions struct {
 	// Peers returns all ingesters that may have samples, including those in
 	// state LEAVING.
 	Peers func(context.Context) ([]Peer, error)
-	// Tolerate is how many domains may be unavailable: a series is on a majority of
-	// Replication ingesters in distinct domains, so one less than a majority.
+	// Tolerate is the number of domains that may be unavailable. Every acknowledged sample is on a
+	// majority of the replicas, which are in distinct domains, so it is one less than a majority.
 	Tolerate int
-	// Lost returns the domains in which an ingester was lost with samples of
-	// the tenant and range that are not in the long-term store. They count as
-	// unavailable, even if all their ingesters respond. If nil, no domain is
-	// lost.
+	// Lost returns the domains in which an ingester was lost together with samples of the tenant
+	// and range that are not in the long-term store. They count as unavailable, even if all their
+	// ingesters respond. If nil, no domain is lost.
 	Lost func(ctx context.Context, id tenant.ID, mint, maxt int64) ([]string, error)
 	// HedgeAfter is the time after which requests are also sent to the
 	// remaining domains (hedged requests); default 300 ms.
 	HedgeAfter time.Duration
 }
 
-// Ingesters queries all ingesters. It sends requests to as many domains as are
-// needed to find every acknowledged sample, and to the rest if one of those
-// fails or is slow; the result is the union. If too few domains respond, it
-// returns peers.ErrTooFew, never an incomplete result.
+// Ingesters queries all ingesters. It sends requests to as many domains as are needed to find every
+// acknowledged sample, and to the others if one of these fails or is slow; the result is the union.
+// If too few domains respond, it returns peers.ErrTooFew, never an incomplete result.
 type Ingesters struct {
 	o    IngestersOptions
 	late *background.Group // runs requests whose responses are no longer needed
@@ -110,7 +108,7 @@ type from[T any] struct {
 	id    string
 }
 
-// quorum returns all ingesters, and which of them a read of a tenant's range needs.
+// quorum returns all ingesters, and the quorum that a read of a tenant's range needs.
 func (in *Ingesters) quorum(ctx context.Context, id tenant.ID, mint, maxt int64) ([]Peer, peers.Quorum, error) {
 	q := peers.Quorum{Tolerate: in.o.Tolerate, Key: string(id), HedgeAfter: in.o.HedgeAfter, Final: isFinal, Late: in.late}
 	list, err := in.all(ctx)
@@ -122,11 +120,10 @@ func (in *Ingesters) quorum(ctx context.Context, id tenant.ID, mint, maxt int64)
 	return list, q, err
 }
 
-// fanOut sends a request to the ingesters and returns a quorum of responses, with
-// the packs from which they were read. drop releases a response that is not
-// returned. On an error, fanOut returns only after all calls have ended: the
-// caller then releases the query's slot and memory, while a call to an ingester
-// in this process may still match a regular expression.
+// fanOut sends a request to the ingesters. It returns a quorum of responses, and reports which
+// packs they were read from. drop releases a response that is not returned. On an error, fanOut
+// returns only after all calls have ended: the caller then releases the query's slot and memory,
+// while a call to an ingester in this process may still match a regular expression.
 func fanOut[T any](
 	ctx context.Context, in *Ingesters, id tenant.ID, mint, maxt int64, call func(context.Context, Ingester) (T, []ulid.ULID, error),
 	drop func(T),
@@ -160,9 +157,9 @@ func fanOut[T any](
 	return got, func(id ulid.ULID) bool { return served[id] }, nil
 }
 
-// isFinal reports whether a request failed for a reason that requests to other
-// ingesters cannot avoid: a limit, or no memory in this process for the
-// responses. An ingester without memory returns another error.
+// isFinal reports whether a request failed for a reason that a request to another ingester would
+// not avoid: a limit, or no memory for the response in this process. (If an ingester has no memory,
+// it returns another error.)
 func isFinal(err error) bool {
 	var exceeded *limits.Exceeded
 	return errors.As(err, &exceeded) || errors.Is(err, memory.ErrFull) ||

@@ -107,7 +107,7 @@ func TestIngesters(t *testing.T) {
 		lost  []string
 		want  error // nil: all series
 		asked int   // number of called peers of 6; 0: not checked
-		stop  bool  // nothing ends the question but its deadline
+		stop  bool  // the query ends only at its deadline
 	}{
 		{name: "all respond", asked: 4},
 		{name: "one fails", set: func(p map[string]*peer) { p["a1"].err = down }},
@@ -173,7 +173,7 @@ func TestIngesters(t *testing.T) {
 					Lost: func(context.Context, tenant.ID, int64, int64) ([]string, error) { return tt.lost, nil }})
 				req := series.Request{Tenant: tenantID}
 				ctx, labelCtx := context.Background(), context.Background()
-				if tt.stop { // the others answer long before
+				if tt.stop { // the other ingesters respond long before the deadline
 					var cancel, labelCancel context.CancelFunc
 					ctx, cancel = context.WithTimeout(ctx, 300*time.Millisecond)
 					defer cancel()

@@ -16,17 +16,14 @@ const (
 	maxLabelBytes = math.MaxInt64 / 4 // maximum of all bounds; larger sums saturate
 )
 
-// labelBound is an upper bound of the size of labels that a query creates.
-// Prometheus' functions for labels are methods of its evaluator and limit
-// nothing: six nested label_join of ten labels each multiply the size of a
-// label by a million. The bound is computed from the expression. It tells how
-// large the labels of a series can become, given the size of the selected
-// series' labels.
+// labelBound is an upper bound of the size of labels that a query creates. Prometheus' functions
+// for labels are methods of its evaluator and limit nothing: six nested label_join of ten labels
+// each multiply the size of a label by a million. The bound is computed from the expression. It is
+// a function of the size of the selected series' labels.
 //
-// Each label is tracked by name, as a sum of labels of selected series and of
-// bytes that are in the query. Since no label of a series is larger than all
-// its labels, the bound depends on the maximum number of occurrences of a
-// label.
+// The size of each label is tracked by name, as a sum of labels of selected series and of bytes
+// from the query. Since no label of a series is larger than all labels of that series together, the
+// bound depends on the maximum number of occurrences of a label.
 type labelBound struct {
 	peaks []labelPeak // one for each function or operator that creates labels
 	makes bool
@@ -55,10 +52,9 @@ func newLabelBound(e parser.Expr) *labelBound {
 	return b
 }
 
-// bytes returns an upper bound of the size in bytes of one series' labels at
-// any point of the evaluation; largest is the largest size of a selected
-// series' labels. info() with a pattern of metric names may add more, which is
-// known only after the selection.
+// bytes returns an upper bound of the size in bytes of one series' labels at any point of the
+// evaluation; largest is the largest size of a selected series' labels. info() with a pattern of
+// metric names may add more; how much is known only after the selection.
 func (b *labelBound) bytes(largest int64) int64 {
 	most := largest
 	for _, p := range b.peaks {
@@ -135,7 +131,7 @@ func (b *labelBound) binary(e *parser.BinaryExpr) *labelSet {
 	if len(m.Include) == 0 {
 		return many
 	}
-	// The labels come from another series, which may be as large as the first.
+	// The included labels come from another series, which may be as large as the first.
 	for _, name := range m.Include {
 		many.set(name, one.value(name).moved(many.sources))
 	}
@@ -162,7 +158,7 @@ func (b *labelBound) call(e *parser.Call) *labelSet {
 		sum := labelSum{bytes: written}
 		sum.add(l.value(text(e.Args[3])), refs)
 		if !alwaysMatches(text(e.Args[3]), text(e.Args[4])) {
-			sum = sum.larger(l.value(dst)) // without a match it is unchanged
+			sum = sum.larger(l.value(dst)) // without a match, dst is unchanged
 		}
 		l.set(dst, sum)
 		return b.peak(l)
@@ -276,8 +272,7 @@ func absentLabels(e parser.Expr) *labelSet {
 	}
 }
 
-// addRest adds one occurrence of each label of the series itself that is
-// unchanged.
+// addRest adds one occurrence for each label in sums that the series of source 0 keeps unchanged.
 func (l *labelSet) addRest(sums map[labelOf]int64) {
 	for of := range maps.Clone(sums) {
 		if _, replaced := l.made[of.label]; of.source == 0 && of.label != "" && !replaced {
@@ -286,8 +281,8 @@ func (l *labelSet) addRest(sums map[labelOf]int64) {
 	}
 }
 
-// size returns a bound of the size of all labels of a series, by sources: no
-// label of a selected series is larger than all its labels.
+// size returns a bound of the size of all labels of a series, summed by source: no label of a
+// selected series is larger than all its labels.
 func (l *labelSet) size() labelPeak {
 	var p labelPeak
 	sums := map[labelOf]int64{}

@@ -82,7 +82,7 @@ func nestedJoins(levels int) string {
 func TestLabelBound(t *testing.T) {
 	for _, tt := range []struct {
 		text  string
-		times int64 // maximum ratio of the bound to the real size
+		times int64 // maximum ratio of the bound to the actual size
 	}{
 		{`label_replace(m, "short", "$1", "pod", "(.*)")`, 3},
 		{`label_replace(m, "short", "${1}", "pod", "(.*)")`, 3},
@@ -169,9 +169,8 @@ func TestLabelBoundShort(t *testing.T) {
 	}
 }
 
-// TestLabelBoundAtLeast checks the bound of expressions that repeat labels: it
-// must be at least the size that is reached by a series with all its text in
-// the repeated label.
+// TestLabelBoundAtLeast checks the bound of expressions that repeat labels: it must be at least the
+// size that a series reaches if all its text is in the repeated label.
 func TestLabelBoundAtLeast(t *testing.T) {
 	names := ""
 	for i := range maxTerms + 4 {
@@ -204,8 +203,8 @@ func TestLabelBoundAtLeast(t *testing.T) {
 	}
 }
 
-// TestLabelBoundBombs checks the bound of short expressions that used to run
-// the process out of memory.
+// TestLabelBoundBombs checks the bound of short expressions that, without one, use up the memory of
+// the process.
 func TestLabelBoundBombs(t *testing.T) {
 	const large = 10 << 20
 	for text, least := range map[string]int64{

@@ -100,11 +100,11 @@ func (s labelSum) moved(n int) labelSum {
 	return out
 }
 
-// labelSet has upper bounds of the labels of an expression's series.
+// labelSet holds upper bounds of the labels of an expression's series.
 type labelSet struct {
 	made    map[string]labelSum
 	rest    bool          // all other labels are those of source 0
-	infos   map[int]int64 // sources of info(), from which any label may come, with their number of series
+	infos   map[int]int64 // number of series by source, for sources that info() joins: any label may come from them
 	sources int
 }
 
@@ -165,8 +165,8 @@ func (l *labelSet) merge(other *labelSet) *labelSet {
 	return out
 }
 
-// infoMetrics returns the maximum number of metrics that the selector of info()
-// matches; 1 if that is only known after the selection, see joined.
+// infoMetrics returns the maximum number of metrics that the selector of info() matches. If that is
+// known only after the selection, it returns 1; see joined.
 func infoMetrics(s *parser.VectorSelector) int64 {
 	fewest, named := int64(maxLabelBytes), false
 	for _, m := range s.LabelMatchers {

@@ -16,11 +16,10 @@ type limitsKey struct{}
 // errNoLimits is returned for a query whose context has no limits.
 var errNoLimits = errors.New("internal error: query without tenant limits")
 
-// WithLimits returns a context for the queries of one request, with its
-// tenant's limits at the time when it reached the process, so that the engine
-// and all selections use the same limits. They are in the context because
-// Prometheus' API, which calls the engine and the queryable, passes on nothing
-// else. lim is not modified.
+// WithLimits returns a context for the queries of one request, with its tenant's limits at the time
+// when it reached the process, so that the engine and all selections use the same limits. They are
+// in the context because Prometheus' API, which calls the engine and the queryable, passes on
+// nothing else of a request. lim is not modified.
 func WithLimits(ctx context.Context, lim *limits.Limits) context.Context {
 	return context.WithValue(ctx, limitsKey{}, lim)
 }
@@ -31,7 +30,7 @@ func Limits(ctx context.Context) *limits.Limits {
 	return lim
 }
 
-// Switches returns the optional parts of PromQL that the limits of a request turn on.
+// Switches returns the PromQL switches that the limits of a request turn on.
 func Switches(ctx context.Context) switches.Set { return switches.Of(Limits(ctx)) }
 
 // tenantLimits returns the tenant of a request, and its limits.
@@ -47,5 +46,5 @@ func tenantLimits(ctx context.Context) (*limits.Limits, tenant.ID, error) {
 	return lim, access.Tenant, nil
 }
 
-// WithPrice returns a context for queries whose cost counts; see evaluation.WithPrice.
+// WithPrice returns a context for queries whose cost is counted or estimated; see evaluation.WithPrice.
 func WithPrice(ctx context.Context) context.Context { return evaluations.WithPrice(ctx) }

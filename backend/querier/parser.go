@@ -9,9 +9,9 @@ import (
 	"github.com/palliumhq/pallium/backend/switches"
 )
 
-// Limits of an expression's size, counted in operators and opening brackets.
-// The time of parsing and evaluation grows with the square of an expression's
-// depth, that of pretty-printing with the cube; a timeout stops neither.
+// Limits of an expression's size, counted in operators and opening brackets. The time of parsing
+// and evaluation grows with the square of an expression's depth, the time of pretty-printing with
+// the cube; a timeout stops neither.
 const (
 	MaxOperators       = 2000 // of a query
 	MaxPrettyOperators = 250  // of an expression that may be pretty-printed

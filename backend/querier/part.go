@@ -17,10 +17,10 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// NewPartQuery returns the query of a part of a range query: of the steps of a range. The
-// expression means what it means in the whole query. Its limits on text, range and steps
-// are checked for the part; for those of the whole query see Check. A part that is too large
-// is not counted; see Failed. If of is not nil, only this shard of the part is evaluated.
+// NewPartQuery returns a query for some steps of a range query. The expression means the same as in
+// the whole query. The limits on text, range and steps are checked for the part; Check checks them
+// for the whole query. A part that is too large is not counted as a failed query; see Failed. If of
+// is not nil, only this shard of the part is evaluated.
 func (e *Engine) NewPartQuery(
 	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range, of *shard.Shard,
 ) (promql.Query, error) {
@@ -28,8 +28,8 @@ func (e *Engine) NewPartQuery(
 	if err != nil {
 		return nil, err
 	}
-	// An engine of its own, since the parser cannot be chosen for a query. Engines are
-	// cheap to create and have no state but metrics.
+	// Each part has its own engine, since the parser belongs to the engine. Engines are cheap to
+	// create and have no state but metrics.
 	o := e.options(engineKeyOf(lim))
 	o.Parser = split.Parser(o.Parser, whole.Start, whole.End, whole.Step)
 	if of != nil {
@@ -64,8 +64,8 @@ func (e *Engine) NewRootQuery(ctx context.Context, text string, whole split.Time
 	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}, nil}, nil
 }
 
-// partQuery is the query of a part. When it has run, it holds memory for its answer only:
-// otherwise a query would need the memory for reading all its parts at once.
+// partQuery is the query of a part. After it has run, it holds memory only for its answer:
+// otherwise a query would need memory to read all its parts at the same time.
 type partQuery struct {
 	*query
 	of *shard.Shard // nil: not divided by series
@@ -104,8 +104,7 @@ func withRange(ctx context.Context, r series.LabelRange) context.Context {
 	return context.WithValue(ctx, rangeKey{}, r)
 }
 
-// Check returns the error of a query that exceeds a limit on its text, its range or its
-// steps.
+// Check returns an error if a query exceeds a limit on its text, its range or its steps.
 func (e *Engine) Check(q promql.Query) error {
 	switch q := q.(type) {
 	case *query:
@@ -116,8 +115,8 @@ func (e *Engine) Check(q promql.Query) error {
 	return nil
 }
 
-// CheckCost returns the error of a query that would read as much as an answer that was kept:
-// series is the most that one selector selected, samples the most held at the same time.
+// CheckCost returns an error if a query with the cost of a cached answer exceeds a limit: series is
+// the number that the largest selector selected, samples the peak number in memory.
 func (e *Engine) CheckCost(ctx context.Context, series, samples int64) error {
 	lim, _, err := tenantLimits(ctx)
 	if err != nil {
@@ -132,8 +131,8 @@ func (e *Engine) CheckCost(ctx context.Context, series, samples int64) error {
 	return nil
 }
 
-// TooLarge reports whether an evaluation with fewer steps may succeed: this one exceeded a
-// limit other than its time, or there was too little memory.
+// TooLarge reports whether an evaluation of fewer steps may succeed where one failed with err: it
+// exceeded a limit other than its timeout, or there was too little memory.
 func (e *Engine) TooLarge(err error) bool {
 	var exceeded *limits.Exceeded
 	if errors.As(err, &exceeded) {
@@ -147,10 +146,14 @@ func (e *Engine) TooLarge(err error) bool {
 // that was too large, and counts it.
 func (e *Engine) Failed(err error) *promql.Result { return e.failed(err) }
 
-// Cost returns what a query that ran has read: the most series that one of its selectors
-// selected, and the most samples that the engine held at the same time.
+// Cost returns how much a query that ran has read: the number of series that its largest selector
+// selected, and the peak number of samples in the engine. For a query that did not run it returns
+// zeros.
 func (e *Engine) Cost(q promql.Query) (series, samples int64) {
-	own, ok := q.(partQuery)
+	own, ok := q.(*query)
+	if part, is := q.(partQuery); is {
+		own, ok = part.query, true
+	}
 	if !ok || own.ran == nil {
 		return 0, 0
 	}
@@ -160,13 +163,13 @@ func (e *Engine) Cost(q promql.Query) (series, samples int64) {
 	return own.ran.selected, samples
 }
 
-// Take takes memory for a request.
+// Take reserves memory for a request.
 func (e *Engine) Take(ctx context.Context, bytes int64) error {
 	return memory.FromContext(ctx).Take(bytes)
 }
 
-// Charge accounts for the memory of an answer that was not evaluated: its points and its
-// text. After an error it has taken nothing.
+// Charge reserves memory for an answer: its points and its text. After an error it has reserved
+// nothing.
 func (e *Engine) Charge(ctx context.Context, m promql.Matrix) error {
 	h := memory.FromContext(ctx)
 	n := pointsBytes(m, 2*pointBytes) // while slices may be growing
@@ -194,8 +197,8 @@ func pointsBytes(m promql.Matrix, each int64) int64 {
 	return sumOf(int64(len(m))*seriesBytes, points, each)
 }
 
-// Explained returns an error of the memory of a process, or of a limit, as the engine would
-// return it, and any other error unchanged.
+// Explained returns the error that the engine returns to the client if err is of a limit or of the
+// memory account, and any other error unchanged.
 func Explained(ctx context.Context, err error) error {
 	if err == nil {
 		return nil

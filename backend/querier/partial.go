@@ -15,32 +15,32 @@ import (
 // partialKey is the context key of WithPartial.
 type partialKey struct{}
 
-// WithPartial returns a context for a query that leaves out days of the long-term store that
-// cannot be read, with a warning for each, instead of failing. Its result must not be cached, and
-// it is not for rules.
+// WithPartial returns a context for a query that leaves out days of the long-term store that cannot
+// be read, with a warning for each, instead of failing. The result must not be cached, and must not
+// be used for rules.
 func WithPartial(ctx context.Context) context.Context {
 	return context.WithValue(ctx, partialKey{}, true)
 }
 
-// Partial reports whether ctx is of WithPartial.
+// Partial reports whether ctx comes from WithPartial.
 func Partial(ctx context.Context) bool { return ctx.Value(partialKey{}) != nil }
 
 // Limits of a partial read.
 const (
-	mostMissing = 16 // days that are left out; with more the query fails: nothing useful is left
-	daysAtOnce  = 8  // ranges of days that are read at the same time
+	mostMissing = 16 // maximum number of days that are left out; with more the query fails
+	daysAtOnce  = 8  // maximum number of ranges of days that are read at the same time
 )
 
 // days is a range of UTC days.
 type days struct{ first, last int64 }
 
-// halves returns the range in two parts.
+// halves divides the range into two.
 func (d days) halves() []days {
 	middle := d.first + (d.last-d.first)/2
 	return []days{{d.first, middle}, {middle + 1, d.last}}
 }
 
-// of returns the request for the days, within its own range.
+// of returns the request with its time range limited to the days.
 func (d days) of(req series.Request) series.Request {
 	req.MinTime = max(req.MinTime, d.first*series.DayMillis)
 	req.MaxTime = min(req.MaxTime, (d.last+1)*series.DayMillis-1)
@@ -69,13 +69,14 @@ func (b *both) selectLong(ctx context.Context, req series.Request, covered store
 	return p.out, nil
 }
 
-// leftOut reports whether a partial request leaves out what could not be read because of err. The
-// end of the request, exceeded limits and a lack of memory are errors of the whole.
+// leftOut reports whether a partial request leaves out the days whose read failed with err. The end
+// of the request, exceeded limits, a lack of memory and lost samples are errors of the whole
+// request.
 func leftOut(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && explain(ctx, err) == nil && !errors.Is(err, series.ErrLost) && !errors.Is(err, context.Canceled)
 }
 
-// partialRead finds the days of a range that can be read, by halving what cannot.
+// partialRead reads a range of days, and halves ranges that cannot be read until it knows which days cannot.
 type partialRead struct {
 	b       *both
 	req     series.Request
@@ -127,7 +128,7 @@ func (p *partialRead) take(ctx context.Context, d days, sel *series.Selection, e
 	return nil, nil
 }
 
-// warnings logs why days are missing, and returns a warning for each.
+// warnings logs why each of the missing days could not be read, and returns a warning for each.
 func (q *Queryable) warnings(req *series.Request, missing []series.MissingDay) annotations.Annotations {
 	var out annotations.Annotations
 	for _, m := range missing {

@@ -24,8 +24,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// daily is a long-term store with the series "daily", one sample an hour for the given days, and a
-// series of each day. Reads of a damaged day fail.
+// daily is a long-term store with the series "daily", which has one sample an hour on the given
+// days, and a series for each day. Reads of a damaged day fail.
 type daily struct {
 	LongTerm
 	first, last int64
@@ -81,7 +81,7 @@ func damaged(from, to int64) map[int64]error {
 	return out
 }
 
-// TestPartial checks which days a read leaves out, and that it has all series of the others.
+// TestPartial checks which days a read leaves out, and that it returns all series of the other days.
 func TestPartial(t *testing.T) {
 	const first, last = 20_000, 20_099
 	for name, tt := range map[string]struct {
@@ -95,7 +95,7 @@ func TestPartial(t *testing.T) {
 		missing []int64
 	}{
 		"nothing damaged":   {nil, false, nil, first, last, 1, nil, nil},
-		"not asked for":     {damaged(first+3, first+3), true, nil, first, last, 1, errDamaged, nil},
+		"not partial":       {damaged(first+3, first+3), true, nil, first, last, 1, errDamaged, nil},
 		"one day of many":   {damaged(first+37, first+37), false, nil, first, last, 20, nil, []int64{first + 37}},
 		"the only day":      {damaged(first, first), false, nil, first, first, 1, nil, []int64{first}},
 		"ends":              {map[int64]error{first: errDamaged, last: errDamaged}, false, nil, first, last, 40, nil, []int64{first, last}},
@@ -180,7 +180,7 @@ func slicesOf(from, to int64) (out []int64) {
 	return out
 }
 
-// TestPartialCanceled checks that a request that has ended is not continued day by day.
+// TestPartialCanceled checks that a request whose context has ended is not repeated day by day.
 func TestPartialCanceled(t *testing.T) {
 	long := &daily{first: 1, last: 100, damaged: damaged(4, 4)}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -191,8 +191,8 @@ func TestPartialCanceled(t *testing.T) {
 	}
 }
 
-// TestPartialWarnings checks the warnings of queries, that a query without the context fails, and
-// that the reason is logged and not shown.
+// TestPartialWarnings checks the warnings of partial queries, that other queries fail, and that the
+// reason is logged but not returned.
 func TestPartialWarnings(t *testing.T) {
 	long := &daily{first: 20_000, last: 20_009, damaged: map[int64]error{20_003: errDamaged, 20_007: errDamaged}}
 	var log bytes.Buffer

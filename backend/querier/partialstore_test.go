@@ -15,8 +15,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestPartialOfStore damages one day of the long-term store in all layers: a read fails, and a
-// partial one has all samples of the other days.
+// TestPartialOfStore damages one day of the long-term store in different layers, and checks that a
+// read fails and that a partial read has all samples of the other days.
 func TestPartialOfStore(t *testing.T) {
 	const day = storetest.Day + 1
 	object := func(x *storetest.World, change func(m *memory.Store, name string)) {

@@ -11,9 +11,9 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// promqlEngine returns the engine that evaluates a query of the context. One that counts the
-// cost of queries is created for each of them: it is cheap, has no state but metrics, and
-// requests choose its timeout.
+// promqlEngine returns the engine that evaluates a query of the context. An engine that counts
+// costs is created for each query: it is cheap, has no state but metrics, and has the timeout of
+// the request.
 func (e *Engine) promqlEngine(ctx context.Context, lim *limits.Limits) *promql.Engine {
 	if !evaluations.Priced(ctx) {
 		return e.engine(lim)
@@ -23,8 +23,9 @@ func (e *Engine) promqlEngine(ctx context.Context, lim *limits.Limits) *promql.E
 	return promql.NewEngine(o)
 }
 
-// overCeiling returns the error of a query that exceeded a ceiling of its request: the engine's,
-// or a selection's whose limit the ceiling has lowered. It returns nil for other errors.
+// overCeiling returns the error for the client if err says that the query exceeded a ceiling of its
+// request, either in the engine or in a selection whose limit the ceiling has lowered. It returns
+// nil for other errors.
 func overCeiling(opts promql.QueryOpts, err error) error {
 	asked, ok := opts.(promql.QueryCostOpts)
 	if !ok {
@@ -45,8 +46,8 @@ func overCeiling(opts promql.QueryOpts, err error) error {
 	return nil
 }
 
-// ceilingError has the text of a limit, and an error for which Prometheus' API responds with
-// errorType cost_limit.
+// ceilingError has the text of an exceeded limit, and wraps an error for which Prometheus' API
+// responds with errorType cost_limit.
 type ceilingError struct {
 	exceeded *limits.Exceeded
 	cost     error

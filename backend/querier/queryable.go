@@ -27,10 +27,10 @@ import (
 
 // Source reads the series of all tenants.
 type Source interface {
-	// Select returns the matching series, sorted by labels, with the chunks
-	// that contain their samples in the range. If a part cannot be read it
-	// returns an error, never an incomplete result, unless the request is
-	// partial: then Selection.Missing has the days that are left out.
+	// Select returns the matching series, sorted by labels, with the chunks that contain their
+	// samples in the range. If some of the samples cannot be read it returns an error, never an
+	// incomplete result, unless the request is partial: then Selection.Missing has the days that
+	// are left out.
 	Select(ctx context.Context, req series.Request) (*series.Selection, error)
 	// LabelNames returns the sorted label names of matching series, LabelValues
 	// the sorted values of one label.
@@ -53,8 +53,8 @@ var (
 	_ storage.ExemplarQueryable       = (*Queryable)(nil)
 )
 
-// NewQueryable returns a Queryable of source. Internal errors of the source are
-// logged, and not returned to tenants.
+// NewQueryable returns a Queryable of source. Internal errors of the source are logged; tenants get
+// a general text.
 func NewQueryable(source Source, now func() time.Time, logger *slog.Logger) *Queryable {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
@@ -114,8 +114,8 @@ func (r *reader) selectSeries(
 		return &series.Selection{}, req, err
 	}
 	req.Partial = Partial(ctx)
-	// The series API needs only labels, and so does the estimate of a cost, which counts them.
-	// Remote read passes the same hint on, but it needs chunks.
+	// The series API and the estimate of a cost need only labels. Remote read may have the same
+	// hint, but needs chunks.
 	req.LabelsOnly = !r.chunks && hints != nil && hints.Func == "series"
 	counts := req.LabelsOnly && (ctx.Value(countingKey{}) != nil || evaluations.Priced(ctx))
 	selected := timing.Of(ctx).Measure(timing.Selecting)
@@ -148,9 +148,9 @@ const countedBytes = 64
 
 type countingKey struct{}
 
-// Counting returns a context for selections with the storage.SelectHints.Func "series", of
-// which only the labels are read, that are not a response. It is not a hint of its own,
-// because clients choose the hints of a remote read.
+// Counting returns a context for selections whose labels are only counted, and not returned to the
+// client; they need the storage.SelectHints.Func "series". This is not a hint, because clients
+// choose the hints of a remote read.
 func Counting(ctx context.Context) context.Context {
 	return context.WithValue(ctx, countingKey{}, true)
 }
@@ -179,8 +179,8 @@ func (r *reader) LabelNames(
 	return r.finish(ctx, names, hints, err)
 }
 
-// finish returns the result of LabelNames or LabelValues: it applies the limit of
-// hints and charges the memory.
+// finish completes LabelNames and LabelValues: it applies the limit of the hints and charges the
+// memory.
 func (r *reader) finish(
 	ctx context.Context, list []string, hints *storage.LabelHints, err error,
 ) ([]string, annotations.Annotations, error) {
@@ -238,10 +238,9 @@ func (e exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher)
 	return found, nil
 }
 
-// clarify converts an error of the source to one from which Prometheus' API
-// derives the right response: an exceeded limit is returned to the tenant as it
-// is (422); a timeout is 503 and a cancellation 499; any other error is logged,
-// and the response is 500 with a general text.
+// clarify converts an error of the source to one from which Prometheus' API derives the right
+// response: an exceeded limit is returned unchanged (422); a timeout is 503 and a cancellation 499.
+// Any other error is logged, and becomes a storage error with a general text (500).
 func (q *Queryable) clarify(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
@@ -254,7 +253,7 @@ func (q *Queryable) clarify(ctx context.Context, err error) error {
 		return public
 	}
 	interrupted := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
-	if interrupted && ctx.Err() == nil { // by another process
+	if interrupted && ctx.Err() == nil { // timed out or canceled in another process
 		NoteFault(ctx, err)
 	}
 	switch {
@@ -288,21 +287,20 @@ func noteFault(ctx context.Context, public, err error) {
 	NoteFault(ctx, err)
 }
 
-// NoteFault records an error with which another process could not read data for the
-// request.
+// NoteFault records an error of a read for the request, for example in another process. NoteFaults
+// returns the first one.
 func NoteFault(ctx context.Context, err error) {
 	if noted, ok := ctx.Value(faultKey{}).(*atomic.Pointer[error]); ok {
 		noted.CompareAndSwap(nil, &err)
 	}
 }
 
-// faultKey is the context key of the error recorded by noteFault.
+// faultKey is the context key of the error that NoteFault records.
 type faultKey struct{}
 
-// NoteFaults returns a context for a request, and a function that returns the
-// first error with which reading data for the request failed, or nil. It is
-// needed because Prometheus' handlers report some of these errors as errors of
-// the request.
+// NoteFaults returns a context for a request, and a function that returns the first error of a read
+// for the request, or nil. It is needed because Prometheus' handlers report some of these errors as
+// the client's mistakes.
 func NoteFaults(ctx context.Context) (context.Context, func() error) {
 	var noted atomic.Pointer[error]
 	return context.WithValue(ctx, faultKey{}, &noted), func() error {

@@ -120,14 +120,14 @@ func TestRetention(t *testing.T) {
 	if b.source.exStart != from {
 		t.Errorf("exemplars requested from %d, want %d", b.source.exStart, from)
 	}
-	// Samples before it in a chunk that overlaps it are omitted, too.
+	// Older samples of a chunk that overlaps the retention are omitted, too.
 	set := q.Select(b.as("a"), false, nil, everything)
 	for set.Next() {
 		if it := set.At().Iterator(nil); it.Next() == chunkenc.ValNone || it.AtT() != from {
 			t.Errorf("first sample at %d, want %d", it.AtT(), from)
 		}
 	}
-	// A range that ends before it is empty; the source is not called.
+	// A range that ends before the retention is empty; the source is not called.
 	asked := len(b.source.requests)
 	old, _ := b.q.Querier(start, start+1000)
 	if set := old.Select(b.as("a"), false, nil, everything); set.Next() || set.Err() != nil {

@@ -11,14 +11,14 @@ import (
 	evaluations "github.com/palliumhq/pallium/backend/frontend/evaluation"
 )
 
-// readers are the ingesters whose samples are in all reads of a query.
+// readers are the ingesters that answered all reads of a query.
 type readers struct {
 	mu  sync.Mutex
 	any bool // there was a read
 	ids map[string]bool
 }
 
-// add restricts the readers to those of one more read.
+// add removes the readers that did not answer one more read.
 func (r *readers) add(ids map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -36,7 +36,7 @@ func noteReaders(ctx context.Context, ids map[string]bool) {
 	}
 }
 
-// Readers returns the ingesters whose samples are in all reads of a query that has run.
+// Readers returns the ingesters that answered all reads of a query that has run.
 func (e *Engine) Readers(q promql.Query) evaluations.Readers {
 	var ran *evaluation
 	switch q := q.(type) {

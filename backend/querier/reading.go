@@ -18,12 +18,11 @@ type reading struct {
 	list     []series.WithChunks
 	mint     int64
 	maxt     int64
-	steps    int64 // for which the selector is evaluated
-	// window is set for a range selector, whole if its samples are the result
-	// of the query.
+	steps    int64 // number of steps for which the selector is evaluated
+	// window is set for a range selector; whole is set if its samples are the result of the query.
 	window, whole bool
 	begun         bool
-	values        map[uint64]struct{} // seen so far, for count_values
+	values        map[uint64]struct{} // values seen so far, for count_values; nil without one
 }
 
 // newReading returns a reading of a selection, or nil if memory is not
@@ -69,7 +68,7 @@ func (r *reading) next(chunks []series.Chunk) error {
 			all += samples
 			most = max(most, samples)
 		}
-		window = 2 * most // of one series at a time, in a buffer that grows by doubling
+		window = 2 * most // the engine reads one series at a time into a buffer that doubles
 		if r.whole {
 			points = all
 		}
@@ -99,8 +98,8 @@ func samplesIn(chunks []series.Chunk, mint, maxt int64) int64 {
 // memory for all its steps at once.
 func (r *reading) rowBytes() int64 { return min(r.steps, maxPointSlice)*pointBytes + seriesBytes }
 
-// raise increases the memory that the evaluation holds for points to at least
-// to bytes.
+// raise increases the memory that the evaluation holds for points to at least the given number of
+// bytes.
 func (r *reading) raise(to int64) error {
 	if to <= r.e.points {
 		return nil
@@ -112,8 +111,8 @@ func (r *reading) raise(to int64) error {
 	return nil
 }
 
-// iterator wraps the iterator of a series for which next has charged. It
-// charges memory that is only known while samples are read.
+// iterator wraps the iterator of a series after next has charged. It charges memory that is known
+// only while samples are read.
 func (r *reading) iterator(it chunkenc.Iterator, chunks []series.Chunk) chunkenc.Iterator {
 	histograms := hasHistograms(chunks)
 	if !histograms && r.values == nil {
@@ -133,7 +132,7 @@ func (r *reading) iterator(it chunkenc.Iterator, chunks []series.Chunk) chunkenc
 	return c
 }
 
-// plain returns the wrapped iterator, which can be reused.
+// plain returns the iterator that iterator has wrapped, so that it can be reused.
 func plain(it chunkenc.Iterator) chunkenc.Iterator {
 	if c, ok := it.(*countingIterator); ok {
 		return c.Iterator
@@ -156,20 +155,18 @@ func hasHistograms(chunks []series.Chunk) bool {
 	return false
 }
 
-// countingIterator charges memory for samples as they are read: for native
-// histograms by size, and for each distinct value if count_values creates a
-// series of it.
+// countingIterator charges memory for samples as they are read: for native histograms by their
+// size, and for each distinct value if count_values creates a series for it.
 type countingIterator struct {
 	chunkenc.Iterator
 	r      *reading
-	points int64 // number of points that the engine creates of the series, each as large as the largest histogram
+	points int64 // number of points that the engine creates for the series, each as large as the largest histogram
 	seen   int64 // size in bytes of the largest histogram so far
 	err    error
 }
 
-// histogram charges for a histogram of size bytes. A remote read holds each
-// histogram in its own size; in the engine all points may become as large as
-// the largest histogram.
+// histogram charges for a histogram of size bytes. In a remote read each histogram has its own
+// size; in the engine all points may become as large as the largest histogram.
 func (c *countingIterator) histogram(size int64) {
 	if c.err == nil && c.r.e.raw {
 		c.err = c.r.e.take(size * readCopies)

@@ -10,8 +10,9 @@ import (
 	evaluations "github.com/palliumhq/pallium/backend/frontend/evaluation"
 )
 
-// Interrupted returns the result of a query whose context ended before it was answered, with
-// the errors of Prometheus' engine: whether it waited or was evaluated is not known here.
+// Interrupted returns the result of a query whose context ended before it was answered. The errors
+// are those of Prometheus' engine during evaluation, although the query may still have been
+// waiting.
 func (e *Engine) Interrupted(ctx context.Context) *promql.Result {
 	if err := explain(ctx, ctx.Err()); err != nil {
 		return e.failed(err)
@@ -22,7 +23,7 @@ func (e *Engine) Interrupted(ctx context.Context) *promql.Result {
 	return &promql.Result{Err: promql.ErrQueryCanceled("expression evaluation")}
 }
 
-// Unreadable notes an error with which another process could not read data for a query.
+// Unreadable records the error with which another process failed to read data for a query.
 func (e *Engine) Unreadable(ctx context.Context, err error) { NoteFault(ctx, err) }
 
 // Request returns the tenant, the policy and the limits of a query.

@@ -12,8 +12,8 @@ import (
 
 var _ storage.Searcher = (*querier)(nil)
 
-// Memory in bytes of a search: of a result, and of what Prometheus' filter remembers of a
-// value it has scored, of at most rememberedValues values with rememberedText bytes.
+// Memory in bytes of a search: of a result, and of a value that Prometheus' filter keeps after
+// scoring it. The filter keeps at most rememberedValues values with together rememberedText bytes.
 const (
 	resultBytes      = 40
 	rememberedBytes  = 100
@@ -35,7 +35,8 @@ func (q *querier) SearchLabelValues(
 	return q.search(ctx, values, hints, err)
 }
 
-// enough returns the hints of a list of which a search needs only the beginning, or nil.
+// enough returns hints with the limit of the search if it needs only the beginning of the list, otherwise
+// nil.
 func enough(hints *storage.SearchHints) *storage.LabelHints {
 	if hints == nil || hints.Filter != nil || hints.OrderBy == storage.OrderByValueDesc {
 		return nil
@@ -43,7 +44,7 @@ func enough(hints *storage.SearchHints) *storage.LabelHints {
 	return &storage.LabelHints{Limit: hints.Limit}
 }
 
-// search applies the hints to a sorted list, or returns its error. It stops when ctx is
+// search applies the hints to a sorted list, or returns err if it is not nil. It stops when ctx is
 // done: scoring all values of a label may take long.
 func (q *querier) search(ctx context.Context, list []string, hints *storage.SearchHints, err error) storage.SearchResultSet {
 	if err != nil {
@@ -80,7 +81,7 @@ func (f interruptible) Accept(value string) (bool, float64) {
 	return f.Filter.Accept(value)
 }
 
-// chargeSearch charges for the results of a search and for what its filter remembers.
+// chargeSearch charges for the results of a search and for the values that its filter keeps.
 func chargeSearch(ctx context.Context, list []string, hints *storage.SearchHints) error {
 	n := len(list)
 	if hints.Limit > 0 {

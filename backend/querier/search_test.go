@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// containing accepts values with a text, and calls each before.
+// containing is a filter that calls each, and accepts values that contain a text.
 type containing struct {
 	text string
 	each func()
@@ -81,7 +81,7 @@ func TestSearch(t *testing.T) {
 	}
 }
 
-// TestSearchFails checks that a search which fails, is too large or is canceled is an error,
+// TestSearchFails checks that a search that fails, is too large or is canceled returns an error,
 // never a shorter list.
 func TestSearchFails(t *testing.T) {
 	b := newBed(t)
@@ -104,7 +104,7 @@ func TestSearchFails(t *testing.T) {
 	}
 }
 
-// TestSearchMemory checks that results and what a filter remembers are charged.
+// TestSearchMemory checks that results and the values that a filter keeps are charged.
 func TestSearchMemory(t *testing.T) {
 	list := slices.Repeat([]string{strings.Repeat("x", 100)}, 1000)
 	for _, tt := range []struct {

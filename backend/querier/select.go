@@ -112,8 +112,7 @@ func (s *oneChunkSeries) Iterator(chunks.Iterator) chunks.Iterator {
 	return storage.NewListChunkSeriesIterator(metas...)
 }
 
-// trimmed returns the samples of a chunk within [mint, maxt] as Prometheus
-// chunks.
+// trimmed returns the samples of c within [mint, maxt] as Prometheus chunks.
 func trimmed(c series.Chunk, mint, maxt int64) ([]series.Chunk, error) {
 	if c.Column == nil && c.MinTime >= mint && c.MaxTime <= maxt {
 		return []series.Chunk{c}, nil

@@ -23,8 +23,8 @@ type shape struct {
 // selectorShape has the properties of an expression that determine the memory
 // for the series of one selector.
 type selectorShape struct {
-	// copies is the number of matrices of the size of the selection that are
-	// held at once: the selected one, and results of operators or functions.
+	// copies is the number of matrices of the selection's size in memory at once: the selected one,
+	// and results of operators or functions.
 	copies int64
 	// groupBy are the labels of an aggregation directly above the selector,
 	// which returns one series for each of their values; grouped is set if
@@ -33,8 +33,8 @@ type selectorShape struct {
 	grouped bool
 
 	countsValues valuesCounted
-	// steps is the number of steps for which the selector is evaluated, or its
-	// value repeated.
+	// steps is the number of steps for which the selector is evaluated, or for which its value is
+	// repeated.
 	steps int64
 	// top is the k of a topk, bottomk or limitk directly above the selector,
 	// which allocates memory for k series in each group; 0 without one, maxTop
@@ -45,12 +45,12 @@ type selectorShape struct {
 // maxTop is larger than the number of series of any selection.
 const maxTop = 1 << 40
 
-// valuesCounted tells from which values count_values creates series.
+// valuesCounted describes the values from which count_values creates series.
 type valuesCounted int
 
 const (
 	noValues    valuesCounted = iota
-	sameValues                // the selected values, or one for each of them
+	sameValues                // the selected values, or one value for each of them
 	otherValues               // arbitrary values
 )
 
@@ -83,11 +83,10 @@ func (q *query) shapeOf(e parser.Expr) shape {
 	return s
 }
 
-// ownPoints returns the maximum number of points held at once for a node of the
-// expression that do not come from a selection. Constants, time() and
-// expressions of them are series with a point per step, and a subquery can have
-// millions of steps. The result of an operator's left side is held while its
-// right side is evaluated.
+// ownPoints returns, for a node of the expression, the maximum number of points in memory at once
+// that do not come from a selection. Constants, time() and expressions of them are series with a
+// point per step, and a subquery can have millions of steps. The result of an operator's left side
+// is held while its right side is evaluated.
 func (q *query) ownPoints(n parser.Node, path []parser.Node, steps int64) int64 {
 	switch n := n.(type) {
 	case *parser.VectorSelector, *parser.MatrixSelector:
@@ -220,7 +219,7 @@ func (s *selectorShape) count(list []series.WithChunks) int64 {
 	return int64(len(seen))
 }
 
-// countedAbove returns the values that a count_values around a selector counts.
+// countedAbove describes the values that a count_values around a selector counts.
 func countedAbove(path []parser.Node) valuesCounted {
 	between := sameValues
 	for i := len(path) - 1; i >= 0; i-- {

@@ -9,10 +9,9 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// maxSubquerySteps is the maximum number of steps of a subquery, independent of
-// the limits: the engine allocates memory for all steps before it counts a
-// sample, and a failed allocation ends the process. It is five years with steps
-// of 15 seconds.
+// maxSubquerySteps is the maximum number of steps of a subquery, independent of the limits: the
+// engine allocates memory for all steps before it counts a sample, and a failed allocation ends the
+// process. It is the number of steps of 15 seconds in five years.
 const maxSubquerySteps = 5 * 366 * 24 * 60 * 4
 
 // SubqueryStep is the step of a subquery without one, as in [1h:].
@@ -49,9 +48,9 @@ func (q *query) checkSubqueries() error {
 	return nil
 }
 
-// subquerySteps returns how often the engine evaluates the expression inside a
-// subquery: over its own range plus those of the subqueries around it and of
-// the query. With the @ modifier, ranges around it do not count.
+// subquerySteps returns how often the engine evaluates the expression inside a subquery: over its
+// own range plus the ranges of the subqueries around it and of the query. With the @ modifier,
+// ranges around it do not count.
 func (q *query) subquerySteps(sq *parser.SubqueryExpr, path []parser.Node) int64 {
 	span, moves := sq.Range.Milliseconds(), !fixed(sq)
 	for i := len(path) - 1; i >= 0 && moves; i-- {

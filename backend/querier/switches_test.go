@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestSwitches checks that instant and range queries and parts are parsed and evaluated with
-// the switches of their request, with other ones in use at the same time.
+// TestSwitches checks that instant queries, range queries and parts are parsed and evaluated with
+// the switches of their request, while other requests use other switches.
 func TestSwitches(t *testing.T) {
 	b := newBed(t)
 	b.engine = NewEngine(NewParsers(MaxOperators), slog.New(slog.DiscardHandler), nil)
@@ -60,8 +60,7 @@ func TestSwitches(t *testing.T) {
 	all.Wait()
 }
 
-// TestDifferentEngines checks that each set of switches has an engine of its own, which is used
-// again.
+// TestDifferentEngines checks that each set of switches has its own engine, which is reused.
 func TestDifferentEngines(t *testing.T) {
 	b := newBed(t)
 	one, two := limits.Limits{PromQLDelayedNameRemoval: true}, limits.Limits{PromQLTypeAndUnitLabels: true}

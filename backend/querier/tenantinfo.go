@@ -76,10 +76,9 @@ func complete[T any](domains map[string]*domainAnswer[T]) (n int, errs error) {
 // than a majority of them.
 func (in *Ingesters) replication() int { return 2*in.o.Tolerate + 1 }
 
-// Metadata returns the metadata of a tenant's metrics from the ingesters,
-// unsorted, a metric once per ingester that has it. As for samples, enough
-// domains must respond that every acknowledged write is in at least one;
-// otherwise the error wraps peers.ErrTooFew.
+// Metadata returns the metadata of a tenant's metrics from the ingesters, unsorted, with each
+// metric once per ingester that has it. As for samples, so many domains must respond completely
+// that at least one of them has each acknowledged write; otherwise the error wraps peers.ErrTooFew.
 func (in *Ingesters) Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
 	domains, err := byDomain(ctx, in,
 		func(ctx context.Context, ing Ingester) ([]series.MetricMetadata, error) { return ing.Metadata(ctx, id) })
@@ -97,12 +96,11 @@ func (in *Ingesters) Metadata(ctx context.Context, id tenant.ID) ([]series.Metri
 	return out, nil
 }
 
-// SeriesCount returns the number of active series of a tenant. With at most as
-// many domains as replicas, every domain has a copy of every series; a majority
-// of domains must respond, and the result is the largest count. With more
-// domains, a series is only in some of them; all must respond, and the result
-// is the sum divided by the replication factor. If too few respond, the error
-// wraps peers.ErrTooFew.
+// SeriesCount returns the number of active series of a tenant. With at most as many domains as
+// replicas, every domain has a copy of every series: as many domains as a majority of the replicas
+// must respond, and the result is the largest count. With more domains, a series is only in some of
+// them: all must respond, and the result is the sum divided by the replication factor. If too few
+// respond, the error wraps peers.ErrTooFew.
 func (in *Ingesters) SeriesCount(ctx context.Context, id tenant.ID) (int, error) {
 	domains, err := byDomain(ctx, in, func(ctx context.Context, ing Ingester) (int, error) { return ing.SeriesCount(ctx, id) })
 	if err != nil {
@@ -115,9 +113,8 @@ func (in *Ingesters) SeriesCount(ctx context.Context, id tenant.ID) (int, error)
 	return int(n), nil
 }
 
-// HeadStats returns the number and time range of a tenant's chunks in memory. Chunks are
-// counted by the rule of SeriesCount. If too few ingesters respond, the error wraps
-// peers.ErrTooFew.
+// HeadStats returns the number and time range of a tenant's chunks in memory. Chunks are counted
+// like series in SeriesCount. If too few ingesters respond, the error wraps peers.ErrTooFew.
 func (in *Ingesters) HeadStats(ctx context.Context, id tenant.ID) (series.HeadStats, error) {
 	domains, err := byDomain(ctx, in, func(ctx context.Context, ing Ingester) (series.HeadStats, error) { return ing.HeadStats(ctx, id) })
 	if err != nil {
@@ -135,8 +132,8 @@ func (in *Ingesters) HeadStats(ctx context.Context, id tenant.ID) (series.HeadSt
 	return out, nil
 }
 
-// countOnce adds up the counts of all ingesters by the rule of SeriesCount, which counts
-// the copies of replicas once.
+// countOnce adds up the counts of all ingesters as SeriesCount describes, so that the copies of
+// replicas count once.
 func countOnce[T any](in *Ingesters, domains map[string]*domainAnswer[T], count func(T) int64) (int64, error) {
 	replication := in.replication()
 	n, errs := complete(domains)
@@ -163,14 +160,12 @@ func countOnce[T any](in *Ingesters, domains map[string]*domainAnswer[T], count 
 
 // PublishedMetadata is the metadata in the long-term store.
 type PublishedMetadata interface {
-	// Metadata returns the metadata in the days from from to to, inclusive, in
-	// days since 1970.
+	// Metadata returns the metadata of the days between from and to, inclusive, in days since 1970.
 	Metadata(ctx context.Context, id tenant.ID, from, to int64) ([]series.MetricMetadata, error)
 }
 
-// Metadata returns the metadata of a tenant's metrics, sorted by name. It
-// prefers the metadata of ingesters; for other metrics it returns what the last
-// published days have.
+// Metadata returns the metadata of a tenant's metrics, sorted by name. It prefers the metadata of
+// ingesters; for other metrics it returns the metadata of the last published days.
 func Metadata(
 	ctx context.Context, recent *Ingesters, published PublishedMetadata, id tenant.ID, now time.Time,
 ) ([]series.MetricMetadata, error) {

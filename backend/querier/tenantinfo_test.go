@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// fails is an ingester whose calls fail.
+// fails, as a number of series, stands for an ingester whose calls fail.
 const fails = -1
 
 // answers returns ingesters of domains with the given numbers of series.
@@ -42,8 +42,7 @@ func largest(domains [][]int) int64 {
 	return int64(n)
 }
 
-// TestAnswersOfIngesters checks that counts and metadata are complete, or an
-// error.
+// TestAnswersOfIngesters checks that counts and metadata are either complete or an error.
 func TestAnswersOfIngesters(t *testing.T) {
 	tests := []struct {
 		name        string
@@ -88,7 +87,7 @@ func TestAnswersOfIngesters(t *testing.T) {
 	}
 }
 
-// remote calls an ingester like the rpc client: not after the caller's context
+// remote behaves like the rpc client of an ingester: it does not respond after the caller's context
 // has ended.
 type remote struct {
 	peer

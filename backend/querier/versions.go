@@ -13,14 +13,14 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// StoreVersions reads the version of the long-term store's samples of a tenant in the
-// days of a range (Unix milliseconds).
+// StoreVersions reads the version of a tenant's samples in the long-term store, for the days of a
+// range (Unix milliseconds).
 type StoreVersions interface {
 	Version(ctx context.Context, id tenant.ID, mint, maxt int64) (series.StoreVersion, error)
 }
 
-// Versions reads the versions of all that answers to a tenant's queries of a time range
-// depend on.
+// Versions reads the versions of all data on which answers to a tenant's queries of a time range
+// depend.
 func Versions(ctx context.Context, recent *Ingesters, long StoreVersions, id tenant.ID, mint, maxt int64) (series.Versions, error) {
 	var out series.Versions
 	g, ctx := errgroup.WithContext(ctx)
@@ -37,8 +37,8 @@ func Versions(ctx context.Context, recent *Ingesters, long StoreVersions, id ten
 	return out, nil
 }
 
-// versionsTimeout is how long ingesters have to answer. A query does not wait longer for what
-// only decides whether kept results can be used.
+// versionsTimeout is the timeout of requests for versions. A query does not wait longer, because
+// the versions only decide whether cached results can be used.
 const versionsTimeout = 500 * time.Millisecond
 
 var (
@@ -46,8 +46,8 @@ var (
 	errTooFewZones  = fmt.Errorf("%w: versions of too few ingesters", peers.ErrTooFew)
 )
 
-// versions asks all healthy ingesters for their versions. It fails if those that answer are
-// not all of enough domains, or if a domain counts as lost.
+// versions requests the versions of all healthy ingesters. It fails unless all ingesters of enough
+// domains respond, and if a domain counts as lost.
 func (in *Ingesters) versions(ctx context.Context, id tenant.ID, mint, maxt int64, out *series.Versions) error {
 	list, q, err := in.quorum(ctx, id, mint, maxt)
 	if err != nil {
@@ -69,7 +69,7 @@ func (in *Ingesters) versions(ctx context.Context, id tenant.ID, mint, maxt int6
 	replies := peers.Each(ctx, asked, func(ctx context.Context, ing Ingester) (series.IngesterVersion, error) { return ing.Version(ctx, id) })
 	for i, r := range replies {
 		if r.Err == nil {
-			r.Value.Instance, r.Value.Domain = asked[i].ID, asked[i].Domain // by which the ring knows it
+			r.Value.Instance, r.Value.Domain = asked[i].ID, asked[i].Domain // the names in the ring
 			out.Ingesters = append(out.Ingesters, r.Value)
 		}
 	}

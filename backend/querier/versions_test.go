@@ -22,7 +22,7 @@ func (s fixedStore) Version(context.Context, tenant.ID, int64, int64) (series.St
 	return s.version, s.err
 }
 
-// zones returns a peer in each of three zones, with ingesters that have changed so often.
+// zones returns an ingester for each argument, which is its number of changes.
 func zones(changes ...uint64) []*peer {
 	var out []*peer
 	for _, n := range changes {
@@ -46,7 +46,7 @@ func versionsOf(t *testing.T, lost []string, list ...*peer) (series.Versions, er
 	return Versions(t.Context(), in, fixedStore{}, "t", 0, 1)
 }
 
-// TestVersions: an answer is current if the ingesters from which it was read make up enough
+// TestVersions checks that an answer is current if the ingesters from which it was read form enough
 // zones and have not changed.
 func TestVersions(t *testing.T) {
 	down := &peer{err: errors.New("down")}
@@ -78,8 +78,9 @@ func TestVersions(t *testing.T) {
 		{"an ingester joined a zone that was read", append(z(1, 2, 3), z(0)...), "ab", false},
 		{"an ingester restarted that was read", restarted, "ab", false},
 		{"an ingester restarted that was not read", restarted, "bc", true},
-		// A sample that zone a had before the first look may be acknowledged with c after a read
-		// of b and c: a and b, which have not changed, do not show it.
+		// A sample that zone a had before the first request for versions may be acknowledged by
+		// zone c after a read of b and c. The versions of a and b, which have not changed, do not
+		// show it.
 		{"a zone is down that was read", []*peer{z(1)[0], z(1, 2)[1], down}, "bc", false},
 		{"a zone is down that was not read", []*peer{down, z(1, 2)[1], z(1, 2, 3)[2]}, "bc", true},
 	} {
@@ -110,7 +111,7 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestReaders checks that an evaluation knows which ingesters answered all of its reads.
+// TestReaders checks that an evaluation records which ingesters answered all of its reads.
 func TestReaders(t *testing.T) {
 	e := &evaluation{}
 	ctx := context.WithValue(t.Context(), evaluationKey{}, e)
@@ -153,7 +154,8 @@ func TestReaders(t *testing.T) {
 	}
 }
 
-// TestVersionsOfOneProcess: the ring and the ingester need not have the same name for it.
+// TestVersionsOfOneProcess checks that versions are confirmed even if the ingester's name differs from that
+// of its peer.
 func TestVersionsOfOneProcess(t *testing.T) {
 	in := OneIngester(&peer{version: series.IngesterVersion{Instance: "ingester-1", Epoch: 3}})
 	t.Cleanup(func() { _ = in.Close() })

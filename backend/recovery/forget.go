@@ -26,7 +26,8 @@ var (
 	ErrHasAside = errors.New("the ingester's disk has the only copy of series set aside")
 )
 
-// AsideError is an ErrHasAside with the records of what is set aside, at least one.
+// AsideError is an ErrHasAside with the records of the series set aside, at least
+// one.
 type AsideError struct{ Records []store.AsideOf }
 
 func (e *AsideError) Error() string {

@@ -160,8 +160,8 @@ func (l leavingIngester) StopPushes()                  { l.note("pushes stopped"
 func (l leavingIngester) ResumePushes()                { l.note("pushes resumed") }
 func (l leavingIngester) PendingWindows() int          { return 0 }
 
-// TestLeaverHandsOver: the others know of the active series before they take them, and
-// before the one that leaves takes no pushes any more.
+// TestLeaverHandsOver checks that an ingester that leaves hands over its active series
+// before the others receive pushes of them, and before it rejects pushes itself.
 func TestLeaverHandsOver(t *testing.T) {
 	s := newScene(t)
 	s.members.all = append(s.members.all, ring.Instance{ID: "d", Addr: "d", Zone: "zd", State: ring.Active, Tokens: []uint32{3 << 30}, Roles: []string{"ingester"}})

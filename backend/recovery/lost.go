@@ -45,7 +45,7 @@ func (r *Recovery) LostDomains(ctx context.Context, id tenant.ID, mint, maxt int
 // recentLosses returns the losses as they were at most lossesFor ago. One caller reads
 // them from the store; the others wait for it, each at most until its own context is done.
 // A read that takes longer than lossesFor fails: an ingester that was marked as lost
-// since then may already be replaced by one without its samples.
+// meanwhile may already be replaced by one without its samples.
 func (r *Recovery) recentLosses(ctx context.Context) ([]store.Lost, error) {
 	if list, ok := r.cachedLosses(); ok {
 		return list, nil

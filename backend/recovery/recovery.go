@@ -8,18 +8,18 @@
 //	LOST ──────────────────────────────────────────────► JOINING
 //	 ▲      MarkPredecessor: pending windows → lost         │ RequestActive
 //	 │                                                      ▼
-//	 │ Forget (operator): pending windows → lost         ACTIVE ── MarkDamaged:
-//	 │                                                      │       windows whose
-//	 ├──────────────────────────────────────────────────────┤       log is damaged
-//	 │                                                      │ Leave → lost
+//	 │ Forget (operator): pending windows → lost         ACTIVE ── MarkDamaged: windows in
+//	 │                                                      │      a damaged log → lost
+//	 ├──────────────────────────────────────────────────────┤
+//	 │                                                      │ Leave
 //	 └──────────────────────────────────────────────── LEAVING ──► gone, nothing lost
 //
 // Lost windows are stored in the work rows under the lost incarnation (store.MarkLost), so
 // that they survive a loss of Redis. While a window is lost, queries of it count the
 // ingester's failure domain as unavailable (LostDomains). Restore ends that: all other
-// ingesters seal and upload, and the mark is removed unless an ingester of another
-// failure domain was lost with the same window. In that case an operator has to accept
-// the loss (accept-loss).
+// ingesters seal and upload, and the mark is removed unless an ingester of another failure
+// domain was lost with the same window. In that case an operator has to accept the loss
+// (pallium loss accept).
 package recovery
 
 import (
@@ -46,7 +46,7 @@ type Members interface {
 	Fresh() (fresh, replaced bool)
 	// LostZone returns the zone of that earlier ingester.
 	LostZone() string
-	// LossRecorded says that the loss of that ingester is recorded.
+	// LossRecorded must be called once the loss of that ingester is recorded.
 	LossRecorded() error
 	SetState(context.Context, ring.State) error
 	Leave(context.Context) error
@@ -87,7 +87,7 @@ type Options struct {
 	// Peer returns a client for an instance. It does not wait for a connection.
 	Peer   func(*ring.Instance) (Peer, error)
 	Logger *slog.Logger
-	Now    func() time.Time // time.Now
+	Now    func() time.Time // default time.Now
 	// Wait returns after a duration, or with the error of its context; default a timer.
 	Wait func(context.Context, time.Duration) error
 }
@@ -126,7 +126,8 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// ingesters returns the ingesters of the ring that which selects.
+// ingesters returns the ingesters of the ring for which the given function returns
+// true.
 func (r *Recovery) ingesters(ctx context.Context, which func(*ring.Instance) bool) ([]peers.Peer[Peer], error) {
 	now, err := r.o.Members.Ring(ctx)
 	if err != nil {
@@ -147,8 +148,8 @@ func (r *Recovery) ingesters(ctx context.Context, which func(*ring.Instance) boo
 	return out, nil
 }
 
-// lastWindows returns the windows of which an ingester may have had samples without an
-// intent in the store yet: the current and the previous one.
+// lastWindows returns the windows for which an ingester may have had samples without
+// an intent in the store: the current and the previous one.
 func (r *Recovery) lastWindows() []store.Window {
 	now := r.o.Now().UnixMilli()
 	return []store.Window{store.WindowOf(now), store.WindowOf(now - series.WindowMillis)}

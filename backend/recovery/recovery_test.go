@@ -40,7 +40,7 @@ func TestMarkPredecessor(t *testing.T) {
 		s.store.pending["a"], s.store.err = tt.pending, tt.err
 		fresh, err := s.MarkPredecessor(t.Context())
 		if !errors.Is(err, tt.err) || fresh != tt.fresh {
-			t.Errorf("%s: %v, %v", tt.name, fresh, err)
+			t.Errorf("%s: fresh %v, error %v; want %v, %v", tt.name, fresh, err, tt.fresh, tt.err)
 		}
 		s.want(t, tt.name, tt.want...)
 	}
@@ -214,7 +214,7 @@ func TestForget(t *testing.T) {
 		}
 		n, err := s.Forget(t.Context(), tt.id, tt.force)
 		if n != tt.windows || !errors.Is(err, tt.err) {
-			t.Errorf("%s: %d windows, %v", tt.name, n, err)
+			t.Errorf("%s: %d windows, error %v; want %d, %v", tt.name, n, err, tt.windows, tt.err)
 		}
 		if errors.Is(err, ErrHasAside) && !strings.Contains(err.Error(), "day "+series.DateOf(aside[0].Window.Day)+", window ") {
 			t.Errorf("%s: the error has no date: %v", tt.name, err)

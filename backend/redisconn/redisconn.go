@@ -1,5 +1,5 @@
-// Package redisconn opens connections to Redis for the packages that store soft state
-// there: the ring, elections, shared rate budgets. They use a single server, Sentinel and
+// Package redisconn opens connections to Redis for the packages that store soft state there: the
+// ring, elections, shared rate budgets, cached results. They use a single server, Sentinel and
 // Redis Cluster through the same interface.
 package redisconn
 
@@ -44,7 +44,7 @@ func (c *Config) Set() bool { return len(c.Addresses) > 0 }
 func (c *Config) Check() error {
 	for _, a := range c.Addresses {
 		if _, _, err := net.SplitHostPort(a); err != nil {
-			return fmt.Errorf("addresses: %q must be host:port", a[strings.LastIndex(a, "@")+1:]) // what is before may be a password
+			return fmt.Errorf("addresses: %q must be host:port", a[strings.LastIndex(a, "@")+1:]) // the text before the @ may be a password
 		}
 	}
 	switch {

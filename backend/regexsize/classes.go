@@ -20,8 +20,8 @@ const (
 	runesInUnit = 8    // runes of a larger class that count as one instruction
 )
 
-// classes returns the cost, in instructions, of printing and storing the character
-// classes of a pattern. It stops above most.
+// classes returns the cost, in instructions, of printing and storing the character classes of a
+// pattern. It stops when the cost exceeds most.
 func classes(re *syntax.Regexp, most int64) int64 {
 	var n int64
 	if re.Op == syntax.OpCharClass {

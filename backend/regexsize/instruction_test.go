@@ -7,15 +7,15 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// TestInstructionBytes: an instruction is charged with at least what it takes in a
-// compiled matcher that has run, and compiling it allocates no more than twice that.
+// TestInstructionBytes: InstructionBytes is at least the memory of an instruction in a compiled
+// matcher that has run. Compiling it allocates at most twice as much.
 func TestInstructionBytes(t *testing.T) {
 	for _, pattern := range []string{`(?:abcd){1000}`, `(?:a|b?c){300}x`, `x{0,900}y`, `(?:[a-c].){500}`, `(?:a*b){1000}`, `(?:\w\d){400}`} {
 		n, err := Pattern(pattern, most)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var matchers [20]*labels.Matcher // many, so that what else is on the heap makes no difference
+		var matchers [20]*labels.Matcher // many, so that other objects on the heap make no difference
 		of := int64(len(matchers) * n)
 		var before, compiled, collected runtime.MemStats
 		runtime.GC()

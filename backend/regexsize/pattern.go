@@ -1,9 +1,8 @@
-// Package regexsize computes how large the program of a regular expression would
-// be, before it is compiled: Go's compiler has no limit that is low enough for a
-// server, and Prometheus compiles while it parses. The cost is computed in two
-// steps. A scan of the text charges for what is expensive to parse; only a pattern
-// within the limit is parsed. The size of its program is then computed from the
-// parsed tree by formula, without expanding repetitions.
+// Package regexsize computes how large the program of a regular expression would be, before it is
+// compiled: Go's compiler has no limit that is low enough for a server, and Prometheus compiles
+// while it parses. The cost is computed in two steps. A scan of the text charges for constructs
+// that are expensive to parse; only a pattern within the limit is parsed. The size of its program
+// is then computed from the parsed tree by formula, without expanding repetitions.
 package regexsize
 
 import (
@@ -24,7 +23,7 @@ const (
 	freeNodes   = 1000 // nodes of the parsed tree that are free: each takes 200 bytes, twice
 )
 
-// TooLargeError says that regular expressions have more instructions than allowed.
+// TooLargeError is the error for regular expressions with more instructions than allowed.
 type TooLargeError struct {
 	Most    int    // instructions allowed
 	Pattern string // the first 60 bytes of the pattern that exceeded the limit

@@ -53,8 +53,8 @@ func TestOrdinaryPatterns(t *testing.T) {
 	}
 }
 
-// TestNegatedClasses checks the extra cost of classes, for the printer, which must
-// still allow the classes of a large dashboard.
+// TestNegatedClasses checks the extra cost of classes, which the printer causes: the classes of a
+// large dashboard must still be allowed.
 func TestNegatedClasses(t *testing.T) {
 	for _, pattern := range []string{`[^,]+`, `[^/]+/[^/]+/[^/]+`, `\S+`, `\D+`, `\pL+`, `(?i)[a-z\x{400}-\x{4ff}]+`} {
 		check(t, pattern, 7000)
@@ -193,7 +193,7 @@ func FuzzPattern(f *testing.F) {
 		}
 		re, err := syntax.Parse("^(?s:"+pattern+")$", syntax.Perl)
 		if err != nil {
-			// What is not valid UTF-8 may be a matcher for plain text.
+			// Patterns that are not valid UTF-8 may be matched as plain text.
 			if _, err := labels.NewFastRegexMatcher(pattern); err == nil && n == 0 && utf8.ValidString(pattern) {
 				t.Fatalf("Pattern(%q) = 0, but it is valid", pattern)
 			}

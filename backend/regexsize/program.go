@@ -8,7 +8,7 @@ import "regexp/syntax"
 // and stars at most double the count.
 type fragment struct {
 	n         int64
-	alts      int64     // of these, instructions with two branches
+	alts      int64     // number of instructions with two branches
 	op        syntax.Op // after simplification
 	nonGreedy bool
 	nullable  bool // matches the empty string, so that a star takes two instructions

@@ -26,8 +26,8 @@ type level struct {
 	alts   int64 // alternatives before the current one
 }
 
-// scanner scans a pattern as the parser does, but only its structure. What it
-// cannot scan is an error that the parser reports too.
+// scanner scans a pattern as the parser does, but only its structure. Anything that it cannot scan
+// is an error that the parser reports, too.
 type scanner struct {
 	text    string
 	i       int
@@ -37,7 +37,7 @@ type scanner struct {
 	levels  []level
 }
 
-// scanText returns the cost of parsing a pattern, in instructions. It stops above
+// scanText returns the cost of parsing a pattern, in instructions. It stops when the cost exceeds
 // most.
 func scanText(pattern string, most int) int {
 	s := &scanner{text: pattern, levels: make([]level, 1, 8), lastEnd: strings.LastIndex(pattern, ":]")}

@@ -162,7 +162,7 @@ func TestHistogramFamilyNames(t *testing.T) {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}
 		if got := family(in, "counter"); got != in {
-			t.Errorf("counter %s: %s", in, got)
+			t.Errorf("family(%s, counter) = %s, want the name unchanged", in, got)
 		}
 	}
 }
@@ -195,7 +195,7 @@ func TestMalformed(t *testing.T) {
 			err := r.Decode(tt.version, tt.body, 1<<20, unlimited{})
 			var large *limits.Exceeded
 			if (errors.As(err, &large) && large.Of(limits.MaxDecodedBytes)) != tt.tooLarge || (!tt.tooLarge && !errors.Is(err, ErrMalformed)) {
-				t.Errorf("err = %v", err)
+				t.Errorf("error %v; want one of max_decoded_bytes: %v", err, tt.tooLarge)
 			}
 			if len(r.Batch.Entries) != 0 {
 				t.Error("a failed decode left series in the batch")
@@ -241,7 +241,7 @@ func TestGoodSeriesSurvive(t *testing.T) {
 		}
 		var r Request
 		if err := r.Decode(V2, snappy.Encode(nil, body), 1<<20, unlimited{}); err != nil {
-			t.Fatalf("%s: %v", tt.name, err)
+			t.Fatalf("%s: Decode: %v", tt.name, err)
 		}
 		kept, exemplars := 0, 0
 		for _, e := range r.Batch.Entries {
@@ -253,7 +253,7 @@ func TestGoodSeriesSurvive(t *testing.T) {
 			t.Errorf("%s: accepted %d samples and %d exemplars: %s", tt.name, kept, exemplars, out.String())
 		}
 		if first, last := r.Batch.Entries[0].Labels.String(), r.Batch.Entries[len(r.Batch.Entries)-1].Labels.String(); first != `{__name__="good"}` || last != first {
-			t.Errorf("%s: %s and %s", tt.name, first, last)
+			t.Errorf("%s: the first series is %s and the last %s, want good twice", tt.name, first, last)
 		}
 		if err := r.Unmarshal(V2, nil, nil); err != nil || len(r.Batch.Malformed) != 0 {
 			t.Errorf("%s: next request: Malformed = %+v, error %v", tt.name, r.Batch.Malformed, err)
@@ -450,7 +450,7 @@ func checkHuge(t *testing.T, what string, v Version, body []byte, fits bool) {
 	var r Request
 	err := r.Unmarshal(v, body, nil)
 	if err != nil || fits != (len(r.Batch.Malformed) == 0) {
-		t.Errorf("%s: %+v, %v", what, r.Batch.Malformed, err)
+		t.Errorf("%s: malformed series %+v, error %v; want none malformed: %v", what, r.Batch.Malformed, err, fits)
 	}
 }
 

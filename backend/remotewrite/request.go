@@ -38,13 +38,13 @@ var ErrMalformed = errors.New("remote write body is malformed")
 // sends 2,000 samples per request.
 const (
 	maxSeries = 100_000
-	maxItems  = 1_000_000 // samples, histograms, exemplars and metadata together
+	maxItems  = 1_000_000 // series, samples, histograms, exemplars and metadata together
 
-	// maxExpanded is the maximum size in bytes of a decompressed request,
-	// including the text of all labels and metadata that refer to symbols:
-	// every series may refer to the same symbol. It keeps the messages to
-	// ingesters within their maximum of 128 MiB. There, a sample without a byte
-	// here takes up to 22 bytes.
+	// maxExpanded is the maximum size in bytes of a decompressed request, including
+	// the text of all labels and metadata that refer to symbols: every series may
+	// refer to the same symbol. It keeps the messages to ingesters within their
+	// maximum of 128 MiB, in which a sample that is an empty message in the request
+	// takes up to 22 bytes.
 	maxExpanded = 96 << 20
 )
 
@@ -56,7 +56,7 @@ var ErrTooMany = fmt.Errorf("request has more than %d series or %d samples; send
 var ErrTooLarge = fmt.Errorf("request expands to more than %d bytes, counting the labels and metadata of every series in full; "+
 	"this limit is fixed: send fewer series per request", maxExpanded)
 
-// Memory is a memory budget of which decoding takes bytes before it uses them.
+// Memory is a memory budget from which decoding takes bytes before it uses them.
 // Its errors end the decoding and are returned unchanged.
 type Memory interface {
 	Take(bytes int64) error
@@ -91,7 +91,7 @@ type Request struct {
 	symbols  []string
 	memory   Memory
 	pending  int64 // counted bytes that have not been taken from memory yet
-	items    int   // samples, histograms, exemplars and metadata so far
+	items    int   // series, samples, histograms, exemplars and metadata so far
 	position int   // of the current series in the body, from 1
 	cleared  int   // number of entries whose memory was cleared for this request
 	spare    int   // bytes that labels and metadata may still expand to
@@ -259,9 +259,9 @@ func (r *Request) entry() (*series.Entry, *labels.ScratchBuilder) {
 		r.builders = append(r.builders, labels.ScratchBuilder{})
 	}
 	e := &r.entries[i]
-	// Release histograms: on the first use of the entry in this request all of
-	// those of earlier requests, later only the used ones. Later uses occur
-	// because a dropped series' entry is reused for the next series.
+	// Release histograms. The first time that this request uses the entry, all of
+	// those from earlier requests are released. The entry of a dropped series is used
+	// again for the next series: then only the dropped series' histograms are left.
 	if i >= r.cleared {
 		clear(e.Samples[:cap(e.Samples)])
 		r.cleared = i + 1

@@ -229,9 +229,9 @@ func (r *Request) addExemplarV2(e *series.Entry, data []byte) error {
 	return nil
 }
 
-// metadataV2 adds the metadata of a series to the batch, under its metric
-// family. Every series has metadata; for consecutive series of one family it is
-// added once.
+// metadataV2 adds the metadata of a series to the batch, under its metric family.
+// In version 2.0 every series may carry metadata; for consecutive series of one
+// family it is added once.
 func (r *Request) metadataV2(e *series.Entry, data []byte) error {
 	md, err := r.decodeMetadata(data)
 	if err != nil {

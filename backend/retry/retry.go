@@ -1,6 +1,6 @@
-// Package retry repeats reads of a shared store that failed, and hedges those that are slow: if
-// a read takes longer than 95% of the recent ones of its kind, a second identical one is sent,
-// and the first answer is used. Packages objects/retried and rows/retried apply it to the ports.
+// Package retry retries failed reads of a shared store, and hedges slow ones: if a read takes
+// longer than 95% of the recent reads of its kind, a second identical read is sent, and the
+// first response is used. Packages objects/retried and rows/retried apply it to the ports.
 package retry
 
 import (
@@ -27,32 +27,33 @@ const (
 	firstPause  = 200 * time.Millisecond
 	pauseFactor = 3
 
-	// minHedge is the shortest time after which a read is hedged: a store that answers
-	// faster has nothing to win.
+	// minHedge is the shortest time after which a read is hedged: hedging does not
+	// help a store that responds faster.
 	minHedge = 20 * time.Millisecond
 
-	// A hedge takes a token. Each read adds hedgeShare tokens, up to hedgeBurst. Reads slower
-	// than the p95 are 5% of a store in its usual state, so the share is more than that: with
-	// exactly 5%, calls that hang would often have no token left. A store that becomes slower
-	// gets at most a tenth more reads.
+	// A hedge needs a token. Each read adds hedgeShare tokens, up to hedgeBurst. In the usual
+	// state of a store, 5% of the reads are slower than the p95. The share is higher, because
+	// with exactly 5% there would often be no token left for a read that hangs. If the store
+	// becomes slower, hedges add at most a tenth to its reads.
 	hedgeShare = 0.1
 	hedgeBurst = 20
 )
 
-// errStalled is the error of a try that was canceled because it had no answer.
-var errStalled = errors.New("the store did not answer")
+// errStalled is the error of a try that was canceled because the store did not
+// respond in time.
+var errStalled = errors.New("the store did not respond")
 
 // Options configure the reads of one store.
 type Options struct {
 	Store string // label of the metrics: "objects" or "rows"
 	Kinds []string
-	// Permanent reports whether an error stays the same if the read is repeated. Errors
-	// after the end of the caller's context are never retried.
+	// Permanent reports whether a retry would fail with the same error. After the
+	// caller's context is done, no error is retried.
 	Permanent  func(error) bool
 	Registerer prometheus.Registerer // nil: none
 }
 
-// Reads has the state that the reads of one store share. It is safe for concurrent use.
+// Reads is the state that the reads of one store share. It is safe for concurrent use.
 type Reads struct {
 	permanent func(error) bool
 	recent    map[string]*latency.Recent // by kind; never written after New
@@ -63,19 +64,19 @@ type Reads struct {
 	tokens float64 // see hedgeShare
 }
 
-// New returns the state for the reads of a store. The metrics of all stores in one registry are
-// the same vectors.
+// New returns the state for the reads of a store. All stores of one registry use metrics of the
+// same name, with the label "store".
 func New(o Options) *Reads {
 	r := &Reads{permanent: o.Permanent, recent: map[string]*latency.Recent{}, tokens: hedgeBurst}
 	labels := prometheus.Labels{"store": o.Store}
 	auto := promauto.With(o.Registerer)
 	r.retries = auto.NewCounterVec(prometheus.CounterOpts{
 		Name: "pallium_store_read_retries_total", ConstLabels: labels,
-		Help: "Further tries of reads of a shared store: success, failure, or permanent (an error that another try cannot help).",
+		Help: "Retries of reads of a shared store, by result: success, failure, or permanent (an error for which a further retry is useless).",
 	}, []string{"kind", "result"})
 	r.hedges = auto.NewCounterVec(prometheus.CounterOpts{
 		Name: "pallium_store_read_hedges_total", ConstLabels: labels,
-		Help: "Second reads sent because the first took longer than 95% of recent ones: won (its answer was used), lost, failed; " +
+		Help: "Second reads sent because the first took longer than 95% of recent ones: won (its response was used), lost, failed; " +
 			"limited: not sent, because too many reads were slow.",
 	}, []string{"kind", "result"})
 	for _, k := range o.Kinds {
@@ -90,21 +91,23 @@ func New(o Options) *Reads {
 	return r
 }
 
-// Read says how one read is made.
+// Read describes one read.
 type Read struct {
 	Kind string // one of Options.Kinds
-	// Stall is how long a try waits for its answer until it is canceled and counts as failed.
+	// Stall is how long a try waits for its response before it is canceled and counts as
+	// failed.
 	Stall time.Duration
-	// Alone is set for a read of which no second one may run at the same time.
+	// Alone is set for a read that must not be hedged.
 	Alone bool
 }
 
-// Do calls try, up to four times, until it succeeds, and returns its answer. At most two tries
-// run at the same time; when one succeeds the other one is canceled, and may still be running
-// when Do returns. The answer's context is canceled by release, which the caller must call when
-// it has used the answer. After an error, which is that of the last try, release is nil.
+// Do calls try, up to Tries times, until it succeeds, and returns its result. At most two
+// tries run at the same time. When one succeeds, the other is canceled, and may still be
+// running when Do returns. release cancels the context of the successful try; the caller must
+// call it when it no longer needs the result. If Do fails, it returns the error of the last
+// try, and release is nil.
 //
-// Between tries Do pauses. If a pause does not end before the deadline of ctx, Do returns at once.
+// Between tries Do pauses. If a pause would end after the deadline of ctx, Do returns at once.
 func Do[T any](ctx context.Context, r *Reads, read Read, try func(context.Context) (T, error)) (
 	answer T, release context.CancelFunc, err error) {
 	r.earn()
@@ -130,13 +133,14 @@ func (r *Reads) result(ctx context.Context, err error) string {
 	return "permanent"
 }
 
-// Helps reports whether repeating a read can help after the error.
+// Helps reports whether a read that failed with the error should be retried.
 func (r *Reads) Helps(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && !errors.Is(err, context.Canceled) && !r.permanent(err)
 }
 
-// Pause waits before a read that was tried so many times is tried again. It returns false,
-// without waiting, if ctx ends before that.
+// Pause waits before a read that was tried the given number of times is retried. It
+// returns false if ctx ends before the pause does: without waiting if the deadline of ctx
+// is that early.
 func Pause(ctx context.Context, tried int) bool {
 	longest := firstPause
 	for range tried - 1 {
@@ -156,19 +160,19 @@ func Pause(ctx context.Context, tried int) bool {
 	}
 }
 
-// outcome is what came of one try.
+// outcome is the result of one try.
 type outcome[T any] struct {
-	n      int // 0 for the first of the tries that run at the same time, others are hedges
+	n      int // 0 for the first of the tries of one call of once; the others are hedges
 	answer T
 	err    error
 }
 
-// once makes one try, and hedges if it is slow, until one of them succeeds or all have failed.
-// tried is the number of tries before; it returns the number of tries so far.
+// once makes one try, and hedges it if it is slow, until one of them succeeds or all have
+// failed. tried is the number of tries made before; once returns the number of tries so far.
 func once[T any](ctx context.Context, r *Reads, read Read, tried int, try func(context.Context) (T, error)) (
 	answer T, release context.CancelFunc, _ int, err error) {
 	began := time.Now()
-	outcomes := make(chan outcome[T], Tries) // a canceled try can always send its own
+	outcomes := make(chan outcome[T], Tries) // with space for all tries, so that a canceled try does not block
 	var cancels []context.CancelFunc
 	running := 0
 	launch := func() {
@@ -197,8 +201,8 @@ func once[T any](ctx context.Context, r *Reads, read Read, tried int, try func(c
 			r.countHedge(read, o.n > 0, o.err, running > 0)
 			if o.err == nil {
 				cancelAll(cancels, o.n)
-				// The time of the whole read: that of a hedge alone would not show that the
-				// first try was slow, and the p95 would become shorter with each hedge.
+				// Record the time of the whole read. The time of a hedge alone would not show
+				// that the first try was slow, and each hedge would lower the p95.
 				r.recent[read.Kind].Add(time.Since(began))
 				return o.answer, cancels[o.n], tried, nil
 			}
@@ -220,7 +224,8 @@ func cancelAll(cancels []context.CancelFunc, except int) {
 	}
 }
 
-// countHedge counts the outcome of a try, if it or the other one, which still runs, is a hedge.
+// countHedge counts the outcome of a try if it is a hedge, or if a hedge of it is still running
+// (other).
 func (r *Reads) countHedge(read Read, hedge bool, err error, other bool) {
 	switch {
 	case hedge && err != nil:
@@ -232,7 +237,7 @@ func (r *Reads) countHedge(read Read, hedge bool, err error, other bool) {
 	}
 }
 
-// start begins a try in a goroutine of its own, and returns the function that cancels it.
+// start begins a try in a new goroutine, and returns a function that cancels it.
 func start[T any](ctx context.Context, read Read, n int, try func(context.Context) (T, error), to chan<- outcome[T]) context.CancelFunc {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
@@ -246,13 +251,13 @@ func start[T any](ctx context.Context, read Read, n int, try func(context.Contex
 	return func() { cancel(nil) }
 }
 
-// hedge is the time at which a read is hedged.
+// hedge is the timer for hedging a read.
 type hedge struct {
 	after time.Duration
 	timer *time.Timer // nil: never
 }
 
-// newHedge returns the time at which a read that starts now is hedged.
+// newHedge returns the timer for hedging a read that starts now.
 func (r *Reads) newHedge(read Read) *hedge {
 	p95, ok := r.recent[read.Kind].P95()
 	if !ok || read.Alone {
@@ -263,7 +268,8 @@ func (r *Reads) newHedge(read Read) *hedge {
 	return h
 }
 
-// due returns a channel that receives at the time, or nil.
+// due returns a channel that receives when a hedge is due, or nil if the read is
+// never hedged.
 func (h *hedge) due() <-chan time.Time {
 	if h.timer == nil {
 		return nil
@@ -271,8 +277,8 @@ func (h *hedge) due() <-chan time.Time {
 	return h.timer.C
 }
 
-// again starts the time again: a hedge may fail while the first try hangs, and one that found no
-// token may find one.
+// again restarts the timer: a hedge may have failed while the first try hangs, and a token may
+// be available later.
 func (h *hedge) again() {
 	if h.timer != nil {
 		h.timer.Reset(h.after)
@@ -292,7 +298,8 @@ func (r *Reads) earn() {
 	r.tokens = min(r.tokens+hedgeShare, hedgeBurst)
 }
 
-// spend takes the token of a hedge. It returns false, and counts that, if there is none.
+// spend takes a token for a hedge. If there is none, it returns false and counts the
+// hedge as limited.
 func (r *Reads) spend(read Read) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -147,7 +147,7 @@ func TestHedges(t *testing.T) {
 		p95    time.Duration // 0: not known
 		tries  func(context.Context, int) error
 		calls  int
-		after  time.Duration // until the answer
+		after  time.Duration // until the read returns
 		counts map[string]float64
 	}{
 		"fast": {p95, func(ctx context.Context, _ int) error { return takes(ctx, p95-1) }, 1, p95 - 1, nil},
@@ -206,7 +206,7 @@ func TestHedges(t *testing.T) {
 }
 
 // TestPermanentDuringHedge checks that a read does not wait for its hedge when the first try
-// says that there is no such object.
+// returns a permanent error.
 func TestPermanentDuringHedge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReads()
@@ -224,14 +224,14 @@ func TestPermanentDuringHedge(t *testing.T) {
 	})
 }
 
-// TestOverload checks that a store of which all reads became slow gets at most a tenth more of
-// them, and a burst.
+// TestOverload checks that a store whose reads all became slow gets at most a tenth more calls
+// than reads, plus a burst.
 func TestOverload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReads()
 		warm(r, 50*time.Millisecond)
 		total := 0
-		for range 80 { // the p95 is that of the fast ones for 96 reads
+		for range 80 { // the p95 is that of the fast reads for the first 28
 			calls, err := do(t.Context(), r, func(ctx context.Context, _ int) error { return takes(ctx, time.Second) })
 			if err != nil {
 				t.Fatal(err)
@@ -244,7 +244,7 @@ func TestOverload(t *testing.T) {
 		if testutil.ToFloat64(r.hedges.WithLabelValues("k", "limited")) == 0 {
 			t.Error("no hedge was limited")
 		}
-		for range 500 { // slow reads are the usual now
+		for range 500 { // now all recent reads are slow
 			if _, err := do(t.Context(), r, func(ctx context.Context, _ int) error { return takes(ctx, time.Second) }); err != nil {
 				t.Fatal(err)
 			}
@@ -256,7 +256,7 @@ func TestOverload(t *testing.T) {
 	})
 }
 
-// TestRelease checks that the context of an answer is not canceled before release.
+// TestRelease checks that the context of a response is not canceled before release.
 func TestRelease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		got, release, err := Do(t.Context(), newReads(), Read{Kind: "k", Stall: time.Second},
@@ -274,7 +274,7 @@ func TestRelease(t *testing.T) {
 	})
 }
 
-// TestMetrics checks what is counted for retries.
+// TestMetrics checks the counter of retries, by result.
 func TestMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReads()
@@ -284,7 +284,7 @@ func TestMetrics(t *testing.T) {
 		} {
 			_, _ = do(t.Context(), r, tries)
 		}
-		want := `# HELP pallium_store_read_retries_total Further tries of reads of a shared store: success, failure, or permanent (an error that another try cannot help).
+		want := `# HELP pallium_store_read_retries_total Retries of reads of a shared store, by result: success, failure, or permanent (an error for which a further retry is useless).
 # TYPE pallium_store_read_retries_total counter
 pallium_store_read_retries_total{kind="k",result="failure",store="s"} 2
 pallium_store_read_retries_total{kind="k",result="permanent",store="s"} 1

@@ -221,10 +221,10 @@ func (r *Ring) clashes(chosen []int32, at int32) bool {
 	return false
 }
 
-// Shares returns, for each position in Instances, the fraction of all series that the
-// ingester has a replica of: 1 means every series. The sum is n, or the number of
-// failure domains with an Active instance if that is less. The share of an instance that
-// is not Active is 0.
+// Shares returns, for each position in Instances, the fraction of all series that have a
+// replica on the ingester: 1 means every series. The sum is n, or the number of failure
+// domains with an Active instance if that is less. The share of an instance that is not
+// Active is 0.
 func (r *Ring) Shares(n int) []float64 {
 	out := make([]float64, len(r.instances))
 	position := map[*Instance]int{}

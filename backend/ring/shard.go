@@ -57,17 +57,6 @@ func (r *Ring) pick(in map[int32]bool, z *zone, id tenant.ID, n int) {
 	}
 }
 
-// Active returns the number of ingesters that receive new series.
-func (r *Ring) Active() int {
-	n := 0
-	for _, o := range r.owners {
-		if o.active {
-			n++
-		}
-	}
-	return n
-}
-
 // Has reports whether the instance at a position in Instances is in the shard.
 func (r *Ring) Has(position int32) bool {
 	if r.only == nil {

@@ -107,7 +107,7 @@ func level(donors []donor, want uint64) {
 		}
 		floor := (sum - want) / uint64(n)
 		if n < len(donors) && floor < donors[n].owns {
-			continue // the next donor has to give, too
+			continue // the next donor must give tokens, too
 		}
 		for i := range donors[:n] {
 			donors[i].gives = donors[i].owns - min(donors[i].owns, floor)

@@ -9,14 +9,14 @@ import (
 
 // Limits of every store. They are those of Bigtable, or a little below.
 const (
-	MaxKeyLength       = 4 << 10  // bytes
-	MaxQualifierLength = 16 << 10 // bytes
-	MaxValueLength     = 10 << 20 // bytes of one cell
-	MaxMutations       = 100_000  // in one RowMutation, and in one MutateRows
-	MaxMutationBytes   = 64 << 20 // qualifiers and values in one RowMutation
-	MaxConditionBytes  = 4 << 10  // qualifier of a Condition, and value of a Condition, each
-	MaxRanges          = 4096     // in one ReadRows
-	MaxTime            = math.MaxInt64 / 1000
+	MaxKeyLength       = 4 << 10              // bytes
+	MaxQualifierLength = 16 << 10             // bytes
+	MaxValueLength     = 10 << 20             // bytes of one cell
+	MaxMutations       = 100_000              // in one RowMutation, and in one MutateRows
+	MaxMutationBytes   = 64 << 20             // qualifiers and values in one RowMutation
+	MaxConditionBytes  = 4 << 10              // qualifier of a Condition, and value of a Condition, each
+	MaxRanges          = 4096                 // in one ReadRows
+	MaxTime            = math.MaxInt64 / 1000 // milliseconds since 1970; Bigtable counts microseconds
 )
 
 // Errors of every store. Wrapping errors have the details.

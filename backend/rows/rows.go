@@ -24,7 +24,7 @@ import "context"
 //     sets the timestamps; after CheckAndMutate, read the row first.
 //   - All methods are safe for concurrent use.
 type Store interface {
-	// ReadRows calls visit for each row in the ranges of which the filter leaves a cell,
+	// ReadRows calls visit for each row in the ranges that has a cell after filtering,
 	// in key order and once each even where ranges overlap, until visit returns false.
 	// Without ranges it reads no rows. Each row is a consistent snapshot; different rows
 	// may be read at different times. Rows written before the call are read. visit must

@@ -20,10 +20,10 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// generous is an ingester that takes no memory itself for what it answers.
+// generous is an ingester that does not take memory for its responses itself.
 type generous struct{ Ingester }
 
-// answerText is what each of its answers has in bytes, at least.
+// answerText is the minimum size in bytes of its responses.
 const answerText = 200_000
 
 func texts() []string {
@@ -64,8 +64,8 @@ func (generous) ActiveSeries(context.Context, string, func(*ingester.ActiveSerie
 	return nil
 }
 
-// TestAnswersTakeMemory: an answer on its way to the caller, and a list of active
-// series, are the server's by themselves, whatever was taken to find them.
+// TestAnswersTakeMemory: the server takes memory for a response until it was sent, and for a list
+// of active series, in addition to the memory that the ingester took.
 func TestAnswersTakeMemory(t *testing.T) {
 	sec := member(t, secret, cluster.TLSFiles{})
 	a := newAccounted(t, generous{}, sec, sec)

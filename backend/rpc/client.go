@@ -46,9 +46,9 @@ const (
 	clientPing  = 10 * time.Second
 	clientPong  = 3 * time.Second
 	dialTimeout = 3 * time.Second
-	// maxRedialGap is the time within which a peer that can be reached again is used again. It
-	// is short, because until then no other replica may fail. A refused connection costs
-	// little, and an attempt without a response takes dialTimeout anyway.
+	// maxRedialGap is the maximum pause between two attempts to connect to a peer. It is short,
+	// because no other replica may fail until the peer is connected again. A refused connection
+	// costs little, and an attempt without a response takes dialTimeout anyway.
 	maxRedialGap = 400 * time.Millisecond
 	firstRedial  = 100 * time.Millisecond
 	// pauseAfter is the number of consecutive timeouts of pushes after which no pushes are
@@ -128,8 +128,8 @@ type Peer struct {
 	paused   time.Time // when the peer was last paused or probed
 }
 
-// errNoAddress is returned for a member of the ring without an address, which nobody may
-// connect to.
+// errNoAddress is returned for a member of the ring without an address, to which no process may
+// connect.
 var errNoAddress = errors.New("no address: the member's ring entry has no recent heartbeat")
 
 var errPaused = fmt.Errorf("%w: the last pushes to this peer timed out", wire.ErrUnavailable)
@@ -213,8 +213,8 @@ type received struct {
 	packs []ulid.ULID
 }
 
-// receive reads the parts of a selection of at most most series; 0 means no limit. The
-// caller must release the result also after an error.
+// receive reads the parts of a selection of at most most series; 0 means no limit. The caller must
+// release the result even after an error.
 func (p *Peer) receive(ctx context.Context, stream wire.Ingester_SelectClient, most int) (received, error) {
 	h, taken := memory.FromContext(ctx), int64(0)
 	sel := received{Selection: &series.Selection{}}
@@ -355,7 +355,7 @@ func (p *Peer) Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetad
 	return out, nil
 }
 
-// SeriesCount returns how many series of a tenant the ingester has in memory.
+// SeriesCount returns the number of active series of a tenant in the ingester.
 func (p *Peer) SeriesCount(ctx context.Context, id tenant.ID) (int, error) {
 	resp, err := p.ingester.SeriesCount(ctx, &wire.TenantRequest{Tenant: string(id)})
 	if err = p.note(ctx, err); err != nil {
@@ -373,7 +373,7 @@ func (p *Peer) HeadStats(ctx context.Context, id tenant.ID) (series.HeadStats, e
 	return series.HeadStats{Chunks: resp.Chunks, MinTime: resp.MinTime, MaxTime: resp.MaxTime}, nil
 }
 
-// Version returns the version of the ingester's responses about old samples of a tenant.
+// Version returns the version of a tenant's samples in the ingester.
 func (p *Peer) Version(ctx context.Context, id tenant.ID) (series.IngesterVersion, error) {
 	resp, err := p.ingester.Version(ctx, &wire.TenantRequest{Tenant: string(id)})
 	if err = p.note(ctx, err); err != nil {

@@ -78,8 +78,8 @@ func decodeRequest(in *wire.EvaluationRequest) (*evaluation.Request, error) {
 	return r, nil
 }
 
-// checkRequest returns an error for values that no query has. A negative lookback is none: the
-// engine uses its default for it.
+// checkRequest returns an error for values that no query has. A negative lookback is allowed: the
+// engine then uses its default.
 func checkRequest(r *evaluation.Request, in *wire.EvaluationRequest) error {
 	switch {
 	case r.Class < queue.Range || r.Class > queue.Rule:
@@ -95,13 +95,13 @@ func checkRequest(r *evaluation.Request, in *wire.EvaluationRequest) error {
 	case r.Shard != nil && (r.Part == nil || r.Shard.Of < 1):
 		return fmt.Errorf("one of %d shards, of a part: %t", r.Shard.Of, r.Part != nil)
 	case in.Timeout < 0 || in.Timeout > math.MaxInt64/int64(time.Millisecond):
-		return fmt.Errorf("timeout of %d ms", in.Timeout) // would run without a timeout
+		return fmt.Errorf("timeout of %d ms", in.Timeout) // it would overflow, and the evaluation would have no timeout
 	}
 	return nil
 }
 
-// spacing returns the time from which the points of an answer are counted (Unix milliseconds,
-// the first step of a range query or part) and the distance of points in milliseconds; see
+// spacing returns the time from which the points of an answer are counted (Unix milliseconds, the
+// first step of a range query or part) and the time between two points in milliseconds; see
 // evaluation.AppendSeries.
 func spacing(r *evaluation.Request) (start, step int64) {
 	if r.Instant() || r.Times.Step%time.Millisecond != 0 {
@@ -122,7 +122,7 @@ const (
 	kindString = "string"
 )
 
-// sendAnswer sends an answer in one or more messages, the last of which has End.
+// sendAnswer sends an answer in one or more messages; only the last one has End.
 func sendAnswer(r *evaluation.Request, a *evaluation.Answer, send func(*wire.EvaluationResponse) error) error {
 	end := &wire.EvaluationEnd{Joinable: a.Joinable, Series: a.Cost.Series, Samples: a.Cost.Samples, Read: a.Cost.Read,
 		Switches: a.Switches, Syntax: a.Syntax, Sharded: a.Sharded,
@@ -213,7 +213,7 @@ const (
 	answerSeriesBytes = 200
 )
 
-// drop returns the memory of an answer that is not complete or not used.
+// drop releases the memory of an answer that is not complete or not used.
 func (c *collector) drop() { c.holding.Close() }
 
 // add adds a message. It returns the complete answer after the last message, and nil before.

@@ -198,8 +198,8 @@ func TestTimingOfOtherVersions(t *testing.T) {
 	}
 }
 
-// TestFailureEncoding checks that an error is answered by Prometheus' API, and explained, in
-// another process as in the one in which it happened.
+// TestFailureEncoding checks that an error that another process received leads to the same response
+// of Prometheus' API, and the same explanation, as in the process in which it occurred.
 func TestFailureEncoding(t *testing.T) {
 	lim := limits.Default()
 	r := exampleRequest()
@@ -242,7 +242,7 @@ func TestFailureEncoding(t *testing.T) {
 	}
 }
 
-// FuzzAnswer: whatever a process sends, decoding it ends with an answer or an error.
+// FuzzAnswer: decoding any message ends with an answer or an error.
 func FuzzAnswer(f *testing.F) {
 	r := exampleRequest()
 	_ = sendAnswer(r, &evaluation.Answer{Value: promql.Matrix{{Metric: labels.FromStrings("a", "1"),
@@ -265,7 +265,7 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// FuzzRequest: whatever a process sends, decoding it ends with a request or an error.
+// FuzzRequest: decoding any message ends with a request or an error.
 func FuzzRequest(f *testing.F) {
 	in, err := encodeRequest(context.Background(), exampleRequest())
 	if err != nil {

@@ -27,7 +27,7 @@ const (
 	failedExecution = "execution"  // any other
 )
 
-// cause is an error that keeps its identity when it is sent to another process.
+// cause is an error that errors.Is also finds in the process to which it is sent.
 type cause struct {
 	name string
 	err  error

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/dispatch"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/memory"
@@ -26,6 +27,10 @@ type Frontend interface {
 	Query(ctx context.Context, r *evaluation.Request) (a *evaluation.Answer, release func(), err error)
 	// Serve gives evaluations to a slot of a querier, until the slot or ctx ends.
 	Serve(ctx context.Context, slot dispatch.Slot) error
+	// Hold waits until a slot is free for a read of a tenant, and holds it until release.
+	Hold(ctx context.Context, id tenant.ID) (release func(), err error)
+	// Draining is closed when slots are no longer held.
+	Draining() <-chan struct{}
 }
 
 // ServeFrontend registers a frontend. It must be called before Serve.
@@ -70,6 +75,58 @@ func (s frontendServer) Work(stream wire.Frontend_WorkServer) error {
 		return status.Error(codes.Unavailable, err.Error())
 	}
 	return nil
+}
+
+// Hold implements wire.FrontendServer.
+func (s frontendServer) Hold(in *wire.HoldRequest, out wire.Frontend_HoldServer) error {
+	id, err := tenantOf(in.Tenant)
+	if err != nil {
+		return err
+	}
+	if err := out.Send(&wire.Empty{}); err != nil {
+		return err
+	}
+	release, err := s.f.Hold(out.Context(), id)
+	if err != nil {
+		return status.FromContextError(err).Err()
+	}
+	defer release()
+	if err := out.Send(&wire.Empty{}); err != nil {
+		return err
+	}
+	select {
+	case <-out.Context().Done():
+	case <-s.f.Draining():
+	}
+	return nil
+}
+
+// Hold waits until the frontend holds a slot for a read of a tenant. The caller must call
+// release when the read has ended. The error wraps wire.ErrUnavailable or wire.ErrRejected if
+// the frontend does not respond or does not know the call.
+func (p *Peer) Hold(ctx context.Context, id tenant.ID) (release func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		if err != nil {
+			cancel()
+		}
+	}()
+	hangs := time.AfterFunc(aliveTimeout, cancel)
+	defer hangs.Stop()
+	stream, err := p.frontend.Hold(ctx, &wire.HoldRequest{Tenant: string(id)})
+	if err != nil {
+		return nil, wire.Error(err)
+	}
+	for range 2 {
+		if _, err = stream.Recv(); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = status.Error(codes.Unavailable, "the query frontend ended the call")
+			}
+			return nil, wire.Error(err)
+		}
+		hangs.Stop()
+	}
+	return cancel, nil
 }
 
 // slot is a slot of a querier. It implements dispatch.Slot.
@@ -125,7 +182,7 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (answer *eva
 			c.drop()
 		}
 	}()
-	begun := !r.Alone // otherwise the querier says when
+	begun := !r.Alone // otherwise the querier reports when it begins
 	for {
 		select {
 		case piece := <-w.answers:
@@ -148,8 +205,8 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (answer *eva
 	}
 }
 
-// understood returns an answer, or one that another querier may replace if this one does not
-// have the switches of the request.
+// understood returns the answer or, if the querier did not apply the switches of the request, a
+// failed answer, so that the evaluation is repeated on another querier.
 func understood(r *evaluation.Request, a *evaluation.Answer) *evaluation.Answer {
 	if r.Shard != nil && a.Err == nil && !a.Sharded {
 		return &evaluation.Answer{Err: promql.ErrStorage{Err: evaluation.ErrNotSharded}}
@@ -199,8 +256,8 @@ func (p *Peer) Query(ctx context.Context, r *evaluation.Request) (answer *evalua
 	return answer, nil
 }
 
-// receive receives the answer of a frontend. hangs ends the call unless it is stopped by the
-// first piece.
+// receive receives the answer of a frontend. hangs is the timer that ends the call unless the first
+// piece arrives in time.
 func receive(ctx context.Context, stream wire.Frontend_QueryClient, c *collector, hangs *time.Timer) (*evaluation.Answer, error) {
 	for alive := false; ; alive = true {
 		piece, err := stream.Recv()
@@ -226,7 +283,7 @@ type Work struct {
 	cancel   context.CancelFunc
 	requests chan *wire.EvaluationRequest
 
-	mu sync.Mutex // sending
+	mu sync.Mutex // held while sending
 }
 
 // Work lends a slot of the querier instance to a frontend. The caller must call Close.
@@ -275,7 +332,7 @@ func (w *Work) Next() (*evaluation.Request, error) {
 	}
 }
 
-// Context ends when the frontend cancels the evaluation.
+// Context returns the context of the stream, which also ends when the frontend cancels the evaluation.
 func (w *Work) Context() context.Context { return w.ctx }
 
 // Answer sends the answer of the last evaluation.

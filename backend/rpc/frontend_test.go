@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 
 	"github.com/palliumhq/pallium/authn/cluster"
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/dispatch"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/shard"
@@ -25,12 +26,13 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// slots is a Frontend that passes on its slots.
+// slots is a Frontend that sends the slots that it is lent to a channel.
 type slots struct {
 	draining bool
 	list     chan dispatch.Slot
 	end      chan error // ends Serve
 	released chan struct{}
+	drained  chan struct{}
 }
 
 func (s *slots) Query(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, func(), error) {
@@ -60,8 +62,18 @@ func (s *slots) Serve(ctx context.Context, slot dispatch.Slot) error {
 	}
 }
 
+func (s *slots) Hold(ctx context.Context, id tenant.ID) (func(), error) {
+	if id == "waits" {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
+	return func() { close(s.released) }, nil
+}
+
+func (s *slots) Draining() <-chan struct{} { return s.drained }
+
 func newSlots() *slots {
-	return &slots{list: make(chan dispatch.Slot, 16), end: make(chan error), released: make(chan struct{})}
+	return &slots{list: make(chan dispatch.Slot, 16), end: make(chan error), released: make(chan struct{}), drained: make(chan struct{})}
 }
 
 // serveFrontend runs a server with a frontend and returns a client. stop kills the server.
@@ -133,8 +145,8 @@ func TestQuery(t *testing.T) {
 	}
 }
 
-// TestOtherSwitches checks that the answer of a process that does not know a switch of the
-// tenant is not used, and that another one is asked.
+// TestOtherSwitches checks that an answer is not used if the process did not apply a switch of the
+// tenant, and that its error makes the caller use another process.
 func TestOtherSwitches(t *testing.T) {
 	f := newSlots()
 	p, _ := serveFrontend(t, f)
@@ -169,6 +181,50 @@ func TestOtherSwitches(t *testing.T) {
 	}
 }
 
+// TestHoldSlot checks that a slot is held until the caller releases it, its context ends, or the
+// frontend drains.
+func TestHoldSlot(t *testing.T) {
+	for _, end := range []string{"release", "canceled", "drained"} {
+		f := newSlots()
+		p, _ := serveFrontend(t, f)
+		own, cancel := context.WithCancel(ctx)
+		release, err := p.Hold(own, "acme")
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-f.released:
+			t.Errorf("%s: released at once", end)
+		default:
+		}
+		switch end {
+		case "release":
+			release()
+		case "canceled":
+			cancel()
+		case "drained":
+			close(f.drained)
+		}
+		<-f.released
+		release()
+		cancel()
+	}
+	f := newSlots()
+	p, stop := serveFrontend(t, f)
+	own, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if _, err := p.Hold(own, "waits"); err == nil {
+		t.Error("no error of a read whose time is over")
+	}
+	if _, err := p.Hold(ctx, "../x"); !errors.Is(err, wire.ErrRejected) {
+		t.Errorf("an invalid tenant: %v", err)
+	}
+	stop()
+	if _, err := p.Hold(ctx, "acme"); !errors.Is(err, wire.ErrUnavailable) {
+		t.Errorf("a frontend that has stopped: %v", err)
+	}
+}
+
 // TestNotSharded checks that the answer of a querier that ignores a shard is not used.
 func TestNotSharded(t *testing.T) {
 	f := newSlots()
@@ -198,8 +254,8 @@ func TestNotSharded(t *testing.T) {
 	}
 }
 
-// TestQueryDeadline checks that a call ends when the time of the query is over, not a moment
-// earlier: the caller answers with the reason for which its context ended.
+// TestQueryDeadline checks that a call does not end before the context of the query: the caller's
+// response depends on why its context ended.
 func TestQueryDeadline(t *testing.T) {
 	f := newSlots()
 	p, _ := serveFrontend(t, f)
@@ -219,7 +275,7 @@ func TestQueryDeadline(t *testing.T) {
 	}
 }
 
-// TestQueryMemory checks the error of an answer for which this process has no memory.
+// TestQueryMemory checks the error if this process has no memory for an answer.
 func TestQueryMemory(t *testing.T) {
 	f := newSlots()
 	p, _ := serveFrontend(t, f)
@@ -254,8 +310,8 @@ func TestQueryMemory(t *testing.T) {
 	stream.Close()
 }
 
-// TestMemoryOfIncompleteAnswer: the memory of what was received of an answer is returned when
-// the rest does not come, since the evaluation is repeated within the same request.
+// TestMemoryOfIncompleteAnswer: the memory of an incomplete answer is released when the rest does
+// not arrive, since the evaluation is repeated within the same request.
 func TestMemoryOfIncompleteAnswer(t *testing.T) {
 	r := exampleRequest()
 	r.Part, r.Times.Step = nil, 0
@@ -314,8 +370,8 @@ func (hung) Query(_ *wire.EvaluationRequest, out wire.Frontend_QueryServer) erro
 	return out.Context().Err()
 }
 
-// TestFrontendHangs checks that another frontend is used if one does not respond, and
-// that a frontend which works on a query has as much time as the query.
+// TestFrontendHangs checks that a frontend that does not respond counts as unavailable, and that
+// one that works on a query may take as long as the query.
 func TestFrontendHangs(t *testing.T) {
 	p, _ := serveCalls(t, func(s *Server) { wire.RegisterFrontendServer(s.grpc, hung{}) })
 	r := exampleRequest()
@@ -400,9 +456,9 @@ func TestWork(t *testing.T) {
 	w.Wait(ctx)
 }
 
-// TestQuerierDies checks that a frontend notices the end of a querier at once, and whether
-// the evaluation had begun.
-func TestQuerierDies(t *testing.T) {
+// TestQuerierEnds checks that a frontend detects the end of a querier at once, and that the error
+// depends on whether the evaluation had begun.
+func TestQuerierEnds(t *testing.T) {
 	for _, tt := range []struct {
 		alone, began bool
 		want         error

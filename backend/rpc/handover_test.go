@@ -81,6 +81,6 @@ func TestHandOver(t *testing.T) {
 func TestHandOverOlder(t *testing.T) {
 	err := wire.Error(status.Error(codes.Unimplemented, "unknown method ReserveSeries"))
 	if !errors.Is(err, wire.ErrRejected) || errors.Is(err, wire.ErrUnavailable) {
-		t.Errorf("%v", err)
+		t.Errorf("error of an unknown method: %v, want ErrRejected", err)
 	}
 }

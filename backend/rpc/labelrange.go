@@ -18,7 +18,7 @@ func encodeBound(ls labels.Labels) []wire.RangeLabel {
 	return out
 }
 
-// decodeRange decodes a range of series; nil is the range of all.
+// decodeRange decodes a range of series; nil means all series.
 func decodeRange(m *wire.LabelRange) series.LabelRange {
 	if m == nil {
 		return series.LabelRange{}

@@ -67,7 +67,7 @@ func newAccounted(t *testing.T, ing Ingester, server, client *cluster.Member) *a
 	return a
 }
 
-// eventually waits until ok returns true for the used memory of the server's account.
+// eventually waits until ok returns true for the used bytes of the server's account.
 func (a *accounted) eventually(what string, ok func(held int64) bool) {
 	a.t.Helper()
 	kit.Until(a.t, what+": the account's used memory is as expected", func() bool { return ok(a.account.Used()) })
@@ -94,7 +94,8 @@ func (a *accounted) headersRead() {
 	_, _ = a.SeriesCount(call, "a") // the headers of a connection are read in order
 }
 
-// fill reserves the memory of an account except for left bytes, which rounding reduces.
+// fill reserves the memory of an account except for left bytes; because of rounding, slightly fewer bytes
+// remain.
 func fill(t *testing.T, a *memory.Account, left int64) (empty func()) {
 	t.Helper()
 	h := a.Begin(memory.Request{Internal: true})

@@ -253,7 +253,7 @@ func TestCalls(t *testing.T) {
 		t.Errorf("%d series after a deletion, want 4999", len(got.Series))
 	}
 	if r, err := p.Compact(ctx, false); err != nil || r != (compactor.Report{Days: 1, Published: 2, Series: 3, Samples: 4}) {
-		t.Errorf("%+v, %v", r, err)
+		t.Errorf("Compact = %+v, %v", r, err)
 	}
 	if _, err := p.Compact(ctx, true); err == nil || !strings.Contains(err.Error(), "clock is wrong") {
 		t.Errorf("Compact with expireAll = %v, want the error of ExpireAll", err)
@@ -303,7 +303,7 @@ func TestStrangers(t *testing.T) {
 			defer cancel()
 			_, err := p.SeriesCount(call, "a")
 			if (err == nil) != tt.ok {
-				t.Errorf("%v", err)
+				t.Errorf("SeriesCount: %v", err)
 			}
 			if _, _, err := p.Select(call, all("a")); (err == nil) != tt.ok {
 				t.Errorf("select: %v", err)

@@ -53,7 +53,7 @@ const (
 	maxStreams  = 1000 // concurrent calls per connection
 	pingEvery   = 10 * time.Second
 	pingTimeout = 5 * time.Second
-	// partBytes is the approximate size of a message of a selection.
+	// partBytes is the approximate size of a message of a selection or an answer.
 	partBytes = 1 << 20
 )
 

@@ -11,8 +11,8 @@ import (
 // row.
 const AsidePrefix = "a/"
 
-// AsideQualifier returns the qualifier of the record of series that an ingester set aside
-// of a tenant in a window of the row's day.
+// AsideQualifier returns the qualifier of the record of the series of one tenant that an
+// ingester set aside in a window of the row's day.
 func AsideQualifier(window int, ingester string, t tenant.ID) string {
 	return AsidePrefix + string(byte(window)) + ingester + "/" + string(t)
 }

@@ -43,7 +43,8 @@ func FuzzRecords(f *testing.F) {
 	})
 }
 
-// FuzzCompressed does the same with uncompressed payloads of names, values and summaries.
+// FuzzCompressed does the same as FuzzRecords with the uncompressed payloads of names,
+// values and summaries.
 func FuzzCompressed(f *testing.F) {
 	c := testCodec(f)
 	kinds := []byte{valueNames, valueBucket, valueSummaries}

@@ -142,7 +142,8 @@ func ValuesRange(t tenant.ID, label string, first, last int64) (start, end strin
 	return days(TenantPrefix(t)+string(kindValues)+text(label), first, last)
 }
 
-// TenantKey returns the key of the row with a tenant's deletions of series.
+// TenantKey returns the key of the row with a tenant's deletions of series and the
+// retention of its cells.
 func TenantKey(t tenant.ID) string { return TenantPrefix(t) + string(kindTenant) }
 
 // system returns the prefix of the keys of a kind of rows without a tenant. It cannot be the
@@ -181,8 +182,8 @@ const (
 	EndOfTenants = "\x02"
 )
 
-// TenantOf returns the tenant of a tenant's row, also for kinds of rows that are unknown to
-// this version.
+// TenantOf returns the tenant of a tenant's row, even if the kind of row is unknown to this
+// version.
 func TenantOf(key string) (tenant.ID, bool) {
 	rest, ok := strings.CutPrefix(key, root)
 	if !ok {

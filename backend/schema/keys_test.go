@@ -42,7 +42,7 @@ func TestKeyBytes(t *testing.T) {
 		{"tombstone", TombstoneQualifier(7), "742f 0000000000000007"},
 		{"pending", PendingQualifier(7), "702f 0000000000000007"},
 		{"rewrite", RewriteQualifier("a1"), "642f 6131"},
-		{"rewrite now", CleanQualifier("a1"), "632f 6131"},
+		{"clean", CleanQualifier("a1"), "632f 6131"},
 	} {
 		want := strings.ReplaceAll(c.want, " ", "")
 		if got := hex.EncodeToString([]byte(c.got)); got != want {

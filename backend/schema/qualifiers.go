@@ -57,7 +57,8 @@ func ValuesQualifier(v Version, part, bucket int) string {
 	return qualifier(v, KindValues, part, bucket)
 }
 
-// MaxIndex is the largest number of pages of a metric, and of buckets of a label, in one pack.
+// MaxIndex is the largest number of packs of a generation and, in one pack, of pages of a
+// metric and of buckets of a label.
 const MaxIndex = 1 << 16
 
 // ParseQualifier parses the qualifier of a versioned cell. index is 0 for kinds without one.
@@ -88,7 +89,7 @@ const (
 	IntentPrefix           = "i/"  // work row
 	ReceiptPrefix          = "r/"  // work row
 	RewritePrefix          = "d/"  // work row: a tenant whose day must be rewritten without deleted series
-	CleanPrefix            = "c/"  // work row: a tenant that asked for this rewrite now, not when the day is due; 8 bytes, Unix milliseconds
+	CleanPrefix            = "c/"  // work row: like RewritePrefix, but now, before the day is due; 8 bytes, Unix milliseconds
 	TombstonePrefix        = "t/"  // tenant row: active deletions
 	PendingPrefix          = "p/"  // tenant row: reserved deletions
 	LastTombstoneQualifier = "n"   // tenant row: number of the last deletion, 8 bytes

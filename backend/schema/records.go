@@ -267,8 +267,9 @@ func DecodeReceipt(value []byte) (Receipt, error) {
 	return c, r.end("receipt")
 }
 
-// Garbage is an entry of the garbage queue: an object or generation that is deleted when the
-// entry is due, if nothing refers to it then.
+// Garbage is an entry of the garbage queue: an object or generation that is deleted when the entry
+// is due, if nothing refers to it then; or an L0 pack that is then entered into the index, because
+// its upload was interrupted.
 type Garbage struct {
 	Kind    string
 	Name    string // object name, or another unique name
@@ -300,8 +301,8 @@ func DecodeGarbage(value []byte) (Garbage, error) {
 	return g, r.end("garbage entry")
 }
 
-// Lease says which process does a job. It only avoids duplicate work: correctness does not
-// depend on it.
+// Lease is the current holder of a job. It only avoids duplicate work: correctness does
+// not depend on it.
 type Lease struct {
 	Holder string
 	Until  int64 // Unix milliseconds

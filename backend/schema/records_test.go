@@ -194,7 +194,7 @@ func TestRejectedRecords(t *testing.T) {
 		"generation beyond 32 bits": {seal(valueManifest, 1, []byte{0x80, 0x80, 0x80, 0x80, 0x10}), func(b []byte) error { _, err := DecodeManifest(b); return err }},
 	} {
 		if err := k.decode(k.value); !errors.Is(err, ErrCorrupt) {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: error %v, want ErrCorrupt", what, err)
 		}
 	}
 }
@@ -208,7 +208,7 @@ func TestManifestOrder(t *testing.T) {
 		m := someManifest()
 		change(&m)
 		if _, err := DecodeManifest(m.Encode()); !errors.Is(err, ErrCorrupt) {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: error %v, want ErrCorrupt", what, err)
 		}
 	}
 }

@@ -124,7 +124,7 @@ func TestNoPageIsMissed(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d times said yes, %d times rightly", maybe, really)
+	t.Logf("MayMatch returned true %d times; pages matched %d times", maybe, really)
 	if maybe > really*13/10 {
 		t.Errorf("MayMatch returned true %d times, but pages matched only %d times", maybe, really)
 	}

@@ -10,9 +10,10 @@ import (
 
 // Errors of every decoder. Wrapping errors have the details.
 var (
-	// ErrCorrupt is in the error for a corrupt value.
+	// ErrCorrupt is wrapped by the error for a corrupt value.
 	ErrCorrupt = errors.New("index value is corrupt")
-	// ErrNewer is in the error for a value that a newer version of Pallium wrote.
+	// ErrNewer is wrapped by the error for a value that a newer version of Pallium
+	// wrote.
 	ErrNewer = errors.New("index value has an unknown format: written by a newer version of Pallium")
 )
 

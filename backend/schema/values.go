@@ -8,10 +8,10 @@ import (
 	"sort"
 )
 
-// A bucket is closed before it exceeds bucketRaw bytes uncompressed. If it has more than
-// maxBucket bytes compressed, it is built again with half the uncompressed size, repeatedly. A
-// single value with all its metrics may have more. So two consecutive buckets always have more
-// than maxBucket/2 bytes together.
+// A bucket is closed before it exceeds bucketRaw bytes uncompressed. If it has more than maxBucket
+// bytes compressed, it is built again with half the uncompressed size, repeatedly. A single value
+// with all its metrics may have more. Uncompressed, two consecutive buckets therefore always have
+// more than maxBucket/2 bytes together.
 const (
 	bucketRaw = 256 << 10
 	maxBucket = 128 << 10
@@ -55,13 +55,13 @@ func (b *ValuesBuilder) Add(value string, metric int) {
 	b.sets++
 }
 
-// longValue is the length in bytes above which a value counts as the first value of its own
-// bucket.
+// longValue is the length in bytes above which a value is assumed to be the first value of
+// a bucket.
 const longValue = 1 << 10
 
 // firstShare returns what a value adds to the estimate of FirstsSize. A long value may be the
 // first one of its bucket. A shorter one adds its share of a first value, in proportion to its
-// share of the least size of a bucket.
+// share of the minimum size of a bucket.
 func firstShare(n int) int {
 	if n > longValue {
 		return n + 4

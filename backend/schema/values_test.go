@@ -41,8 +41,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestBuckets adds values in random order and repeatedly, and checks that the buckets have the sorted
-// values with their sets of metrics, and the right size.
+// TestBuckets adds values in random order and repeatedly, and checks that the buckets have the
+// sorted values with their sets of metrics, and at most maxBucket bytes.
 func TestBuckets(t *testing.T) {
 	const seed = 5
 	c := testCodec(t)
@@ -231,7 +231,7 @@ func TestExpansion(t *testing.T) {
 		raw = append(raw, 0x80, 0x80, 0x40, 1, 'x') // shares 1 MiB with the previous string
 	}
 	if _, err := c.DecodeBucket(c.seal(valueBucket, 1, raw)); !errors.Is(err, ErrCorrupt) {
-		t.Errorf("equal ends: %v", err)
+		t.Errorf("equal strings: %v, want ErrCorrupt", err)
 	}
 	raw = append([]byte{0xac, 0x02, 0}, appendText(nil, string(s))...)
 	for i := range n - 1 {
@@ -242,7 +242,7 @@ func TestExpansion(t *testing.T) {
 	}
 	_, err := c.DecodeBucket(c.seal(valueBucket, 1, raw))
 	if !errors.Is(err, ErrCorrupt) {
-		t.Errorf("more than can be: %v", err)
+		t.Errorf("too many bytes of strings: %v, want ErrCorrupt", err)
 	}
 	if want := fmt.Sprintf("take more than %d bytes", maxRaw); err == nil || !contains(err, want) {
 		t.Errorf("error %v does not say %q", err, want)

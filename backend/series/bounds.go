@@ -45,9 +45,9 @@ func (s *Sample) Parts() (buckets, spans, bounds int) {
 	return 0, 0, 0
 }
 
-// Continues reports whether the encoder is certain to append s to the chunk of
-// the previous sample prev, which is nil if unknown. It ignores cuts by the
-// size of the chunk and at sub-chunk boundaries.
+// Continues reports whether the encoder certainly appends s to the chunk of the
+// previous sample prev, which is nil if unknown. It ignores cuts by the size of the
+// chunk and at sub-chunk boundaries.
 func Continues(prev, s *Sample) bool {
 	if prev == nil || prev.kind() != s.kind() {
 		return false

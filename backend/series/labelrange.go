@@ -2,13 +2,13 @@ package series
 
 import "github.com/prometheus/prometheus/model/labels"
 
-// LabelRange is a range of series in the order of labels.Compare: those at or after From
-// and before To. Empty labels do not restrict that side, so the zero value has all series.
+// LabelRange is a range of series in the order of labels.Compare. It includes From and ends
+// before To. Empty labels do not limit that side, so the zero value contains all series.
 type LabelRange struct {
 	From, To labels.Labels
 }
 
-// All reports whether the range has all series.
+// All reports whether the range contains all series.
 func (r LabelRange) All() bool { return r.From.IsEmpty() && r.To.IsEmpty() }
 
 // Contains reports whether a series is in the range.
@@ -19,8 +19,9 @@ func (r LabelRange) Contains(ls labels.Labels) bool {
 	return r.To.IsEmpty() || labels.Compare(ls, r.To) < 0
 }
 
-// LabelRanges divides all series into at most n ranges with about the same number of the
-// listed series. The list must be sorted and without duplicates.
+// LabelRanges divides all possible series into ranges. Each range contains about the same
+// number of the given series, which must be sorted and without duplicates. The number of
+// ranges is n, but not more than the number of given series, and at least one.
 func LabelRanges(sorted []labels.Labels, n int) []LabelRange {
 	n = max(min(n, len(sorted)), 1)
 	out := make([]LabelRange, 0, n)

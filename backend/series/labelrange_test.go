@@ -7,8 +7,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// TestLabelRanges checks that each series, listed or not, is in exactly one of the ranges, and
-// that these have about the same number of the listed ones.
+// TestLabelRanges checks that each series, given to LabelRanges or not, is in exactly one
+// range, and that the numbers of given series in two ranges differ by at most one.
 func TestLabelRanges(t *testing.T) {
 	var list []labels.Labels
 	for i := range 100 {
@@ -39,11 +39,11 @@ func TestLabelRanges(t *testing.T) {
 					}
 				}
 				if each := size / len(ranges); count < each || count > each+1 {
-					t.Errorf("n=%d, size=%d: a range has %d series", n, size, count)
+					t.Errorf("n=%d, size=%d: a range has %d series, want %d or %d", n, size, count, each, each+1)
 				}
 			}
 			if len(ranges) == 1 != ranges[0].All() {
-				t.Errorf("n=%d, size=%d: All is %v", n, size, ranges[0].All())
+				t.Errorf("n=%d, size=%d: All of the first range is %v", n, size, ranges[0].All())
 			}
 		}
 	}

@@ -14,9 +14,9 @@ type Request struct {
 	MinTime    int64 // Unix milliseconds, inclusive
 	MaxTime    int64
 	Matchers   []*labels.Matcher
-	MaxSeries  int  // more series are an error; 0 = no limit
-	LabelsOnly bool // return no chunks
-	Range      LabelRange
+	MaxSeries  int        // more series are an error; 0 = no limit
+	LabelsOnly bool       // return no chunks
+	Range      LabelRange // only series in this range are selected
 	// Partial lets a read leave out days of the long-term store that cannot be read.
 	Partial bool
 }

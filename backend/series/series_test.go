@@ -53,7 +53,7 @@ func TestWinsIsATotalOrder(t *testing.T) {
 				continue
 			}
 			if Wins(a, b) == Wins(b, a) {
-				t.Errorf("neither of %v and %v wins", a, b)
+				t.Errorf("%v and %v: both or neither win", a, b)
 			}
 			for k := range samples {
 				if c := &samples[k]; Wins(a, b) && Wins(b, c) && i != k && !Wins(a, c) {
@@ -296,6 +296,6 @@ func TestOutcome(t *testing.T) {
 	o.Add(p)
 	want := "sample is too old (too_old): 9 samples rejected, first: up, up, up, up, up\nlimit of 5 series reached (limit): 1 samples rejected"
 	if got := o.String(); got != want {
-		t.Errorf("got %q", got)
+		t.Errorf("String() = %q, want %q", got, want)
 	}
 }

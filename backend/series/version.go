@@ -5,22 +5,23 @@ import (
 	"slices"
 )
 
-// IngesterVersion is the version of what an ingester answers for a tenant's samples: while
-// Instance, Epoch and Changes are equal, so are the answers before Bound, and while Recent
-// is equal, too, those before RecentBound. See docs/frontend.md.
+// IngesterVersion is the version of a tenant's samples on an ingester: while Instance,
+// Epoch and Changes are equal, the ingester returns the same samples for times before
+// Bound, and while Recent is equal too, also for times before RecentBound. See
+// docs/frontend.md.
 type IngesterVersion struct {
 	Instance string
 	Epoch    uint64 // random, chosen when the process starts
-	Changes  uint64 // of the tenant's samples before Bound, since then
-	Recent   uint64 // of those from Bound to RecentBound
+	Changes  uint64 // number of changes of the tenant's samples before Bound since the start of the process
+	Recent   uint64 // number of changes of the samples from Bound to RecentBound
 	Bound    int64  // Unix milliseconds; never decreases within an epoch
 	// RecentBound is at or after Bound, and never decreases either.
 	RecentBound int64
-	Domain      string // failure domain, by which the ring knows it
+	Domain      string // failure domain of the ingester in the ring
 }
 
-// same reports whether two versions are of the same answers before the bound, or with
-// recent before the recent bound.
+// same reports whether the samples before the bound are the same in both versions, or
+// with recent, those before the recent bound.
 func (v *IngesterVersion) same(o *IngesterVersion, recent bool) bool {
 	return v.Instance == o.Instance && v.Epoch == o.Epoch && v.Changes == o.Changes && (!recent || v.Recent == o.Recent)
 }
@@ -36,9 +37,9 @@ func (v *IngesterVersion) in(list []IngesterVersion, recent bool) bool {
 }
 
 // DayVersion is the version of the long-term store's samples of a tenant's UTC day. Days
-// without samples have none.
+// that never had samples have none.
 type DayVersion struct {
-	Day    int64 // since 1970
+	Day    int64 // days since 1970-01-01
 	Digest [16]byte
 }
 
@@ -65,7 +66,8 @@ func (v *StoreVersion) Equal(o *StoreVersion) bool {
 	return v.Deletions == o.Deletions && slices.Equal(v.Days, o.Days)
 }
 
-// Versions is what the answers to queries of a tenant depend on besides the query.
+// Versions are the versions of all data of a tenant that the result of a query
+// depends on.
 type Versions struct {
 	Ingesters []IngesterVersion // of those that are available
 	Domains   map[string]int    // ingesters of the ring by failure domain
@@ -73,9 +75,9 @@ type Versions struct {
 	Store     StoreVersion
 }
 
-// Bounds returns the smallest bounds of the ingesters: samples at or after the recent one are
-// added without a change of the versions, those before it change Recent, and those before
-// the other one Changes. Unix milliseconds.
+// Bounds returns the smallest bounds of the ingesters: samples at or after recent are added
+// without a change of the versions, samples before it change Recent, and samples before bound
+// change Changes. Unix milliseconds.
 func (v *Versions) Bounds() (bound, recent int64) {
 	bound, recent = math.MaxInt64, math.MaxInt64
 	for i := range v.Ingesters {
@@ -85,9 +87,10 @@ func (v *Versions) Bounds() (bound, recent int64) {
 	return bound, max(bound, recent)
 }
 
-// Confirms reports whether an answer that was read from ingesters of the given versions has
-// every sample before the bound, or with recent before the recent bound, that is acknowledged
-// now: all ingesters of enough domains are among the given ones, and unchanged.
+// Confirms reports whether a result that was read from ingesters of the given versions
+// includes every sample before the bound, or with recent before the recent bound, that is
+// acknowledged now: in enough failure domains, every ingester is among the given ones and has
+// not changed.
 func (v *Versions) Confirms(then []IngesterVersion, recent bool) bool {
 	same := map[string]int{}
 	for i := range v.Ingesters {
@@ -109,8 +112,7 @@ func (v *Versions) Of(ids []string) []IngesterVersion {
 	return slices.DeleteFunc(slices.Clone(v.Ingesters), func(i IngesterVersion) bool { return !slices.Contains(ids, i.Instance) })
 }
 
-// Both returns the versions of a list that are the same in another one, with recent also for
-// recent samples.
+// Both returns the versions of a that are also in b, see same.
 func Both(a, b []IngesterVersion, recent bool) []IngesterVersion {
 	return slices.DeleteFunc(slices.Clone(a), func(i IngesterVersion) bool { return !i.in(b, recent) })
 }

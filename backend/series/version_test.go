@@ -2,10 +2,10 @@ package series
 
 import "testing"
 
-// TestBounds checks the bounds of ingesters whose clocks differ, and of those of a version
-// without a recent bound.
+// TestBounds checks the bounds of ingesters whose clocks differ, and of ingesters of an
+// older version, which return no recent bound.
 func TestBounds(t *testing.T) {
-	const old = 0 // what is read of a response without the field
+	const old = 0 // the value that is read from a response without the field
 	for _, tt := range []struct {
 		name          string
 		list          [][2]int64

@@ -16,9 +16,9 @@ import (
 // older pack might restore deleted series whose deletion is already forgotten.
 const maxAdoptAge = 14 * 24 * 60 * 60 * 1000
 
-// Adopt enters an L0 pack whose upload was interrupted, because its ingester was lost,
-// into the index. Everything that the index needs is in the pack. It returns false if
-// the object does not exist.
+// Adopt enters an L0 pack whose upload was not completed into the index. Usually its
+// ingester was lost. Everything that the index needs is in the pack. Adopt returns
+// false if the object does not exist.
 func (s *Store) Adopt(ctx context.Context, object string) (adopted bool, err error) {
 	obj, info, err := s.L0Info(ctx, object)
 	if errors.Is(err, objects.ErrNotFound) {
@@ -49,8 +49,8 @@ func Receipts(obj objects.Object, info pack.Info) []index.DayReceipt {
 	return receipts(uploadOf(obj, info), obj)
 }
 
-// WindowsOf returns the windows of which a pack may have samples: all windows between
-// the first and the last sample of each section.
+// WindowsOf returns the windows for which a pack may have samples: all windows
+// between the first and the last sample of each section.
 func WindowsOf(info pack.Info) []Window {
 	seen := map[Window]bool{}
 	var out []Window

@@ -50,7 +50,8 @@ func TestMetadataOfPack(t *testing.T) {
 	}
 }
 
-// TestVariants checks that at most maxVariants metadata entries of a metric are kept.
+// TestVariants checks that at most maxVariants metadata entries of a metric are kept,
+// and none that is larger than maxEntrySize.
 func TestVariants(t *testing.T) {
 	var list []series.MetricMetadata
 	for i := range maxVariants + 5 {
@@ -81,6 +82,6 @@ func TestParts(t *testing.T) {
 	g = &Generation{}
 	g.manifest.Packs = make([]schema.PackEntry, schema.MaxIndex)
 	if g.checkParts() == nil {
-		t.Error("a pack whose ordinal no qualifier can hold")
+		t.Error("checkParts accepts a pack whose ordinal no qualifier can hold")
 	}
 }

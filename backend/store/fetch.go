@@ -24,8 +24,8 @@ const (
 	maxGets     = 64      // concurrent reads of one query
 )
 
-// ErrMissing is in the error of a read of an object that the index names and that
-// does not exist.
+// ErrMissing is wrapped by the error of a read of an object that the index names
+// and that does not exist or is too short.
 var ErrMissing = errors.New("object listed in the index is missing")
 
 // blockKey identifies a block. It never changes its meaning: objects are immutable.

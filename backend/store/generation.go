@@ -23,10 +23,11 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// ErrConflict is in the error of Publish if another generation was published since
-// the catalog was read, if a sweep raised the fence of the day because an attempt was
-// overdue, or if the attempt took too long. Nothing of this attempt is visible to
-// readers. The caller reads the catalog again and starts over.
+// ErrConflict is wrapped by the error of Publish if another generation was published
+// or the day expired since the catalog was read, if a sweep raised the fence of the
+// day because an attempt was overdue, or if the attempt took too long. Nothing of
+// this attempt is visible to readers. The caller reads the catalog again and starts
+// over.
 var ErrConflict = errors.New("compaction of the day must start over")
 
 var (
@@ -56,10 +57,10 @@ type Generation struct {
 	last  string // metric of the last series
 }
 
-// NewGeneration starts a new generation of a day. catalog is the catalog that the
-// caller merges, number the number of the last deletion of series that the caller
-// applies, metadata the metadata of the day's metrics, sorted by metric. It returns
-// ErrDeleted if the tenant was deleted.
+// NewGeneration starts a new generation of a day. catalog names the packs that the
+// caller merges, number is the number of the last deletion of series that the
+// caller applies, and metadata is the metadata of the day's metrics, sorted by
+// metric. It returns ErrDeleted if the tenant was deleted.
 func (s *Store) NewGeneration(ctx context.Context, catalog Catalog, number uint64, metadata []series.MetricMetadata) (*Generation, error) {
 	kept := fewVariants(metadata)
 	s.metrics.droppedMetadata.Add(float64(len(metadata) - len(kept)))
@@ -98,7 +99,7 @@ func (s *Store) rejectDeleted(ctx context.Context, t tenant.ID) error {
 	return nil
 }
 
-// ErrDeleted is in the error of a write for a deleted tenant.
+// ErrDeleted is wrapped by the error of a write for a deleted tenant.
 var ErrDeleted = errors.New("tenant was deleted")
 
 // day returns the tenant and day of the generation.
@@ -174,9 +175,9 @@ func (g *Generation) startPack(ctx context.Context) error {
 	return nil
 }
 
-// endPack closes the pack, stores it (C4) and writes its rows of the index (C5).
-// continues says that the next pack has more of its last metric, last that there is
-// no next pack.
+// endPack closes the pack, stores it (step C4 in docs/format/store.md) and writes
+// its rows of the index (C5). continues is true if the next pack has more series of
+// the last metric, last if no pack follows.
 func (g *Generation) endPack(ctx context.Context, continues, last bool) error {
 	w := g.w
 	if err := w.Finish(); err != nil {
@@ -271,8 +272,9 @@ func (g *Generation) metadataFor(continues bool) []series.MetricMetadata {
 	return out
 }
 
-// Publish makes the generation the published one of its day (C6). It returns
-// ErrConflict when the compaction must start over.
+// Publish makes the generation the published one of its day (step C6 in
+// docs/format/store.md). It returns ErrConflict when the compaction must start
+// over.
 func (g *Generation) Publish(ctx context.Context) (schema.Manifest, error) {
 	if g.w != nil {
 		if err := g.endPack(ctx, false, true); err != nil {

@@ -17,11 +17,11 @@ import (
 // the summaries of a large metric and its first pages.
 const firstCells = 8
 
-// publishMargin is the least age of a manifest, at the start of a read, for which rows
-// read concurrently with the manifest are sure to have all of its generation. The rows
-// are written before the manifest, so with a single clock any positive age would do.
-// The clocks of two processes may each be off by ten minutes before an alert fires;
-// the other ten minutes are a reserve.
+// publishMargin is the minimum age of a manifest, at the start of a read, for which
+// rows that are read concurrently with the manifest certainly have all cells of its
+// generation. The rows are written before the manifest, so with a single clock any
+// positive age would do. The clocks of two processes may each be off by ten minutes
+// before an alert fires; the other ten minutes are a reserve.
 const publishMargin = 30 * time.Minute
 
 // wantedRow is a row of pages that a query needs, of one metric and published day.
@@ -34,11 +34,11 @@ type wantedRow struct {
 	listed bool
 }
 
-// readIndex reads catalogs and pages: with a metric name in one round trip; without
-// one, metric names and catalogs first, then the buckets of label values that tell which
-// metrics can match, and the pages in a last round trip. Rows
-// that were read concurrently with the catalogs may be older than the catalogs, so
-// their lack of a cell does not prove its absence: see takeRows and
+// readIndex reads catalogs and pages. If the matchers select metric names, this takes
+// one round trip. Otherwise it reads metric names and catalogs first, then the buckets
+// of label values that tell which metrics can match (see narrow), and then the pages.
+// Rows that were read concurrently with the catalogs may be older than the catalogs, so
+// a cell that is missing in them may exist: see takeRows and
 // index.Generations.PublishedNames.
 func (q *query) readIndex(ctx context.Context) error {
 	defer timing.Of(ctx).Measure(timing.Index)()

@@ -18,8 +18,8 @@ import (
 )
 
 // OpenPack opens a pack of the object store for ranged reads. Every read fetches at
-// least readAhead bytes. The caller releases the reader. Unless id is zero, the pack
-// must have that ID.
+// least readAhead bytes, up to the end of the object. The caller releases the
+// reader. Unless id is zero, the pack must have that ID.
 func (s *Store) OpenPack(ctx context.Context, id ulid.ULID, object string, size int64) (*pack.Reader, error) {
 	return s.openSource(&objectSource{ctx: ctx, s: s, object: object, size: size}, id)
 }
@@ -54,7 +54,8 @@ func (s *Store) openSource(src *objectSource, id ulid.ULID) (*pack.Reader, error
 	return r, nil
 }
 
-// readAhead is the least number of bytes that one ranged read fetches.
+// readAhead is the minimum number of bytes that one ranged read fetches, unless the
+// object ends earlier.
 const readAhead = 1 << 20
 
 // objectSource reads a pack by ranges of its object. It keeps the last few ranges, so
@@ -151,8 +152,8 @@ func (s *Store) OpenTail(ctx context.Context, e *schema.PackEntry) (r *pack.Read
 	return r, read, nil
 }
 
-// selectL0 reads the L0 packs of the catalogs, which are not compacted yet, except
-// those covered by an ingester.
+// selectL0 reads the series in the L0 packs of the catalogs, except in packs that
+// an ingester covers.
 func (q *query) selectL0(ctx context.Context) error {
 	return q.eachL0(ctx, func(r *pack.Reader, c *Catalog, l *L0) error {
 		list, err := r.Select(ctx, q.req.Tenant, max(q.req.MinTime, c.Day*series.DayMillis), min(q.req.MaxTime, (c.Day+1)*series.DayMillis-1),

@@ -18,7 +18,7 @@ import (
 )
 
 // LabelNames returns the sorted label names of the series that Select would return.
-// Without matchers it returns those of all series of the range's days.
+// Without matchers it may also return those of other series of the range's days.
 func (s *Store) LabelNames(ctx context.Context, req series.Request, covered Covered) ([]string, error) {
 	set := memory.NewSet(memory.FromContext(ctx))
 	err := s.labels(ctx, req, covered, labelSink{
@@ -51,7 +51,8 @@ func (s *Store) LabelNames(ctx context.Context, req series.Request, covered Cove
 }
 
 // LabelValues returns the sorted values of a label of the series that Select would
-// return. Without matchers it returns those of all series of the range's days.
+// return. Without matchers it may also return those of other series of the range's
+// days.
 func (s *Store) LabelValues(ctx context.Context, name string, req series.Request, covered Covered) ([]string, error) {
 	set := memory.NewSet(memory.FromContext(ctx))
 	sink := labelSink{
@@ -97,8 +98,9 @@ func (s *Store) LabelValues(ctx context.Context, name string, req series.Request
 	return set.Sorted()
 }
 
-// labelSink collects the results of a read of labels. The read calls the function for
-// each kind of source: series, pages, names rows, values of one label, L0 packs.
+// labelSink collects the results of a read of labels. The read calls one of the
+// functions for each source, depending on its kind: series, pages, rows of names,
+// values of one label, or L0 packs.
 type labelSink struct {
 	series func(labels.Labels)
 	page   func(p *pack.Page, rows []uint16)
@@ -151,7 +153,7 @@ func (s *Store) labels(ctx context.Context, req series.Request, covered Covered,
 	})
 }
 
-// deletionsPending reports whether a pack may still contain deleted series: then
+// deletionsPending reports whether a pack may still contain deleted series. If so,
 // labels are read series by series.
 func (q *query) deletionsPending() bool {
 	for i := range q.deletions {
@@ -187,8 +189,9 @@ func (s *Store) labelsOfSeries(ctx context.Context, req series.Request, covered 
 	return nil
 }
 
-// wholeDays reads the names, or the values of one label, of published days. The
-// catalogs were read before, so a cell that it does not find is missing.
+// wholeDays reads the names, or the values of one label, of published days. It runs
+// after the catalogs were read, so a cell that it does not find is missing in the
+// index.
 func (q *query) wholeDays(ctx context.Context, first, last int64, sink labelSink) error {
 	byDay := index.Published(q.catalogs)
 	if len(byDay) == 0 {

@@ -7,11 +7,10 @@ import (
 	"github.com/palliumhq/pallium/backend/index"
 )
 
-// ClearLosses deletes the intents of lost ingesters for each window that is not
-// pending on any other ingester and was not also lost by an ingester of another
-// zone (or, without zones, by another ingester): a replica had every acknowledged sample of such a window and has uploaded
-// it. Intents younger than before (Unix milliseconds) are kept. It returns the
-// number of intents deleted.
+// ClearLosses deletes the intents of lost ingesters for each window that is not pending on any
+// other ingester and was not also lost by an ingester of another zone (without zones: by another
+// ingester). A replica had every acknowledged sample of such a window and has uploaded it. Intents
+// younger than before (Unix milliseconds) are kept. It returns the number of intents deleted.
 func (s *Store) ClearLosses(ctx context.Context, before int64) (int, error) {
 	return s.clearLosses(ctx, func(d *index.DayWork, in index.IntentOf) bool { return in.Since <= before && recovered(d, in, false) })
 }
@@ -57,8 +56,8 @@ func (s *Store) clearLosses(ctx context.Context, accept func(*index.DayWork, ind
 }
 
 // recovered reports whether all samples of a lost ingester's window are in the
-// long-term store. uploaded says that the other ingesters are known to have uploaded
-// theirs, so that their intents do not count.
+// long-term store. uploaded is true if the other ingesters are known to have
+// uploaded theirs; then their intents do not count.
 func recovered(d *index.DayWork, lost index.IntentOf, uploaded bool) bool {
 	return !slices.ContainsFunc(d.Intents, func(o index.IntentOf) bool {
 		if o.Window != lost.Window || o.Ingester == lost.Ingester {

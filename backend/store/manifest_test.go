@@ -64,7 +64,7 @@ func TestManifestDecides(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	x.Check("beside newer generations")
+	x.Check("next to rows of newer generations")
 	for _, m := range []*labels.Matcher{storetest.Metric("metric_0"), labels.MustNewMatcher(labels.MatchRegexp, "__name__", "metric_.*")} {
 		got := x.Read("a", 0, math.MaxInt64, m)
 		for s := range got {
@@ -161,7 +161,7 @@ func TestLargeMetric(t *testing.T) {
 		}
 		t.Logf("packs of %d bytes: %d reads of rows with %d cells, %d of objects", packBytes, readRows.Reads.Load(), readRows.Cells.Load(), readObjects.Gets.Load())
 		if packBytes == 0 && readRows.Cells.Load() > 20 {
-			t.Errorf("a query of one series reads %d cells of rows", readRows.Cells.Load())
+			t.Errorf("a query of one series reads %d cells of rows, want at most 20", readRows.Cells.Load())
 		}
 		if got := x.Read("a", 0, math.MaxInt64, storetest.Metric("large"), labels.MustNewMatcher(labels.MatchEqual, "id", "none")); len(got) != 0 {
 			t.Fatalf("%d series for an id that does not exist", len(got))

@@ -13,35 +13,36 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// A query without a metric name reads the pages of every metric of its days, unless a matcher on
-// another label tells which metrics can have a series that it selects: the names of a pack list
-// its labels, and the buckets of a label have for each value the metrics with a series with it.
+// A query without a metric name would have to read the pages of every metric of its days. A matcher
+// on another label can tell which metrics have series that the query selects: the names of a pack
+// list its labels, and for each value of a label, a bucket lists the metrics that have series with
+// that value.
 
 // Limits of narrowing.
 const (
-	narrowAbove   = 4  // rows of metrics: fewer are read at once, without the round trip for buckets
+	narrowAbove   = 4  // rows of metrics: up to so many are read without the additional round trip for buckets
 	narrowValues  = 64 // values of one matcher
-	narrowBuckets = 4  // of one matcher and pack: a matcher with more is not used
-	narrowLabels  = 2  // matchers for which buckets are read, those of the labels with the most values
+	narrowBuckets = 4  // buckets to be read for one matcher and pack: a matcher that needs more is not used
+	narrowLabels  = 2  // matchers for which buckets are read: those on the labels with the most values
 )
 
-// narrowing is the metrics of one pack that can have series that the query selects.
+// narrowing tells which metrics of one pack can have series that the query selects.
 type narrowing struct {
 	part *index.NamesPart
-	none bool   // no metric can: a label that the query needs is not in the pack
-	uses []uses // each one rules out the metrics that it does not list
+	none bool   // no metric can have such series: the pack lacks a label that the query requires
+	uses []uses // a metric that one of them does not list has no such series
 }
 
-// uses holds a matcher with the values and metrics that the buckets have for it.
+// uses is a matcher on one label, with the metrics that match it.
 type uses struct {
 	label   *schema.Label
-	buckets map[int][]string // values of the matcher that may be in the bucket
-	metrics map[int]bool     // ordinals of metrics that have a series with one of the values
+	buckets map[int][]string // by bucket: the matcher's values that may be in it
+	metrics map[int]bool     // ordinals of metrics that have a series with one of the values; set when the buckets are read
 }
 
-// narrow returns those of the wanted rows of metrics that can have series that the query selects.
-// parts are the names of the published generations. What it rules out is ruled out by cells of
-// exactly the published generation, read after the catalogs.
+// narrow returns the wanted rows whose metric can have series that the query selects. parts are the
+// names of the published generations. It drops a row only because of cells of exactly the published
+// generation, which are read after the catalogs.
 func (q *query) narrow(ctx context.Context, parts []index.NamesPart, wanted []wantedRow) ([]wantedRow, error) {
 	if len(wanted) <= narrowAbove {
 		return wanted, nil
@@ -98,7 +99,8 @@ func (n *narrowing) allows(ordinal int) bool {
 	return true
 }
 
-// narrowingOf returns which buckets of a pack say which of its metrics a query can select.
+// narrowingOf returns which buckets of a pack must be read to know which of its metrics the query
+// can select.
 func (q *query) narrowingOf(p *index.NamesPart) narrowing {
 	n := narrowing{part: p}
 	seen := map[string]bool{}
@@ -147,7 +149,8 @@ func listedValues(m *labels.Matcher) []string {
 	return nil
 }
 
-// bucketOf returns the bucket of a label that has a value, if the label has the value.
+// bucketOf returns the only bucket of a label that can have the value. ok is false if
+// no bucket can.
 func bucketOf(l *schema.Label, value string) (bucket int, ok bool) {
 	at, found := slices.BinarySearch(l.Buckets, value)
 	if found {

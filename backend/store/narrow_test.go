@@ -23,7 +23,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// measured counts what is read of a row store.
+// measured counts the reads of a row store, and the rows and bytes that they
+// return.
 type measured struct {
 	rows.Store
 	reads, rows, bytes atomic.Int64
@@ -74,7 +75,7 @@ func randomSeries(random *rand.Rand, day int64) storetest.Data {
 	return d
 }
 
-// randomMatchers returns one to three matchers of all kinds, most of which select something.
+// randomMatchers returns one to three random matchers. Most of them select something.
 func randomMatchers(random *rand.Rand) (out []*labels.Matcher) {
 	value := func(label string) string {
 		return map[string][]string{
@@ -109,8 +110,8 @@ func selects(ms []*labels.Matcher, ls labels.Labels) bool {
 }
 
 // TestNarrowedIsComplete compares the results of random queries without a metric name with what
-// was pushed and not deleted: over several days, in packs of several generations, L0
-// packs beside them, with deleted series.
+// was pushed and not deleted: over several days, in packs of several generations and in L0
+// packs, with deleted series.
 func TestNarrowedIsComplete(t *testing.T) {
 	random := storetest.Rand()
 	m := &measured{}
@@ -144,7 +145,8 @@ func TestNarrowedIsComplete(t *testing.T) {
 			mint, maxt = 0, math.MaxInt64
 		}
 		ms := randomMatchers(random)
-		// The expected contents, not another read: that would be narrowed by the same code.
+		// The expected result comes from the pushed samples: another read could have the
+		// same fault.
 		want := map[string]map[int64]series.Sample{}
 		for text, samples := range x.Want["a"] {
 			ls := storetest.Parse(text)
@@ -175,12 +177,12 @@ func TestNarrowedIsComplete(t *testing.T) {
 	}
 	t.Logf("%d of 600 results have series, %d reads were narrowed", nonEmpty, narrowed)
 	if nonEmpty < 200 || narrowed < 150 {
-		t.Error("the queries do not test much")
+		t.Errorf("%d results have series, want 200 or more; %d reads were narrowed, want 150 or more", nonEmpty, narrowed)
 	}
 }
 
-// TestNarrowedReads checks what a query without a metric name reads: over 7 days with 200 metrics
-// of which 4 have the label value.
+// TestNarrowedReads checks how many rows a query without a metric name reads: over 7 days with
+// 200 metrics, 4 of them with the label value.
 func TestNarrowedReads(t *testing.T) {
 	m := &measured{}
 	var o *objectscounted.Store
@@ -206,13 +208,13 @@ func TestNarrowedReads(t *testing.T) {
 	}
 	before, n := read(labels.MustNewMatcher(labels.MatchRegexp, "app", "app07.*")) // no list of values
 	after, n2 := read(labels.MustNewMatcher(labels.MatchEqual, "app", "app07"))
-	t.Logf("before: %s; after: %s", before, after)
+	t.Logf("not narrowed: %s; narrowed: %s", before, after)
 	if n != 200 || n2 != 200 {
 		t.Errorf("%d and %d series, want 200", n, n2)
 	}
 	// 7 catalogs and names, 7 rows of values, 4 metrics in 7 days, the tenant's row.
 	if got := m.rows.Load(); got > 7*2+7+4*7+1 {
-		t.Errorf("%d rows were read", got)
+		t.Errorf("%d rows were read, want at most %d", got, 7*2+7+4*7+1)
 	}
 	if _, n := read(labels.MustNewMatcher(labels.MatchEqual, "other", "x")); n != 0 || m.rows.Load() > 15 {
 		t.Errorf("%d series with a label that does not exist, %d rows", n, m.rows.Load())
@@ -234,6 +236,6 @@ func TestLostBucket(t *testing.T) {
 	_, err := x.Store.Select(t.Context(), series.Request{Tenant: "a", MaxTime: math.MaxInt64,
 		Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, "job", "a")}}, nil)
 	if err == nil || !strings.Contains(err.Error(), index.ErrInconsistent.Error()) || !strings.Contains(err.Error(), "label job") {
-		t.Errorf("%v", err)
+		t.Errorf("Select() without a bucket of label job: %v, want ErrInconsistent with the label", err)
 	}
 }

@@ -21,10 +21,10 @@ type (
 	// ReceiptOf is the receipt of an uploaded pack with samples of the day that are
 	// not compacted yet.
 	ReceiptOf = index.ReceiptOf
-	// AsideOf is the record of the series that an ingester set aside of a tenant in a
-	// window.
+	// AsideOf is the record of the series of one tenant and window that an ingester set
+	// aside.
 	AsideOf = index.AsideOf
-	// Lost is a window of which a lost ingester may have had the only copy of some
+	// Lost is a window for which a lost ingester may have had the only copy of some
 	// samples.
 	Lost = index.Lost
 )

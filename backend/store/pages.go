@@ -18,14 +18,14 @@ type pageKey struct {
 	row, qualifier string
 }
 
-// incomplete is a row of which only the first cells were read, and whose published
-// generation may have more cells.
+// incomplete is a row whose first cells were read, and whose published generation
+// may have more cells.
 type incomplete struct {
 	wantedRow
 	row index.Row
 }
 
-// shown says how much of the published generation a read of a row returned.
+// shown is how much of the published generation a read of a row returned.
 type shown int
 
 const (
@@ -36,11 +36,12 @@ const (
 	showsAll
 )
 
-// takeRows decodes the pages of the published generations from rows of which the
-// first cells were read, perhaps before the catalogs. A wanted row without all pages
-// of its generation is read again by exactly that generation. That read starts after
-// the catalogs were read, so a cell that it does not find does not exist. The first
-// read proves absence only for a generation published long before the query.
+// takeRows decodes the pages of the published generations from the first cells of
+// rows, which may have been read before the catalogs. A wanted row without all pages
+// of its generation is read again, restricted to exactly that generation. That read
+// starts after the catalogs were read, so a cell that it does not find does not
+// exist. The first read proves absence only for a generation published long before
+// the query.
 func (q *query) takeRows(ctx context.Context, wanted []wantedRow, list []index.Row) error {
 	byKey := make(map[string]index.Row, len(list))
 	for _, r := range list {
@@ -79,8 +80,9 @@ func (q *query) takeRows(ctx context.Context, wanted []wantedRow, list []index.R
 	return q.readLarge(ctx, append(large, exact...))
 }
 
-// takeExact reads rows by the published generation and decodes their pages. It
-// returns the rows that have more cells than the first ones.
+// takeExact reads rows, restricted to the cells of the published generation, and
+// decodes their pages. It returns the rows that have more cells than the first
+// ones.
 func (q *query) takeExact(ctx context.Context, wanted []wantedRow) ([]incomplete, error) {
 	if len(wanted) == 0 {
 		return nil, nil
@@ -122,8 +124,9 @@ func missingPages(w *wantedRow) error {
 	return fmt.Errorf("row %q lacks pages of the published generation %s: %w", w.key, w.catalog.Manifest.Version, index.ErrInconsistent)
 }
 
-// checkUnwanted returns an error if a row has pages of a published generation whose
-// manifest says that the metric is not in the day: the result would lack them.
+// checkUnwanted returns an error if a row has pages of a published generation
+// although the metric is not in the day according to the manifest: the index is
+// inconsistent, and without the error the result would lack those pages.
 func (q *query) checkUnwanted(list map[string]index.Row) error {
 	if len(list) == 0 {
 		return nil
@@ -156,7 +159,7 @@ type counted struct {
 }
 
 // count counts the cells of the published generation in cells, the sorted first cells
-// of a row; all says that the row has no further cells.
+// of a row. all is true if the row has no further cells.
 func (q *query) count(w *wantedRow, cells []index.Cell, all bool) (counted, error) {
 	n := counted{ended: all}
 	for _, cell := range cells {
@@ -182,7 +185,7 @@ func (q *query) count(w *wantedRow, cells []index.Cell, all bool) (counted, erro
 }
 
 // shows returns how much of the published generation is in cells, the sorted first
-// cells of a row; all says that the row has no further cells.
+// cells of a row. all is true if the row has no further cells.
 func (q *query) shows(w *wantedRow, cells []index.Cell, all bool) (shown, error) {
 	n, err := q.count(w, cells, all)
 	if err != nil {
@@ -260,9 +263,9 @@ func (s *Store) page(key string, cell index.Cell) (*pack.Page, error) {
 	return p, nil
 }
 
-// readLarge reads the remaining pages of rows in one round trip: if the first cells
-// have all summaries, the pages that the summaries do not rule out; otherwise all
-// cells of the published generation.
+// readLarge reads the remaining pages of rows in one round trip. If the first cells
+// of a row have all summaries, it reads the pages that may match according to the
+// summaries; otherwise it reads all cells of the published generation.
 func (q *query) readLarge(ctx context.Context, large []incomplete) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxGets)
@@ -300,7 +303,7 @@ func (q *query) readLarge(ctx context.Context, large []incomplete) error {
 }
 
 // takeLarge decodes the pages that readLarge read of a row. They were read after the
-// catalogs, so a page that was not found is missing.
+// catalogs, so a page that was not found is missing in the index.
 func (q *query) takeLarge(a *incomplete, r index.Row, pruned []string) error {
 	if pruned != nil {
 		if len(r.Cells) != len(pruned) {

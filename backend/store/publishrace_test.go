@@ -65,7 +65,7 @@ func (r *racingRows) ReadRows(ctx context.Context, ranges []rows.Range, f rows.F
 			select {
 			case <-r.began:
 			case <-time.After(30 * time.Second):
-				return errors.New("the rows of the index are not read beside the catalogs")
+				return errors.New("the rows of the index are not read concurrently with the catalogs")
 			}
 		}
 		err := r.Store.ReadRows(ctx, ranges, f, visit)
@@ -120,7 +120,7 @@ func TestReadDuringPublication(t *testing.T) {
 		}
 	}
 	if got := last["without a name"]; got != "2515 series, 5030 samples" {
-		t.Errorf("all series are %s", got)
+		t.Errorf("the query without a name returned %s, want 2515 series, 5030 samples", got)
 	}
 }
 
@@ -143,7 +143,7 @@ func TestRereads(t *testing.T) {
 	rereads := func() float64 {
 		all, err := reg.Gather()
 		if err != nil || len(all) != 1 || all[0].GetName() != "pallium_store_index_rereads_total" {
-			t.Fatalf("%v, %v", all, err)
+			t.Fatalf("gathered metrics %v, error %v; want only pallium_store_index_rereads_total", all, err)
 		}
 		return all[0].GetMetric()[0].GetCounter().GetValue()
 	}

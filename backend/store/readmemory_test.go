@@ -53,7 +53,8 @@ func TestReadsTakeMemory(t *testing.T) {
 		matchers   []string
 		least      func() int64
 	}{
-		// One series needs all pages of the metric's row decoded, about 40 bytes for each series.
+		// For one series, all pages of the metric must be decoded: at least 20 bytes for each of
+		// the 2,500 series.
 		{"pages", "a", true, []string{"__name__=big", "pod=pod-00042"}, func() int64 { return 2500*20 + file.Size() }},
 		{"blocks", "a", false, []string{"__name__=big", "pod=pod-00042"}, func() int64 { return pages + 50 }},
 		{"an L0 pack", "b", false, []string{"__name__=m"}, func() int64 { return file.Size() }},
@@ -67,7 +68,7 @@ func TestReadsTakeMemory(t *testing.T) {
 		}
 		var exceeded *limits.Exceeded
 		if _, err := read(tt.tenant, tt.labelsOnly, held, tt.matchers...); !errors.As(err, &exceeded) {
-			t.Errorf("%s with a limit below the series: %v, want Exceeded", tt.name, err)
+			t.Errorf("%s with a limit that leaves no memory for the series: %v, want Exceeded", tt.name, err)
 		}
 	}
 }

@@ -24,8 +24,10 @@ type Covered func(ulid.ULID) bool
 // or object cannot be read it returns an error that names the row or object.
 //
 // A query with a metric name takes two dependent round trips: rows, then objects. One
-// more is needed for a metric with more pages than the first cells of its row, for a
-// query without a metric name, and for L0 packs.
+// more each is needed for rows that may have been read before their generation was
+// complete, for a metric with more pages than the first cells of its row, and for L0
+// packs. A query without a metric name takes one more to read names, and one more if
+// it reads buckets of label values (see narrow).
 func (s *Store) Select(ctx context.Context, req series.Request, covered Covered) (*series.Selection, error) {
 	q := s.newQuery(ctx, req, covered)
 	if err := q.readIndex(ctx); err != nil {
@@ -114,7 +116,7 @@ func (q *query) rowsOf(ctx context.Context, p *pack.Page, buf []uint16) ([]uint1
 	return p.Rows(ctx, q.req.MinTime, q.req.MaxTime, q.req.Matchers, buf)
 }
 
-// found is a series of a page and the location of its samples.
+// found is a series of a page with the location of its samples.
 type found struct {
 	labels  labels.Labels
 	ref     pack.TableRef
@@ -188,7 +190,7 @@ func (q *query) addFound(all []found) error {
 }
 
 // chunksOf returns the chunks of a series of a page. Floats are decoded when the chunk
-// is read, or now; histograms are always decoded now.
+// is read, or at once if now is set; histograms are always decoded at once.
 func (q *query) chunksOf(f *found, frames map[blockKey]*frame, now bool) ([]series.Chunk, error) {
 	whole := series.Chunk{MinTime: f.ref.MinTime, MaxTime: f.ref.MaxTime, Samples: f.ref.Samples}
 	if q.req.LabelsOnly {

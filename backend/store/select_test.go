@@ -36,8 +36,8 @@ func TestLabelsOnly(t *testing.T) {
 	}
 }
 
-// TestLabelRange checks that each series is in the selection of exactly one range, of
-// compacted packs and of L0 packs.
+// TestLabelRange checks that the selections of the label ranges together contain each series
+// exactly once. It reads compacted packs, then L0 packs.
 func TestLabelRange(t *testing.T) {
 	for _, compacted := range []bool{true, false} {
 		s := openStore(t, memRows(t), memory.New(), testNow)
@@ -52,7 +52,10 @@ func TestLabelRange(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		req := series.Request{Tenant: "a", MinTime: testDay * series.DayMillis, MaxTime: (testDay+1)*series.DayMillis - 1, Matchers: matchers("__name__=m1")}
+		req := series.Request{
+			Tenant: "a", MinTime: testDay * series.DayMillis, MaxTime: (testDay+1)*series.DayMillis - 1,
+			Matchers: matchers("__name__=m1"),
+		}
 		whole, err := s.Select(t.Context(), req, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -69,7 +72,7 @@ func TestLabelRange(t *testing.T) {
 				t.Fatal(err)
 			}
 			if n := len(sel.Series); n == 0 || n == len(all) {
-				t.Errorf("compacted %v: %d of %d series in a third", compacted, n, len(all))
+				t.Errorf("compacted %v: a range has %d of the %d series, want some but not all", compacted, n, len(all))
 			}
 			for _, one := range sel.Series {
 				got = append(got, one.Labels)
@@ -77,7 +80,7 @@ func TestLabelRange(t *testing.T) {
 			sel.Release()
 		}
 		if !slices.EqualFunc(got, all, labels.Equal) {
-			t.Errorf("compacted %v: %v, want %v", compacted, got, all)
+			t.Errorf("compacted %v: the ranges together have %v, want %v", compacted, got, all)
 		}
 		whole.Release()
 	}

@@ -44,7 +44,7 @@ type Options struct {
 	PageCacheBytes  int64 // decoded pages; default 64 MiB
 	FrameCacheBytes int64 // compressed frames; default 128 MiB
 	TableCacheBytes int64 // uncompressed frames; default 64 MiB
-	MaxQueryBytes   int64 // bytes that one read may fetch from objects; default 1 GiB
+	MaxQueryBytes   int64 // bytes of blocks of compacted packs that one query may read, from objects or the frame cache; default 1 GiB
 	PackBytes       int64 // size at which a compacted pack is closed; default 512 MiB
 
 	Now        func() time.Time // the same clock as the index's; default time.Now

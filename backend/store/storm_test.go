@@ -30,7 +30,7 @@ func (j jitterRows) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Fi
 // storm is a day that is published repeatedly, with the expected contents of its generations.
 type storm struct {
 	started, published atomic.Int64 // generations
-	queries, short     atomic.Int64
+	queries, wrongs    atomic.Int64
 	now                atomic.Int64 // Unix milliseconds
 	first              map[string]string
 }
@@ -40,8 +40,9 @@ func samplesOf(generation int64) int64 { return generation%40 + 1 }
 
 // TestPublicationStorm runs all questions while generations are published one after the other
 // and old ones are swept. Each result must be a complete generation, at least as new as the
-// one published when the read started. STORM_PUBLICATIONS is the number of generations,
-// default 30; each has at least a hundred queries.
+// one published when the read started. STORM_PUBLICATIONS is the minimum number of
+// generations, default 30. The test continues until it has run a hundred times as many
+// queries.
 func TestPublicationStorm(t *testing.T) {
 	publications := 30
 	if n := os.Getenv("STORM_PUBLICATIONS"); n != "" {
@@ -69,11 +70,11 @@ func TestPublicationStorm(t *testing.T) {
 	}
 	next()
 	for _, q := range questions() {
-		answer, err := q.ask(t, writer)
+		result, err := q.ask(t, writer)
 		if err != nil {
 			t.Fatal(err)
 		}
-		st.first[q.name] = answer
+		st.first[q.name] = result
 	}
 	done := make(chan struct{})
 	var readers sync.WaitGroup
@@ -97,7 +98,7 @@ func TestPublicationStorm(t *testing.T) {
 	}
 	close(done)
 	readers.Wait()
-	t.Logf("%d publications, %d queries, %d short", st.published.Load(), st.queries.Load(), st.short.Load())
+	t.Logf("%d publications, %d queries, %d wrong results", st.published.Load(), st.queries.Load(), st.wrongs.Load())
 }
 
 // ask runs one question and checks its result.
@@ -109,7 +110,7 @@ func (st *storm) ask(t *testing.T, s *store.Store, q question) {
 	if err == nil {
 		err = st.wrong(st.first[q.name], got, from, to)
 	}
-	if err != nil && st.short.Add(1) <= 10 {
+	if err != nil && st.wrongs.Add(1) <= 10 {
 		t.Errorf("%s, generations %d to %d: %v", q.name, from, to, err)
 	}
 }

@@ -27,8 +27,8 @@ type Upload struct {
 	Ingester string
 	Zone     string
 	Sealed   int64 // Unix milliseconds
-	// Windows are the windows of which the pack has samples. Cleared are those among
-	// them that the ingester has no other pending samples of: the upload deletes
+	// Windows are the windows for which the pack has samples. Cleared are those among
+	// them for which the ingester has no other pending samples: the upload deletes
 	// their intents.
 	Windows, Cleared []Window
 }
@@ -42,11 +42,12 @@ func L0Object(windows []Window, ingester string, id ulid.ULID) string {
 	return fmt.Sprintf("l0/late/%s-%s%s", ingester, id, pack.Suffix)
 }
 
-// Upload makes a sealed pack part of the store: it writes the object first (F2), then
-// a cell in the catalog of every tenant and day in the pack, then the receipts (F3).
-// All steps are idempotent: after a crash or an error the caller repeats the whole
-// upload. When Upload returns nil, the samples are durable in the object store and
-// the row store.
+// Upload makes a sealed pack part of the store, by the steps F2 and F3 in
+// docs/format/store.md. It enters the object into the garbage queue, writes the
+// object, then a cell in the catalog of every tenant and day in the pack, and then
+// the receipts. At the end it removes the garbage entry. All steps are idempotent:
+// after a crash or an error the caller repeats the whole upload. When Upload returns
+// nil, the samples are durable in the object store and the row store.
 func (s *Store) Upload(ctx context.Context, u Upload) error {
 	if err := s.journalL0(ctx, u); err != nil {
 		return fmt.Errorf("upload %s: %w", u.Object, err)
@@ -82,8 +83,8 @@ func (s *Store) uploaded(ctx context.Context, u Upload) error {
 	return s.index.Garbage.Drop(ctx, u.Sealed+attemptDelay.Milliseconds(), u.Object)
 }
 
-// ErrBeingDeleted is in the error of an upload whose object a sweep may delete at any
-// moment.
+// ErrBeingDeleted is wrapped by the error of an upload whose object a sweep may
+// delete at any moment.
 var ErrBeingDeleted = errors.New("a sweep is deleting the object, which is already compacted; the upload is repeated afterwards")
 
 // enter writes the index cells of an uploaded pack: the catalog cells first, because
@@ -148,10 +149,10 @@ func (s *Store) deletedOf(ctx context.Context, info pack.Info) ([]bool, error) {
 	return gone, g.Wait()
 }
 
-// receipts returns the receipts of a pack, one for the work row of every day of which
-// it has samples, with the intents that the upload clears. Each call returns receipts
-// with a new attempt number, so that MarkConsumed cannot remove a receipt that was
-// written after the one it read.
+// receipts returns the receipts of a pack, one for the work row of every day for
+// which it has samples, with the intents that the upload clears. Each call returns
+// receipts with a new attempt number, so that MarkConsumed cannot remove a receipt
+// that was written after the one it read.
 func receipts(u Upload, obj objects.Object) []index.DayReceipt {
 	tenants := map[int64]map[tenant.ID]struct{}{}
 	for i := range u.Info.Sections {
@@ -189,7 +190,7 @@ func (s *Store) Consumed(ctx context.Context, info pack.Info) (bool, error) {
 	return !left, err
 }
 
-// DaysOf returns the days of which a pack has samples, ascending.
+// DaysOf returns the days for which a pack has samples, ascending.
 func DaysOf(info pack.Info) []int64 {
 	days := map[int64]struct{}{}
 	for i := range info.Sections {

@@ -26,7 +26,8 @@ import (
 // and on the day before.
 func sealed(t *testing.T) store.Upload { return sealedSeries(t, labels.FromStrings("__name__", "m")) }
 
-// sealedSeries is sealed with one sample of each of these series, which must ascend.
+// sealedSeries returns a pack like sealed, but with one sample of each of the given series per
+// tenant and day. The series must be sorted.
 func sealedSeries(t *testing.T, list ...labels.Labels) store.Upload {
 	t.Helper()
 	id := ulid.Make()
@@ -169,7 +170,7 @@ func TestMarkConsumed(t *testing.T) {
 	}
 	now, err := s.Days(t.Context())
 	if err != nil || now[0].Receipts[0].Attempt != 0 || now[1].Receipts[0].Attempt == 0 {
-		t.Fatalf("%+v, %v", now, err)
+		t.Fatalf("work %+v, error %v; want only the first receipt without an attempt", now, err)
 	}
 	if left := consume(now); left != 0 {
 		t.Errorf("%d days have receipts, want none", left)

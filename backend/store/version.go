@@ -36,8 +36,8 @@ func catalogDigest(c *Catalog) [16]byte {
 		b = c.Manifest.Encode()
 	}
 	b = binary.AppendUvarint(b, uint64(len(b)))
-	// A day that expired has a fence for a week, which tells it from one that never had
-	// samples.
+	// A day that expired has a fence for a week, which distinguishes it from a day that
+	// never had samples.
 	b = append(b, c.Fingerprint()...)
 	l0 := slices.Clone(c.L0)
 	slices.SortFunc(l0, func(a, b L0) int { return a.ID.Compare(b.ID) })

@@ -16,8 +16,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestIntentsEnd checks that an upload clears only the intents in Cleared, and clears them in
-// the same mutation as it writes the receipt.
+// TestIntentsEnd checks that an upload clears the intents of its ingester in Cleared and no
+// others.
 func TestIntentsEnd(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	w := store.Window{Day: storetest.Day, Number: 1}
@@ -31,14 +31,14 @@ func TestIntentsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left, err := x.Store.Intents(t.Context(), "i1"); err != nil || len(left) != 1 || left[0].Number != 2 {
-		t.Errorf("intents of i1: %v, %v", left, err)
+		t.Errorf("intents of i1: %v, error %v; want only that of window 2", left, err)
 	}
 	if left, err := x.Store.Intents(t.Context(), "i2"); err != nil || len(left) != 2 {
-		t.Errorf("intents of i2: %v, %v", left, err)
+		t.Errorf("intents of i2: %v, error %v; want two", left, err)
 	}
 }
 
-// TestDamagedLog checks that windows of which an ingester lost samples, because its log is
+// TestDamagedLog checks that windows for which an ingester lost samples, because its log is
 // damaged, are lost windows of its zone until the replicas have uploaded them. The ingester
 // keeps its own intents.
 func TestDamagedLog(t *testing.T) {
@@ -53,13 +53,13 @@ func TestDamagedLog(t *testing.T) {
 	list, err := x.Store.Losses(t.Context())
 	x.Must(nil, err)
 	if len(list) != 2 || list[0].Zone != "z-i1" || !store.IsLost(list[0].Ingester) || list[0].Tenant != "" {
-		t.Errorf("losses %+v", list)
+		t.Errorf("losses %+v, want two of zone z-i1", list)
 	}
 	if own, _ := x.Store.Intents(t.Context(), "i1"); len(own) != 1 {
 		t.Errorf("intents of the ingester: %v", own)
 	}
 	if n, err := x.Store.LossesOf(t.Context(), "i1"); err != nil || n != 2 {
-		t.Errorf("LossesOf() = %d, %v", n, err)
+		t.Errorf("LossesOf() = %d, %v; want 2", n, err)
 	}
 	// All ingesters have uploaded, and none of another zone was lost.
 	if left, err := x.Store.ClearLoss(t.Context(), "i1"); err != nil || left != 0 {
@@ -73,7 +73,8 @@ func TestDamagedLog(t *testing.T) {
 }
 
 // TestLostTwice checks that the loss of an ingester without a zone is cleared although it
-// was lost with the same window before, but not if another ingester was.
+// was lost with the same window before, and that it is not cleared if another ingester
+// was lost too.
 func TestLostTwice(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	w := store.Window{Day: storetest.Day, Number: 1}

@@ -1,5 +1,5 @@
-// Package switches has the optional parts of PromQL, which Prometheus enables with flags and
-// Pallium with limits of a tenant. Two tenants of one process can have different ones.
+// Package switches defines the PromQL switches: optional parts of PromQL, which Prometheus enables
+// with flags and Pallium with limits of a tenant. Tenants of one process can have different ones.
 package switches
 
 import (
@@ -39,9 +39,9 @@ func Of(lim *limits.Limits) Set {
 	}
 }
 
-// String returns the names of the limits of the switches that are on, in a fixed order,
-// separated by commas; "" if all are off. It is part of keys of results, and processes tell
-// each other by it what they applied.
+// String returns the names of the limits of the switches that are on, in a fixed order, separated
+// by commas; "" if all are off. It is part of the keys of cached results, and an answer contains it
+// so that other processes know which switches were applied.
 func (s Set) String() string {
 	var names []string
 	for _, one := range []struct {
@@ -62,8 +62,8 @@ func (s Set) String() string {
 	return strings.Join(names, ",")
 }
 
-// Grammar returns the switches that are options of the parser. Values that depend only on the
-// parser are kept for fewer sets with it.
+// Grammar returns the switches that are options of the parser. Caches of values that depend only on
+// the parser use it as their key, so that they have fewer entries.
 func (s Set) Grammar() Set {
 	s.DelayedNameRemoval, s.TypeAndUnitLabels, s.PerStepStats = false, false, false
 	return s
@@ -85,10 +85,11 @@ func (s Set) Engine(o *promql.EngineOpts) {
 	o.EnablePerStepStats = s.PerStepStats
 }
 
-// maxSets is the most sets for which something is kept. There are more, but few are in use.
+// maxSets is the maximum number of sets for which Each caches values. More sets are possible, but few are in
+// use.
 const maxSets = 32
 
-// Each returns a function that returns the value of a set. It keeps the values of the 32 sets
+// Each returns a function that returns the value of a set. It caches the values of the maxSets sets
 // that were used last; others are created again.
 func Each[T any](create func(Set) T) func(Set) T {
 	kept := lru.New[Set, T](maxSets, nil)

@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestEachLimitIsOneSwitch checks that every limit promql_... turns on exactly one switch,
-// which its own option of the parser or the engine follows.
+// TestEachLimitIsOneSwitch checks that every limit promql_... turns on exactly one switch, and that
+// each switch changes an option of the parser or the engine that no other switch changes.
 func TestEachLimitIsOneSwitch(t *testing.T) {
 	if s := Of(nil); s != (Set{}) || s.String() != "" {
 		t.Errorf("without limits: %q", s)
@@ -65,7 +65,7 @@ func TestEachLimitIsOneSwitch(t *testing.T) {
 	}
 }
 
-// TestEach checks that values are kept for 32 sets, those used last.
+// TestEach checks that the values of the 32 sets that were used last are cached.
 func TestEach(t *testing.T) {
 	created := 0
 	of := Each(func(Set) int { created++; return created })

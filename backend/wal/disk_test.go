@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestDatasyncAsksTheKernel: Datasync of the real file system is the kernel's answer.
-// A device that cannot be synced shows it: whoever did not ask would report success.
+// TestDatasyncAsksTheKernel checks that Datasync of the real file system returns the
+// result of the operating system: its error for a device that cannot be synced.
 func TestDatasyncAsksTheKernel(t *testing.T) {
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
@@ -34,8 +34,8 @@ func TestDatasyncAsksTheKernel(t *testing.T) {
 	}
 }
 
-// TestSegmentsAreOwnerOnly: what tenants write is readable by the owner of the process
-// only.
+// TestSegmentsAreOwnerOnly checks that only the user of the process can read the
+// segments, which have the samples of tenants.
 func TestSegmentsAreOwnerOnly(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "wal")
 	l, err := Open(dir, Options{})

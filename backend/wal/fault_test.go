@@ -91,7 +91,7 @@ func TestSyncIsDurable(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got, _ := b.cutPower(); !slices.Equal(got, []string{"first", "second"}) {
-				t.Errorf("after the power loss: %q", got)
+				t.Errorf("records after the power loss: %q, want first, second", got)
 			}
 		})
 	}
@@ -131,7 +131,7 @@ func TestFailedSync(t *testing.T) {
 	}
 	got, report := b.cutPower()
 	if !slices.Equal(got, []string{"good", "next"}) {
-		t.Errorf("after the power loss: %q", got)
+		t.Errorf("records after the power loss: %q, want good, next", got)
 	}
 	for _, d := range report.Damage {
 		if !d.Torn {
@@ -187,12 +187,12 @@ func TestDiskThatAlwaysFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, _ := b.cutPower(); !slices.Equal(got, []string{"kept"}) {
-		t.Errorf("after the power loss: %q", got)
+		t.Errorf("records after the power loss: %q, want kept", got)
 	}
 }
 
-// TestDiskThatLies checks that records lost by a lying disk are reported as damage
-// if a later segment has the length, and that everything else is replayed.
+// TestDiskThatLies checks that records lost by a disk whose syncs have no effect
+// are reported as damage, and that the records before them are replayed.
 func TestDiskThatLies(t *testing.T) {
 	b := newBench(t, wal.Options{})
 	b.append("first")

@@ -30,7 +30,7 @@ func TestCutWithoutRecords(t *testing.T) {
 		t.Errorf("record is in segment %d, want 2", p.Segment)
 	}
 	if all, err := Segments(dir); err != nil || len(all) != 2 {
-		t.Errorf("segments %v, %v", all, err)
+		t.Errorf("segments %v, error %v; want two", all, err)
 	}
 }
 
@@ -84,8 +84,8 @@ func TestBytes(t *testing.T) {
 }
 
 // fullDisk returns a directory on a full file system, and functions to free space
-// and to open a log while it is full. If no file system can be mounted, it sets the
-// state of a log that Open would set.
+// and to open a log while it is full. If no file system can be mounted, openFull
+// returns a log in the state that Open would leave on a full disk.
 func fullDisk(t *testing.T) (dir string, room func(), openFull func() *Log) {
 	t.Helper()
 	dir = t.TempDir()
@@ -147,7 +147,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 		t.Fatalf("the disk is not full: %v", l.failed)
 	}
 	if got, _ := replayText(t, dir); strings.Join(got, ",") != "old" {
-		t.Errorf("got %v", got)
+		t.Errorf("replayed records %v, want old", got)
 	}
 	if err := l.SyncAll(); err != nil {
 		t.Errorf("sync of nothing: %v", err)
@@ -165,7 +165,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, _ := replayText(t, dir); strings.Join(got, ",") != "new" {
-		t.Errorf("got %v", got)
+		t.Errorf("replayed records %v, want new", got)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)

@@ -159,8 +159,9 @@ func (l *Log) begin(h header) error {
 
 // Append writes one record. It calls the record's methods with the log's lock held,
 // so they are called in the order of the records. After an error the record is not
-// in the log, and the next Append tries again, because a full disk may have space
-// again.
+// in the log, except if the failed write could not be undone: then it may be at the
+// end of the failed segment. The next Append tries again, because a full disk may
+// have space again.
 func (l *Log) Append(record Record) (Position, error) {
 	l.mu.Lock()
 	for !l.closed && (l.failed != nil || l.size >= l.maxSize) {

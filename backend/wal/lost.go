@@ -25,7 +25,7 @@ func (l *lostRecords) add(r lostRange) {
 	}
 }
 
-// cause returns the error because of which a record may be lost, or nil.
+// cause returns the error that may have lost a record, or nil.
 func (l lostRecords) cause(seq uint64) error {
 	for i := len(l) - 1; i >= 0 && seq <= l[i].to; i-- {
 		if seq >= l[i].from {

@@ -93,7 +93,7 @@ func readSegment(path string, size int64, buf []byte) ([]byte, error) {
 	buf = buf[:size]
 	n, err := io.ReadFull(f, buf)
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-		err = nil // the file was truncated since: use what was read
+		err = nil // the file was truncated meanwhile: use the bytes that were read
 	}
 	return buf[:n], errors.Join(err, f.Close())
 }
@@ -137,8 +137,8 @@ func (r *replay) segment(number int, data []byte) error {
 }
 
 // header reads the header of a segment, and returns the offset of the first frame.
-// A segment whose header cannot be read is an epoch of its own, as are segments of
-// the old format.
+// A segment whose header cannot be read counts as a separate epoch, and so does a
+// segment of the old format.
 func (r *replay) header(number int, data []byte) (header, int, error) {
 	own := header{segment: number, epoch: number}
 	switch {
@@ -185,7 +185,7 @@ func (r *replay) checkPrevious(h header) {
 
 func (r *replay) damaged(d Damage) { r.report.Damage = append(r.report.Damage, d) }
 
-// frames reads the frames of a segment from an offset on.
+// frames reads the frames of a segment from an offset to the end.
 func (r *replay) frames(place Place, data []byte, at int) error {
 	for at < len(data) {
 		if err := r.ctx(); err != nil {

@@ -15,7 +15,7 @@ type Position struct {
 	seq     uint64
 }
 
-// Place is where a record is in the log.
+// Place is the segment of a record and the epoch of that segment.
 type Place struct {
 	Segment int
 	Epoch   int // number of the first segment of the epoch

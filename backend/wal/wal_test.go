@@ -61,10 +61,10 @@ func TestAppendSyncReplay(t *testing.T) {
 	}
 	got, report := replayText(t, dir)
 	if strings.Join(got, ",") != strings.Join(want, ",") {
-		t.Errorf("got %v", got)
+		t.Errorf("replayed records %v, want %v", got, want)
 	}
 	if report.Segments < 5 || len(report.Damage) != 0 {
-		t.Errorf("report %+v", report)
+		t.Errorf("report %+v, want 5 or more segments and no damage", report)
 	}
 }
 
@@ -77,11 +77,11 @@ func TestReopenNeverWritesToAnOldSegment(t *testing.T) {
 	}
 	l = open(t, dir, Options{})
 	if l.Segment() != 2 {
-		t.Errorf("segment %d", l.Segment())
+		t.Errorf("segment %d, want 2", l.Segment())
 	}
 	appendText(t, l, "b")
 	if got, _ := replayText(t, dir); strings.Join(got, "") != "ab" {
-		t.Errorf("got %v", got)
+		t.Errorf("replayed records %v, want ab", got)
 	}
 	if _, err := l.Append(text("")); err != nil {
 		t.Errorf("empty record: %v", err)
@@ -147,10 +147,10 @@ func TestDamage(t *testing.T) {
 				t.Errorf("got %d records, want %d", len(got), len(want))
 			}
 			if clean := len(report.Damage) == 0; clean != tt.clean {
-				t.Errorf("damage = %v", report.Damage)
+				t.Errorf("damage %v; want none: %v", report.Damage, tt.clean)
 			}
 			if n := len(report.Damage); n > 0 && report.Damage[n-1].Torn != tt.torn {
-				t.Errorf("torn: %v", report.Damage)
+				t.Errorf("damage %v; want the last one torn: %v", report.Damage, tt.torn)
 			}
 		})
 	}
@@ -163,7 +163,7 @@ func TestUnknownSegmentFormatIsRejected(t *testing.T) {
 	}
 	_, err := Replay(t.Context(), dir, 0, Reader{Record: func(Place, []byte) error { return nil }})
 	if err == nil || !strings.Contains(err.Error(), "PLWAL003") {
-		t.Errorf("err = %v", err)
+		t.Errorf("error %v, want one that names PLWAL003", err)
 	}
 }
 
@@ -183,7 +183,7 @@ func TestCutAndTruncate(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, _ := replayText(t, dir); strings.Join(got, "") != "new" {
-		t.Errorf("got %v", got)
+		t.Errorf("replayed records %v, want new", got)
 	}
 }
 
@@ -207,13 +207,13 @@ func TestWriteFailureLeavesNothingBehind(t *testing.T) {
 	}
 	p := appendText(t, l, "next") // goes to a new segment
 	if p.Segment != 2 {
-		t.Errorf("segment %d", p.Segment)
+		t.Errorf("record is in segment %d, want 2", p.Segment)
 	}
 	if err := l.Sync(p); err != nil {
 		t.Fatal(err)
 	}
 	if got, _ := replayText(t, dir); strings.Join(got, ",") != "kept,next" {
-		t.Errorf("got %v", got)
+		t.Errorf("replayed records %v, want kept,next", got)
 	}
 }
 

@@ -48,8 +48,8 @@ func Status(err error, unavailable ...error) error {
 	return status.Error(codes.Internal, err.Error())
 }
 
-// Error converts the gRPC status of a call to an error: a *limits.Exceeded, or an error
-// that wraps one of package context, ErrUnavailable or ErrRejected, or another error.
+// Error converts the gRPC status of a call to an error: a *limits.Exceeded, an error that wraps
+// context.DeadlineExceeded, context.Canceled, ErrUnavailable or ErrRejected, or another error.
 func Error(err error) error {
 	if err == nil {
 		return nil

@@ -50,8 +50,8 @@ func TestCodec(t *testing.T) {
 	}
 }
 
-// TestOtherVersions checks that fields of push messages that another version does not have
-// are ignored, and that the encoding does not change.
+// TestOtherVersions checks that messages of older and newer versions can be decoded, that unknown
+// fields are ignored, and that the encoding does not change.
 func TestOtherVersions(t *testing.T) {
 	rejection := Rejection{Entry: 3, Reason: "r", Message: "m"}
 	old, oldResponse := PushRequest{Tenant: "t", Write: []byte("w")}, PushResponse{Exemplars: 7, Rejections: []Rejection{rejection}}
@@ -164,7 +164,7 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	if got := Error(Status(errors.New("other"), mine)); errors.Is(got, ErrUnavailable) || got.Error() != "other" {
-		t.Errorf("%v", got)
+		t.Errorf("another error became %v", got)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/authn/apikey"
 )
 
-// TestRequests sends each request to a server with the objects of seed.
+// TestRequests checks the responses of a server that has the objects of seed.
 func TestRequests(t *testing.T) {
 	s, tk := seed(t)
 	big := `{"name":"` + strings.Repeat("x", 1<<20) + `"}`
@@ -31,7 +31,7 @@ func TestRequests(t *testing.T) {
 		{"GET /tenants?pageSize=501", nil, 400, `pageSize is \"501\"`},
 		{"GET /tenants?pageSize=x", nil, 400, `"field":"pageSize"`},
 		{"GET /tenants?pagesize=1", nil, 400, `unknown query parameter \"pagesize\"`},
-		{"GET /tenants?pageSize=1&pageSize=2", nil, 400, `appears twice`},
+		{"GET /tenants?pageSize=1&pageSize=2", nil, 400, `appears 2 times`},
 		{"GET /tenants?pageCursor=forged", nil, 400, `"field":"pageCursor"`},
 		{"GET /tenants?includeDeleted=maybe", nil, 400, `includeDeleted must be true or false`},
 		{"GET /tenants?a=%zz", nil, 400, `query string is malformed`},
@@ -288,7 +288,7 @@ func TestClientDisconnects(t *testing.T) {
 	w := httptest.NewRecorder()
 	s.handler.ServeHTTP(w, r)
 	if ctx.Err() == nil || w.Code != 201 {
-		t.Errorf("%d %s", w.Code, w.Body)
+		t.Errorf("response: %d %s", w.Code, w.Body)
 	}
 	if got := s.must("GET", "/audit-events", ""); !strings.Contains(got.body, `"status":201`) {
 		t.Errorf("audit: %s", got.body)

@@ -5,10 +5,10 @@ import (
 	"net/http"
 )
 
-// button carries out what a button of the overview page posts, as a request to the admin API
-// with the same path, so that it is checked and audited like one. The browser has
-// authenticated with a password; the API accepts only the token. Afterwards the browser shows
-// the page again, also if there was nothing left to do (404), or the error.
+// button serves a POST of a button of the overview page. It sends a request with the same path to
+// the admin API, which checks and audits it. The browser has authenticated with a password, but the
+// API accepts only the token. After success, and after 404 (nothing is left to do), the browser is
+// redirected to the page; otherwise it shows the error.
 func (s *Surface) button(w http.ResponseWriter, r *http.Request) {
 	req := r.Clone(r.Context())
 	req.URL.Path, req.URL.RawPath, req.RequestURI = Root+r.URL.Path, "", ""

@@ -12,9 +12,9 @@ import (
 	"github.com/palliumhq/pallium/authn/apikey"
 )
 
-// Handler writes the response itself or returns an error. An error of Fail, Query or a
-// similar function is sent to the client; any other error is logged, and the response is
-// 503.
+// Handler serves a request: it writes the response, or returns an error. An error of Fail, Query or
+// a similar function and a *control.Error are sent to the client. Any other error is logged, and
+// the response is 503.
 type Handler func(w http.ResponseWriter, r *http.Request) error
 
 // Fail returns an error that is sent to the client in the API's error format. field names
@@ -91,7 +91,7 @@ func Passed(root string, routes func(chi.Router), logger *slog.Logger) http.Hand
 // HeaderRequestID carries the ID of a forwarded request.
 const HeaderRequestID = headerRequestID
 
-// passed gives a forwarded request the ID that the gateway gave it.
+// passed sets the request ID of a forwarded request, which the gateway has chosen.
 func (a *api) passed(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := apikey.Redact(shorten(r.Header.Get(headerRequestID)))

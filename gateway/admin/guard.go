@@ -19,8 +19,8 @@ import (
 // MinTokenLength is the minimum length of the admin credential in bytes.
 const MinTokenLength = 32
 
-// Each network (an IPv4 /24 or IPv6 /64) may make loginBurst failed logins at once, and
-// one more per loginRefill.
+// Each network (an IPv4 /24 or IPv6 /64) may fail loginBurst logins at once, and one more per
+// loginRefill. At most maxNetworks networks have their own bucket.
 const (
 	loginBurst  = 10
 	loginRefill = 6 * time.Second
@@ -111,7 +111,7 @@ var (
 
 func (g *guard) check(r *http.Request) error {
 	if g.usable && g.matches(r.Header.Values("Authorization")) {
-		return nil // even after too many failures in the same network: a revocation must not wait
+		return nil // even after too many failures in the same network: the operator must not be locked out
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -31,7 +31,7 @@ func TestLogin(t *testing.T) {
 	for i, bad := range [][]string{nil, {""}, {token}, {"Bearer"}, {"Bearer "}, {"Bearer " + token + " "}, {"Basic " + token}, {good, good}, {"Bearer " + token[:31]}, {"Bearer x"}} {
 		a := from("10.0.0.2:1", bad...)
 		if a.status != 401 || a.header.Get("WWW-Authenticate") == "" || a.text("code") != "unauthorized" {
-			t.Errorf("%d: %d %s", i, a.status, a.body)
+			t.Errorf("wrong token %d: %d %s", i, a.status, a.body)
 		}
 	}
 	// The network has used up its failures. The right token is still accepted, because

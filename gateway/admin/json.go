@@ -92,8 +92,8 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 // retryAfter is the value of Retry-After in every response with status 503, in seconds.
 const retryAfter = "5"
 
-// reject sends an error response. It logs an error that is not the client's mistake, and does
-// not send its text.
+// reject sends an error response. An error that is neither a problem nor a *control.Error is
+// logged, and its text is not sent.
 func (a *api) reject(w http.ResponseWriter, r *http.Request, err error) {
 	var p *problem
 	var e *control.Error
@@ -238,7 +238,7 @@ func query(r *http.Request, known ...string) (url.Values, error) {
 			return nil, badField(shorten(name), "unknown query parameter %q; %s", shorten(name), supported)
 		}
 		if len(values) > 1 {
-			return nil, badField(name, "query parameter %s appears twice", name)
+			return nil, badField(name, "query parameter %s appears %d times", name, len(values))
 		}
 	}
 	return q, nil

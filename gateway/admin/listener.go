@@ -20,9 +20,9 @@ import (
 	"github.com/palliumhq/pallium/gateway/conn"
 )
 
-// Listener is the admin listener. It is open from the beginning of the start until the
-// end of the process, so that probes, Prometheus and an operator can tell a long replay
-// of the write-ahead log from a process that hangs.
+// Listener is the admin listener. It is open from the very start until the end of the process, so
+// that probes, Prometheus and an operator can distinguish a long replay of the write-ahead log from
+// a process that hangs.
 type Listener struct {
 	listener net.Listener
 	server   *http.Server
@@ -36,7 +36,7 @@ type Listener struct {
 type ListenerOptions struct {
 	Address string
 	Hosts   []string      // accepted host names, in addition to localhost, IP addresses and the host of Address
-	Doing   func() string // returns what the process is doing during the start
+	Doing   func() string // describes the current step of the start
 	Logger  *slog.Logger
 	Context context.Context // parent of the requests' contexts
 }
@@ -81,7 +81,7 @@ func (ad *Listener) Early() *prometheus.Registry { return ad.early }
 // Close closes the listener and waits until its goroutine has ended.
 func (ad *Listener) Close() error {
 	err := ad.server.Close()
-	if closed := ad.listener.Close(); !errors.Is(closed, net.ErrClosed) { // the server does not know the listener before it serves
+	if closed := ad.listener.Close(); !errors.Is(closed, net.ErrClosed) { // the server closes the listener only after Serve was called
 		err = errors.Join(err, closed)
 	}
 	<-ad.ended
@@ -112,8 +112,8 @@ func serveHealthy(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byt
 // a token.
 type Surface struct {
 	Metrics *prometheus.Registry
-	// Ready returns an error if the process is not ready. impaired says which work a ready
-	// process cannot do at the moment.
+	// Ready returns an error if the process is not ready. impaired is not nil if a ready process
+	// cannot do some of its work at the moment; its text says which.
 	Ready func(context.Context) (impaired, err error)
 	// Token protects the profiles and the page; without it, neither is served. TokenName
 	// is the token's name in a browser's password prompt.

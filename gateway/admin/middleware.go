@@ -63,7 +63,7 @@ func (a *api) rescue(next http.Handler) http.Handler {
 				return
 			}
 			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-				panic(v) // net/http's way to abort a response
+				panic(v) // net/http aborts the response
 			}
 			a.logger.Error("admin request panicked", "path", apikey.Redact(r.URL.Path), "request", requestID(r), "panic", v,
 				"stack", string(debug.Stack()))

@@ -10,7 +10,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// actor is the actor in audit events, as long as there is only one admin credential.
+// actor is the actor in all audit events, because there is only one admin credential.
 const actor = "admin"
 
 type tokenBody struct {

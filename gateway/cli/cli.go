@@ -59,9 +59,9 @@ func verb(name, args, about string, least, most int, setup func(*flag.FlagSet) a
 	}}
 }
 
-// checkFlags rejects flags that are set to an empty text, such as an unset variable of the
-// shell: they would select the default, or everything. An empty display name or plan
-// removes the present one.
+// checkFlags rejects flags that are set to an empty text, such as an unset variable of the shell:
+// they would select the default, or everything. -display-name and -plan may be empty: that removes
+// the current value.
 func checkFlags(fs *flag.FlagSet) (err error) {
 	fs.Visit(func(f *flag.Flag) {
 		value, ok := f.Value.(flag.Getter)

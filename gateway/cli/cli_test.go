@@ -84,13 +84,13 @@ func (s *shell) must(line string) string {
 	return out
 }
 
-// TestScript runs commands in order against one server.
+// TestScript checks the output of commands that are run in order against one server.
 func TestScript(t *testing.T) {
 	s := newShell(t)
 	for _, c := range []struct {
 		line string
 		code int
-		want string // part of stdout, or of stderr if the code is not 0
+		want string // part of the output: of stdout, or of stderr if the code is not 0
 	}{
 		{"tenant create team-a -display-name A -limit retention=30d", 0, "pallium token issue -tenant team-a"},
 		{"tenant create team-a", 1, "pallium tenant create: tenant team-a already exists (request "},
@@ -297,7 +297,7 @@ func TestServers(t *testing.T) {
 	}
 }
 
-// TestAdminURL: the flag wins over the environment, and that over the default.
+// TestAdminURL: the flag takes precedence over the environment, and the environment over the default.
 func TestAdminURL(t *testing.T) {
 	for _, tt := range []struct{ flag, env, want string }{
 		{"", "", "http://127.0.0.1:9010"}, {"", "http://env:1", "http://env:1"}, {"http://flag:1", "http://env:1", "http://flag:1"},

@@ -97,8 +97,8 @@ func (s *session) request(ctx context.Context, method, path string, body any) (*
 	return req, nil
 }
 
-// checkURL checks -admin-url. A password in it is an error and not shown: the admin token
-// is the only credential.
+// checkURL checks -admin-url. A URL with a user or password is an error that does not repeat the
+// URL: the admin token is the only credential.
 func (s *session) checkURL() error {
 	const what = "-admin-url (or PALLIUM_ADMIN_URL)"
 	base, err := url.Parse(s.url)
@@ -186,7 +186,7 @@ func readToken(file string) (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
-// checkToken rejects a text that no header can carry, such as two lines.
+// checkToken rejects a token that cannot be sent in a header, such as two lines.
 func checkToken(token, from string) error {
 	for _, c := range []byte(token) {
 		if c <= ' ' || c > '~' {

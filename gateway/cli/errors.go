@@ -23,8 +23,8 @@ type apiError struct {
 	} `json:"details"`
 }
 
-// Error returns what is wrong and what to do, in the words of the command line. The server's
-// Message is used only if it has no detail: its advice is in the words of the API.
+// Error returns what is wrong and what to do, in terms of the command line. The server's Message is
+// used only if the response has no detail, because its advice is in terms of the API.
 func (e *apiError) Error() string {
 	text, help := e.reason(), e.advice()
 	if help != "" {
@@ -44,8 +44,8 @@ func (e *apiError) field() string {
 	return e.Details[0].Field
 }
 
-// reason returns what is wrong. If the server's text begins with a field of the API, the
-// field is replaced by the flag.
+// reason returns what is wrong. If the server's text begins with the name of an API field, reason
+// replaces it by the flag.
 func (e *apiError) reason() string {
 	field := e.field()
 	if field == "" || e.Details[0].Reason == "" {
@@ -83,8 +83,8 @@ func flagOf(field string) string {
 	return ""
 }
 
-// advice returns what to do, for fields about which the server's advice is in the words of
-// the API; otherwise "".
+// advice returns what to do, in terms of the command line, for fields about which the server gives
+// advice in terms of the API; otherwise "".
 func (e *apiError) advice() string {
 	switch e.field() {
 	case "cascade":

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
-// signalled is what a test writes to, and whose first write ends a context.
+// signalled is an output that calls end once it contains the text when.
 type signalled struct {
 	bytes.Buffer
 	when string
@@ -52,7 +52,7 @@ func TestInterruptedQuestion(t *testing.T) {
 	}
 }
 
-// TestInterruptedRequest checks what an interrupted command says about the server.
+// TestInterruptedRequest checks what the error of an interrupted command says about the server.
 func TestInterruptedRequest(t *testing.T) {
 	for line, want := range map[string]string{
 		"tenant list":                 "interrupted: nothing was changed\n",
@@ -103,7 +103,7 @@ func TestInterruptedToken(t *testing.T) {
 	}
 }
 
-// TestBrokenConnection checks that a change whose outcome is unknown says so.
+// TestBrokenConnection checks that the error says so if the outcome of a change is unknown.
 func TestBrokenConnection(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
 	defer srv.Close()

@@ -58,7 +58,7 @@ func limitsShow(*flag.FlagSet) action {
 	}
 }
 
-// value returns a limit's value in the format of the command line.
+// value returns the effective value of a limit in the format of the command line.
 func (l *limitsAnswer) value(name string) string { return bare(l.Effective[name]) }
 
 func (s *session) printLimits(a answer, l *limitsAnswer, plan *planAnswer) error {

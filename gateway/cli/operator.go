@@ -83,8 +83,8 @@ func compact(fs *flag.FlagSet) action {
 	}
 }
 
-// confirmExpiry shows how many days an expiry without limit deletes, as the compactors last
-// counted them, and asks for a confirmation.
+// confirmExpiry shows how many days would be deleted without the usual limit, as the compactors
+// last counted them, and asks for a confirmation.
 func (s *session) confirmExpiry(ctx context.Context, yes bool) error {
 	if yes {
 		return nil
@@ -135,8 +135,8 @@ func dateOf(day int64) string { return time.Unix(day*86400, 0).UTC().Format(dayL
 // windowOf returns the time of day of a window.
 func windowOf(window int) string { return fmt.Sprintf("%02d:00-%02d:00", window*2, window*2+2) }
 
-// parseDay parses a date and returns the number of the UTC day since 1970. It rejects such
-// numbers, although logs have them: 2026 is also the day 1975-07-20.
+// parseDay parses a date and returns the number of its UTC day since 1970. It rejects day numbers,
+// although logs contain them, because they can be mistaken for years: day 2026 is 1975-07-20.
 func parseDay(text string) (int64, error) {
 	t, err := time.Parse(dayLayout, text)
 	if err == nil && t.Unix() >= 0 {

@@ -192,8 +192,8 @@ func TestOperator(t *testing.T) {
 	}
 }
 
-// TestUnknownNames checks that commands that destroy something fail before they ask for a
-// confirmation if it does not exist, and name what exists. -yes makes no difference.
+// TestUnknownNames checks destructive commands for something that does not exist: with and without
+// -yes, they fail before they ask for a confirmation, and the error names what exists.
 func TestUnknownNames(t *testing.T) {
 	c := &cluster{}
 	s := newShellWith(t, operator.New(operator.Options{Backend: c, Ring: c, Logger: slog.New(slog.DiscardHandler)}).Routes)
@@ -239,8 +239,8 @@ func TestFirstOf(t *testing.T) {
 	}
 }
 
-// TestOneProcess checks that commands for the ring fail without a cluster, and that those
-// for losses work.
+// TestOneProcess checks that without a cluster commands for the ring fail, and commands for losses
+// work.
 func TestOneProcess(t *testing.T) {
 	s := newShellWith(t, operator.New(operator.Options{Backend: &cluster{empty: true}, Logger: slog.New(slog.DiscardHandler)}).Routes)
 	for line, want := range map[string]string{
@@ -368,7 +368,7 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// TestWrapped checks that no line is longer than the width unless it is a single word.
+// TestWrapped checks that only a line with a single word is longer than the width.
 func TestWrapped(t *testing.T) {
 	text := strings.Repeat("word ", 40) + strings.Repeat("x", 90) + " end"
 	lines := strings.Split(strings.TrimSuffix(wrapped(text, "  ", 40), "\n"), "\n")
@@ -380,7 +380,7 @@ func TestWrapped(t *testing.T) {
 	}
 }
 
-// TestDays checks that a day is a date, and that nothing else is taken for a day.
+// TestDays checks that only dates are accepted as days.
 func TestDays(t *testing.T) {
 	for text, want := range map[string]int64{"1970-01-01": 0, "2024-10-04": 20_000, "2261-12-31": 106_650} {
 		if got, err := parseDay(text); err != nil || got != want || dateOf(got) != text {

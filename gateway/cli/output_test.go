@@ -15,7 +15,7 @@ import (
 // errFull is the error of a full disk.
 var errFull = errors.New("no space left on device")
 
-// full is a standard output that accepts some bytes.
+// full is a standard output that accepts room bytes and then fails.
 type full struct{ room int }
 
 func (f *full) Write(b []byte) (int, error) {

@@ -67,7 +67,7 @@ func queryList(*flag.FlagSet) action {
 				s.sayTable([]string{"ID", "TENANT", "SINCE", "STATE", "INSTANCE", "RANGE", "QUERY"}, rows)
 			}
 			for _, m := range missing {
-				s.say("queries are missing, %s\n", printable(m)) // the texts are of other processes
+				s.say("queries are missing, %s\n", printable(m)) // texts from other processes may contain control characters
 			}
 		})
 	}

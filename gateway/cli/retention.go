@@ -17,7 +17,7 @@ import (
 
 const retention = "retention"
 
-// fallback returns the value of a limit of tenants without plan and overrides.
+// fallback returns the value that a limit has for tenants without plan and overrides.
 func (l *limitsAnswer) fallback(name string) string {
 	if v, ok := l.Defaults[name]; ok {
 		return bare(v)
@@ -38,7 +38,7 @@ func builtIn() map[string]json.RawMessage {
 	return values
 }
 
-// bare returns a limit's value in the format of the command line, in one line as
+// bare returns a limit's value in the format of the command line: in one line, like
 // limits.Partial.Get.
 func bare(value json.RawMessage) string {
 	var text string
@@ -59,7 +59,8 @@ func (l *limitsAnswer) retentionOf(layers ...limits.Partial) string {
 	return l.fallback(retention)
 }
 
-// lowered reports whether a retention is shorter than another one; 0 is forever.
+// lowered returns the retention after a change, and reports whether it is shorter than before; 0 means
+// forever.
 func lowered(before, after string) (keep time.Duration, shorter bool) {
 	old, err := model.ParseDuration(before)
 	next, err2 := model.ParseDuration(after)
@@ -69,8 +70,8 @@ func lowered(before, after string) (keep time.Duration, shorter bool) {
 	return time.Duration(next), old == 0 || next < old
 }
 
-// confirmRetention asks for a confirmation if a change lowers a retention, which deletes
-// samples. of names the tenants.
+// confirmRetention asks for a confirmation if a change lowers a retention, which deletes samples.
+// of names the tenants, word is what the user must type.
 func (s *session) confirmRetention(ctx context.Context, yes bool, of, before, after, word string) error {
 	keep, shorter := lowered(before, after)
 	if !shorter {
@@ -81,8 +82,8 @@ func (s *session) confirmRetention(ctx context.Context, yes bool, of, before, af
 	return s.confirm(ctx, yes, warning, word)
 }
 
-// confirmPlan asks for a confirmation if new limits of a plan lower the retention of
-// tenants.
+// confirmPlan asks for a confirmation if new limits of a plan lower the retention of tenants on
+// that plan.
 func (s *session) confirmPlan(ctx context.Context, yes bool, plan string, before, after limits.Partial) error {
 	if yes {
 		return nil

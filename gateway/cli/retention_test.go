@@ -10,9 +10,8 @@ import (
 	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
-// TestLoweredRetention checks that a change which lowers a tenant's retention, by whatever
-// command, shows it and changes nothing without a confirmation, and that no other change
-// asks.
+// TestLoweredRetention checks every command that can decrease a tenant's retention: it shows the
+// decrease and changes nothing without a confirmation. Other changes need no confirmation.
 func TestLoweredRetention(t *testing.T) {
 	for _, tt := range []struct {
 		line  string
@@ -79,7 +78,7 @@ func TestLoweredRetention(t *testing.T) {
 	s.must("limits set free retention=1s -yes")
 }
 
-// TestLowered checks the comparison of retentions, of which 0 is the longest.
+// TestLowered checks the comparison of retentions; 0 is the longest one.
 func TestLowered(t *testing.T) {
 	for _, tt := range []struct {
 		before, after string
@@ -95,7 +94,7 @@ func TestLowered(t *testing.T) {
 	}
 }
 
-// TestSources checks that the limits of a tenant say where each comes from, without
+// TestSources checks that the output has the origin of each limit of a tenant, and numbers without
 // exponents.
 func TestSources(t *testing.T) {
 	s := newShell(t)
@@ -120,7 +119,7 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// TestQuestions checks commands that ask a question which y answers.
+// TestQuestions checks commands that must be confirmed with y.
 func TestQuestions(t *testing.T) {
 	s := newShell(t)
 	s.must("limits plans create gold")

@@ -52,8 +52,8 @@ func memberRows(list []memberAnswer) (rows [][]string) {
 	return rows
 }
 
-// printable returns an ID as it is, or quoted if it has characters that a terminal would
-// interpret: anybody who can write to Redis chooses the ID of an untrusted entry.
+// printable returns an ID as it is, or quoted if it has characters that a terminal would interpret:
+// anyone who can write to Redis can choose the ID of an untrusted entry.
 func printable(id string) string {
 	if strings.ContainsFunc(id, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(id)

@@ -117,8 +117,7 @@ func tenantSet(fs *flag.FlagSet) action {
 	}
 }
 
-// confirmMove asks for a confirmation if the plan of a tenant lowers its retention. The
-// tenant is not on the plan yet.
+// confirmMove asks for a confirmation if the new plan of a tenant, t.Plan, lowers its retention.
 func (s *session) confirmMove(ctx context.Context, t tenantAnswer) error {
 	var l limitsAnswer
 	if _, err := s.call(ctx, http.MethodGet, path("tenants", t.Name, "limits"), "", nil, &l); err != nil {

@@ -78,7 +78,7 @@ func tokenIssue(fs *flag.FlagSet) action {
 		}
 		var t tokenAnswer
 		a, err := s.call(ctx, http.MethodPost, path("tokens"), "", body, &t)
-		if *create && lacksTenant(err) { // everything else in the request is right
+		if *create && lacksTenant(err) { // everything else in the request is valid
 			_, err = s.call(ctx, http.MethodPost, path("tenants"), "", map[string]any{"name": *tenant}, nil)
 			if err != nil && !isStatus(err, http.StatusConflict) {
 				return err
@@ -119,8 +119,8 @@ func tokenSet(fs *flag.FlagSet) action {
 	}
 }
 
-// lacksTenant reports whether a key was not issued because of its tenant. The server
-// checks the rest of the request first.
+// lacksTenant reports whether the server did not issue a key because of its tenant. The server
+// checks everything else in the request first.
 func lacksTenant(err error) bool {
 	var e *apiError
 	return errors.As(err, &e) && e.Status == http.StatusBadRequest && e.field() == "tenant"

@@ -51,8 +51,8 @@ func TestWords(t *testing.T) {
 	}
 }
 
-// TestStrangeServers checks what is said about responses that are not those of this
-// version's admin API.
+// TestStrangeServers checks the errors for responses that the admin API of this version does not
+// send.
 func TestStrangeServers(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

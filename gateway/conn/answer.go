@@ -7,13 +7,14 @@ import (
 	"time"
 )
 
-// pace is the minimum speed at which a client must read. As for bodies (see BodyGrace), a
-// response may keep the server waiting for grace, plus one second for every rate bytes
-// that were sent so far.
+// pace is the minimum speed at which a client must read. As for bodies (see BodyGrace), the server
+// waits for the client for at most grace, plus one second for every rate bytes that were sent so
+// far.
 type pace struct {
 	grace time.Duration
-	// hasty is the grace of responses of the edge itself, which are small, and of all
-	// responses to unauthenticated clients: see Patient. 0: grace applies to all.
+	// hasty is the grace of responses of the edge itself, which are small, including all responses
+	// to unauthenticated clients: it applies until Patient is called. 0: grace applies to all
+	// responses.
 	hasty time.Duration
 	rate  int64         // bytes per second
 	slice int           // maximum bytes per write to the connection
@@ -25,9 +26,9 @@ func answerPace() pace {
 	return pace{grace: BodyGrace, hasty: hastyGrace, rate: BodyRate, slice: 64 << 10, total: answerTimeout, now: time.Now}
 }
 
-// timeAnswers gives every response a deadline that moves as the client reads. Without it,
-// ten clients that do not read would hold concurrent requests of a tenant until the
-// server's WriteTimeout.
+// timeAnswers gives every response a deadline that moves as the client reads. Without it, a few
+// clients that do not read would use up the concurrent requests of a tenant until the server's
+// WriteTimeout.
 func (p pace) timeAnswers(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := &timedAnswer{
@@ -49,9 +50,9 @@ func (p pace) timeAnswers(h http.Handler) http.Handler {
 	})
 }
 
-// timedAnswer counts only the time during which the server waits for the client, not the
-// time of a slow handler. It has no ReadFrom, in which the two could not be
-// distinguished; a ReverseProxy does not use it.
+// timedAnswer counts only the time during which the server waits for the client, not the time of a
+// slow handler. It has no method ReadFrom, in which the two could not be distinguished. (A
+// ReverseProxy does not need one.)
 type timedAnswer struct {
 	http.ResponseWriter
 	rc *http.ResponseController

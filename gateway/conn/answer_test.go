@@ -384,7 +384,7 @@ func TestSlowHandler(t *testing.T) {
 				}
 				w.(http.Flusher).Flush()
 				<-goOn
-				time.Sleep(p.grace * 3 / 2) // it passes
+				time.Sleep(p.grace * 3 / 2) // longer than the deadline
 			}
 			return nil
 		})

@@ -28,8 +28,8 @@ const (
 	// maxHeaderLines bounds the lines of a header. net/http needs at least a hundred
 	// bytes for each, however short it is.
 	maxHeaderLines = 256
-	// maxName is how much of a line is held back until its name is complete. The names
-	// of headers that affect framing are shorter.
+	// maxName is the maximum number of bytes of a header name that are held back until the name is
+	// complete. The names of headers that affect framing are shorter.
 	maxName = 24
 	// maxValue bounds a Content-Length with surrounding white space.
 	maxValue = 64
@@ -40,15 +40,13 @@ const (
 	maxTrailer = 2 << 10
 )
 
-// framing follows the framing of the requests on a connection, more strictly than
-// net/http: it accepts only lines that end in CRLF, no folded lines, and one
-// Content-Length. Everything that it passes on is split by net/http into the same
-// requests.
+// framing parses the framing of the requests on a connection, more strictly than net/http: it
+// accepts only lines that end in CRLF, no folded lines, and one Content-Length. net/http splits
+// everything that is passed on into the same requests.
 //
-// A header is passed on line by line as it arrives. When a request is rejected, the lines
-// that were passed on are completed to a valid request, whose handler then responds with
-// the rejection: net/http alone would respond to some invalid requests itself, and accept
-// the others.
+// A header is passed on line by line as it arrives. When a request is rejected, lines are added to
+// those that were passed on, so that they form a valid request. Its handler then responds with the
+// rejection: net/http alone would respond to some invalid requests itself, and accept the others.
 type framing struct {
 	limit int // maximum bytes of a header
 
@@ -317,7 +315,7 @@ func (f *framing) endHeader(out []byte) ([]byte, bool, *Rejection) {
 	return append(out, '\r', '\n'), true, nil
 }
 
-// close completes the part of a header that was passed on to a valid request.
+// close completes the part of a header that was already passed on, so that it becomes a valid request.
 func (f *framing) close(out []byte) []byte {
 	switch f.state {
 	case between:

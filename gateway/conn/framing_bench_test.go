@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// BenchmarkFraming parses requests as sent by a Prometheus behind a proxy, and by a
-// client that sends small chunks.
+// BenchmarkFraming parses requests as sent by a Prometheus through a proxy, and by a client that
+// sends small chunks.
 func BenchmarkFraming(b *testing.B) {
 	header := "POST /api/v1/push HTTP/1.1\r\nHost: metrics.example.com\r\nUser-Agent: Prometheus/3.16.0\r\n" +
 		"Authorization: Bearer plm_0123456789abcdef0123456789abcdef0123456789abcdef\r\nContent-Encoding: snappy\r\n" +

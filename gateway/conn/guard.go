@@ -135,9 +135,9 @@ func (c *guardConn) follow(p []byte, n int) int {
 	return passed
 }
 
-// tell makes the handler of the next request respond with its rejection. It must not be
-// called before the whole header was passed on: net/http reads its first byte while the
-// previous request is being served.
+// tell makes the handler of the rejected request respond with the rejection. It must not be called
+// before the whole header was passed on: net/http reads the first byte of a header while the
+// previous request is still being served.
 func (c *guardConn) tell() {
 	if c.pending != nil {
 		c.rejected.Store(c.pending)
@@ -217,7 +217,7 @@ func rejectRequests(h, own http.Handler) http.Handler {
 			h.ServeHTTP(w, r)
 			return
 		}
-		// At that time at most the first byte of the next header has been read.
+		// When this handler returns, at most the first byte of the next header has been read.
 		defer g.release()
 		rejection := g.rejected.Load()
 		if rejection == nil {

@@ -5,9 +5,9 @@ import (
 	"strconv"
 )
 
-// boundHeaders applies the limits for lines and memory of HTTP/1 headers to headers of
-// HTTP/2. net/http has already decoded them, to many times the size on the wire, and
-// holds them until the response was read; boundHeaders drops them before that.
+// boundHeaders applies the limits for lines and memory of HTTP/1 headers to headers of HTTP/2.
+// net/http has already decoded them, to many times their size on the wire, and would hold them
+// until the client has read the response; boundHeaders drops them when the handler returns.
 func boundHeaders(h, own http.Handler) http.Handler {
 	long := &headerBudget{limit: headerMemory}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -40,7 +40,7 @@ func TestLimitsResolve(t *testing.T) {
 	}
 }
 
-// queue is a listener of connections from any address.
+// queue is a listener that accepts the connections that a test sends to conns.
 type queue struct {
 	net.Listener
 	conns chan net.Conn
@@ -138,7 +138,7 @@ func TestUnsentIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetWriteDeadline(time.Now().Add(2 * time.Second)) // it passes
+	_ = c.SetWriteDeadline(time.Now().Add(2 * time.Second)) // the writes block until then
 	written, err := io.Copy(c, bytes.NewReader(make([]byte, 16<<20)))
 	var timeout net.Error
 	if !errors.As(err, &timeout) || !timeout.Timeout() {

@@ -11,9 +11,9 @@ import (
 )
 
 // Serve serves a listener until the server is shut down, and returns the same errors as
-// http.Server.Serve. Without a TLS configuration it serves HTTP/1. With one, whose
-// NextProtos it sets, it also serves HTTP/2, by the second server, which must be shut
-// down as well. HTTP/1 is guarded as by Guard.
+// http.Server.Serve. Without a TLS configuration it serves HTTP/1. With one, it also serves HTTP/2,
+// with the second server, which must be shut down as well. (It sets NextProtos in a copy of the
+// configuration.) HTTP/1 is guarded as by Guard.
 func Serve(srv, two *http.Server, l net.Listener, config *tls.Config, headerBytes int) error {
 	if config == nil {
 		return srv.Serve(Guard(l, headerBytes))
@@ -32,7 +32,7 @@ func Serve(srv, two *http.Server, l net.Listener, config *tls.Config, headerByte
 	running.Wait()
 	for range 2 {
 		if e := <-failed; errors.Is(e, http.ErrServerClosed) {
-			err = e // the other listeners ended because of it
+			err = e // the shutdown is the reason why the other listeners ended
 		}
 	}
 	return err

@@ -13,8 +13,8 @@ import (
 const (
 	readHeaderTimeout = 5 * time.Second
 	idleTimeout       = 60 * time.Second
-	// answerTimeout is the maximum time from the header to the end of the response. It
-	// is longer than any query may take. Clients that do not read have less time (see
+	// answerTimeout is the maximum time from the header to the end of the response. It is longer
+	// than the default of the tenants' query_timeout. Clients that do not read have less time (see
 	// pace).
 	answerTimeout = 10 * time.Minute
 	// hastyGrace applies to responses of the edge itself, which are small: a client

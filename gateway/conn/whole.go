@@ -51,8 +51,8 @@ func (w *Whole) Flush() {}
 // Reset drops the response written so far, so that another response can be written.
 func (w *Whole) Reset() { w.status, w.buffer = 0, Buffer{} }
 
-// Send sends the response, after which the server closes the connection. If the response
-// cannot be sent completely, the connection is reset.
+// Send sends the response; the server then closes the connection. If the response cannot be sent
+// completely, the connection is reset.
 func (w *Whole) Send() {
 	if w.status == 0 {
 		w.status = http.StatusOK
@@ -65,5 +65,5 @@ func (w *Whole) Send() {
 		h.Set("Content-Length", strconv.FormatInt(w.buffer.Len(), 10))
 	}
 	w.w.WriteHeader(w.status)
-	_, _ = io.Copy(w.w, w.buffer.Reader()) // Write of the connection handles a failure
+	_, _ = io.Copy(w.w, w.buffer.Reader()) // if it fails, Write of the connection causes a reset
 }

@@ -124,7 +124,7 @@ func responses(rt *routes.Route, d *description) map[string]response {
 	return map[string]response{code: success, "default": {Ref: wrong}}
 }
 
-// components returns what operations refer to.
+// components returns the schemas, responses, parameters and security schemes to which operations refer.
 func components() map[string]any {
 	return map[string]any{
 		"securitySchemes": map[string]any{

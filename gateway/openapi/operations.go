@@ -1,6 +1,6 @@
 package openapi
 
-// description is what the route table does not say about a route.
+// description has the properties of a route that are not in the route table.
 type description struct {
 	summary    string
 	parameters []argument // in the query string, or in the form of a POST or PUT

@@ -38,9 +38,9 @@ func NewGate(max, maxQueued int, timeout time.Duration) *Gate {
 	return &Gate{max: max, maxQueued: maxQueued, timeout: timeout, queues: make(map[tenant.ID]*gateQueue)}
 }
 
-// Enter waits until the request may continue; Leave must be called afterwards. It returns
-// ErrBusy if the tenant's queue is full or the wait times out, and the context's error if
-// the context ends first.
+// Enter waits until the request may continue. If it returns nil, Leave must be called afterwards.
+// It returns ErrBusy if the tenant's queue is full or the wait times out, and the context's error
+// if the context ends first.
 func (g *Gate) Enter(ctx context.Context, id tenant.ID) error {
 	g.mu.Lock()
 	if g.inflight < g.max {

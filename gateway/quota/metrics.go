@@ -30,7 +30,7 @@ func (t *Tenants) Collector() prometheus.Collector {
 		tenants:  t,
 		requests: desc("pallium_gateway_tenant_requests_total", "Authenticated requests of a tenant."),
 		rejected: desc("pallium_gateway_tenant_rejected_requests_total", "Requests of a tenant that were rejected because of its limits."),
-		samples:  desc("pallium_gateway_tenant_samples_total", "Samples written by a tenant, as counted by the backend."),
+		samples:  desc("pallium_gateway_tenant_samples_total", "Samples charged to a tenant for its writes, as counted by the backend."),
 		bytes:    desc("pallium_gateway_tenant_body_bytes_total", "Bytes of request bodies of a tenant."),
 	}
 }

@@ -48,8 +48,8 @@ func (st *state) ratio() float64 {
 	return st.perByte
 }
 
-// learn updates the estimates with the outcome of a write. Costs in addition to samples,
-// such as a day that must be compacted again, say nothing about the length of bodies.
+// learn updates the estimates with the outcome of a write. Costs in addition to samples, such as
+// for a day that must be compacted again, do not depend on the length of the body.
 func (st *state) learn(o Outcome) {
 	st.perWrite += (float64(max(o.Samples, 0)+o.Extra) - st.perWrite) / 8
 	if o.Read <= 0 || o.Samples <= 0 {

@@ -63,9 +63,9 @@ func (s *shard) demands(now time.Time, held *sharing, visit func(tenant.ID, budg
 	}
 }
 
-// updateDemand updates the smoothed demand and returns it as a fraction of the limits. It
-// first fills the buckets with the share that applied until now, because the next share
-// must not count for the time before it.
+// updateDemand updates the smoothed demand and returns it as a fraction of the limits. It first
+// fills the buckets with the share that applied until now, because the next share must not apply to
+// the time before.
 func (st *state) updateDemand(now time.Time, held budget.Share, gateways int) budget.Use {
 	st.mu.Lock()
 	defer st.mu.Unlock()

@@ -46,9 +46,9 @@ func (c *cluster) write(i int, id tenant.ID, l *limits.Limits, samples, size int
 	return taken
 }
 
-// TestSharedBudgets checks that, however demand moves between three gateways, they accept
-// together at most the limit, one burst, an interval's samples for each move, and one
-// write beyond the budget each; and nearly the limit if there is that much demand.
+// TestSharedBudgets checks what three gateways accept together while demand moves between them: at
+// most the limit, one burst, the samples of an exchange interval for each move, and one write
+// beyond the budget for each gateway. If there is enough demand, they accept nearly the limit.
 func TestSharedBudgets(t *testing.T) {
 	const n, step, second, size = 3, 50 * time.Millisecond, 20, 500
 	const limit = 100_000

@@ -17,7 +17,7 @@ import (
 
 const (
 	shardCount = 64
-	// The state of an idle tenant with full buckets equals a new one and is dropped.
+	// The state of an idle tenant with full buckets is dropped: new buckets are full as well.
 	tenantIdle  = 5 * time.Minute
 	sweepPeriod = time.Minute
 )
@@ -48,7 +48,7 @@ type state struct {
 	samples  bucket
 	bytes    bucket
 	admitted int // requests between admit and done
-	inflight int // those of them between enter and leave
+	inflight int // requests between enter and leave
 	use      usage
 	share    budget.Share
 	gateways int
@@ -258,8 +258,8 @@ func (st *state) done(now time.Time, length int64, reserved float64, o Outcome) 
 	defer st.mu.Unlock()
 	r := st.scaled(&st.limits)
 	st.admitted--
-	// admit has charged Content-Length, or nothing without one. The difference to what
-	// was received is corrected, so that announcing alone puts no tenant in debt.
+	// admit has charged Content-Length, or nothing without one. Charge the difference to the bytes
+	// that were received, so that a mere announcement puts no tenant in debt.
 	if more := float64(o.Read - max(length, 0)); more != 0 {
 		st.bytes.take(now, r.bytes, r.byteBurst, more)
 		st.asked[budget.Bytes] += more

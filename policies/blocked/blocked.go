@@ -1,10 +1,10 @@
-// Package blocked has the list of queries that a tenant may not run. It is written as text,
-// one pattern in each line: the text of a query or, after a tilde, a regular expression
-// (RE2) that must match the whole text. No PromQL expression begins with a tilde.
+// Package blocked parses the list of queries that a tenant may not run, and compares queries with
+// it. The list is a text with one pattern in each line: the text of a query or, after a tilde, a
+// regular expression (RE2) that must match the whole text. No PromQL expression begins with a
+// tilde.
 //
-// White space at the ends of a query or of a line does not count, and other runs of white
-// space are one space, in queries and in texts of the list. So a query is blocked however it
-// is broken into lines.
+// In queries and in texts of the list, white space at the ends is ignored, and any other run of
+// white space is equal to one space. So line breaks in a query make no difference.
 package blocked
 
 import (
@@ -37,10 +37,10 @@ type pattern struct {
 	regexp *regexp.Regexp
 }
 
-// Parse parses a list. Empty lines do not count. The error names the line.
+// Parse parses a list. Empty lines are ignored. The error for an invalid pattern names its line.
 func Parse(text string) (*List, error) {
 	if len(text) > MaxBytes {
-		return nil, fmt.Errorf("the list has %d bytes, and may have %d", len(text), MaxBytes)
+		return nil, fmt.Errorf("the list has %d bytes; the limit is %d bytes", len(text), MaxBytes)
 	}
 	if !utf8.ValidString(text) {
 		return nil, errors.New("the list is not valid UTF-8")

@@ -57,7 +57,7 @@ func TestParseErrors(t *testing.T) {
 		{"no expression", "up\n~", "line 2: a regular expression is missing after ~"},
 		{"invalid expression", "\n\n~a(", "line 3: error parsing regexp: missing closing )"},
 		{"valid only inside parentheses", "~a)(?:b", "line 1: error parsing regexp: unexpected )"},
-		{"too long", strings.Repeat("a", MaxBytes+1), "the list has 16385 bytes, and may have 16384"},
+		{"too long", strings.Repeat("a", MaxBytes+1), "the list has 16385 bytes; the limit is 16384 bytes"},
 		{"too many", strings.Repeat("a\n", MaxPatterns+1), "more than 100 patterns"},
 		{"too large", "~" + strings.Repeat("(?:abcd){1000}", 20), "line 1: the regular expressions are too large"},
 		{"too large together", strings.Repeat("~"+strings.Repeat("(?:abcd){1000}", 5)+"\n", 3), "line 3: the regular expressions are too large"},

@@ -70,15 +70,15 @@ type Tenants interface {
 }
 
 const (
-	// told is the fraction of an equal share from which on demand is published to
-	// other gateways. A tenant with less demand gets this fraction of the rate, which
-	// other gateways leave free.
+	// told is the demand, as a fraction of an equal share, from which a gateway publishes it to
+	// other gateways. A tenant with less demand gets this fraction of an equal share of the rate,
+	// which the other gateways do not use.
 	told = 1.0 / 20
 	// least is the minimum fraction of an equal share: of the rate for every gateway
 	// whose demand can use it, and of the burst for every gateway.
 	least = 1.0 / 2
-	// headroom bounds the minimum share to this multiple of the demand. A larger share
-	// for a gateway with little demand would take it from gateways with much.
+	// headroom bounds the minimum share to this multiple of the demand. A larger share for a
+	// gateway with little demand would be taken from gateways with much demand.
 	headroom = 4
 	// MaxTenants bounds the tenants of one exchange. A gateway with more publishes the
 	// ones with the highest demand, and all gateways assign it the minimum share of
@@ -237,10 +237,10 @@ func (s *Sharer) demands() Demands {
 	return out
 }
 
-// Rest returns the share for a tenant whose demand a gateway did not publish; tenants is
-// the number of tenants that the gateway published. The rate is what other gateways leave
-// free. When the demand rises, the burst, which is at least a second's worth of the
-// minimum share, lasts until other gateways know the new demand.
+// Rest returns the share for a tenant whose demand a gateway did not publish; tenants is the number
+// of tenants that the gateway published. The rate is the part that other gateways do not use. When
+// the demand rises, the burst, which is at least a second's worth of the minimum share, lasts until
+// other gateways know the new demand.
 func Rest(gateways, tenants int) Share {
 	if gateways <= 1 {
 		return Whole()
@@ -304,9 +304,9 @@ func (s Share) less(o Share) Share {
 	return s
 }
 
-// divide returns the fraction of 1 for one of the demands in asking, which it sorts. The
-// smallest demands come first: they are furthest below the floor, and what raises them to
-// the floor is no longer available to the others.
+// divide returns the fraction of 1 for one of the demands in asking, which it sorts. The smallest
+// demands come first: they are furthest below the floor, and the fraction that raises them to the
+// floor reduces the rest for the others.
 func divide(mine float64, asking []float64, gateways int) float64 {
 	slices.Sort(asking)
 	left, sum := 1.0, 0.0
@@ -327,5 +327,5 @@ func divide(mine float64, asking []float64, gateways int) float64 {
 	return left * mine / sum
 }
 
-// capped bounds one demand, so that sums stay exact.
+// capped bounds one demand, so that sums remain precise.
 func capped(u float64) float64 { return min(u, 1e6) }

@@ -243,8 +243,8 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
-// TestLost checks that the last shares stay valid for a while without exchanges, then
-// equal ones are used; never nothing, never everything.
+// TestLost checks that without exchanges the last shares stay valid for a while, and that equal
+// shares are used after that.
 func TestLost(t *testing.T) {
 	now := time.Unix(0, 0)
 	h := &hub{now: &now, all: map[string]Demands{}, at: map[string]time.Time{}, down: true}

@@ -10,9 +10,9 @@ import (
 // (which writes the struct field, the identifier and the documentation), and enforce it
 // with the identifier's Exceeded.
 //
-// The names determine the names of the fields (max_query_series is MaxQuerySeries), and
-// the type of the default is the type of the field. The defaults suffice for one busy
-// Prometheus and keep one tenant from overloading the machine.
+// The names determine the names of the fields (max_query_series is MaxQuerySeries), and the type of
+// the default is the type of the field. The defaults suffice for one busy Prometheus and prevent
+// one tenant from overloading the machine.
 func declared() []Description {
 	return slices.Concat(edgeLimits(), writeLimits(), queryLimits(), syntaxLimits())
 }
@@ -29,7 +29,8 @@ const (
 	selectLess  = "select fewer series, a shorter range or a longer step"
 )
 
-// edgeLimits returns the limits of all requests, which the gateway checks first.
+// edgeLimits returns the limits of all requests. The gateway checks them, except max_decoded_bytes, which the
+// backend checks.
 func edgeLimits() []Description {
 	return []Description{
 		// Rates at the edge.
@@ -128,8 +129,8 @@ func queryLimits() []Description {
 	}
 }
 
-// syntaxLimits returns the switches of PromQL: flags of Prometheus (--enable-feature), which
-// are off without flags there too. Package backend/switches applies them.
+// syntaxLimits returns the PromQL switches: features that Prometheus, too, has only with flags
+// (--enable-feature). Package backend/switches applies them.
 func syntaxLimits() []Description {
 	const rejected = "a query with one is an error"
 	return []Description{

@@ -32,7 +32,7 @@ const (
 type Description struct {
 	Name    string // the key in plans and overrides
 	Unit    Unit
-	Zero    string // the meaning of 0, false or an empty name
+	Zero    string // the meaning of 0, false or an empty text
 	Meaning string
 
 	Default any    `json:"-"` // has the type of the limit's field

@@ -9,10 +9,9 @@ import (
 	"time"
 )
 
-// Exceeded is the error of a request that exceeds one of its tenant's limits. Its text is
-// for the tenant: it contains the limit, its value, the current use, and what to do. It
-// is created by the Exceeded method of a Limit, so that only a declared limit can be
-// exceeded.
+// Exceeded is the error of a request that exceeds one of its tenant's limits. Its text is for the
+// tenant: it contains the limit, its value, the current use, and what to do. It is created by the
+// methods of a Limit, which must be declared, or by ExceededSetting.
 type Exceeded struct {
 	name  string
 	Limit string // the value, with its unit
@@ -20,7 +19,7 @@ type Exceeded struct {
 	Hint  string // what to do; may be empty
 }
 
-// More is the use of a request for which only is known that it is above the limit.
+// More is the use of a request if it is only known to be above the limit.
 const More = -1
 
 // Exceeded returns the error of a request that exceeds the limit; lim are the tenant's
@@ -119,7 +118,8 @@ func (d *Description) value(field reflect.Value) string {
 	return d.amount(field.Int())
 }
 
-// amount formats a number with what the limit counts. A duration is in milliseconds.
+// amount formats a number with the unit that the limit counts. n is in milliseconds if the limit is a
+// duration.
 func (d *Description) amount(n int64) string {
 	switch d.Unit {
 	case Bytes:

@@ -70,7 +70,7 @@ func TestDeclarations(t *testing.T) {
 			t.Errorf("%s has the field %s %s `%s`", d.Name, f.Name, f.Type, f.Tag)
 		}
 		if d.Name != Limit(i).Name() || d.Meaning == "" || d.Zero == "" {
-			t.Errorf("%+v", d)
+			t.Errorf("incomplete description: %+v", d)
 		}
 		if (d.Use == "") != (d.Hint == "") || d.Use != "" && d.Counts == "" && (d.Unit == Count || d.Unit == PerSecond) {
 			t.Errorf("%s: the error would be incomplete: use %q, hint %q, counts %q", d.Name, d.Use, d.Hint, d.Counts)

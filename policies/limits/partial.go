@@ -19,7 +19,7 @@ import (
 // Every key and value is checked when a Partial is decoded from JSON or YAML and in Set.
 // The zero Partial sets nothing. Copies are independent.
 type Partial struct {
-	values map[string]any // values have the type of the limit's field
+	values map[string]any // values have the type of the limit's field, but int64 for int
 }
 
 // Plan is a named Partial that tenants share.
@@ -131,8 +131,8 @@ func (d Description) parse(text string) (any, error) {
 	return v, d.check(v)
 }
 
-// UnmarshalJSON decodes an object of limits. Numbers must not be written as strings;
-// durations must be.
+// UnmarshalJSON decodes an object of limits. Numbers must not be written as strings. Durations must
+// be, except 0.
 func (p *Partial) UnmarshalJSON(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()

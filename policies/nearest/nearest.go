@@ -40,8 +40,8 @@ func hasParts(k, word string) bool {
 	return len(parts) > 1
 }
 
-// distance returns the number of bytes to insert, delete, replace or swap with the next
-// one to get from a to b (optimal string alignment).
+// distance returns the minimum number of bytes to insert, delete, replace or swap with the next
+// byte to turn a into b (optimal string alignment).
 func distance(a, b string) int {
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range last {

@@ -1,6 +1,6 @@
-// Package routes is the table of all paths that clients can use. The gateway and the
-// backend's API bind their handlers to it by name, and do not start if a handler is
-// missing. All other paths are 404.
+// Package routes is the table of all paths that clients can use. The gateway and the backend's API
+// bind their handlers to it by name, and do not start if a handler is missing. For all other paths
+// the gateway returns 404.
 package routes
 
 import (
@@ -68,8 +68,8 @@ const PrometheusAPI = "/prometheus/api/v1"
 
 // Route is one row of the table.
 type Route struct {
-	Name    string       // unique; binds the handler, and is used in metrics and logs
-	Methods []string     //
+	Name    string // unique; binds the handler, and is used in metrics and logs
+	Methods []string
 	Paths   []string     // exact, except that {name} matches one segment; the first one is the backend's
 	Scope   tenant.Scope // required of the credential; "" for open routes
 	Kind    Kind
@@ -124,8 +124,8 @@ func Table() []Route {
 	}
 }
 
-// pushPaths returns the paths of remote write. Grafana derives those beside the query API
-// from the URL of a data source, for the results of its recording rules.
+// pushPaths returns the paths of remote write. Some have the prefix of the query API: Grafana
+// derives them from the URL of a data source, for the results of its recording rules.
 func pushPaths() []string {
 	return slices.Concat([]string{"/api/v1/push", "/api/v1/write", "/api/prom/push"}, query("write"), query("push"))
 }

@@ -35,8 +35,8 @@ func waitCheckpoint(t *testing.T, p *programs.Pallium) {
 	}
 }
 
-// damage changes the files of a write-ahead log. says is the text that the server's
-// log must contain about it, "" for none.
+// damage changes the files of a write-ahead log. says is the text that the server's log must
+// contain; "" means no particular text.
 type damage struct {
 	name string
 	says string

@@ -33,8 +33,7 @@ func boundedFiles(t *testing.T) disk {
 		free: func(p *programs.Pallium) { limitFiles(t, p.Pid(), ^uint64(0)) }}
 }
 
-// smallDisk mounts a file system in memory, or is boundedFiles where mounting is not
-// permitted.
+// smallDisk mounts a file system in memory. If mounting is not permitted, it returns boundedFiles.
 func smallDisk(t *testing.T) disk {
 	t.Helper()
 	dir := t.TempDir()
@@ -88,7 +87,8 @@ func limitFiles(t *testing.T, pid int, bytes uint64) {
 	}
 }
 
-// TestFullDisk fills the disk under load, twice, and frees it again.
+// TestFullDisk fills the disk under load and frees it again, twice. It checks that writes and flushes fail
+// while the disk is full, that both work again afterwards, and that no acknowledged sample is lost.
 func TestFullDisk(t *testing.T) {
 	t.Run("small disk", func(t *testing.T) { fullDisk(t, smallDisk(t)) })
 	t.Run("bounded files", func(t *testing.T) { fullDisk(t, boundedFiles(t)) })
@@ -158,8 +158,8 @@ func waitRejected(t *testing.T, l *load) {
 	})
 }
 
-// flushFails checks that a flush reports its failure: of the pack, or of the audit
-// log, without which no admin action is done.
+// flushFails checks that a flush reports its failure. Either the pack or the entry in the audit log
+// cannot be written; without the entry, no admin action is performed.
 func flushFails(t *testing.T, p *programs.Pallium) {
 	t.Helper()
 	code, text := programs.Do(t, http.MethodPost, p.Admin+"/admin/v1/flush?wait=true", p.AdminToken(), "", nil)

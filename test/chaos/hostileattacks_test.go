@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 )
 
-// Bounds of docs/format/bounds.md, from a client's view.
+// Bounds of docs/format/bounds.md, as they apply to clients.
 const (
 	boundTime       = int64(9_214_646_399_999)
 	boundLabels     = 16_384
@@ -24,8 +24,8 @@ const (
 	boundWindows    = 1_024
 )
 
-// attacker creates the requests of one hostile tenant. Each call of an attack has
-// series of its own, distinguished by id.
+// attacker creates the requests of one hostile tenant. Each call of an attack has its own series,
+// with id as a label.
 type attacker struct {
 	rnd       *rand.Rand
 	unlimited bool // the tenant's limits are all 0
@@ -56,8 +56,7 @@ func (a *attacker) series(attack string, points ...point) hostileSeries {
 	return hostileSeries{labels: hostileLabels(attack, a.id), points: points}
 }
 
-// intHistogram returns a histogram with n buckets, of which the first has count
-// observations.
+// intHistogram returns a histogram with n buckets. The first bucket has all count observations.
 func intHistogram(schema int32, offset int32, n int, count uint64) *histogram.Histogram {
 	h := &histogram.Histogram{Schema: schema, ZeroThreshold: 0.001, Count: count, Sum: float64(count), PositiveSpans: []histogram.Span{{Offset: offset, Length: uint32(n)}}}
 	h.PositiveBuckets = make([]int64, n)

@@ -135,9 +135,9 @@ func (a *attacker) exemplars() []hostileRequest {
 	return []hostileRequest{{version: a.version(), good: []hostileSeries{s, alone}}}
 }
 
-// symbols sends large labels that need one symbol each but are in many series. The first
-// request is accepted; without limits, a second one is rejected because it expands to
-// more than the maximum request size.
+// symbols sends large labels that are in many series, but only once in the symbol table. The first
+// request is accepted; without limits, a second one is rejected because it expands to more than the
+// maximum request size.
 func (a *attacker) symbols() []hostileRequest {
 	n, size := 10, 900<<10
 	if !a.unlimited {

@@ -134,7 +134,7 @@ func appendNegativeZero(to []byte, t int64) []byte {
 	return append(append(to, 2<<3|2, byte(len(smp))), smp...)
 }
 
-// mark is what the ledger of a hostile tenant stores of a value.
+// mark is the part of a value that the ledger of a hostile tenant stores.
 type mark struct {
 	print  uint64 // hash of the value, equal for every form in which storage may return it
 	rank   rank

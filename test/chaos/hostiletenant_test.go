@@ -19,14 +19,14 @@ type hostileTenant struct {
 	name      string
 	unlimited bool
 	rnd       *rand.Rand
-	tokens    []string // of the successive tenants: each one is deleted and the next one used
+	tokens    []string // keys of the successive tenants: after one tenant is deleted, the next one is used
 	used      int
 	serial    int
 	sent      []string // attacks that stored series
 	ledger    *hostileLedger
 	rounds    atomic.Int64
 	answers   map[int]int
-	reasons   map[string]bool // reasons that were given
+	reasons   map[string]bool // reasons of rejections in responses
 }
 
 const lives = 5 // number of successive tenants
@@ -79,8 +79,8 @@ func (h *hostileTenant) work() {
 	}
 }
 
-// remaining repeats the attacks of which no sample was acknowledged: on a slow machine
-// the process may have been killed during the only one of a kind.
+// remaining repeats the attacks without an acknowledged sample: on a slow machine the process may
+// have been killed whenever the attack was sent.
 func (h *hostileTenant) remaining() {
 	for _, k := range attacks {
 		if h.unlimited && h.ledger.acked[k.name] == 0 && !h.run.t.Failed() {

@@ -15,9 +15,9 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestKill repeatedly kills the process at full load, in half of the rounds while it
-// seals, uploads and compacts; in some rounds it also loses its local packs that are
-// in the long-term store.
+// TestKill checks that no acknowledged sample is lost if the process is repeatedly killed at full
+// load: in half of the rounds while it seals, uploads and compacts; in some rounds it also loses
+// its local packs that are in the long-term store.
 func TestKill(t *testing.T) {
 	const rounds, requests = 20, 200 // maximal number of requests of one sender in a round
 	rnd := rand.New(rand.NewSource(1))
@@ -114,7 +114,8 @@ func checkForeignTenant(t *testing.T, p *programs.Pallium, tenants []*tenantUnde
 	}
 }
 
-// TestTerminate stops the process during the load.
+// TestTerminate checks that a SIGTERM under load ends the process without an error, and that no acknowledged
+// sample is lost.
 func TestTerminate(t *testing.T) {
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited+"shutdown_timeout: 20s\n")
 	tenants := newTenants(p, "alpha", "beta")
@@ -135,7 +136,8 @@ func TestTerminate(t *testing.T) {
 	}
 }
 
-// TestSecondProcess starts a second process on the same data directory.
+// TestSecondProcess checks that a second process on the same data directory exits with an error and changes
+// no data.
 func TestSecondProcess(t *testing.T) {
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
 	tenants := newTenants(p, "alpha")
@@ -151,7 +153,8 @@ func TestSecondProcess(t *testing.T) {
 	verifyAll(t, "after a second process was rejected", p, tenants)
 }
 
-// TestWrongPepper starts with another pepper than the one that created the keys.
+// TestWrongPepper checks that a process with another pepper than that of the stored keys exits with an error
+// and changes no data.
 func TestWrongPepper(t *testing.T) {
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
 	tenants := newTenants(p, "alpha")

@@ -22,11 +22,10 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestKillManySeries repeatedly kills the process while senders push many series at
-// full rate, with CHAOS=long also while labels are written to the log a second time:
-// acknowledged samples must not be lost. The senders retry what was not acknowledged, so
-// that in the end every sample is counted once. CHAOS=long has 300,000 series and 20
-// kills.
+// TestKillManySeries repeatedly kills the process while senders push many series at full rate:
+// acknowledged samples must not be lost. The senders retry requests that were not acknowledged, so
+// that in the end every sample exists once. With CHAOS=long there are 300,000 series and 20 kills,
+// some of them while labels are written to the log a second time.
 func TestKillManySeries(t *testing.T) {
 	series, kills, most := 20_000, 2, 3*time.Second
 	if os.Getenv("CHAOS") == "long" {

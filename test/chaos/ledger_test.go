@@ -96,9 +96,9 @@ func (l *ledger) verify(t testing.TB, when string, got []readSeries, excused map
 	}
 }
 
-// compare compares the samples that were read with the ledger: every acknowledged
-// sample is there, no sample that was never sent or was rejected, and every value is
-// the one that was sent. excused samples may be missing.
+// compare compares the samples that were read with the ledger. Every acknowledged sample must have
+// been read, except excused ones. No sample may have been read that was rejected or never sent, and
+// every value must be the one that was sent.
 func (l *ledger) compare(got []readSeries, excused map[sampleKey]bool) faults {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -45,7 +45,8 @@ func TestFirstLabels(t *testing.T) {
 	}
 }
 
-// TestSealFiles deletes or damages the files about seals.
+// TestSealFiles checks that no sample is lost if the list of seals is missing or damaged, or if a file was
+// written only in part.
 func TestSealFiles(t *testing.T) {
 	dir, tenants := sealedData(t, 700)
 	sealed := filepath.Join("ingester", "sealed.json")
@@ -64,7 +65,7 @@ func TestSealFiles(t *testing.T) {
 			p := programs.StartPalliumIn(t, copied, unlimited)
 			verifyAll(t, "with a damaged sealed.json", p, tenants)
 			if !strings.Contains(p.Log(), "removed the damaged list of seals") {
-				t.Errorf("the log does not report it:\n%s", p.Log())
+				t.Errorf("the log does not report the damaged list of seals:\n%s", p.Log())
 			}
 		})
 	}
@@ -203,10 +204,9 @@ func rejected(t *testing.T, dir string, words ...string) {
 	}
 }
 
-// TestLostLabels damages the first record of a log before its labels are in the log
-// twice: queries of that tenant and time report that samples were lost, also after a
-// seal and a restart, until the operator accepts the loss; queries of other tenants
-// work.
+// TestLostLabels damages the first record of a log before its labels are in the log twice. Queries
+// of the tenant for the time of the record report that samples were lost, even after a seal and a
+// restart, until the operator accepts the loss. Queries of other tenants succeed.
 func TestLostLabels(t *testing.T) {
 	dir := t.TempDir()
 	p := programs.StartPalliumIn(t, dir, unlimited)

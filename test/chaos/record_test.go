@@ -117,8 +117,7 @@ func (r *logRecord) parseHistograms(d *encoding.Decbuf) {
 	}
 }
 
-// lostSamples returns the samples that the records before have and the records after
-// lack.
+// lostSamples returns the samples that are in the records before, and not in the records after.
 func lostSamples(before, after []logRecord) map[sampleKey]bool {
 	names := map[uint64]labels.Labels{}
 	for _, r := range before {

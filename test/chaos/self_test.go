@@ -53,7 +53,7 @@ func TestLedger(t *testing.T) {
 	}
 }
 
-// TestHostileLedger does the same for the ledger of hostile tenants.
+// TestHostileLedger checks that the ledger of hostile tenants detects every kind of fault.
 func TestHostileLedger(t *testing.T) {
 	ls := hostileLabels("a", "1")
 	stale := math.Float64frombits(value.StaleNaN)

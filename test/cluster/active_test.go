@@ -33,7 +33,7 @@ func TestActiveSeries(t *testing.T) {
 	}
 	a := &activeSeries{atLimit: l, token: token}
 	if code, _, body := l.send(token, 0, "", 0, activeLimit); code/100 != 2 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("push up to the limit: %d %s", code, body)
 	}
 	a.limitHolds()
 	a.check("before any restart")
@@ -175,8 +175,8 @@ func (a *activeSeries) loseDisk() {
 	a.check("after the loss of a disk")
 }
 
-// joinAndLeave: an ingester joins, and another one of its zone leaves, which transfers
-// the series that the new one did not get when it joined.
+// joinAndLeave: an ingester joins, and then another one of its zone leaves and transfers the series
+// that the new one did not get when it joined.
 func (a *activeSeries) joinAndLeave() {
 	if err := a.c.AddIngester(a.ctx, "ingester-4", "zone-a"); err != nil {
 		a.t.Fatal(err)
@@ -184,7 +184,7 @@ func (a *activeSeries) joinAndLeave() {
 	all, joined := a.counted("ingester-1"), a.counted("ingester-4")
 	code, body, err := a.c.Admin(a.ctx, "ingester-1", "/ring/leave?wait=true", nil)
 	if err != nil || code != http.StatusOK {
-		a.t.Fatalf("%d %s %v", code, body, err)
+		a.t.Fatalf("leave: %d %s %v", code, body, err)
 	}
 	if err := a.c.Stop(a.ctx, "ingester-1", syscall.SIGTERM); err != nil {
 		a.t.Fatal(err)

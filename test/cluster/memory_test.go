@@ -22,11 +22,11 @@ import (
 	"github.com/palliumhq/pallium/test/kit/cluster"
 )
 
-// TestLittleMemory: one tenant attacks a cluster whose processes have 512 MiB, its
-// ingesters 1 GiB, with requests that used to crash processes with 4 GiB. Every attack is
-// rejected or gets a right response, every process stays within its memory and
-// releases all of it, and another tenant that sends one push and one query at a time
-// always gets the right response.
+// TestLittleMemory: one tenant attacks a cluster whose processes have 512 MiB, its ingesters 1 GiB,
+// with requests that used to crash processes with 4 GiB. Every attack is rejected or gets a correct
+// response. Every process stays within its memory limit, and in the end releases all memory of
+// requests. Another tenant, which sends one push and one query at a time, always gets the correct
+// response.
 func TestLittleMemory(t *testing.T) {
 	ctx := context.Background()
 	c := startCluster(ctx, t, memoryOf)

@@ -26,7 +26,7 @@ self_monitoring: {disabled: true}
 // wide contains limits that allow the scripts' data, whose timestamps are in 1970.
 var wide = []string{"past_grace=0s", "future_grace=0s", "requests_per_second=0", "samples_per_second=0", "bytes_per_second=0", "max_query_samples=0"}
 
-// features are the switches of a tenant with which everything passes that can be stored.
+// features are the switches of a tenant with which all evals pass that are not listed in exceptions.
 var features = []string{"promql_experimental_functions=true", "promql_binop_fill_modifiers=true", "promql_unquoted_utf8_names=true",
 	"promql_delayed_name_removal=true"}
 
@@ -136,9 +136,10 @@ func (s *script) run(t *testing.T, b block, engine *remote) {
 	promqltest.RunTestWithStorage(t, b.padded(), engine, func(testing.TB) storage.Storage { return s.loader })
 }
 
-// eval executes and checks an eval with promqltest, or checks that an eval which is
-// expected to fail still does. Without switches, evals fail exactly if Prometheus without
-// flags returns something else than with all of them, and then as there.
+// eval executes and checks an eval with promqltest, or checks that an eval which is expected to
+// fail still does. If the switches are off, an eval must fail if and only if Prometheus returns
+// different results with and without feature flags, and its result must then be that of Prometheus
+// without them.
 func (s *script) eval(t *testing.T, b block, c *counts) {
 	engine := &remote{except: exceptionOf(s.exceptions, s.name, b.line)}
 	listed := engine.except != nil

@@ -11,7 +11,8 @@ type exception struct {
 	// likePrometheus means that the eval also fails in Prometheus without feature flags.
 	// Its result and Pallium's must then be equal.
 	likePrometheus bool
-	// unlessEqual means that the eval passes if it passes there.
+	// unlessEqual means that this is no exception if Prometheus with and without feature flags returns the
+	// same result.
 	unlessEqual bool
 }
 

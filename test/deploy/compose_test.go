@@ -193,7 +193,8 @@ func TestComposeScrapes(t *testing.T) {
 	}
 }
 
-// TestComposeConfigurations loads each service's configuration with Pallium.
+// TestComposeConfigurations checks that Pallium accepts each service's configuration, and that it matches the
+// other services.
 func TestComposeConfigurations(t *testing.T) {
 	c := readComposition(t)
 	zones, found, frontends := map[string]bool{}, 0, 0
@@ -232,7 +233,7 @@ func TestComposeConfigurations(t *testing.T) {
 				frontends++
 			}
 			if answers(has) && (!cfg.Cluster.CacheRedis.Set() || cfg.Cluster.CacheRedis.Addresses[0] == cfg.Cluster.Redis.Addresses[0]) {
-				t.Errorf("results are kept in %v, the ring in %v", cfg.Cluster.CacheRedis.Addresses, cfg.Cluster.Redis.Addresses)
+				t.Errorf("results are stored in %v, the ring in %v", cfg.Cluster.CacheRedis.Addresses, cfg.Cluster.Redis.Addresses)
 			}
 		})
 	}

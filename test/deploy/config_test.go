@@ -220,8 +220,8 @@ func (cfg *config) writeURLs() []string {
 	return cfg.Upstream.URLs
 }
 
-// answers reports whether a process with these roles answers queries, and so keeps results
-// of them in Redis.
+// answers reports whether a process with these roles answers queries, and therefore stores their
+// results in Redis.
 func answers(has map[string]bool) bool { return has["querier"] || has["query-frontend"] }
 
 // serves checks that a URL refers to a service whose pods have the roles.
@@ -271,7 +271,7 @@ func (c *cluster) checkBackend(t *testing.T, m *manifest, cfg *config, one *cont
 		t.Errorf("cluster %+v, store %+v", cfg.Cluster, cfg.Store)
 	}
 	if answers(targets(t, one)) && (!cfg.Cluster.CacheRedis.Set() || cfg.Cluster.CacheRedis.Addresses[0] == cfg.Cluster.Redis.Addresses[0]) {
-		t.Errorf("results are kept in %v, the ring in %v", cfg.Cluster.CacheRedis.Addresses, cfg.Cluster.Redis.Addresses)
+		t.Errorf("results are stored in %v, the ring in %v", cfg.Cluster.CacheRedis.Addresses, cfg.Cluster.Redis.Addresses)
 	}
 	if !targets(t, one)["ingester"] {
 		return

@@ -171,9 +171,9 @@ func (c *cluster) checkService(t *testing.T, s *manifest) error {
 	return nil
 }
 
-// TestBudgets: a pod with two disruption budgets cannot be evicted, and pods without a
-// budget may all be evicted at once.
-func TestBudgets(t *testing.T) {
+// TestDisruptionBudgets checks that each pod has exactly one disruption budget: a pod with two
+// cannot be evicted, and pods without one may all be evicted at once.
+func TestDisruptionBudgets(t *testing.T) {
 	for _, b := range complete {
 		c := build(t, b)
 		used := map[string]bool{}
@@ -226,8 +226,8 @@ func TestZones(t *testing.T) {
 	}
 }
 
-// TestFrontends checks that one query frontend may be lost, and that no query ends them
-// together with a querier: they remember which queries ended one.
+// TestFrontends checks that there are at least two query frontends, and that they do not run in the
+// processes of queriers: a query may crash a querier, and frontends remember which queries did.
 func TestFrontends(t *testing.T) {
 	for _, b := range complete {
 		c := build(t, b)

@@ -13,7 +13,7 @@ import (
 
 var metric = regexp.MustCompile(`\bpallium_[a-z0-9_]+`)
 
-// TestMetrics checks that the metrics in alerts and in the operator docs exist.
+// TestMetrics checks that the metrics in alerts and in the documentation for operators exist.
 func TestMetrics(t *testing.T) {
 	known := map[string]bool{}
 	literal := regexp.MustCompile(`"(pallium_[a-z0-9_]+)"`)
@@ -84,7 +84,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestAlerts evaluates alerts on series in testdata/alerts.yaml.
+// TestAlerts checks on which of the series in testdata/alerts.yaml alerts fire.
 func TestAlerts(t *testing.T) {
 	tool := os.Getenv("PROMTOOL")
 	if tool == "" {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestNetwork evaluates the network policies for connections.
+// TestNetwork checks which connections to the servers the network policies allow.
 func TestNetwork(t *testing.T) {
 	for _, b := range complete {
 		c := build(t, b)
@@ -44,8 +44,8 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// TestEgress checks with the same policies that processes reach what they need, and
-// nothing else.
+// TestEgress checks that the network policies allow the connections that the servers need, and no
+// others.
 func TestEgress(t *testing.T) {
 	for _, b := range complete {
 		c := build(t, b)

@@ -96,18 +96,18 @@ func TestRedisOfRing(t *testing.T) {
 		t.Errorf("the ring: %v", err)
 	}
 	rejected(t, map[string]error{
-		"the ring's user takes shares":        forRing.HSet(ctx, "{pallium:budget}", "a", "b").Err(),
-		"the ring's user keeps results":       forRing.Set(ctx, "pallium:results:a", "b", 0).Err(),
-		"the ring's user empties the server":  forRing.FlushAll(ctx).Err(),
-		"the ring's user with the other word": open("pallium-ring", "of-the-cache").Ping(ctx).Err(),
-		"the cache's user":                    open("pallium-cache", "of-the-cache").Ping(ctx).Err(),
-		"the user of results":                 open("pallium-results", "of-the-results").Ping(ctx).Err(),
-		"the default user":                    open("", "of-the-ring").Ping(ctx).Err(),
-		"nobody":                              open("", "").Ping(ctx).Err(),
+		"the ring's user takes shares":       forRing.HSet(ctx, "{pallium:budget}", "a", "b").Err(),
+		"the ring's user keeps results":      forRing.Set(ctx, "pallium:results:a", "b", 0).Err(),
+		"the ring's user empties the server": forRing.FlushAll(ctx).Err(),
+		"the ring's user, another password":  open("pallium-ring", "of-the-cache").Ping(ctx).Err(),
+		"the cache's user":                   open("pallium-cache", "of-the-cache").Ping(ctx).Err(),
+		"the user of results":                open("pallium-results", "of-the-results").Ping(ctx).Err(),
+		"the default user":                   open("", "of-the-ring").Ping(ctx).Err(),
+		"nobody":                             open("", "").Ping(ctx).Err(),
 	})
 }
 
-// TestRedisOfCache starts the Redis for what may be evicted: gateways have one user,
+// TestRedisOfCache starts the Redis for values that may be evicted: gateways have one user,
 // backends another one, and neither has permissions for the other's keys.
 func TestRedisOfCache(t *testing.T) {
 	ctx, open, signer := context.Background(), redisOf(t, "cache", "16mb"), clusterSigner(t)
@@ -134,7 +134,7 @@ func TestRedisOfCache(t *testing.T) {
 		"the user of results reads shares":      forResults.HGetAll(ctx, "{pallium:budget}").Err(),
 		"the user of results lists keys":        forResults.Keys(ctx, "*").Err(),
 		"the user of results empties it":        forResults.FlushAll(ctx).Err(),
-		"the user of results, the other's word": open("pallium-results", "of-the-cache").Ping(ctx).Err(),
+		"the user of results, another password": open("pallium-results", "of-the-cache").Ping(ctx).Err(),
 		"the ring's user":                       open("pallium-ring", "of-the-ring").Ping(ctx).Err(),
 		"the default user":                      open("", "of-the-cache").Ping(ctx).Err(),
 		"nobody":                                open("", "").Ping(ctx).Err(),

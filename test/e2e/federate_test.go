@@ -46,7 +46,7 @@ func startTwins(t *testing.T) *twins {
 	return tw
 }
 
-// sent is a series; values and histograms end at the age.
+// sent is a series; the last of its values and histograms has the age.
 type sent struct {
 	labels     labels.Labels
 	age        time.Duration
@@ -154,9 +154,9 @@ func federated() []sent {
 	return list
 }
 
-// TestFederate compares the response of federate with that of Prometheus over the same
-// samples, byte for byte; where Prometheus sorts series of one name in no defined order,
-// after sorting.
+// TestFederate compares the response of federate with that of Prometheus for the same samples, byte
+// for byte. Responses in which Prometheus' order of the series of one name is undefined are sorted
+// before that.
 func TestFederate(t *testing.T) {
 	tw := startTwins(t)
 	tw.write(t, time.Now(), federated())
@@ -184,7 +184,7 @@ func TestFederate(t *testing.T) {
 				}
 				for _, h := range []string{"Content-Type", "Content-Encoding", "Vary"} {
 					if own.Header.Get(h) != prom.Header.Get(h) {
-						t.Errorf("%s, %s: %s is %q, of Prometheus %q", name, accept, h, own.Header.Get(h), prom.Header.Get(h))
+						t.Errorf("%s, %s: %s is %q, but %q in Prometheus", name, accept, h, own.Header.Get(h), prom.Header.Get(h))
 					}
 				}
 				if len(prom.Body) == 0 {
@@ -197,7 +197,7 @@ func TestFederate(t *testing.T) {
 				}
 				if strings.HasPrefix(name, "all") {
 					if len(got) != len(want) {
-						t.Errorf("%s, %s: %d bytes, of Prometheus %d", name, accept, len(got), len(want))
+						t.Errorf("%s, %s: %d bytes, Prometheus %d", name, accept, len(got), len(want))
 					}
 					got, want = sortedMetrics(t, accept, got), sortedMetrics(t, accept, want)
 				}
@@ -264,8 +264,8 @@ func sortedMetrics(t *testing.T, accept, body string) string {
 	return strings.Join(all, "\n")
 }
 
-// scrape lets another Prometheus scrape federate, and compares what it then has with what
-// the tenant has.
+// scrape lets another Prometheus scrape federate, and compares its samples with those of the
+// tenant.
 func (tw *twins) scrape(t *testing.T) {
 	t.Helper()
 	now := time.Now()
@@ -295,7 +295,7 @@ scrape_configs:
 	}
 }
 
-// TestProbes compares the small endpoints that clients of Prometheus probe.
+// TestProbes compares small endpoints with which clients detect features of Prometheus.
 func TestProbes(t *testing.T) {
 	tw := startTwins(t)
 	tw.write(t, time.Now(), federated())

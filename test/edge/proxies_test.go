@@ -130,9 +130,9 @@ func push(t *testing.T, base, token string, name string, at time.Time) int {
 	return programs.Send(t, req).Code
 }
 
-// TestBehindProxies: writes and reads work through proxies in their default
+// TestThroughProxies checks that writes and reads work through proxies in their default
 // configurations, and a large response arrives complete.
-func TestBehindProxies(t *testing.T) {
+func TestThroughProxies(t *testing.T) {
 	p := programs.StartPallium(t, "")
 	token := p.Tenant("team")
 	for name, start := range map[string]func() string{

@@ -35,8 +35,8 @@ func of(path, text string, more []string) request {
 	return request{path, p}
 }
 
-// alike are requests whose answers, good or bad, a cluster with query frontends must give
-// as a single process does.
+// alike returns requests to which a cluster with query frontends and a single process must give the
+// same responses, including errors.
 func (w *world) alike() []request {
 	now, day1, day3 := seconds(w.now-2*hour), seconds(w.start+6*hour), seconds(w.start+2*day+6*hour)
 	span := []string{"start", day1, "end", day3, "step", "600"}
@@ -102,9 +102,9 @@ func (w *world) special() {
 	w.push(custom, hist...)
 }
 
-// TestAlike checks that good and failing queries have the same answers in a cluster with
-// query frontends and in a single process.
-func TestAlike(t *testing.T) {
+// TestClusterLikeSingle checks that a cluster with query frontends gives the same responses as a
+// single process, including errors.
+func TestClusterLikeSingle(t *testing.T) {
 	w := newWorld(t)
 	w.startCluster(cluster.Options{})
 	w.plain = programs.StartPallium(t, "log: {level: warn}\nself_monitoring: {disabled: true}\n")
@@ -123,7 +123,8 @@ func TestAlike(t *testing.T) {
 	}
 }
 
-// limit sets a limit in both, and waits until all processes of the cluster have it.
+// limit sets a limit in the cluster and in the single process, and waits until all processes of the cluster
+// apply it.
 func (w *world) limit(text string) {
 	w.t.Helper()
 	w.front.cli("limits", "set", "t", text)
@@ -131,10 +132,10 @@ func (w *world) limit(text string) {
 	time.Sleep(limitsDelay)
 }
 
-// limitsDelay is longer than the time after which backends have a changed limit.
+// limitsDelay is longer than the time until all backends apply a changed limit.
 const limitsDelay = 6 * time.Second
 
-// compareAll sends all requests to both. Under limits, a part of them will do.
+// compareAll sends all requests to both systems, and with limits only the first 60.
 func (w *world) compareAll(name string) {
 	w.t.Helper()
 	list := w.alike()

@@ -113,8 +113,8 @@ func (s *clustered) of(admin, name string) float64 {
 	return 0
 }
 
-// bucket is a proxy in front of the object store of queriers and frontends. It fails and
-// hangs some reads while it is told to.
+// bucket is a proxy in front of the object store of queriers and frontends. While failing is set,
+// some reads fail or hang.
 type bucket struct {
 	target         atomic.Pointer[httputil.ReverseProxy]
 	failing        atomic.Bool
@@ -142,10 +142,10 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.target.Load().ServeHTTP(w, r)
 }
 
-// TestInCluster checks queries through the query frontends of a cluster: equality while
-// everything changes, queriers that are killed during queries (FRONTEND_KILLS, default 8),
-// reads of objects that fail or hang, and a cache in Redis that is emptied, stopped, or has
-// wrong values. No query may fail, and every answer must be exactly right.
+// TestInCluster checks queries through the query frontends of a cluster: while samples, limits and
+// processes change, while a zone is down, while queriers are killed (FRONTEND_KILLS times, default
+// 8), while reads of objects fail or hang, and while the cache in Redis is emptied, stopped, or has
+// wrong values. No query may fail, and every answer must be right.
 func TestInCluster(t *testing.T) {
 	w := newWorld(t)
 	b := &bucket{rnd: rand.New(rand.NewSource(w.seed))}
@@ -223,7 +223,7 @@ func number(name string, otherwise int) int {
 func equality(w *world, s *clustered) {
 	n := number("FRONTEND_CLUSTER_QUERIES", 60)
 	w.run(n)
-	w.t.Logf("%d answers exactly equal, %d but for last bits, %d errors", w.compare.exact, w.compare.near, w.compare.failed)
+	w.t.Logf("%d answers exactly equal, %d equal except for the last bits, %d errors", w.compare.exact, w.compare.near, w.compare.failed)
 	if home := s.metric(`pallium_frontend_passed_queries_total{by="home"}`); home == 0 {
 		w.t.Error("no query was passed to a frontend")
 	}
@@ -235,14 +235,14 @@ func equality(w *world, s *clustered) {
 	}
 }
 
-// zoneDown asks queries while one ingester after the other is down: answers are right, and
+// zoneDown sends queries while one ingester after the other is down: answers are right, and cached
 // results are used.
 func zoneDown(w *world, s *clustered) {
 	for _, name := range []string{"ingester-1", "ingester-2", "ingester-3"} {
 		if err := s.c.Stop(w.t.Context(), name, syscall.SIGKILL); err != nil {
 			w.t.Fatal(err)
 		}
-		// The one that was down before may not be connected to all processes yet.
+		// The ingester that was down before may not be connected to all processes yet.
 		kit.UntilSlow(w.t, time.Minute, "queries succeed while "+name+" is down", func() bool {
 			for range 10 { // all processes
 				q := query{text: "sum(load)", start: w.start, end: w.now, step: 2 * hour}
@@ -261,7 +261,7 @@ func zoneDown(w *world, s *clustered) {
 				w.backfill()
 			}
 		}
-		kit.Until(w.t, "results are used while "+name+" is down", func() bool {
+		kit.Until(w.t, "cached results are used while "+name+" is down", func() bool {
 			w.must(query{text: "max(requests_total)", start: w.start + day, end: w.start + 2*day, step: 10 * minute}, name+" is down")
 			return s.metric(`pallium_frontend_steps_total{source="cache"}`) > used
 		})
@@ -275,7 +275,7 @@ func (w *world) heavy(i int) query {
 		start: w.start + 2*day, end: w.now - hour, step: 10 * minute}
 }
 
-// must asks a query, which must not fail, and compares its answer.
+// must sends a query, which must not fail, and compares its answer.
 func (w *world) must(q query, what string) {
 	w.t.Helper()
 	want, err := w.expect(q)
@@ -298,8 +298,8 @@ func (w *world) same(q query, want answer, what string) {
 	}
 }
 
-// queriersKilled kills the processes with the role querier, one after the other, each while
-// it evaluates a query.
+// queriersKilled kills the processes with the role querier in turns, each while it evaluates a
+// query unless the query ends before.
 func queriersKilled(w *world, s *clustered) {
 	hit := 0
 	for i := range number("FRONTEND_KILLS", 8) {
@@ -318,7 +318,7 @@ func queriersKilled(w *world, s *clustered) {
 		}()
 		name := []string{"backend-1", "backend-2"}[i%2]
 		admin := s.c.Process(name).Admin
-		for running := true; running; { // until the querier evaluates, or the query has ended
+		for running := true; running; { // until the querier runs an evaluation, or the query has ended
 			select {
 			case <-done:
 				running = false
@@ -342,7 +342,7 @@ func queriersKilled(w *world, s *clustered) {
 		s.metric(`pallium_frontend_repeated_evaluations_total{reason="querier_ended"}`))
 }
 
-// objectReads fails 10% of the reads of objects, and hangs 1%.
+// objectReads sends queries while 10% of the reads of objects fail and 1% hang.
 func objectReads(w *world, s *clustered, b *bucket) {
 	s.flush()
 	s.compact()
@@ -351,7 +351,7 @@ func objectReads(w *world, s *clustered, b *bucket) {
 	}
 	b.failing.Store(true)
 	defer b.failing.Store(false)
-	// Most queries find what they read in caches: go on until a few reads have failed.
+	// Caches answer most reads, so send queries until a few reads of objects have failed.
 	n := number("FRONTEND_READS", 20)
 	for i := 0; i < n || b.failed.Load() < 3 && i < 20*n; i++ {
 		q := w.query()
@@ -384,7 +384,7 @@ func redisFaults(w *world, s *clustered, server *programs.RedisServer) {
 		}
 		return list
 	}
-	forget := func() { // what frontends have in memory
+	forget := func() { // the results that frontends have in memory
 		s.kill("frontend-1")
 		s.kill("frontend-2")
 	}

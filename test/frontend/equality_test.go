@@ -16,8 +16,9 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/split"
 )
 
-// TestEquality asks FRONTEND_QUERIES random queries (default 150), each of the frontend,
-// of the frontend again, of the frontend without its cache, and of a process without it.
+// TestEquality sends FRONTEND_QUERIES random queries (default 150) and compares the answers with
+// those of Prometheus' engine. Each query is sent to the frontend twice, to the frontend without
+// its cache, and to a process without a frontend.
 func TestEquality(t *testing.T) {
 	n := 150
 	if s := os.Getenv("FRONTEND_QUERIES"); s != "" {
@@ -29,8 +30,8 @@ func TestEquality(t *testing.T) {
 	kept := w.front.metric(`pallium_frontend_steps_total{source="cache"}`)
 	evaluated := w.front.metric(`pallium_frontend_steps_total{source="evaluated"}`)
 	shards := w.front.metric("pallium_frontend_shards_total")
-	t.Logf("%d answers exactly equal, %d but for last bits, %d errors; since the last restart %.0f steps from the cache, %.0f evaluated, "+
-		"%.0f shards", w.compare.exact, w.compare.near, w.compare.failed, kept, evaluated, shards)
+	t.Logf("%d answers exactly equal, %d equal except for the last bits, %d errors; since the last restart %.0f steps from the cache, "+
+		"%.0f evaluated, %.0f shards", w.compare.exact, w.compare.near, w.compare.failed, kept, evaluated, shards)
 	if shards == 0 {
 		t.Error("no series were divided")
 	}
@@ -39,7 +40,7 @@ func TestEquality(t *testing.T) {
 	}
 }
 
-// run asks n queries, with something happening before most of them.
+// run checks n queries, most of them after a disturbance.
 func (w *world) run(n int) {
 	before := "start"
 	for i := range n {
@@ -53,7 +54,7 @@ func (w *world) run(n int) {
 	}
 }
 
-// check asks one query in all ways and compares the answers.
+// check sends one query in all ways and compares the answers.
 func (w *world) check(i int, before string) {
 	w.t.Helper()
 	q := w.query()
@@ -95,7 +96,7 @@ func difference(a, b string) int {
 	return max(0, i-100)
 }
 
-// open reports whether Prometheus itself leaves the last bits of the answer open.
+// open reports whether the last bits of the answer are undefined in Prometheus, too.
 func (w *world) open(q query) bool {
 	expr, err := w.parser.ParseExpr(q.text)
 	if err != nil {
@@ -110,7 +111,8 @@ func (w *world) open(q query) bool {
 	return s.Open || s.OnlyOrder
 }
 
-// near reports whether two answers are equal but for the last bits of floats.
+// near reports whether two answers are equal except for the last bits of floats. It compares the number of
+// histograms, and not their values.
 func near(a, b answer) bool {
 	if len(a.Data.Result) != len(b.Data.Result) {
 		return false

@@ -1,7 +1,7 @@
-// Package frontend compares the answers of a running Pallium to range queries with those
-// of Prometheus' engine over the same samples, while samples are written into days that
-// are cached, series are deleted, days are compacted, limits change and the process
-// restarts. Every query is sent after everything was acknowledged that its answer must have.
+// Package frontend compares the answers of a running Pallium to range queries with those of
+// Prometheus' engine over the same samples, while samples are written into days that are cached,
+// series are deleted, days are compacted, limits change and the process restarts. Every query is
+// sent after the changes that its answer must show were acknowledged.
 package frontend
 
 import (
@@ -36,7 +36,7 @@ const (
 	day    = 24 * hour
 )
 
-// wide are the limits of the tenant: samples of any age, and no budgets.
+// wide are the limits of the tenant: samples of any age, and no rate limits.
 var wide = []string{"past_grace=0s", "requests_per_second=0", "samples_per_second=0", "bytes_per_second=0", "max_query_samples=0"}
 
 // system is a Pallium with a query frontend.
@@ -49,7 +49,7 @@ type system interface {
 	metric(string) float64 // the sum over all processes
 }
 
-// world is two Palliums, with the frontend and, if there is one, without, and the samples.
+// world has the Pallium with the frontend, in some tests a second one without it, and all samples.
 type world struct {
 	t       *testing.T
 	rnd     *rand.Rand
@@ -63,7 +63,7 @@ type world struct {
 	smith   *promqlsmith.PromQLSmith
 	start   int64 // of the samples
 	now     int64
-	texts   []string // expressions that are asked again and again
+	texts   []string // expressions that are used repeatedly
 	compare struct{ exact, near, failed int }
 }
 
@@ -102,7 +102,7 @@ func (s single) cli(args ...string) {
 	}
 }
 
-// shards divides the series of aggregations even if there are few.
+// shards is a configuration with which the series of aggregations are divided even if there are few.
 const shards = "frontend: {max_shards: 3, shard_points: 500}\n"
 
 // startSingle starts two processes, with the frontend and without.
@@ -145,14 +145,14 @@ func (w *world) edge() string {
 	return all[w.rnd.Intn(len(all))]
 }
 
-// fill writes four days of counters, gauges and native histograms; some series end, some
-// begin later.
+// fill writes four days of counters, gauges and native histograms. Some series end early, others
+// begin late.
 func (w *world) fill() {
 	for i := range 6 {
 		for _, name := range []string{"requests_total", "load", "latency"} {
 			ls := labels.FromStrings("__name__", name, "job", fmt.Sprint("job-", i%2), "i", fmt.Sprint(i))
 			var list []point
-			from, to := w.start+minute, w.now-minute // not at the steps of queries, so that later samples matter
+			from, to := w.start+minute, w.now-minute // not at the steps of queries, so that later samples change results
 			switch i {
 			case 3:
 				to = w.start + 2*day
@@ -201,8 +201,7 @@ func (w *world) backfill() {
 	}
 }
 
-// live writes a recent sample: one that no version counts, or one that is late by up to three
-// hours.
+// live writes recent samples: all of them up to 15 minutes old, or all up to three hours.
 func (w *world) live() {
 	i := w.rnd.Intn(6)
 	name := []string{"requests_total", "load"}[w.rnd.Intn(2)]
@@ -265,7 +264,8 @@ func virtual(t *testing.T) int64 {
 	return base + int64(float64(now-base)*speed)
 }
 
-// disturb changes something on which kept answers depend, or that must not matter.
+// disturb changes something on which cached results depend, or something that must not change them. It
+// returns the name of the change, or "" if nothing was changed.
 func (w *world) disturb(i int) string {
 	w.now = virtual(w.t)
 	switch w.rnd.Intn(18) {
@@ -299,8 +299,8 @@ func (w *world) disturb(i int) string {
 	return ""
 }
 
-// expression returns an expression: mostly one of a few that are asked again and again, as
-// by dashboards, so that kept answers are used after everything that may make them stale.
+// expression returns an expression: mostly one of a few that are used repeatedly, as by dashboards,
+// so that cached results are used after changes that may make them stale.
 func (w *world) expression() string {
 	const dashboard = 12
 	if len(w.texts) >= dashboard && w.rnd.Intn(12) > 0 {
@@ -315,7 +315,7 @@ func (w *world) expression() string {
 	return text
 }
 
-// newExpression returns an expression of promqlsmith, or of the kind that dashboards have.
+// newExpression returns an expression of promqlsmith, or one that is typical of dashboards.
 func (w *world) newExpression() string {
 	of := func(list ...string) string { return list[w.rnd.Intn(len(list))] }
 	var text string
@@ -335,7 +335,7 @@ func (w *world) newExpression() string {
 			"load and on (i) requests_total > 100", "time()", "stddev_over_time(load[6h])", "count_values(\"v\", load > 100)", "timestamp(load)")
 	}
 	if _, err := w.parser.ParseExpr(text); err != nil {
-		return w.newExpression() // promqlsmith makes some that are not valid any more
+		return w.newExpression() // promqlsmith creates some invalid expressions
 	}
 	return text
 }

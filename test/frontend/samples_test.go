@@ -159,7 +159,7 @@ func (s *samples) push(t *testing.T, urls, tokens []string, ls labels.Labels, li
 			return do(t, req)
 		}
 		code, text := send()
-		// While two ingesters of a cluster are down, senders repeat a push.
+		// While two ingesters of a cluster are down, pushes fail with status 503 and senders repeat them.
 		for end := time.Now().Add(time.Minute); code == http.StatusServiceUnavailable && time.Now().Before(end); code, text = send() {
 			time.Sleep(100 * time.Millisecond)
 		}

@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// written are the times of samples.
+// written has the times of the samples that were sent (begun) and acknowledged.
 type written struct {
 	mu           sync.Mutex
 	begun, acked []int64
@@ -35,9 +35,9 @@ func (s *written) counts(list *[]int64, q query) map[int64]int {
 	return out
 }
 
-// TestWriters asks for the number of samples while several clients write them, current ones and
-// late ones in one request, FRONTEND_WRITERS_QUERIES times (default 2000): an answer has every
-// sample that was acknowledged before the query was sent, and none that was sent after it.
+// TestWriters queries the number of samples while several clients write current and late samples in
+// one request, FRONTEND_WRITERS_QUERIES times (default 2000). An answer must count every sample
+// that was acknowledged before the query was sent, and none that was sent after the answer arrived.
 func TestWriters(t *testing.T) {
 	w := newWorld(t)
 	w.startSingle()

@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-// TestDocComments checks that a doc comment begins with the name that it documents, as
-// in the standard library, also for unexported names. A comment that begins with
-// another name was usually forgotten when the code was renamed.
+// TestDocComments checks that a doc comment begins with the name that it documents, as in the
+// standard library, also for unexported names. A comment usually begins with another name because
+// it was not changed when the code was renamed.
 func TestDocComments(t *testing.T) {
 	top, err := filepath.Abs("../..")
 	if err != nil {

@@ -24,7 +24,7 @@ const (
 	module = "github.com/palliumhq/pallium"
 	root   = "../.."
 
-	maxImports = 20      // of the project's packages; only package main imports more
+	maxImports = 20      // number of the project's packages that a package may import; package main may import more
 	maxLines   = 400     // of a file that is written by hand and not a test
 	maxBytes   = 1 << 20 // of a file in the repository
 )
@@ -129,9 +129,9 @@ func different(doc, code string) string {
 	return strings.Join(out, "\n")
 }
 
-// TestReach checks the number of imports: a package that imports too many others
-// should be several packages.
-func TestReach(t *testing.T) {
+// TestNumberOfImports checks how many packages each package imports: one that imports too many
+// should be divided.
+func TestNumberOfImports(t *testing.T) {
 	for _, p := range packages(t) {
 		if n := len(p.own()); n > maxImports && p.name() != "main" {
 			t.Errorf("%s imports %d packages of the project, at most %d are allowed", p.name(), n, maxImports)
@@ -139,8 +139,8 @@ func TestReach(t *testing.T) {
 	}
 }
 
-// TestTested checks that every package with code has tests.
-func TestTested(t *testing.T) {
+// TestPackagesHaveTests checks that every package with code has tests.
+func TestPackagesHaveTests(t *testing.T) {
 	for _, p := range packages(t) {
 		if len(p.GoFiles) > 0 && len(p.TestGoFiles)+len(p.XTestGoFiles) == 0 {
 			t.Errorf("%s has no tests", p.name())

@@ -28,7 +28,7 @@ type target struct {
 	admin   string // URL of Pallium's admin listener
 	dataDir string
 	token   string
-	since   time.Duration // CPU time at the last mark
+	since   time.Duration // CPU time at the beginning of the measurement
 	busy    time.Duration // wall-clock time spent in this target's requests
 	mu      sync.Mutex
 }

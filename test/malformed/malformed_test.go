@@ -26,7 +26,7 @@ var tight = []string{
 	"max_query_steps=100", "max_query_series=3", "max_query_samples=40", "max_query_range=2d",
 }
 
-// bench is the server to which all rows are sent.
+// bench is the server to which the requests of all rows are sent.
 type bench struct {
 	p                     *programs.Pallium
 	team, tight, readOnly string // keys
@@ -80,7 +80,8 @@ func (b *bench) unharmed(t *testing.T) {
 	}
 }
 
-// TestRequests sends all malformed HTTP requests to one server.
+// TestRequests checks the responses of one server to all malformed requests and commands, and that it works
+// as before.
 func TestRequests(t *testing.T) {
 	b := newBench(t)
 	t.Run("push", func(t *testing.T) { b.run(t, pushRows(b)) })

@@ -84,7 +84,7 @@ func TestConfiguration(t *testing.T) {
 	}
 }
 
-// TestStart starts servers with wrong arguments, secrets and files.
+// TestStart checks the errors of servers with wrong arguments, secrets and files.
 func TestStart(t *testing.T) {
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")

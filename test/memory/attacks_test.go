@@ -13,8 +13,8 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 )
 
-// attack is one request that once ended a process of 4 GiB, or prevented responses to
-// other tenants.
+// attack is a request that once crashed a process with 4 GiB, or prevented responses to other
+// tenants.
 type attack struct {
 	name string
 	many int // concurrent requests in the second round

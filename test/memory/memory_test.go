@@ -1,5 +1,5 @@
-// Package memory attacks a process that has little memory with every request that once
-// ended a process of 4 GiB, while another tenant works.
+// Package memory attacks a process that has little memory with the requests that once crashed a
+// process with 4 GiB, while another tenant sends ordinary requests.
 package memory
 
 import (

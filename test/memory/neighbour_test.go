@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// neighbours is the number of concurrent requests of the loud tenant.
+	// neighbours is the number of concurrent requests of the other tenant.
 	neighbours = 10
-	// measured is how long each of the two loud tenants is measured.
+	// measured is how long each of the two cases is measured.
 	measured = time.Minute
 )
 

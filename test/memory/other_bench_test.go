@@ -64,8 +64,8 @@ func (r *run) during(load func()) phase {
 	return p
 }
 
-// ordinary runs ten senders of dashboard queries, at a rate at which the process uses
-// cpu seconds in the given time.
+// ordinary runs ten senders of dashboard queries for the time span, at a rate at which the process
+// uses cpu seconds in total.
 func (r *run) ordinary(cpu float64, span time.Duration) {
 	used, start := r.cpu(), time.Now()
 	var senders sync.WaitGroup

@@ -92,7 +92,7 @@ func TestCluster(t *testing.T) {
 	m := newMany(t)
 	r := newRun(t, m, slacks{clock: 6 * time.Minute, limits: 5 * time.Second}, true)
 	faults := m.faults()
-	for i := range faults { // about every third step; otherwise a run of minutes has too few of each fault
+	for i := range faults { // about every third step is a fault; otherwise a run of minutes would have too few of each kind
 		faults[i].weight *= 8
 	}
 	r.play(duration(t, 40*time.Second), append(common(), faults...))
@@ -143,7 +143,7 @@ func (m *many) must(err error) {
 
 func (m *many) ingester(r *run) string { return fmt.Sprintf("ingester-%d", 1+r.gen.rnd.Intn(3)) }
 
-// Levels of what must work for a cluster to count as recovered.
+// The requests that must succeed for a cluster to count as recovered.
 const (
 	pushesAndQueries = false
 	deletionsToo     = true
@@ -300,8 +300,8 @@ func (m *many) drop(r *run) {
 	r.faulty.Store(false)
 }
 
-// fromSlowStore is fromStore with a slow index for queriers, whose calls reach the
-// index in another order than they were made. Compactors publish as fast as ever.
+// fromSlowStore is fromStore with a slow index for queriers, whose calls reach the index in another
+// order than they were made. Compactors publish at normal speed.
 func (m *many) fromSlowStore(r *run) {
 	r.fromStore(func() {
 		m.drop(r)

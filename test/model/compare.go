@@ -45,7 +45,7 @@ func (o options) String() string {
 // expectation describes the possible contents of a response.
 type expectation struct {
 	v            *View
-	nothing, all int64 // where retention cuts
+	nothing, all int64 // see View.cuts
 }
 
 // expect must be called when the response has arrived: samples sent after that cannot

@@ -56,7 +56,7 @@ func (r *run) changeRetention() {
 		if !r.faulty.Load() {
 			r.t.Errorf("seed %d, step %d: %v", r.seed, r.step, err)
 		}
-		t.setRetention(keep, r.slacks.clock) // it may be set or not: samples that either retention cuts may be there or not
+		t.setRetention(keep, r.slacks.clock) // the command may have taken effect: samples older than either retention may exist or not
 	}
 	t.mu.Lock()
 	t.changed = time.Now()
@@ -127,8 +127,8 @@ func (r *run) publications(rounds int) {
 	r.writing.Store(false)
 }
 
-// fromStore runs queries that read everything from the long-term store, and nothing
-// from the local packs that ingesters keep for an hour.
+// fromStore runs queries that read everything from the long-term store. drop deletes the local
+// packs, which ingesters keep for an hour.
 func (r *run) fromStore(drop func()) {
 	r.maintain(r.sys.flush)
 	r.maintain(r.sys.compact)
@@ -139,8 +139,8 @@ func (r *run) fromStore(drop func()) {
 	r.publications(publicationsFromStore)
 }
 
-// publicationsFromStore is high: a query that reads between two writes of a
-// publication is rare, and only data read from the long-term store alone reveals it.
+// publicationsFromStore is high: queries rarely read between two writes of a publication, and an
+// error there is visible only if all data are read from the long-term store.
 const publicationsFromStore = 12
 
 const askers = 3
@@ -174,9 +174,9 @@ func (r *run) askUntil(t *Tenant, stop <-chan struct{}, seeds []int64) {
 	all.Wait()
 }
 
-// concurrent runs without barriers: a writer pushes while queries run, and now and
-// then everything is flushed and compacted. Each point of a response must be as it was
-// before or after a concurrent write.
+// concurrent pushes while queries run. In half of the calls, everything is also flushed and
+// compacted repeatedly. Each point of a response must be as it was before or after a concurrent
+// write.
 func (r *run) concurrent() {
 	t := r.tenant()
 	if !r.repeatDeletion(t) {

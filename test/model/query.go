@@ -23,7 +23,7 @@ type query struct {
 	edges  []string
 	view   *View
 	slacks slacks
-	// without has the kinds of queries that are left out.
+	// without has the kinds of queries that are not used.
 	without map[string]bool
 
 	edge     string
@@ -285,8 +285,8 @@ func (q *query) strings(ctx context.Context, path string, of func(labels.Labels)
 	return q.view.expect(q.slacks).list(got, q.matchers, q.from+1, q.to, of)
 }
 
-// twice sends the same query to every edge, with expressions whose result depends on
-// the order of series. Nothing changes in between, so the responses must be equal.
+// twice sends the same query to every edge, with expressions whose result depends on the order of
+// series. The responses must be equal, unless something may have changed in between; see certain.
 func (q *query) twice(ctx context.Context) *Difference {
 	form := []string{"%s", "topk(2, count_over_time(%s))", "avg(last_over_time(%s))", "sum(avg_over_time(%s))"}[q.rnd.Intn(4)]
 	text := fmt.Sprintf(form, q.ranged())

@@ -63,7 +63,7 @@ func (g *generator) time(ts times) int64 {
 	switch n := g.rnd.Intn(20); {
 	case n < 6 && len(ts.known) > 0:
 		return ts.known[g.rnd.Intn(len(ts.known))]
-	case n < 10: // in order, unless clocks or other series interfere
+	case n < 10: // after the last time of the series
 		last := ts.now - hour
 		if len(ts.known) > 0 {
 			last = min(slices.Max(ts.known), ts.now)
@@ -197,7 +197,7 @@ func (g *generator) samples(t *Tenant, now time.Time) []Sample {
 	for range 1 + g.rnd.Intn(4) {
 		i := g.rnd.Intn(len(t.series))
 		if g.without["conflict"] && slices.ContainsFunc(out, func(s Sample) bool { return s.series == i }) {
-			continue // a request never has two values at one time in this case either
+			continue // otherwise the request could have two values of the series at one time
 		}
 		s := t.series[i]
 		ts := times{now: now.UnixMilli(), oldest: now.Add(-13 * 24 * time.Hour).UnixMilli()}

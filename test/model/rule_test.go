@@ -91,9 +91,9 @@ func TestEqual(t *testing.T) {
 	}
 }
 
-// TestTextTellsApart: values that compare distinguishes have different texts, so that
-// a response with the wrong one is detected.
-func TestTextTellsApart(t *testing.T) {
+// TestTextsDiffer: values have different texts if compare distinguishes them, so that a response
+// with the wrong value is detected.
+func TestTextsDiffer(t *testing.T) {
 	g := &generator{rnd: rand.New(rand.NewSource(1))}
 	var list []*Value
 	for _, r := range ranked() {

@@ -41,15 +41,14 @@ type run struct {
 	seed    int64
 	sys     system
 	slacks  slacks
-	strays  bool // the system has replicas: a response proves nothing about the next one
+	strays  bool // the system has replicas, so a response proves nothing about the next one
 	gen     *generator
 	client  *client
 	tenants []*Tenant
 	step    int
 	made    int // number of tenants created so far
 	failed  sync.Mutex
-	// faulty is set while something is broken: requests may then fail with a status that
-	// tells the client to retry.
+	// faulty is set while something is broken: requests may then get 503 or no response.
 	faulty atomic.Bool
 	// writing is set while samples are pushed concurrently with queries.
 	writing atomic.Bool
@@ -62,8 +61,8 @@ type run struct {
 // tenantCount is the number of tenants that exist at a time.
 const tenantCount = 3
 
-// newRun creates a run. The seed is in MODEL_SEED, or random; MODEL_WITHOUT names
-// operations, and kinds of samples, to leave out.
+// newRun creates a run. The seed is in MODEL_SEED, or random; MODEL_WITHOUT names operations, kinds
+// of queries and kinds of samples to leave out.
 func newRun(t *testing.T, sys system, s slacks, strays bool) *run {
 	t.Helper()
 	seed := time.Now().UnixNano() % 1_000_000
@@ -234,8 +233,8 @@ func (r *run) differ(t *Tenant, what string, d *Difference) {
 	}
 }
 
-// mayFail reports whether a response other than 2xx is allowed: one that tells the
-// client to retry, while something is broken.
+// mayFail reports whether a response other than 2xx is allowed: while something is broken, 503 or
+// no response.
 func (r *run) mayFail(a response) bool {
 	return r.faulty.Load() && (a.code == 0 || a.code == http.StatusServiceUnavailable)
 }
@@ -366,8 +365,8 @@ func (r *run) prove(t *Tenant, q *query) {
 	}
 }
 
-// patience is the timeout of a request. While a store is broken, a request could
-// otherwise wait very long, or forever.
+// patience is the timeout of a request. It is brokenPatience while a store is broken: the request
+// could otherwise wait very long, or forever.
 const (
 	patience       = 5 * time.Minute // includes compactions of many packs on a busy machine
 	brokenPatience = 3 * time.Second

@@ -17,7 +17,7 @@ import (
 type single struct {
 	p   *programs.Pallium
 	t   *testing.T
-	dir string // holds .pid files; guard (guard_test.go) kills those processes if the test dies
+	dir string // holds .pid files; guard (guard_test.go) kills those processes if the test is killed
 }
 
 // newSingle starts a process that ends with the test, however the test ends.

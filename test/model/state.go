@@ -18,9 +18,8 @@ type cell struct {
 	floor  *Value   // the largest acknowledged value; nil if none was acknowledged
 	losers []*Value // acknowledged smaller values
 	maybe  []*Value // possibly stored: in flight, or failed without proof
-	// fading is set once a retention cut the time. Values from before that may be read
-	// from an ingester's copy after the retention is lengthened again, and disappear
-	// with the copy.
+	// fading is set once the time was older than the retention. After the retention is increased
+	// again, the values may be read from an ingester's copy, and disappear with the copy.
 	fading bool
 }
 

@@ -98,7 +98,7 @@ func TestComparisons(t *testing.T) {
 	ms := parse(`{series="a"}`)
 	for name, c := range map[string]struct {
 		got  []result
-		want string // in what is expected; empty is no difference
+		want string // part of the expected text; empty means no difference
 	}{
 		"right":       {points(point{1000, "1", nil}, point{2000, "2", nil}), ""},
 		"short":       {points(point{1000, "1", nil}), ": 2"},
@@ -107,7 +107,7 @@ func TestComparisons(t *testing.T) {
 		"twice":       {points(point{1000, "1", nil}, point{1000, "1", nil}, point{2000, "2", nil}), "once"},
 		"more":        {points(point{1000, "1", nil}, point{1500, "1", nil}, point{2000, "2", nil}), ": nothing"},
 		"a marker":    {points(point{1000, "1", nil}, point{2000, "2", nil}, point{3000, "stale", nil}), ": nothing"},
-		"stranger":    {append(points(point{1000, "1", nil}, point{2000, "2", nil}), result{tn.series[1].labels, nil}), "no such series"},
+		"unknown":     {append(points(point{1000, "1", nil}, point{2000, "2", nil}), result{tn.series[1].labels, nil}), "no such series"},
 	} {
 		v := tn.look()
 		d := v.expect(slacks{}).raw(c.got, ms, 0, 5000, jsonText)

@@ -1,7 +1,7 @@
-// Package cardinality counts a tenant's recent series by label names and values: the
-// endpoints status/tsdb, with Prometheus' answer, and cardinality/*, with Mimir's. It sees
-// only what the querier returns for the request: the series of one tenant, under the label
-// policy of the credential, each once however many ingesters have it.
+// Package cardinality counts a tenant's recent series by label names and values: the endpoints
+// status/tsdb, with Prometheus' answer, and cardinality/*, with Mimir's. It counts the series that
+// the querier returns for the request: those of one tenant that the label policy of the credential
+// allows, each once however many ingesters have it.
 package cardinality
 
 import (
@@ -21,35 +21,34 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Options has what the endpoints need.
+// Options configures an API.
 type Options struct {
 	Queryable storage.Queryable
 	Parser    func(*http.Request) parser.Parser // of selectors
-	// Head returns the chunks of a tenant in the memory of ingesters, of all its series:
-	// it knows no label policy. Only a request that may read all of them may see the answer.
+	// Head returns statistics of the chunks of all of a tenant's series in the memory of ingesters,
+	// whatever the label policy. Only a request that may read all series may get them.
 	Head func(context.Context, tenant.ID) (series.HeadStats, error)
 	Now  func() time.Time
 }
 
-// API has the endpoints. Each returns the answer to encode as JSON. Its memory is charged
-// to the holding in the request's context. Errors are a *ParameterError, or those of the
-// Queryable, of Head and of package memory.
+// API has the endpoints. Each returns the answer to encode as JSON, and charges its memory to the
+// holding in the request's context. Errors are a *ParameterError, or those of the Queryable, of
+// Head and of package memory.
 type API struct{ o Options }
 
 // New returns an API.
 func New(o Options) *API { return &API{o: o} }
 
-// activeFor is the time after its last sample for which a series is active, as in
-// docs/limits.md. A series in memory is active or has samples that are not sealed yet. Both
-// are defined by the times of samples, not by what an ingester holds at the moment, so that
-// answers do not depend on restarts and on memory pressure.
+// activeFor is the time after its last sample for which a series is active, as in docs/limits.md. A
+// series is counted as in memory if it is active or has samples that are not sealed yet. Both are
+// defined by the times of samples, not by the memory of an ingester, so that answers do not depend
+// on restarts and on memory pressure.
 const activeFor = 30 * time.Minute
 
 // newest is the end of all ranges, in Unix milliseconds. Samples may be in the future.
 const newest = math.MaxInt64 / 2
 
-// since returns the start of the range in which the series that are counted have a sample,
-// in Unix milliseconds.
+// since returns a time in Unix milliseconds: series with a sample at or after it are counted.
 func (a *API) since(active bool) int64 {
 	now := a.o.Now()
 	from := now.Add(-activeFor).UnixMilli()
@@ -59,8 +58,7 @@ func (a *API) since(active bool) int64 {
 	return min(from, series.WindowStart(now.Add(-ingester.SealDelay).UnixMilli()))
 }
 
-// each calls fn for the labels of each matching series with a sample since a time. The labels
-// are valid until release.
+// each calls fn for the labels of each matching series with a sample at or after since.
 func (a *API) each(ctx context.Context, since int64, matchers []*labels.Matcher, fn func(labels.Labels) error) error {
 	q, err := a.o.Queryable.Querier(since, newest)
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// FuzzParameters checks that parameters are either rejected as a mistake of the caller, or
-// within their limits.
+// FuzzParameters checks that parameters are either rejected with a ParameterError, or within their
+// limits.
 func FuzzParameters(f *testing.F) {
 	for _, s := range []string{
 		"", "limit=500&count_method=active", "limit=501", "limit=-1", "limit=99999999999999999999", "selector=up%7Ba=%22b%22%7D", "selector=up&selector=down",
@@ -104,8 +104,8 @@ func same(t *testing.T, got []stat, want []index.Stat) {
 	}
 }
 
-// TestTop checks that a list has the highest counts, ties in alphabetical order, for any order
-// in which entries come, and never keeps more than twice its limit.
+// TestTop checks that a list has the entries with the highest counts, ties in alphabetical order,
+// whatever the order of the pushes, and never keeps more than twice its limit.
 func TestTop(t *testing.T) {
 	for limit := range 8 {
 		var entries []entry

@@ -10,9 +10,9 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 )
 
-// Memory in bytes of a label name and of a label value in a counter, in addition to the
-// text, which the series have. textBytes is the JSON of an entry of an answer without text;
-// a byte of text becomes up to escaped bytes. Answers are held textCopies times.
+// Memory in bytes of a label name and of a label value in a counter, in addition to the text, which
+// belongs to the series. textBytes is the size of an answer's entry as JSON, without its text; a
+// byte of text becomes at most escaped bytes. An answer is in memory textCopies times.
 const (
 	nameBytes  = 300
 	valueBytes = 80
@@ -24,19 +24,19 @@ const (
 // counter counts series by label names and values.
 type counter struct {
 	holding *memory.Holding
-	only    bool // whether only the names that it has from the beginning are counted
+	only    bool // count only the names that newCounter has set
 	series  uint64
 	names   map[string]*nameCounts
 }
 
 // nameCounts are the counts of one label name.
 type nameCounts struct {
-	series uint64            // that have the label
+	series uint64            // number of series that have the label
 	values map[string]uint64 // number of series by value
 }
 
-// newCounter returns a counter of all label names, or of only some. It charges its memory
-// to holding, which may be nil.
+// newCounter returns a counter of all label names or, if only is not nil, of those in only. It
+// charges its memory to holding, which may be nil.
 func newCounter(holding *memory.Holding, only []string) *counter {
 	c := &counter{holding: holding, only: only != nil, names: map[string]*nameCounts{}}
 	for _, name := range only {
@@ -81,14 +81,14 @@ func (c *counter) addLabel(l labels.Label) error {
 	return c.take(valueBytes)
 }
 
-// entry is a label name, a value or a pair, with a count.
+// entry is a label name, a label value, or a pair of both, with a count.
 type entry struct {
 	name, value string
 	count       uint64
 }
 
-// top keeps the entries with the highest counts. Of equal counts it keeps those that are
-// first in the alphabet, so that the same series give the same answer.
+// top keeps the entries with the highest counts. Entries with equal counts are ordered by text, so
+// that the same series give the same answer.
 type top struct {
 	limit int
 	kept  []entry // at most 2*limit

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// ParameterError is the error of a request with a wrong parameter: a mistake of the caller.
+// ParameterError is the error of a request with an invalid parameter.
 type ParameterError struct{ text string }
 
 // Error implements error.
@@ -27,7 +27,7 @@ const (
 type parameters struct {
 	selector []*labels.Matcher // nil: all series
 	active   bool              // count_method=active; otherwise inmemory
-	limit    int               // most entries of each list
+	limit    int               // maximum number of entries of each list
 	names    []string          // label_names[], each once
 }
 

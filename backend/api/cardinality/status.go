@@ -72,7 +72,7 @@ func statusLimit(form url.Values) (int, error) {
 	return limit, nil
 }
 
-// statistics has the lists of status/tsdb.
+// statistics are the lists of status/tsdb.
 type statistics struct {
 	labelPairs                    int
 	series, values, memory, pairs *top

@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 )
 
-// BenchmarkWrite writes 100,000 samples of one metric, and reports the memory per sample
-// beside what Bytes says.
+// BenchmarkWrite writes 100,000 samples of one metric, and reports the memory per sample next to
+// the result of Bytes.
 func BenchmarkWrite(b *testing.B) {
 	const n = 100_000
 	for _, kind := range []string{"floats", "histograms"} {

@@ -1,7 +1,7 @@
-// Package federate selects the current samples of series and writes them in the formats
-// in which Prometheus scrapes targets: the endpoint /federate. What is selected, and how
-// it is written, is as in web/federate.go of Prometheus 3.16, whose handler is not
-// exported. A tenant has no external labels.
+// Package federate selects the current samples of series and writes them in the formats in which
+// Prometheus scrapes targets: the endpoint /federate. It selects and writes the same as
+// web/federate.go of Prometheus 3.16, whose handler is not exported, but without external labels: a
+// tenant has none.
 package federate
 
 import (
@@ -31,16 +31,16 @@ type Sample struct {
 // name returns the name of the sample's metric.
 func (s *Sample) name() string { return s.Labels.Get(model.MetricNameLabel) }
 
-// Request is what Select reads.
+// Request describes the samples that Select reads.
 type Request struct {
-	Sets       [][]*labels.Matcher // series that match one of them
+	Sets       [][]*labels.Matcher // a series must match at least one
 	Start, End int64               // of the samples, inclusive, in Unix milliseconds
 }
 
-// Select returns the newest sample of each series, sorted by metric name. It leaves out
-// series whose newest sample is a staleness marker, and those without a metric name: the
-// formats have neither. The samples are charged to the memory of ctx, whose errors it
-// returns, and those of the querier.
+// Select returns the newest sample of each series, sorted by metric name. It leaves out series
+// whose newest sample is a staleness marker, and series without a metric name: the formats have
+// neither. It charges the samples to the memory holding in ctx. Its errors are those of the holding
+// and of the querier.
 func Select(ctx context.Context, q storage.Querier, req Request) ([]Sample, error) {
 	hints := &storage.SelectHints{Start: req.Start, End: req.End}
 	sets := make([]storage.SeriesSet, 0, len(req.Sets))
@@ -101,8 +101,8 @@ func (s *Sample) read(it chunkenc.Iterator) (bool, error) {
 	return !value.IsStaleNaN(h.Sum), nil
 }
 
-// Memory in bytes of a sample: as one of a slice that grows by doubling, of a bucket of a
-// native histogram, and of a span of buckets.
+// Memory in bytes of a sample in a slice that grows by doubling, of a bucket of a native histogram,
+// of a span of buckets, and of the histogram itself.
 const (
 	sampleBytes = 160
 	bucketBytes = 8
@@ -110,7 +110,7 @@ const (
 	histBytes   = 300
 )
 
-// bytes returns the memory of the sample. That of its labels is charged by the querier.
+// bytes returns the memory of the sample without its labels, which the querier charges.
 func (s *Sample) bytes() int64 {
 	n := int64(sampleBytes)
 	if s.H == nil {

@@ -67,8 +67,8 @@ const (
 	elementBytes = 100
 )
 
-// Bytes returns the memory that Write needs: that of the largest family, since Write
-// encodes one after the other.
+// Bytes returns the memory that Write needs: that of the largest family, since Write encodes one
+// family after another.
 func (a *Answer) Bytes() int64 {
 	most := int64(0)
 	for _, family := range a.families {
@@ -86,7 +86,7 @@ func (a *Answer) Bytes() int64 {
 	return most
 }
 
-// Write writes the samples to w. After an error, w has a part of them.
+// Write writes the samples to w. After an error, w may have got a part of them.
 func (a *Answer) Write(w io.Writer) error {
 	enc := expfmt.NewEncoder(w, a.format)
 	for _, samples := range a.families {
@@ -150,8 +150,8 @@ func spans(list []histogram.Span) []*dto.BucketSpan {
 	return out
 }
 
-// classic returns a histogram with custom buckets as a message with cumulative buckets.
-// The bucket up to infinity is optional in protobuf, and added by the encoder of text.
+// classic returns a histogram with custom buckets as a message with cumulative buckets. It leaves
+// out the bucket +Inf, which is optional in protobuf; the encoder of text adds it.
 func classic(h *histogram.FloatHistogram) *dto.Histogram {
 	counts := make([]float64, len(h.CustomValues))
 	for it := h.PositiveBucketIterator(); it.Next(); {

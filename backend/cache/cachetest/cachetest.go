@@ -1,4 +1,4 @@
-// Package cachetest checks that an adapter of the cache keeps the contract of the port.
+// Package cachetest checks that an adapter of the cache fulfills the contract of the port.
 package cachetest
 
 import (
@@ -20,7 +20,7 @@ type Subject struct {
 	New func(t testing.TB) cache.Cache
 	// TooLarge is the size in bytes of a value that the cache does not store.
 	TooLarge int
-	// Settle returns when the values that were put are stored; nil if Put waits for it.
+	// Settle waits until the values that were put are stored; nil if they are when Put returns.
 	Settle func(t testing.TB, c cache.Cache)
 	// FairBytes is the size of a cache that New returns, if the adapter itself evicts and
 	// keeps the values of small tenants; else 0.
@@ -94,8 +94,8 @@ func values(t testing.TB, s Subject, c cache.Cache) {
 	}
 }
 
-// tenants checks that a value is only its tenant's, also if tenant and key together are the
-// same bytes.
+// tenants checks that a value is returned only to its tenant, even if another tenant and key
+// concatenate to the same bytes.
 func tenants(t testing.TB, s Subject, c cache.Cache) {
 	put(t, s, c, "a", "bc", []byte("a/bc"))
 	for _, other := range []struct {
@@ -125,7 +125,7 @@ func replacement(t testing.TB, s Subject, c cache.Cache) {
 	}
 }
 
-// tooLarge checks that a value that is too large is not stored and harms no other.
+// tooLarge checks that a value that is too large is not stored and does not affect others.
 func tooLarge(t testing.TB, s Subject, c cache.Cache) {
 	put(t, s, c, "a", "small", []byte("v"))
 	put(t, s, c, "a", "large", make([]byte, s.TooLarge))

@@ -93,8 +93,8 @@ type recorder struct {
 func (r *recorder) Errorf(string, ...any) { r.failed = true }
 func (r *recorder) Error(...any)          { r.failed = true }
 
-// TestFaults checks that the contract finds each fault of an adapter, and none in one
-// without.
+// TestFaults checks that the contract detects each fault of an adapter, and none in an adapter
+// without a fault.
 func TestFaults(t *testing.T) {
 	for fault, want := range map[string]string{
 		"": "", "tenants share keys": "tenants", "tenant and key can be shifted": "tenants", "keys are cut": "values",

@@ -22,8 +22,8 @@ const (
 	tenantBytes = 400
 )
 
-// maxPart is the divisor of the largest value: a value larger than this part of the
-// cache is not stored.
+// maxPart limits the size of a value: a value larger than the size of the cache divided by maxPart
+// is not stored.
 const maxPart = 8
 
 // Cache implements cache.Cache.
@@ -47,7 +47,7 @@ type values struct {
 	list  *simplelru.LRU[string, []byte]
 }
 
-// New returns a cache of at most so many bytes.
+// New returns a cache of at most the given number of bytes.
 func New(bytes int64, reg prometheus.Registerer) *Cache {
 	auto := promauto.With(reg)
 	c := &Cache{most: bytes, tenants: map[tenant.ID]*values{}, evicted: auto.NewCounter(prometheus.CounterOpts{

@@ -23,8 +23,8 @@ func TestContract(t *testing.T) {
 	})
 }
 
-// TestBytes compares the bytes of a cache with a count of what is in it, for random calls,
-// and checks that only the tenant with the most bytes loses values.
+// TestBytes compares, during random calls, the size of a cache with the sum of its keys and values,
+// and checks that the cache knows the tenant with the most bytes.
 func TestBytes(t *testing.T) {
 	rnd := rand.New(rand.NewSource(1))
 	const most = 256 << 10
@@ -43,7 +43,7 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-// check counts the bytes of all keys and values.
+// check counts the bytes of all keys and values, and compares them with the counts of the cache.
 func check(t *testing.T, c *Cache, most int64) {
 	t.Helper()
 	sum := int64(0)

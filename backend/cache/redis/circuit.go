@@ -13,7 +13,7 @@ const (
 	openFor = time.Second
 )
 
-// circuit stops calls to a server that does not answer, so that queries do not wait for it.
+// circuit stops calls to a server that does not respond, so that queries do not wait for it.
 type circuit struct {
 	now func() time.Time
 

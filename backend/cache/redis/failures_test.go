@@ -16,13 +16,13 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestServerFails checks that every failure of a server is a miss, is counted, and after a
-// few is not waited for.
+// TestServerFails checks that every failure of a server is a miss and is counted, and that after a
+// few failures the server is not called.
 func TestServerFails(t *testing.T) {
 	stopped := kit.FreeAddr(t)
 	says := func(reply string) string { return fake(t, func(string) string { return reply }) }
 	for name, c := range map[string]struct{ addr, result string }{
-		"stopped":            {stopped, timeout}, // connecting is tried again until then
+		"stopped":            {stopped, timeout}, // connecting is retried until the timeout
 		"never answers":      {says(""), timeout},
 		"error":              {says("-ERR no\r\n"), failed},
 		"no permission":      {says("-NOPERM no\r\n"), failed},
@@ -147,8 +147,8 @@ func TestCallerCancels(t *testing.T) {
 	}
 }
 
-// TestQueueIsFull checks that the values that wait are bounded, in all and by tenant, that
-// Put does not wait, and that Close drops them.
+// TestQueueIsFull checks that the queue of values is bounded, in total and for each tenant, that
+// Put does not wait, and that Close drops the queue.
 func TestQueueIsFull(t *testing.T) {
 	c := start(t, client(t, at(fake(t, func(string) string { return "" })), ""), Options{})
 	fill := func(id tenant.ID, n, bytes int) {
@@ -188,8 +188,8 @@ func TestQueueIsFull(t *testing.T) {
 	}
 }
 
-// TestTimeLimits checks that a look-up and a write end by the limits of the cache, also if
-// the client has none.
+// TestTimeLimits checks that look-ups and writes have the timeouts of the cache, even if the client
+// has none.
 func TestTimeLimits(t *testing.T) {
 	r := goredis.NewClient(&goredis.Options{
 		Addr: fake(t, func(string) string { return "" }), ReadTimeout: -1, WriteTimeout: -1, ContextTimeoutEnabled: true,

@@ -19,7 +19,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// patient is a time limit that a busy machine does not reach.
+// patient is a timeout that is not reached even on a busy machine.
 const patient = 30 * time.Second
 
 // client returns a client of a server, with a password if the server has one.
@@ -81,8 +81,8 @@ func (c *Cache) put(result string) float64 {
 	return testutil.ToFloat64(c.metrics.puts.WithLabelValues(result))
 }
 
-// fake starts a server that completes the handshake of a client and answers each GETRANGE
-// and SET with what answer returns for it; with an empty answer it never answers.
+// fake starts a server that completes the handshake of a client and responds to each GETRANGE and
+// SET with the text that answer returns. If the text is empty, it never responds.
 func fake(t *testing.T, answer func(command string) string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -11,18 +11,18 @@ import (
 
 // The results of look-ups and of values to store, in the metrics.
 const (
-	hit         = "hit"          // the value opened
+	hit         = "hit"          // the value was decrypted
 	absent      = "absent"       // Redis does not have the name
 	stored      = "stored"       // Redis acknowledged the value
 	invalid     = "invalid"      // the value cannot be decrypted
 	timeout     = "timeout"      // no answer in time
 	failed      = "error"        // no connection, or the answer is an error or garbage
-	circuitOpen = "circuit_open" // not asked, because of earlier failures
+	circuitOpen = "circuit_open" // Redis was not called, because of earlier failures
 	canceled    = "canceled"     // the context of the caller ended
 	tooLarge    = "too_large"    // a value, or the values of one call, are too large
 	queueFull   = "queue_full"   // too many values wait to be written
 	tenantShare = "tenant_share" // too many values of the tenant wait to be written
-	closed      = "closed"       // the process ends
+	closed      = "closed"       // the cache was closed
 )
 
 type metrics struct{ lookups, puts *prometheus.CounterVec }

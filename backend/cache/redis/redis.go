@@ -151,14 +151,15 @@ func (c *Cache) getBatch(ctx, limited context.Context, id tenant.ID, keys []stri
 		for _, key := range keys {
 			var of []*goredis.StringCmd
 			for _, name := range c.o.Seal.Names(id, key) {
-				// Unlike GET, a range limits the size of a value that somebody else stored. A
-				// name that Redis does not have is an empty string, as no sealed value is.
+				// Unlike GET, GETRANGE limits the size of a value that another client may have
+				// stored. For a name that Redis does not have, it returns an empty string, which is
+				// never a sealed value.
 				of = append(of, p.GetRange(limited, prefix+name, 0, int64(c.o.MaxValueBytes+sealed.Overhead)))
 			}
 			names = append(names, of)
 		}
 	})
-	if ctx.Err() == nil { // otherwise the failure need not be one of Redis
+	if ctx.Err() == nil { // otherwise the caller may have caused the failure
 		c.record(c.reads, err)
 	}
 	bytes := 0
@@ -199,8 +200,8 @@ func (c *Cache) open(ctx context.Context, id tenant.ID, key string, commands []*
 	return nil, result
 }
 
-// pipeline runs commands in one round trip. It returns an error only if none succeeded.
-// Commands that do not fail with it have errors of their own.
+// pipeline runs commands in one round trip. It returns an error only if no command succeeded. Each
+// command also has its own error.
 func (c *Cache) pipeline(ctx context.Context, fill func(goredis.Pipeliner)) (err error) {
 	// The library panics if a server announces a value of impossible length. A server that
 	// sends invalid replies must not end the process.
@@ -220,7 +221,7 @@ func (c *Cache) pipeline(ctx context.Context, fill func(goredis.Pipeliner)) (err
 	return err
 }
 
-// record tells a circuit the outcome of a call.
+// record records the outcome of a call in a circuit.
 func (c *Cache) record(of *circuit, err error) {
 	if of.record(err == nil) {
 		c.log.warn("results cache in Redis unavailable: continuing without it", "retry_after", openFor, "err", err)

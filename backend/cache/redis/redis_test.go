@@ -38,8 +38,7 @@ func TestContract(t *testing.T) {
 	cachetest.Run(t, subject(t, at(programs.Redis(t).Addr)))
 }
 
-// TestContractOfRedisCluster runs the contract with two nodes that have the slots of names
-// half each.
+// TestContractOfRedisCluster runs the contract with two nodes, each with half of the hash slots.
 func TestContractOfRedisCluster(t *testing.T) {
 	ctx := context.Background()
 	var addrs []string
@@ -101,9 +100,9 @@ func TestManyBytes(t *testing.T) {
 	}
 }
 
-// TestNothingIsTold checks that Redis has neither names nor expressions nor values, and
-// forgets the values.
-func TestNothingIsTold(t *testing.T) {
+// TestRedisLearnsNothing checks that Redis has no tenant names, expressions or values in clear
+// text, and that values expire.
+func TestRedisLearnsNothing(t *testing.T) {
 	ctx := context.Background()
 	r := client(t, at(programs.Redis(t).Addr), "")
 	c := start(t, r, Options{})
@@ -127,8 +126,8 @@ func TestNothingIsTold(t *testing.T) {
 	}
 }
 
-// TestValuesOfOthers checks that what this cluster did not store under a name is a miss,
-// and that what it stored earlier is a value.
+// TestValuesOfOthers checks that a value is a miss if this cluster did not store it under the name,
+// and a hit if the cluster stored it there earlier.
 func TestValuesOfOthers(t *testing.T) {
 	ctx := context.Background()
 	r := client(t, at(programs.Redis(t).Addr), "")

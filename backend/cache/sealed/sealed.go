@@ -1,16 +1,15 @@
-// Package sealed protects values of the results cache in a store that others can read and
-// write: it gives them names that tell nothing, and encrypts and authenticates them.
+// Package sealed protects values of the results cache in a store that others can read and write: it
+// gives them names that reveal nothing, and encrypts and authenticates them.
 //
-// The name is the HMAC-SHA256 of tenant and key. A sealed value is a format byte (1), a
-// random nonce of 24 bytes, and the value in XChaCha20-Poly1305
-// (draft-irtf-cfrg-xchacha-03), whose associated data are the format, the tenant and the
-// key. Lengths are included in both, so that tenant and key cannot be shifted. The two keys
-// are derived from a secret by HKDF-SHA256 (RFC 5869).
+// The name is the HMAC-SHA256 of tenant and key. A sealed value is a format byte (1), a random
+// nonce of 24 bytes, and the value in XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03), whose
+// associated data are the format, the tenant and the key. Lengths are included in both, so that
+// bytes cannot be moved from the tenant to the key. The two keys are derived from a secret by
+// HKDF-SHA256 (RFC 5869).
 //
-// A sealed value proves that a holder of the secret stored it under the same tenant and key
-// at some time. It does not prove that it is the last one: whoever can write to the store
-// can put an older one back. The frontend compares the versions of each value with the
-// current ones, as it does with values that were never replayed.
+// A sealed value proves that a holder of the secret stored it under the same tenant and key at some
+// time. It does not prove that it is the last one: anyone who can write to the store can put an
+// older one back. So the frontend compares the versions of every value with the current ones.
 package sealed
 
 import (
@@ -37,8 +36,8 @@ const (
 	minSecretBytes = 32
 )
 
-// ErrInvalid is returned for bytes that are no value of the tenant and key, sealed with one
-// of the secrets.
+// ErrInvalid is returned for bytes that were not sealed for the tenant and key with one of the
+// secrets.
 var ErrInvalid = errors.New("value was not sealed for this tenant and key by this cluster")
 
 // Seal seals and opens values. It is safe for concurrent use.
@@ -50,8 +49,8 @@ type keys struct {
 	value cipher.AEAD
 }
 
-// New returns a Seal for a list of secrets of at least 32 bytes. The first one seals, and
-// all of them open, so that a secret can be replaced while processes restart.
+// New returns a Seal for a list of secrets of at least 32 bytes. The first one is used to seal and
+// all of them to open, so that a secret can be replaced while processes restart.
 func New(secrets [][]byte) (*Seal, error) {
 	if len(secrets) == 0 {
 		return nil, errors.New("seal values of the results cache: no secret")
@@ -121,8 +120,8 @@ func (s *Seal) Open(id tenant.ID, key string, sealed []byte) ([]byte, error) {
 	return nil, ErrInvalid
 }
 
-// binding returns what a name and a sealed value are bound to: format, tenant and key, each
-// with its length.
+// binding returns the bytes to which a name and a sealed value are bound: the format, and the
+// tenant and the key with their lengths.
 func binding(id tenant.ID, key string) []byte {
 	out := make([]byte, 0, 1+8+len(id)+8+len(key))
 	out = append(out, format)

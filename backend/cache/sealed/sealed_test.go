@@ -44,8 +44,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestBinding checks that a value opens only for its tenant and key, and that names differ,
-// also where the bytes of tenant and key together are the same.
+// TestBinding checks that a value opens only for its tenant and key, and that names differ, even if
+// another tenant and key concatenate to the same bytes.
 func TestBinding(t *testing.T) {
 	s := seal(t, 'a')
 	sealed := s.Seal("ab", "cd", []byte("v"))
@@ -63,7 +63,7 @@ func TestBinding(t *testing.T) {
 	}
 }
 
-// TestDamage checks that no value opens of which a bit is changed or a byte is missing.
+// TestDamage checks that a value does not open if a bit is changed or a byte is missing.
 func TestDamage(t *testing.T) {
 	s := seal(t, 'a')
 	sealed := s.Seal("t", "k", []byte("value"))
@@ -84,7 +84,8 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestRotation checks that the first secret seals and names, and any of the list opens.
+// TestRotation checks that values are sealed and named with the first secret, and opened with any of the
+// list.
 func TestRotation(t *testing.T) {
 	before, between, after, stranger := seal(t, 'a'), seal(t, 'b', 'a'), seal(t, 'b'), seal(t, 'x')
 	old, recent := before.Seal("t", "k", []byte("v")), between.Seal("t", "k", []byte("v"))

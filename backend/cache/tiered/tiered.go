@@ -1,6 +1,6 @@
-// Package tiered is a cache in front of another: values are looked up in a near cache, in
-// the memory of the process, and only those that it does not have in a far one, which
-// several processes share.
+// Package tiered combines two caches: a near one, in the memory of the process, and a far one,
+// which several processes share. Only values that the near cache does not have are looked up in the
+// far one.
 package tiered
 
 import (

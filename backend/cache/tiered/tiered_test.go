@@ -33,8 +33,8 @@ func (a *asked) Get(ctx context.Context, id tenant.ID, keys []string) map[string
 	return a.Cache.Get(ctx, id, keys)
 }
 
-// TestTiers checks that the far cache is asked only for what the near one does not have, and
-// that its values are then in the near one, for the same tenant.
+// TestTiers checks that only values that the near cache does not have are looked up in the far one,
+// and that they are then in the near one, for the same tenant.
 func TestTiers(t *testing.T) {
 	ctx := context.Background()
 	near, far := inMemory(8<<20), &asked{Cache: inMemory(8 << 20)}

@@ -36,7 +36,8 @@ const (
 	// only when that clock was set back.
 	maxAhead = 10 * time.Second
 	// updateFraction limits writes: a newer sample of the elected replica is written
-	// only if it is more than 1/updateFraction of the failover time newer.
+	// only if it is more than 1/updateFraction of the failover time newer than the
+	// stored one, or that one is older than half of the failover time.
 	updateFraction = 30
 	// attempts is how often a claim tries to write its outcome when other
 	// distributors write concurrently.

@@ -86,7 +86,7 @@ func TestTenantIsolation(t *testing.T) {
 		replica := fmt.Sprintf("%s/%s", c.Tenant, c.Name)
 		got, err := s.Claim(context.Background(), c, []election.Sighting{{Replica: replica}}, rules)
 		if err != nil || got.Replica != replica {
-			t.Errorf("%s: %v, %v", replica, got, err)
+			t.Errorf("Claim of %s = %v, %v", replica, got, err)
 		}
 	}
 }

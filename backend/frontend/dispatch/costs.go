@@ -6,8 +6,8 @@ import (
 	"github.com/palliumhq/pallium/backend/lru"
 )
 
-// costs estimates how many samples an evaluation will read, by what earlier ones of the
-// same expression have read for a step.
+// costs estimates how many samples an evaluation will read: the samples per step that the last
+// evaluation of the same expression read, times the number of steps.
 type costs struct{ perStep *lru.Cache[costKey, float64] }
 
 type costKey struct {
@@ -16,10 +16,10 @@ type costKey struct {
 	aggregation int // of which shards are evaluated; -1 for the whole expression
 }
 
-// Sizes of costs. The base is what an evaluation costs that reads nothing, in samples.
+// Sizes of costs. The base is the cost, in samples, of an evaluation that reads nothing.
 const (
 	costBase       = 10_000
-	costPerStep    = 10_000 // of an expression that is not known
+	costPerStep    = 10_000 // of an expression that was not evaluated before
 	knownCosts     = 10_000 // expressions
 	longestCostKey = 2 << 10
 )
@@ -58,7 +58,7 @@ func (c *costs) estimate(r *evaluation.Request) int64 {
 	return max(costBase+int64(each*float64(stepsOf(r))/shardsOf(r)), 1)
 }
 
-// learn remembers what an evaluation has read.
+// learn records how many samples an evaluation has read.
 func (c *costs) learn(r *evaluation.Request, read int64) {
 	c.perStep.Put(keyOf(r), float64(read)*shardsOf(r)/float64(max(stepsOf(r), 1)))
 }

@@ -1,7 +1,6 @@
-// Package dispatch runs evaluations of queries on the queriers that are connected to a
-// query frontend, or on the slots of its own process, in the order of a fair queue. It
-// repeats an evaluation whose querier disappeared or could not read its data. See
-// docs/frontend.md.
+// Package dispatch runs evaluations of queries on the queriers that are connected to a query
+// frontend, or on the slots of its own process, in the order of a fair queue. It repeats an
+// evaluation if the querier disappeared or could not read the data. See docs/frontend.md.
 package dispatch
 
 import (
@@ -28,8 +27,8 @@ import (
 var (
 	// ErrQuerierEnded is returned if the querier disappeared before it answered.
 	ErrQuerierEnded = errors.New("the querier disappeared before it answered")
-	// ErrNotBegun is returned if it disappeared before it began: the evaluation, which may
-	// have waited to be alone, is not the reason.
+	// ErrNotBegun is returned if the querier disappeared before it began the evaluation (which may
+	// have waited to run alone): the evaluation cannot be the cause.
 	ErrNotBegun = errors.New("the querier disappeared before it began")
 	// ErrSlotBroken is returned if the slot cannot be used again: the evaluation was
 	// canceled, or its answer was not received completely.
@@ -52,7 +51,7 @@ type Slot interface {
 	// Evaluate runs an evaluation. The error is ErrQuerierEnded, ErrNotBegun or
 	// ErrSlotBroken, after which the slot must not be used; with ErrSlotBroken there may also be an answer.
 	Evaluate(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error)
-	// Leaving is closed when the querier takes no more evaluations.
+	// Leaving returns a channel that is closed when the querier takes no more evaluations.
 	Leaving() <-chan struct{}
 }
 
@@ -60,10 +59,9 @@ type Slot interface {
 // the slots of this process.
 type Engine interface {
 	frontend.Evaluator
-	// Interrupted returns the result of a query whose context ended while it waited.
+	// Interrupted returns the result of a query whose context ended before the query had a result.
 	Interrupted(ctx context.Context) *promql.Result
-	// Unreadable notes an error with which another process could not read data for a
-	// query.
+	// Unreadable records the error with which another process failed to read data for a query.
 	Unreadable(ctx context.Context, err error)
 	// Request returns the tenant, the policy and the limits of a query.
 	Request(ctx context.Context) (evaluation.Request, error)
@@ -73,7 +71,7 @@ type Engine interface {
 type Options struct {
 	Engine Engine
 	Queue  *queue.Queue
-	// Switches are the settings of the process on which answers depend, as text.
+	// Switches are the settings of this process that can change answers, as text.
 	Switches string
 	// Timer returns a channel that receives after a duration, as time.After.
 	Timer      func(time.Duration) <-chan time.Time
@@ -89,7 +87,7 @@ type Dispatcher struct {
 	o        Options
 	costs    *costs
 	suspects *suspects
-	here     atomic.Int64 // slots of this process
+	here     atomic.Int64 // number of slots of this process
 	draining chan struct{}
 	drain    sync.Once
 	metrics  metrics
@@ -201,8 +199,8 @@ func inner(q promql.Query) promql.Query {
 	return q
 }
 
-// Drain makes slots of queriers end as soon as they are idle. Queries that still wait then
-// fail: all queries must have ended before.
+// Drain makes the slots of queriers end as soon as they are idle. All queries must have ended
+// before: a query that still waits fails.
 func (d *Dispatcher) Drain() { d.drain.Do(func() { close(d.draining) }) }
 
 // Serve gives evaluations to a slot until it leaves or ends, ctx ends, or the frontend
@@ -232,7 +230,8 @@ func (d *Dispatcher) ServeHere(ctx context.Context) {
 	})
 }
 
-// each runs fn for one task after the other. It returns the first error of fn.
+// each runs fn for one task after another until ctx ends, leaving is closed or the frontend drains (it then
+// returns nil), or fn fails.
 func (d *Dispatcher) each(ctx context.Context, querier string, leaving <-chan struct{}, fn func(*task) error) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -248,6 +247,11 @@ func (d *Dispatcher) each(ctx context.Context, querier string, leaving <-chan st
 		job, err := d.o.Queue.Take(ctx, querier)
 		if err != nil {
 			return nil //nolint:nilerr // the slot ends
+		}
+		if h, ok := job.Value.(*hold); ok {
+			h.serve(ctx)
+			d.o.Queue.Done(job, -1)
+			continue
 		}
 		t := job.Value.(*task)
 		t.querier, t.began = querier, d.o.Now()

@@ -29,7 +29,7 @@ import (
 
 // engine is an Engine whose queries have a fixed result.
 type engine struct {
-	frontend.Evaluator // nil: what the tests do not call
+	frontend.Evaluator // nil: its other methods are not called
 	mu                 sync.Mutex
 	noted              []error
 	failed             int // queries counted as failed
@@ -94,7 +94,7 @@ func (e *engine) Request(context.Context) (evaluation.Request, error) {
 	return evaluation.Request{Access: tenant.Access{Tenant: "acme", Policy: tenant.Unrestricted()}}, nil
 }
 
-// querierSlot is a slot whose evaluations are answered by a function.
+// querierSlot is a slot whose evaluations run a function of the test.
 type querierSlot struct {
 	name    string
 	leaving chan struct{}
@@ -107,7 +107,7 @@ func (s *querierSlot) Evaluate(ctx context.Context, r *evaluation.Request) (*eva
 	return s.do(ctx, r)
 }
 
-// world is a dispatcher, its clock, and what its slots were given.
+// world is a dispatcher, its clock, and a record of the evaluations that its slots got.
 type world struct {
 	t      *testing.T
 	d      *Dispatcher
@@ -117,7 +117,7 @@ type world struct {
 
 	mu   sync.Mutex
 	now  time.Time
-	seen []string // querier of each evaluation, with "alone"
+	seen []string // querier of each evaluation, with the suffix " alone" if it must run alone
 }
 
 func newWorld(t *testing.T) *world {
@@ -134,7 +134,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// slot adds a slot that answers with do, until the test or the slot ends.
+// slot adds a slot that evaluates with do, until the test or the slot ends.
 func (w *world) slot(name string, do func(context.Context, *evaluation.Request) (*evaluation.Answer, error)) *querierSlot {
 	s := &querierSlot{name: name, leaving: make(chan struct{})}
 	s.do = func(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error) {
@@ -208,8 +208,8 @@ func TestAnswer(t *testing.T) {
 	}
 }
 
-// TestTooLargePart: a part that is too large is counted only as its query, which may succeed
-// with smaller ones.
+// TestTooLargePart checks that a part which is too large is not counted as a failed query (its
+// query may succeed with smaller parts), but a whole query is.
 func TestTooLargePart(t *testing.T) {
 	w := newWorld(t)
 	w.slot("a", func(context.Context, *evaluation.Request) (*evaluation.Answer, error) {
@@ -235,7 +235,7 @@ func TestTooLargePart(t *testing.T) {
 	}
 }
 
-// TestHere checks that a slot of the process evaluates the query itself.
+// TestHere checks that a query is evaluated by a slot of the same process.
 func TestHere(t *testing.T) {
 	w := newWorld(t)
 	w.engine.here = &promql.Result{Value: promql.Scalar{V: 3}}
@@ -245,8 +245,9 @@ func TestHere(t *testing.T) {
 	}
 }
 
-// TestStatistics checks that a query with statistics for each step waits for a slot of this
-// process if it has any, and is evaluated without one otherwise: queriers do not send them.
+// TestStatistics checks that a query with statistics for each step is evaluated in this process,
+// because queriers do not send these: it waits for a slot of this process if there is one, and is
+// evaluated without a slot otherwise.
 func TestStatistics(t *testing.T) {
 	w := newWorld(t)
 	w.engine.here = &promql.Result{Value: promql.Scalar{V: 3}}
@@ -263,7 +264,7 @@ func TestStatistics(t *testing.T) {
 		t.Errorf("result %v of %v, want that of this process", res, w.seen)
 	}
 
-	ctx := evaluation.WithPrice(t.Context()) // the same if its cost counts
+	ctx := evaluation.WithPrice(t.Context()) // the same for a query whose cost is counted
 	priced, err := w.d.NewInstantQuery(ctx, nil, nil, "x", w.now)
 	if err != nil {
 		t.Fatal(err)
@@ -309,8 +310,8 @@ func (w *world) waiting() (n float64) {
 	return n
 }
 
-// TestQuerierEnds checks that a query is repeated once after its querier disappeared: alone,
-// and by another one.
+// TestQuerierEnds checks that a query is repeated once after its querier disappeared, alone and by
+// another querier.
 func TestQuerierEnds(t *testing.T) {
 	w := newWorld(t)
 	var once sync.Once
@@ -364,8 +365,8 @@ func TestSuspect(t *testing.T) {
 	}
 }
 
-// TestNotBegun checks that a query is not suspect if one of its queriers disappeared while
-// the query waited there to be alone: another query may have ended it.
+// TestNotBegun checks that a query is not suspect if a querier disappeared while the query waited
+// there to run alone: another query may have ended that querier.
 func TestNotBegun(t *testing.T) {
 	w := newWorld(t)
 	w.slot("a", dies)
@@ -382,8 +383,8 @@ func TestNotBegun(t *testing.T) {
 	}
 }
 
-// TestRepeats checks which errors are repeated, on another querier, and that the second one
-// counts.
+// TestRepeats checks after which errors an evaluation is repeated on another querier, and that the
+// second error is returned.
 func TestRepeats(t *testing.T) {
 	lim := limits.Limits{MaxQuerySamples: 1}
 	for name, tt := range map[string]struct {
@@ -424,7 +425,7 @@ func TestRepeats(t *testing.T) {
 	}
 }
 
-// TestRepeatSucceeds checks that a fault of the first attempt is not noted.
+// TestRepeatSucceeds checks that a fault of the first attempt is not recorded if the second succeeds.
 func TestRepeatSucceeds(t *testing.T) {
 	w := newWorld(t)
 	var once sync.Once
@@ -487,18 +488,18 @@ func TestNoQuerier(t *testing.T) {
 		w.now = w.now.Add(d)
 	}
 	pass(time.Hour)
-	gone := w.slot("q", ok) // stops at the end of the five seconds, and would come back
+	gone := w.slot("q", ok) // stops at the end of the five seconds, as if it restarted
 	close(gone.leaving)
 	w.until(func() bool { return w.d.o.Queue.Workers() == 0 })
 	go func() { done <- w.exec(t.Context(), "x") }()
 	w.timer <- time.Time{}
 	pass(noQuerierWait - time.Second)
-	w.timer <- time.Time{} // received, so the query went on
+	w.timer <- time.Time{} // received, so the query still waits
 	w.timer <- time.Time{}
 	pass(time.Second)
 	var res *promql.Result
 	select {
-	case res = <-done: // it looked at the clock after the last second had passed
+	case res = <-done: // it read the clock after the last second had passed
 	case w.timer <- time.Time{}:
 		res = <-done
 	}
@@ -544,7 +545,7 @@ func TestLeave(t *testing.T) {
 	w.until(func() bool { return w.d.o.Queue.Workers() == 0 })
 }
 
-// TestCosts checks that estimates follow what an expression has read.
+// TestCosts checks that estimates follow the number of samples that an expression has read.
 func TestCosts(t *testing.T) {
 	c := newCosts()
 	at := time.Unix(0, 0)

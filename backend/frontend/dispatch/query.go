@@ -12,23 +12,24 @@ import (
 	"github.com/palliumhq/pallium/backend/timing"
 )
 
-// query is a query that is evaluated by a slot. The embedded query has its text, and
-// runs only in a slot of this process.
+// query is a query that is evaluated by a slot. The embedded query has the text; it runs only in
+// this process.
 type query struct {
 	promql.Query
 	d       *Dispatcher
 	request evaluation.Request
-	local   bool               // the answer of another process would not have all statistics
+	local   bool               // must be evaluated in this process: the answer of another one would lack statistics
 	answer  *evaluation.Answer // of another process; nil before Exec
 }
 
-// Storable reports whether the answer is one of this version and these settings.
+// Storable reports whether the answer was evaluated with the settings of this process, so that it may be
+// cached.
 func (q *query) Storable() bool { return q.answer == nil || q.answer.Switches == q.d.o.Switches }
 
 // task is one attempt to evaluate a query.
 type task struct {
 	query *query
-	ctx   context.Context //nolint:containedctx // of the query, for whoever takes the task
+	ctx   context.Context //nolint:containedctx // the context of the query, for the slot that takes the task
 	alone bool
 	done  chan struct{} // closed when the attempt has ended
 
@@ -37,8 +38,8 @@ type task struct {
 	began   time.Time
 	answer  *evaluation.Answer
 	result  *promql.Result
-	ended   bool // the querier disappeared
-	unbegun bool // it disappeared before it began, so this evaluation is not the reason
+	ended   bool // the querier disappeared during the evaluation
+	unbegun bool // the querier disappeared before it began the evaluation
 }
 
 // read returns the samples that the attempt has read; -1 if that is unknown.
@@ -99,7 +100,8 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 	}
 }
 
-// attempt waits until a slot has evaluated the query. res is the result if none has.
+// attempt waits until a slot has evaluated the query. It returns res if no slot took the query: its context
+// ended, or no querier was connected.
 func (q *query) attempt(ctx context.Context, avoid string, alone bool) (t *task, res *promql.Result) {
 	d := q.d
 	t = &task{query: q, ctx: ctx, alone: alone, done: make(chan struct{})}
@@ -131,8 +133,8 @@ func (q *query) attempt(ctx context.Context, avoid string, alone bool) (t *task,
 	}
 }
 
-// noQuerierWait is how long no querier must have been connected until queries fail: queriers
-// restart, and canceled evaluations end streams.
+// noQuerierWait is the time without a connected querier after which queries fail. Short gaps are
+// normal: queriers restart, and canceled evaluations end streams.
 const noQuerierWait = 5 * time.Second
 
 // finish returns the result of the last attempt.
@@ -149,7 +151,7 @@ func (q *query) finish(ctx context.Context, t *task) *promql.Result {
 		q.d.o.Engine.Unreadable(ctx, t.answer.Fault)
 	}
 	switch {
-	case q.request.Part != nil && q.d.TooLarge(t.answer.Err): // its query is counted
+	case q.request.Part != nil && q.d.TooLarge(t.answer.Err): // the whole query is counted as failed, not its parts
 		return &promql.Result{Err: t.answer.Err}
 	case t.answer.Err != nil:
 		return q.d.Failed(t.answer.Err)
@@ -158,8 +160,8 @@ func (q *query) finish(ctx context.Context, t *task) *promql.Result {
 	return t.answer.Result()
 }
 
-// repeatable reports whether another querier may answer: this one could not read the data,
-// or had no memory left.
+// repeatable reports whether another querier may succeed where this one failed: it could not read
+// the data, or had no memory left.
 func repeatable(a *evaluation.Answer) bool {
 	var timeout promql.ErrQueryTimeout
 	var canceled promql.ErrQueryCanceled

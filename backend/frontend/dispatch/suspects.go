@@ -8,8 +8,8 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 )
 
-// suspects are the queries during which queriers disappeared. A query is the same at other
-// times: a dashboard sends it again and again.
+// suspects are the queries during which queriers disappeared. Two queries that differ only in their
+// start are the same: a dashboard sends its query again with other times.
 type suspects struct {
 	now func() time.Time
 
@@ -26,7 +26,7 @@ type suspect struct {
 
 const (
 	suspectFor = 5 * time.Minute
-	// maxSuspects bounds the list. Beyond it, the oldest is forgotten.
+	// maxSuspects is the maximum number of suspects. Another one replaces the oldest.
 	maxSuspects = 1000
 )
 

@@ -29,42 +29,42 @@ type Request struct {
 	Access tenant.Access
 	Limits limits.Limits
 	Text   string
-	// Times are those of the whole query. An instant query has no step, and is evaluated
-	// at Start.
+	// Times are the times of the whole query. An instant query has no step, and is evaluated at
+	// Start.
 	Times split.Times
-	// Part are the steps to evaluate; nil means all.
+	// Part is the range of steps to evaluate; nil means all.
 	Part *split.Range
 	// Shard restricts the evaluation of the part to a shard; nil means everything.
 	Shard    *shard.Shard
 	Lookback time.Duration // 0 = the default
 	Class    queue.Class
-	Uncached bool // the results cache must not be used
-	Partial  bool // days of the long-term store that cannot be read are left out
-	// Timeout is the time that is left for the query when the request was sent; 0 = no limit.
+	Uncached bool // do not use the results cache
+	Partial  bool // leave out days of the long-term store that cannot be read
+	// Timeout is the time that the query had left when the request was sent; 0 = no limit.
 	Timeout time.Duration
-	// Alone is set for an evaluation whose last querier disappeared: the next one runs
-	// nothing else at the same time.
+	// Alone is set if a querier disappeared during this evaluation: the next querier runs nothing
+	// else at the same time.
 	Alone bool
 }
 
-// Portable reports whether a query with these options can be answered in parts, by another
-// process, or with an equal query: its statistics are not those of a whole query, its cost is
-// not counted, and it uses start timestamps or not as configured.
+// Portable reports whether a query with these options can be answered in parts, by another process,
+// or with an equal query. It cannot if it wants the statistics of each step, if its cost is
+// counted, or if it overrides the setting for start timestamps.
 func Portable(ctx context.Context, opts promql.QueryOpts) bool {
 	return !Priced(ctx) && (opts == nil || !opts.EnablePerStepStats() && opts.UseStartTimestamps() == nil)
 }
 
 type pricedKey struct{}
 
-// WithPrice returns a context for queries whose cost is counted as in Prometheus, and compared
-// with the ceilings of their options (promql.QueryCostOpts), or estimated. The cost is that of
-// the whole query, so it is evaluated as a whole, without the results cache.
+// WithPrice returns a context for queries whose cost is estimated, or counted as in Prometheus and
+// compared with the ceilings of their options (promql.QueryCostOpts). Such a query is evaluated as
+// a whole, without the results cache, so that the cost is that of the whole query.
 func WithPrice(ctx context.Context) context.Context { return context.WithValue(ctx, pricedKey{}, true) }
 
 // Priced reports whether the context is one of WithPrice.
 func Priced(ctx context.Context) bool { return ctx.Value(pricedKey{}) != nil }
 
-// Of returns the request for a query of the tenant, the policy and the limits of r.
+// Of returns the request for a query, with the tenant, the policy and the limits of r.
 func (r Request) Of(ctx context.Context, opts promql.QueryOpts, text string, times split.Times) Request {
 	r.Text, r.Times = text, times
 	r.Class = ClassOf(ctx, r.Instant())
@@ -77,9 +77,9 @@ func (r Request) Of(ctx context.Context, opts promql.QueryOpts, text string, tim
 // Instant reports whether the request is an instant query.
 func (r *Request) Instant() bool { return r.Times.Step == 0 }
 
-// CheckSyntax returns an error if an answer was evaluated with other switches of PromQL than
-// the limits of the request turn on: a process of an older version ignores limits that it does
-// not know, and its answer may be wrong. A process that has them all may answer.
+// CheckSyntax returns an error if the answer was evaluated with other PromQL switches than the
+// limits of the request turn on: a process of an older version ignores switches that it does not
+// know, and its answer may be wrong.
 func (r *Request) CheckSyntax(a *Answer) error {
 	want := switches.Of(&r.Limits).String()
 	if a.Syntax == want {
@@ -101,21 +101,21 @@ type Answer struct {
 	Joinable bool
 	Cost     Cost
 	Readers  Readers
-	// Switches are the settings of the process that evaluated, on which answers depend.
+	// Switches are the settings of the process that evaluated, as far as they can change answers.
 	Switches string
-	// Syntax are the switches of PromQL that it applied, as text; see switches.Set.String.
+	// Syntax are the PromQL switches that it applied, as text; see switches.Set.String.
 	Syntax string
 	// Sharded is set if only the shard of the request was evaluated.
 	Sharded bool
 	Timing  timing.Report // empty from a process of an older version
 	Err     error
-	// Fault is the error with which data could not be read, if there was one. A retry,
-	// perhaps by another process, may succeed.
+	// Fault is the error of a failed read of data, or nil. A retry, perhaps by another process, may
+	// succeed.
 	Fault error
 }
 
-// Readers are the ingesters whose samples are in an answer: those that answered all reads.
-// An answer without a read has no restriction.
+// Readers are the ingesters whose samples are in an answer: the ones that answered all of its
+// reads. Any is false if the evaluation read nothing from ingesters.
 type Readers struct {
 	Any bool
 	IDs []string // ascending
@@ -135,9 +135,9 @@ func (r Readers) And(o Readers) Readers {
 
 // Cost is what an evaluation has read.
 type Cost struct {
-	Series  int64 // the most that one selector selected
-	Samples int64 // the most that were held at the same time
-	Read    int64 // samples read in all
+	Series  int64 // selected by the selector that selected most
+	Samples int64 // peak number in memory at the same time
+	Read    int64 // samples read in total
 }
 
 // Report sets the statistics of a query that another process answered.
@@ -147,7 +147,7 @@ func (c Cost) Report(q promql.Query) {
 	}
 }
 
-// And returns the cost of two ranges of steps.
+// And returns the cost of two evaluations together.
 func (c Cost) And(o Cost) Cost {
 	return Cost{Series: max(c.Series, o.Series), Samples: max(c.Samples, o.Samples), Read: saturated(c.Read, o.Read)}
 }
@@ -170,13 +170,12 @@ func (a *Answer) Result() *promql.Result {
 
 type classKey struct{}
 
-// WithClass returns a context for queries of a class, if it is not that of the query's kind.
+// WithClass returns a context for queries of a class other than that of their kind (instant or range).
 func WithClass(ctx context.Context, c queue.Class) context.Context {
 	return context.WithValue(ctx, classKey{}, c)
 }
 
-// ClassOf returns the class of a query in a context: that of WithClass, or the one of the
-// query's kind.
+// ClassOf returns the class of a query in a context: that of WithClass, or else Instant or Range.
 func ClassOf(ctx context.Context, instant bool) queue.Class {
 	if c, ok := ctx.Value(classKey{}).(queue.Class); ok {
 		return c
@@ -187,7 +186,8 @@ func ClassOf(ctx context.Context, instant bool) queue.Class {
 	return queue.Range
 }
 
-// Key is what determines the answer of a query, and whether it fails by its limits.
+// Key identifies equal queries. It has everything that determines the answer, and whether the query exceeds a
+// limit.
 type Key struct {
 	Access   tenant.Access
 	Limits   limits.Limits
@@ -205,5 +205,5 @@ func (r *Request) Key() Key {
 		Step: r.Times.Step, Lookback: r.Lookback, Class: r.Class}
 }
 
-// secondsOf returns a time as a number. Nanoseconds alone would repeat after 584 years.
+// secondsOf returns a time as seconds and nanoseconds: an int64 of nanoseconds covers only 584 years.
 func secondsOf(t time.Time) [2]int64 { return [2]int64{t.Unix(), int64(t.Nanosecond())} }

@@ -53,7 +53,7 @@ func TestPoints(t *testing.T) {
 	}
 }
 
-// FuzzPoints: whatever is read, the end is points or an error.
+// FuzzPoints checks that decoding any bytes returns points or an error.
 func FuzzPoints(f *testing.F) {
 	f.Add(encode(example(), 1000, 30_000), 2)
 	f.Fuzz(func(t *testing.T, data []byte, count int) {
@@ -63,8 +63,8 @@ func FuzzPoints(f *testing.F) {
 	})
 }
 
-// TestNotes checks that annotations are printed as before after they were sent as text, and
-// that those with a state are recognized, also when they are sent once more.
+// TestNotes checks that annotations that were sent as text are printed as before, and that those
+// with a state are recognized, even after they were sent twice.
 func TestNotes(t *testing.T) {
 	const query = "histogram_quantile(0.9, x)"
 	pos := posrange.PositionRange{Start: 2, End: 5}
@@ -91,7 +91,7 @@ func TestNotes(t *testing.T) {
 			if Unjoinable(res.Warnings) != !tt.joinable {
 				t.Errorf("%s: unjoinable %v", name, Unjoinable(res.Warnings))
 			}
-			res.Warnings.AsStrings("", 0, 0) // as before they were printed
+			res.Warnings.AsStrings("", 0, 0) // printing them must not change them
 			tt.all = res.Warnings
 		}
 	}

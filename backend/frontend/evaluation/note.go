@@ -6,16 +6,16 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
-// Note is an annotation of an answer (a warning or an info) as text. Annotations of
-// Prometheus' engine print their position in the query once it is set.
+// Note is an annotation of an answer (a warning or an info) as text. An annotation of Prometheus'
+// engine prints its position in the query once the query is set.
 type Note struct {
-	Raw    string // by which annotations are deduplicated
+	Raw    string // without the position; annotations are deduplicated by it
 	Placed string // with the position
 	Info   bool
 }
 
-// NotesOf returns annotations as notes. joinable is false if one of them has a state that is
-// not in its text, and that is joined with others of its kind.
+// NotesOf returns annotations as notes. joinable is false if one of them has a state that is not in
+// its text and that Prometheus merges with that of others of its kind.
 func NotesOf(all annotations.Annotations, query string) (list []Note, joinable bool) {
 	joinable = true
 	for raw, err := range all {
@@ -37,8 +37,8 @@ func NotesOf(all annotations.Annotations, query string) (list []Note, joinable b
 	return list, joinable
 }
 
-// errUnjoinable marks annotations as text of which NotesOf has returned that they cannot be
-// joined.
+// errUnjoinable marks annotations that were received as text and for which NotesOf returned
+// joinable = false.
 var errUnjoinable = errors.New("annotation with a state")
 
 // Unjoinable reports whether annotations that Answer.Result returned must not be joined
@@ -52,7 +52,7 @@ func Unjoinable(all annotations.Annotations) bool {
 	return false
 }
 
-// storedNote is a note as an annotation again.
+// storedNote is a Note that is used as an annotation of Prometheus.
 type storedNote struct {
 	Note
 	placing    bool // a query was set
@@ -67,7 +67,7 @@ func (n *storedNote) Error() string {
 	return n.Raw
 }
 
-// Unwrap tells warnings and infos apart.
+// Unwrap returns the error by which Prometheus distinguishes warnings and infos.
 func (n *storedNote) Unwrap() error {
 	kind := annotations.PromQLWarning
 	if n.Info {
@@ -88,7 +88,8 @@ func (m marked) Unwrap() error { return m.error }
 // Is implements the interface of errors.Is.
 func (m marked) Is(target error) bool { return target == errUnjoinable } //nolint:errorlint // this is its implementation
 
-// SetQuery makes Error return the position. The query is the one of the note.
+// SetQuery makes Error return the text with the position, unless query is empty. The query is that of the
+// note.
 func (n *storedNote) SetQuery(query string) { n.placing = query != "" }
 
 // Merge implements the interface of annotations that are joined.

@@ -16,9 +16,9 @@ import (
 // ErrDamaged is returned for bytes that are not an encoded series.
 var ErrDamaged = errors.New("encoded points are damaged")
 
-// AppendSeries appends a series: its labels, and its points as the number of steps since
-// the last point, and the value. The first point is counted from a step before start
-// (Unix milliseconds). All times must be a multiple of step from start.
+// AppendSeries appends a series: its labels, and for each point the number of steps since the
+// previous point, and the value. The first point is counted from one step before start (Unix
+// milliseconds). The time of each point must be start plus a multiple of step.
 func AppendSeries(b *encoding.Encbuf, s *promql.Series, start, step int64) {
 	b.PutUvarint(s.Metric.Len())
 	s.Metric.Range(func(l labels.Label) {
@@ -51,7 +51,7 @@ func ReadSeries(d *encoding.Decbuf, b *labels.ScratchBuilder, start, step int64)
 	}
 	s := promql.Series{Metric: b.Labels()}
 	n := d.Uvarint()
-	if n < 0 || n > d.Len() { // a point has nine bytes at least
+	if n < 0 || n > d.Len() { // a point has at least nine bytes
 		d.E = ErrDamaged
 		return s
 	}
@@ -79,7 +79,7 @@ func ReadSeries(d *encoding.Decbuf, b *labels.ScratchBuilder, start, step int64)
 	return s
 }
 
-// Take returns the next n bytes.
+// Take removes and returns the next n bytes.
 func Take(d *encoding.Decbuf, n int) []byte {
 	if d.Err() != nil || n < 0 || d.Len() < n {
 		d.E = ErrDamaged
@@ -90,7 +90,7 @@ func Take(d *encoding.Decbuf, n int) []byte {
 	return out
 }
 
-// ReadAll decodes a number of series. The error wraps ErrDamaged if data is anything else.
+// ReadAll decodes count series. The error wraps ErrDamaged if data is not exactly count encoded series.
 func ReadAll(data []byte, count int, start, step int64) (promql.Matrix, error) {
 	d := encoding.Decbuf{B: data}
 	b := labels.NewScratchBuilder(16)

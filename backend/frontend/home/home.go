@@ -1,5 +1,5 @@
-// Package home sends each tenant's queries to the same query frontend of the ring, its home:
-// there they wait in one queue, share one cache in memory, and equal ones are joined. See
+// Package home sends each tenant's queries to the same query frontend of the ring, the tenant's
+// home: there they wait in one queue, share one cache in memory, and equal queries are joined. See
 // docs/frontend.md.
 package home
 
@@ -30,24 +30,28 @@ type Frontend struct {
 	Unhealthy bool
 	// Query sends a query to the frontend.
 	Query func(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error)
+	// Hold waits until the frontend holds a slot for a read of a tenant.
+	Hold func(ctx context.Context, id tenant.ID) (release func(), err error)
 }
 
 // Options configure an Engine.
 type Options struct {
-	// Here answers the queries of this process: those whose home it is, and those for
-	// which no frontend is available.
+	// Here answers queries in this process: if it is their tenant's home, if no frontend is
+	// available, or if they cannot be sent to another process.
 	Here promql.QueryEngine
+	// Hold holds a slot of this process' frontend for a read; nil: there is none.
+	Hold func(ctx context.Context, id tenant.ID) (release func(), err error)
 	// Frontends returns the frontends of the ring.
 	Frontends func(ctx context.Context) ([]Frontend, error)
-	// Elsewhere reports whether another frontend, or this process, may answer after an
-	// error of Query.
+	// Elsewhere reports whether, after an error of Query, another frontend or this process may
+	// answer.
 	Elsewhere func(err error) bool
 	// Request returns the tenant, the policy and the limits of a query.
 	Request func(ctx context.Context) (evaluation.Request, error)
 	// Uncached reports whether a query must not use the results cache.
 	Uncached func(ctx context.Context) bool
-	// Failed returns the result of a query that another process did not answer; Unreadable
-	// notes an error with which the other process could not read data.
+	// Failed returns the result of a query that failed with an error in or on the way to another
+	// process. Unreadable records an error with which that process failed to read data.
 	Failed func(err error) *promql.Result
 	// Canceled returns the result of a query whose context has ended.
 	Canceled   func(ctx context.Context) *promql.Result
@@ -121,14 +125,14 @@ func (e *Engine) query(ctx context.Context, here promql.Query, err error, opts p
 	return &query{Query: here, e: e, request: r}, nil
 }
 
-// query is a query whose home may be elsewhere. The embedded query answers it here.
+// query is a query whose home may be another process. The embedded query answers it here.
 type query struct {
 	promql.Query
 	e       *Engine
 	request evaluation.Request
 }
 
-// maxFrontends is the number of frontends that are asked before the query is answered here.
+// maxFrontends is the maximum number of frontends to which a query is sent before it is answered here.
 const maxFrontends = 3
 
 // Exec implements promql.Query.
@@ -157,6 +161,33 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 	return q.Query.Exec(ctx)
 }
 
+// Hold waits until the tenant's home, or another frontend if that is not available, holds a slot
+// for a read that this process performs. The caller must call release. Without a frontend, the
+// read is not delayed. The error is the cause of the end of ctx.
+func (e *Engine) Hold(ctx context.Context, id tenant.ID) (release func(), err error) {
+	list, err := e.o.Frontends(ctx)
+	if err != nil {
+		e.o.Logger.Debug("reading the query frontends of the ring failed", "err", err)
+	}
+	for i, f := range order(list, id) {
+		if f.Self || i == maxFrontends {
+			break
+		}
+		release, err := f.Hold(ctx, id)
+		switch {
+		case err == nil:
+			return release, nil
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		}
+		e.o.Logger.Debug("a query frontend did not hold a slot for a read", "frontend", f.ID, "err", err)
+	}
+	if e.o.Hold != nil {
+		return e.o.Hold(ctx, id)
+	}
+	return func() {}, nil
+}
+
 func by(position int) string {
 	if position == 0 {
 		return byHome
@@ -177,9 +208,9 @@ func (q *query) result(ctx context.Context, a *evaluation.Answer) *promql.Result
 	return a.Result()
 }
 
-// order returns the frontends in the order in which a tenant uses them: by the hash of
-// tenant and frontend (rendezvous hashing), so that a frontend that comes or goes moves only
-// its own tenants. Unhealthy ones are last.
+// order returns the frontends in the order in which a tenant uses them: by the hash of tenant and
+// frontend (rendezvous hashing), so that only the tenants of a frontend that joins or leaves get
+// another home. Unhealthy ones are last.
 func order(list []Frontend, id tenant.ID) []Frontend {
 	weights := map[string]uint64{}
 	for _, f := range list {

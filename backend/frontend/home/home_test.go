@@ -27,8 +27,8 @@ func names(list []Frontend) (out []string) {
 	return out
 }
 
-// TestOrder checks that tenants are spread over frontends, that one which leaves moves only
-// its own tenants, and that unhealthy ones are last.
+// TestOrder checks that tenants are spread over frontends, that only the tenants of a frontend that
+// leaves move, and that unhealthy frontends are last.
 func TestOrder(t *testing.T) {
 	list := []Frontend{{ID: "frontend-1"}, {ID: "frontend-2"}, {ID: "frontend-3"}, {ID: "frontend-4"}}
 	count := map[string]int{}
@@ -39,7 +39,7 @@ func TestOrder(t *testing.T) {
 		reversed := slices.Clone(list)
 		slices.Reverse(reversed)
 		if again := names(order(reversed, id)); !slices.Equal(got, again) {
-			t.Fatalf("the order depends on that of the list: %v, %v", got, again)
+			t.Fatalf("the order depends on the order of the list: %v, %v", got, again)
 		}
 		without := slices.DeleteFunc(slices.Clone(list), func(f Frontend) bool { return f.ID == got[1] })
 		if home := order(without, id)[0].ID; home != got[0] {
@@ -93,7 +93,7 @@ func (l local) NewRangeQuery(ctx context.Context, q storage.Queryable, o promql.
 
 var errAway = errors.New("not available")
 
-// TestExec checks who answers a query.
+// TestExec checks which process answers a query.
 func TestExec(t *testing.T) {
 	fault := errors.New("the store did not answer")
 	answer := func(id string) (*evaluation.Answer, error) {
@@ -101,7 +101,7 @@ func TestExec(t *testing.T) {
 	}
 	away := func(string) (*evaluation.Answer, error) { return nil, errAway }
 	for name, tt := range map[string]struct {
-		say   map[int]func(id string) (*evaluation.Answer, error) // by position in the order
+		say   map[int]func(id string) (*evaluation.Answer, error) // response by position in the order
 		self  int                                                 // position of this process; -1 = no frontend
 		rings error
 		local local
@@ -173,7 +173,7 @@ func TestExec(t *testing.T) {
 				t.Errorf("answered by %v, %v; want %s", res.Value, res.Err, tt.want)
 			}
 			if asked != tt.asked {
-				t.Errorf("%d frontends asked, want %d", asked, tt.asked)
+				t.Errorf("the query was sent to %d frontends, want %d", asked, tt.asked)
 			}
 			if n := q.Stats().Samples.TotalSamples; (n == 5) != (tt.want != "" && tt.want != "here") {
 				t.Errorf("%d samples read", n)
@@ -211,8 +211,7 @@ func TestCanceled(t *testing.T) {
 	}
 }
 
-// TestServer checks that a frontend that drains rejects queries, and waits for those in
-// progress.
+// TestServer checks that a draining frontend rejects queries, and waits for queries in progress.
 func TestServer(t *testing.T) {
 	released := make(chan struct{})
 	s := NewServer(func(context.Context, *evaluation.Request) (*evaluation.Answer, func()) {
@@ -247,4 +246,57 @@ func TestServer(t *testing.T) {
 	cancel()
 	s.running.Add(1)
 	s.Drain(ctx) // returns although a query is in progress
+}
+
+// TestHold checks by which frontend a slot is held for a read.
+func TestHold(t *testing.T) {
+	down := errors.New("down")
+	var asked []string
+	for name, tt := range map[string]struct {
+		fail []string
+		here bool
+		want string
+	}{
+		"home": {nil, true, "1"}, "home is down": {[]string{"1"}, true, "2"}, "all are down": {[]string{"1", "2"}, true, "here"},
+		"all are down, no frontend here": {[]string{"1", "2"}, false, ""},
+	} {
+		asked = nil
+		hold := func(id string) func(context.Context, tenant.ID) (func(), error) {
+			return func(context.Context, tenant.ID) (func(), error) {
+				if slices.Contains(tt.fail, id) {
+					return nil, down
+				}
+				asked = append(asked, id)
+				return func() { asked = append(asked, "released") }, nil
+			}
+		}
+		first := order([]Frontend{{ID: "a"}, {ID: "b"}}, "acme")
+		first[0].Hold, first[1].Hold = hold("1"), hold("2")
+		o := Options{Frontends: func(context.Context) ([]Frontend, error) { return first, nil }, Logger: slog.New(slog.DiscardHandler),
+			Registerer: prometheus.NewRegistry()}
+		if tt.here {
+			o.Hold = hold("here")
+		}
+		release, err := New(o).Hold(t.Context(), "acme")
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		release()
+		want := []string{tt.want, "released"}
+		if tt.want == "" {
+			want = nil
+		}
+		if !slices.Equal(asked, want) {
+			t.Errorf("%s: %v, want %v", name, asked, want)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	o := Options{Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+		Frontends: func(context.Context) ([]Frontend, error) {
+			return []Frontend{{ID: "a", Hold: func(ctx context.Context, _ tenant.ID) (func(), error) { return nil, context.Cause(ctx) }}}, nil
+		}}
+	if _, err := New(o).Hold(ctx, "acme"); !errors.Is(err, context.Canceled) {
+		t.Errorf("a read whose client left: %v", err)
+	}
 }

@@ -22,7 +22,8 @@ func NewServer(run func(ctx context.Context, r *evaluation.Request) (*evaluation
 	return &Server{run: run}
 }
 
-// Query answers a query. The error is ErrDraining.
+// Query answers a query. Its only error is ErrDraining. The caller calls the returned function when it no
+// longer needs the answer.
 func (s *Server) Query(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, func(), error) {
 	s.mu.Lock()
 	if s.draining {

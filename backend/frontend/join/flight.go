@@ -11,22 +11,22 @@ import (
 	"github.com/palliumhq/pallium/backend/timing"
 )
 
-// maxWait is how long a query waits for an equal one that runs: not longer, because that
-// one may take long.
+// maxWait is how long a query waits for an equal one that is running, before it runs concurrently
+// with it.
 const maxWait = 500 * time.Millisecond
 
-// flights are the flights of one key. At most one waits.
+// flights are the flights of one key: any number that run, and at most one that waits.
 type flights struct {
 	running int
-	waiting *flight // whom further queries join
+	waiting *flight // further queries join it; may be nil
 }
 
-// flight is a query that answers all that have joined it before it started.
+// flight is a query whose result is the answer of all queries that joined it before it started.
 type flight struct {
 	key        evaluation.Key
-	query      promql.Query // of the first one
+	query      promql.Query // of the first query
 	holding    *memory.Holding
-	ctx        context.Context //nolint:containedctx // of the flight, which outlives the request of the first one
+	ctx        context.Context //nolint:containedctx // of the flight, which may outlive the request of the first query
 	cancel     context.CancelCauseFunc
 	fault      func() error
 	timing     *timing.Record
@@ -47,8 +47,8 @@ func (f *flight) ended() bool {
 	}
 }
 
-// result is a result without the annotations of the engine, which change when they are
-// printed.
+// result is a result with its annotations as text: the annotations of the engine change when they
+// are printed.
 type result struct {
 	promql.Result
 	notes []evaluation.Note
@@ -61,7 +61,8 @@ func (r *result) copy() *promql.Result {
 	return &out
 }
 
-// board adds a query to the flight that waits, or begins one with it.
+// board adds a query to the waiting flight of its key, or to a new flight. first reports whether the flight
+// is new.
 func (e *Engine) board(ctx context.Context, q *query) (f *flight, first bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -81,8 +82,8 @@ func (e *Engine) board(ctx context.Context, q *query) (f *flight, first bool) {
 	return f, true
 }
 
-// newFlight returns a flight with a context and memory of its own: it goes on while anybody
-// waits for it.
+// newFlight returns a flight with its own context and memory account: it continues until the last
+// of its queries leaves, not the first.
 func (e *Engine) newFlight(ctx context.Context, q *query) *flight {
 	h := memory.FromContext(ctx).Another()
 	f := &flight{key: q.key, query: q.Query, holding: h, passengers: 1, ready: make(chan struct{}), done: make(chan struct{})}
@@ -109,7 +110,7 @@ func (e *Engine) wait(f *flight) {
 	e.fly(f)
 }
 
-// fly runs a flight. Nobody joins it any more.
+// fly runs a flight. No query joins it from now on.
 func (e *Engine) fly(f *flight) {
 	res := f.query.Exec(f.ctx)
 	f.result.Result = *res
@@ -121,7 +122,7 @@ func (e *Engine) fly(f *flight) {
 	all.running--
 	if all.waiting != nil {
 		select {
-		case <-all.waiting.ready: // another one has ended before
+		case <-all.waiting.ready: // another flight ended before
 		default:
 			close(all.waiting.ready)
 		}
@@ -136,7 +137,7 @@ func (e *Engine) fly(f *flight) {
 	}
 }
 
-// leave removes a query from its flight. The last one ends it.
+// leave removes a query from its flight, and cancels the flight if no query is left.
 func (e *Engine) leave(f *flight) {
 	e.mu.Lock()
 	f.passengers--
@@ -151,7 +152,7 @@ func (e *Engine) leave(f *flight) {
 	}
 }
 
-// close releases the result, which nobody needs any more.
+// close releases the result and its memory.
 func (f *flight) close() {
 	f.cancel(nil)
 	f.query.Close()

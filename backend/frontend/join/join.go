@@ -1,10 +1,10 @@
-// Package join answers equal queries that wait at the same time once: many viewers of one
-// dashboard cost little more than one. Queries are equal if tenant, label policy, limits,
-// text, times and options are.
+// Package join evaluates equal queries that wait at the same time only once: many viewers of one
+// dashboard cost little more than one. Queries are equal if their tenant, label policy, limits,
+// text, times, class and look-back are.
 //
-// A query must not be answered with one that was already running when it was sent: what was
-// acknowledged in between would be missing. So while a query runs, equal ones wait for a
-// short time, and are then answered together.
+// A query must not get the answer of one that was already running when it was sent: samples that
+// were acknowledged in between could be missing. So equal queries that arrive while one is running
+// wait for a short time (maxWait), and are then evaluated together.
 package join
 
 import (
@@ -29,10 +29,10 @@ type Options struct {
 	Engine promql.QueryEngine
 	// Request returns the tenant, the policy and the limits of a query.
 	Request func(ctx context.Context) (evaluation.Request, error)
-	// Uncached reports whether a query must not use results of others.
+	// Uncached reports whether a query must not use the results of other queries.
 	Uncached func(ctx context.Context) bool
-	// Faults returns a context that collects errors with which data could not be read,
-	// and a function that returns the first of them. Unreadable notes such an error.
+	// Faults returns a context that collects errors of reads of data, and a function that returns
+	// the first of them. Unreadable records such an error.
 	Faults     func(ctx context.Context) (context.Context, func() error)
 	Unreadable func(ctx context.Context, err error)
 	// Timer returns a channel that receives after a duration, as time.After.
@@ -55,7 +55,8 @@ var _ promql.QueryEngine = (*Engine)(nil)
 // New returns an Engine.
 func New(o Options) *Engine {
 	return &Engine{o: o, flights: map[evaluation.Key]*flights{}, joined: promauto.With(o.Registerer).NewCounter(prometheus.CounterOpts{
-		Name: "pallium_frontend_joined_queries_total", Help: "Queries that were answered with an equal one that was running."})}
+		Name: "pallium_frontend_joined_queries_total",
+		Help: "Queries that were answered with the result of an equal query that waited at the same time."})}
 }
 
 // NewInstantQuery implements promql.QueryEngine.
@@ -91,7 +92,7 @@ func (e *Engine) query(ctx context.Context, inner promql.Query, err error, opts 
 	return &query{Query: inner, e: e, key: r.Key()}, nil
 }
 
-// query is a query that may be answered by an equal one.
+// query is a query that may get the result of an equal one.
 type query struct {
 	promql.Query
 	e   *Engine
@@ -115,7 +116,7 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 		return q.e.o.Interrupted(ctx)
 	}
 	timing.Of(ctx).Merge(f.timing.Report())
-	if !first && interrupted(f.result.Err) && ctx.Err() == nil { // the time of the engine began with the first one
+	if !first && interrupted(f.result.Err) && ctx.Err() == nil { // the timeout started with the first query, and this query may have time left
 		q.leave()
 		return q.Query.Exec(ctx)
 	}

@@ -22,7 +22,7 @@ import (
 	"github.com/palliumhq/pallium/backend/timing"
 )
 
-// world is an Engine over queries that the test answers.
+// world is an Engine over queries whose results the test sends.
 type world struct {
 	t      *testing.T
 	e      *Engine
@@ -32,7 +32,7 @@ type world struct {
 
 	mu     sync.Mutex
 	closed int
-	fault  error // that the next query notes
+	fault  error // recorded by the next query
 	noted  []error
 }
 
@@ -90,7 +90,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// ask sends a query; its result arrives at the channel.
+// ask runs a query in the background; the channel receives its result.
 func (w *world) ask(ctx context.Context, text string, start, step int64) <-chan *promql.Result {
 	w.t.Helper()
 	q, err := w.e.NewRangeQuery(ctx, nil, nil, text, time.Unix(start, 0), time.Unix(start+100, 0), time.Duration(step))
@@ -144,8 +144,8 @@ func valueOf(r *promql.Result) float64 {
 	return math.NaN()
 }
 
-// TestJoin checks that queries that come while an equal one runs are not answered by it, but
-// together by the next one.
+// TestJoin checks that queries that arrive while an equal one is running do not get its result, but
+// are answered together by the next one.
 func TestJoin(t *testing.T) {
 	w := newWorld(t)
 	first := w.ask(t.Context(), "x", 0, 1)
@@ -161,7 +161,7 @@ func TestJoin(t *testing.T) {
 		t.Errorf("first: %v", v)
 	}
 	two := <-w.begun
-	last := w.ask(t.Context(), "x", 0, 1) // two has begun: not joined
+	last := w.ask(t.Context(), "x", 0, 1) // two has begun, so this one does not join it
 	w.waiting(1)
 	warned := scalar(2)
 	warned.Warnings.Add(annotations.NewBadBucketLabelWarning("m", "l", posrange.PositionRange{}))
@@ -181,7 +181,7 @@ func TestJoin(t *testing.T) {
 	w.done(7)
 }
 
-// done checks that everything was closed once.
+// done checks that each query was closed, and that no flight is left.
 func (w *world) done(queries int) {
 	w.t.Helper()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -200,7 +200,7 @@ func (w *world) done(queries int) {
 	}
 }
 
-// TestWaitEnds checks that a query waits only a bounded time for one that runs long.
+// TestWaitEnds checks that a query waits only for a bounded time for a long equal one.
 func TestWaitEnds(t *testing.T) {
 	w := newWorld(t)
 	first := w.ask(t.Context(), "x", 0, 1)
@@ -243,8 +243,8 @@ func TestDifferent(t *testing.T) {
 	w.done(len(list))
 }
 
-// TestLeave checks that a flight goes on while anybody waits for it, and is canceled
-// after the last one has left.
+// TestLeave checks that a flight continues while any query waits for it, and is canceled when the
+// last one has left.
 func TestLeave(t *testing.T) {
 	w := newWorld(t)
 	first := w.ask(t.Context(), "x", 0, 1)
@@ -260,7 +260,7 @@ func TestLeave(t *testing.T) {
 		t.Errorf("canceled: %v", res.Err)
 	}
 	if two.ctx.Err() != nil {
-		t.Error("the query was canceled for all")
+		t.Error("the flight was canceled although a query still waits for it")
 	}
 	two.result <- scalar(2)
 	if v := valueOf(<-third); v != 2 {
@@ -276,7 +276,7 @@ func TestLeave(t *testing.T) {
 	w.done(4)
 }
 
-// TestFaults checks that each query learns of a fault.
+// TestFaults checks that a fault is recorded for each joined query.
 func TestFaults(t *testing.T) {
 	w := newWorld(t)
 	w.fault = errors.New("the store did not answer")
@@ -298,8 +298,8 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestInterruptedFirst checks that the timeout of the first query does not end one that
-// joined it.
+// TestInterruptedFirst checks that the timeout of the first query does not end a query that joined
+// it.
 func TestInterruptedFirst(t *testing.T) {
 	w := newWorld(t)
 	first := w.ask(t.Context(), "x", 0, 1)
@@ -310,7 +310,7 @@ func TestInterruptedFirst(t *testing.T) {
 	<-first
 	two := <-w.begun
 	two.result <- &promql.Result{Err: promql.ErrQueryTimeout("x")}
-	three := <-w.begun // of the one that joined
+	three := <-w.begun // the query that had joined, on its own
 	three.result <- scalar(3)
 	a, b := <-second, <-third
 	if (a.Err == nil) == (b.Err == nil) {
@@ -319,7 +319,7 @@ func TestInterruptedFirst(t *testing.T) {
 	w.done(3)
 }
 
-// TestMemory checks that a flight has memory of its own, which it releases at the end.
+// TestMemory checks that a flight has its own memory holding, which it releases at the end.
 func TestMemory(t *testing.T) {
 	w := newWorld(t)
 	account := memory.NewAccount(1<<30, prometheus.NewRegistry())

@@ -1,24 +1,23 @@
 package queue
 
-// MaxDebt is the most samples by which a tenant (or a class) is behind or ahead of
-// the others when they wait again: 1000 quanta of a million samples.
+// MaxDebt is the maximum number of samples by which a tenant (or a class) can be behind or ahead of
+// the others when it starts to wait again: 1000 quanta of a million samples.
 const MaxDebt = 1e9
 
-// account says how much one of several competitors was served. The competitor with
-// the smallest key is served next and charged the cost of its job, which is
-// start-time fair queueing (Goyal, Vin and Cheng, 1996): deficit round robin in which
-// the rounds that a competitor has to wait are one addition instead of a loop, and
-// with a quantum of zero.
+// account records how much one of several competitors (tenants of a class, or classes) was served.
+// The competitor with the smallest key is served next and charged the cost of its job. This is
+// start-time fair queueing (Goyal, Vin and Cheng, 1996). It is like deficit round robin with a
+// quantum of zero, but without a loop over rounds.
 //
-// Amounts are samples divided by the competitor's weight. They are floating point
-// numbers so that they never overflow: at 1e11 samples per second they are exact to
-// one sample for a day and to a quantum for three hundred years.
+// Amounts are samples divided by the competitor's weight. They are floating-point numbers so that
+// they never overflow: at 1e11 samples per second they are exact to one sample for a day, and to a
+// million samples for three hundred years.
 type account struct {
-	served float64 // since the competitor became active, from the others' level on
-	debt   float64 // from before it became active, at least 0
-	active uint64  // how often it became active
-	turn   uint64  // orders equal keys: the one that was served longest ago is first
-	kept   float64 // level at which a limit began to keep it from being served
+	served float64 // level at which the competitor became active, plus its costs since then
+	debt   float64 // cost in excess from before it became active, at least 0
+	active uint64  // how many times it became active
+	turn   uint64  // orders equal keys: the competitor that was served longest ago is first
+	kept   float64 // level at which a limit last began to block it
 }
 
 func (a *account) key() float64 { return a.served + a.debt }
@@ -31,9 +30,9 @@ func (a *account) before(b *account) bool {
 	return a.turn < b.turn
 }
 
-// activate is called when the competitor has a first job waiting. first is the
-// competitor that is served next, or nil. What it could have used while it had no job
-// is not saved up, what it used too much is kept up to MaxDebt.
+// activate is called when the first job of the competitor begins to wait. first is the competitor
+// that is served next, or nil. The competitor gets no credit for the time when it had no job.
+// Excess use from before remains as a debt of at most MaxDebt.
 func (a *account) activate(l *level, first *account, turn uint64) {
 	start := l.now
 	if first != nil {
@@ -46,11 +45,11 @@ func (a *account) activate(l *level, first *account, turn uint64) {
 	a.active++
 }
 
-// block is called when a limit keeps a competitor with jobs from being served.
+// block is called when a limit begins to block a competitor that has jobs.
 func (a *account) block(l *level) { a.kept = l.now }
 
-// unblock is called when no limit keeps it any more. Of what it has missed it keeps
-// MaxDebt.
+// unblock is called when no limit blocks the competitor any more. Its credit for the blocked time
+// is at most MaxDebt.
 func (a *account) unblock(l *level) {
 	missed := l.now - a.kept
 	behind := l.now - a.key()
@@ -63,10 +62,9 @@ func (a *account) charge(cost float64, turn uint64) {
 	a.turn = turn
 }
 
-// correct adds the difference between the actual and the charged cost of a job.
-// active is the account's at the time of the charge: a job from before the competitor
-// became active can only change its debt. Otherwise its refund would be the credit
-// that activate denies, and could exceed what is left of the charge after MaxDebt.
+// correct adds the difference between the actual and the charged cost of a job. active is the value
+// of a.active at the time of the charge. If the competitor became active again since then, the job
+// can only change its debt: a refund would be credit, which activate denies.
 func (a *account) correct(active uint64, difference float64) {
 	if active == a.active {
 		a.served += difference
@@ -75,7 +73,7 @@ func (a *account) correct(active uint64, difference float64) {
 	a.debt = max(a.debt+difference, 0)
 }
 
-// level is the place in the order at which competitors begin.
+// level is the key at which competitors that become active begin.
 type level struct {
 	now float64 // the largest key that was served
 }

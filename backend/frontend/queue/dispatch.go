@@ -9,9 +9,9 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// The functions of this file are called with q.mu held.
+// All functions of this file are called with q.mu held.
 
-// event returns the next number.
+// event returns the next number of an event; numbers order jobs and turns.
 func (q *Queue) event() uint64 {
 	q.events++
 	return q.events
@@ -53,7 +53,7 @@ func (q *Queue) firstClass() *account {
 	return first
 }
 
-// arrange puts a tenant into or out of the classes' heaps after a change.
+// arrange adds a tenant to the classes' heaps or removes it, after a change of its jobs or of the workers.
 func (q *Queue) arrange(o *owner) {
 	most, mostRange := q.mostOfTenant(o)
 	for c := range q.classes {
@@ -62,20 +62,20 @@ func (q *Queue) arrange(o *owner) {
 	}
 }
 
-// begin notes that a tenant has one job more.
+// begin records that a tenant has one more job.
 func (q *Queue) begin(o *owner) {
 	if o.jobs++; o.jobs > 1 {
 		return
 	}
 	q.busy[o] = struct{}{}
-	if len(q.busy) == 2 { // the other one may have been alone
+	if len(q.busy) == 2 { // the other tenant may have been alone, and without a limit
 		for other := range q.busy {
 			q.arrange(other)
 		}
 	}
 }
 
-// end notes that a job neither waits nor runs any more.
+// end records that a job neither waits nor runs any more.
 func (q *Queue) end(j *Job) {
 	o := j.owner
 	j.state, j.owner = outside, nil
@@ -86,7 +86,7 @@ func (q *Queue) end(j *Job) {
 	q.arrange(o)
 }
 
-// noteActivity notes that a job of a tenant comes or ends.
+// noteActivity records that a job of a tenant arrived or ended.
 func (q *Queue) noteActivity(o *owner, now time.Time) {
 	if q.latest.tenant != o.id {
 		q.other = q.latest
@@ -94,7 +94,7 @@ func (q *Queue) noteActivity(o *owner, now time.Time) {
 	q.latest = activity{o.id, now}
 }
 
-// alone reports whether no tenant but o has a job or has had one for a while.
+// alone reports whether no tenant but o has a job, or had one within Options.Alone.
 func (q *Queue) alone(o *owner) bool {
 	others := len(q.busy)
 	if o.jobs > 0 {
@@ -107,9 +107,10 @@ func (q *Queue) alone(o *owner) bool {
 	return q.o.Alone > 0 && others == 0 && (last.tenant == "" || q.o.Now().Sub(last.at) >= q.o.Alone)
 }
 
-// mostOfTenant returns how many workers a tenant may hold, and how many with range
-// queries: since these never hold the last worker, one more is left to the range
-// queries of other tenants, and one of its own to its instant and rule queries.
+// mostOfTenant returns how many workers a tenant may hold, and how many of them with range queries.
+// Range queries of all tenants never hold the last worker; those of one tenant leave another one to
+// the range queries of other tenants. And of the workers that the tenant may hold, they leave one
+// to its instant and rule queries.
 func (q *Queue) mostOfTenant(o *owner) (all, ranges int) {
 	if q.o.MaxShare >= 1 || q.alone(o) {
 		return max(q.workers, 1), max(q.workers, 1)
@@ -124,10 +125,10 @@ func (q *Queue) mayRun(c Class) bool {
 	return c != Range || q.workers < 2 || q.classes[Range].running < q.workers-1
 }
 
-// dispatch gives jobs to the takers that may run them.
+// dispatch gives jobs to waiting calls of Take that may run them.
 func (q *Queue) dispatch() {
-	// A querier for which there is no job gets none later either: jobs that others
-	// take only reduce what may run.
+	// A querier for which there is no job now gets none later in this loop: each job that another
+	// querier takes only reduces what may run.
 	var none []string
 	var following *list.Element
 	for e := q.takers.Front(); e != nil && q.anyRunnable(); e = following {
@@ -145,11 +146,11 @@ func (q *Queue) dispatch() {
 		q.give(f, j)
 		t.job <- j
 	}
-	q.anyRunnable() // notices the limits that were reached
+	q.anyRunnable() // records the limits that were reached
 }
 
-// anyRunnable reports whether any job may run now. It notices when a class has reached
-// a limit and when it no longer has.
+// anyRunnable reports whether any job may run now. It blocks the account of a class that reached
+// its limit, and unblocks it afterwards.
 func (q *Queue) anyRunnable() bool {
 	any := false
 	for i := range q.classes {
@@ -192,7 +193,7 @@ func (q *Queue) next(querier string) (*flow, *Job) {
 	return best, job
 }
 
-// give charges a job and starts it.
+// give charges a job and moves it from waiting to running.
 func (q *Queue) give(f *flow, j *Job) {
 	c := &q.classes[j.Class]
 	j.charged = float64(max(j.Cost, MinCost))
@@ -211,7 +212,7 @@ func (q *Queue) give(f *flow, j *Job) {
 	q.arrange(j.owner)
 }
 
-// release undoes give, except for the cost in samples.
+// release undoes give, except that the job is charged its actual cost.
 func (q *Queue) release(j *Job, cost float64) {
 	c, f := &q.classes[j.Class], &j.owner.flows[j.Class]
 	difference := cost - j.charged
@@ -223,11 +224,11 @@ func (q *Queue) release(j *Job, cost float64) {
 	c.observer.running.Dec()
 }
 
-// minSweep is the smallest number of tenants among which idle ones are looked for.
+// minSweep is the number of tenants below which idle ones are not removed.
 const minSweep = 1024
 
-// sweep forgets the tenants without jobs, and their debts, if the number of tenants
-// has doubled, which costs O(1) for each new tenant.
+// sweep removes the tenants without jobs, with their debts, when the number of tenants has doubled.
+// That costs O(1) per new tenant.
 func (q *Queue) sweep() {
 	if len(q.owners) < q.sweepAt {
 		return

@@ -8,33 +8,32 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// owner is what the queue has of one tenant.
+// owner is a tenant and its jobs in the queue.
 type owner struct {
 	id      tenant.ID
-	jobs    int // that wait or run
+	jobs    int // waiting or running
 	running int // over all classes
 	flows   [classes]flow
 }
 
-// flow is the waiting jobs of one tenant and class.
+// flow is the jobs of one tenant and class.
 type flow struct {
 	account
 	lines   []line // none is empty
 	waiting int    // jobs of all lines
 	running int
-	place   int // in the class's heap plus 1; 0 = not in it
+	place   int // index in the class's heap plus 1; 0 = not in it
 }
 
-// line is the jobs of a flow that must not be run by one querier, in the order in
-// which they were pushed. One line for each querier keeps the search for a job short
-// if many must not be run by the same.
+// line is the waiting jobs of a flow with the same Avoid, in the order in which they were pushed.
+// With one line for each querier to avoid, the search for a job is short even if many jobs avoid
+// the same querier.
 type line struct {
 	avoid string
 	jobs  *list.List
 }
 
-// add puts a job into its line, by its number: a job that is put back may be before
-// others.
+// add inserts a job into its line by its number: a job that is put back may belong before others.
 func (f *flow) add(j *Job) {
 	i := slices.IndexFunc(f.lines, func(l line) bool { return l.avoid == j.Avoid })
 	if i < 0 {
@@ -54,7 +53,7 @@ func (f *flow) add(j *Job) {
 	j.element = jobs.InsertAfter(j, at)
 }
 
-// remove takes a job out of its line.
+// remove removes a job from its line.
 func (f *flow) remove(j *Job) {
 	i := slices.IndexFunc(f.lines, func(l line) bool { return l.avoid == j.Avoid })
 	f.lines[i].jobs.Remove(j.element)
@@ -85,10 +84,10 @@ type class struct {
 	account        // among the classes
 	level    level // of its flows
 	weight   float64
-	flows    flows // those that have a job and may run one now
-	waiting  int   // jobs, with those of tenants that may not run one
+	flows    flows // that have a job and may run one now
+	waiting  int   // jobs, including those of tenants that may not run one
 	running  int
-	able     bool // to be served: it has a flow in the heap, and is below its limit
+	able     bool // has a flow in the heap, and is below its limit
 	observer observer
 }
 
@@ -100,9 +99,8 @@ func (c *class) top() *account {
 	return &c.flows[0].account
 }
 
-// next returns the flow that is served next by a querier and its job, or nil. The
-// search beyond the first flow is needed only if all its jobs must not be run by the
-// querier.
+// next returns the flow that the querier avoid serves next, and its job, or nil. The search goes
+// beyond the first flow only if none of its jobs may be run by that querier.
 func (c *class) next(avoid string) (*flow, *Job) {
 	var best *flow
 	var job *Job
@@ -122,7 +120,7 @@ func (c *class) next(avoid string) (*flow, *Job) {
 	return best, job
 }
 
-// arrange puts a flow where its key belongs, or out of the heap.
+// arrange adds a flow to the heap, moves it to its position, or removes it.
 func (c *class) arrange(f *flow, mayRun bool) {
 	switch in := mayRun && f.waiting > 0; {
 	case in && f.place == 0:

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestOrder checks who is served by one worker: tenants in turn by cost, FIFO inside
-// a tenant, classes by weight.
+// TestOrder checks the order in which one worker gets jobs: tenants in turn by cost, FIFO within a
+// tenant, classes by weight.
 func TestOrder(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -53,8 +53,8 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestActualCost checks that the accounts of tenants and classes are corrected by what
-// was read.
+// TestActualCost checks that the accounts of tenants and classes are corrected by the actual cost
+// of jobs.
 func TestActualCost(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -66,7 +66,7 @@ func TestActualCost(t *testing.T) {
 		{"less", 1, "b0 a1 a2"},
 	} {
 		for _, other := range []Class{Range, Instant} {
-			t.Run(c.name+" beside "+other.String(), func(t *testing.T) {
+			t.Run(c.name+" with a job of class "+other.String(), func(t *testing.T) {
 				q := newQueue(t, 1, Options{})
 				push(q, "a", Rule, 4, 1e6)
 				cost := int64(1e6)
@@ -102,9 +102,9 @@ func actualNames(q *Queue, n int, actual int64) string {
 	return s
 }
 
-// TestComingBack checks what a tenant has when it comes back: no credit for the time
-// when it was not there, and its debt up to MaxDebt.
-func TestComingBack(t *testing.T) {
+// TestTenantReturns checks the account of a tenant that has jobs again: no credit for the time
+// without jobs, and its debt up to MaxDebt.
+func TestTenantReturns(t *testing.T) {
 	t.Run("no credit", func(t *testing.T) {
 		q := newQueue(t, 1, Options{})
 		push(q, "b", Range, 1, 1e6)
@@ -113,7 +113,7 @@ func TestComingBack(t *testing.T) {
 		names(q, "q", 90)
 		push(q, "b", Range, 5, 1e6)
 		if got := names(q, "q", 6); strings.Count(got, "b") != 3 {
-			t.Errorf("b's share after it was away: %s", got)
+			t.Errorf("order after b had no jobs for a while: %s, want 3 of b", got)
 		}
 	})
 	t.Run("debt", func(t *testing.T) {
@@ -147,7 +147,7 @@ func TestComingBack(t *testing.T) {
 			t.Errorf("order after a refund that is larger than the debt: %s", got)
 		}
 	})
-	t.Run("beside one whose jobs read less than estimated", func(t *testing.T) {
+	t.Run("next to a tenant whose jobs read less than estimated", func(t *testing.T) {
 		q := newQueue(t, 4, Options{MaxShare: 1})
 		push(q, "a", Instant, 100, 1e8)
 		for _, j := range []*Job{q.try("q"), q.try("q"), q.try("q")} {
@@ -177,13 +177,13 @@ func TestComingBack(t *testing.T) {
 	})
 }
 
-// TestCreditOfTheBlocked checks that a tenant, or a class, that a limit kept from being
-// served does not hold all others up afterwards.
-func TestCreditOfTheBlocked(t *testing.T) {
+// TestCreditAfterBlocking checks that a tenant or a class that was blocked by a limit does not
+// delay all others afterwards.
+func TestCreditAfterBlocking(t *testing.T) {
 	t.Run("tenant", func(t *testing.T) {
 		q := newQueue(t, 2, Options{MaxShare: 0.5})
 		push(q, "a", Instant, 400, MaxDebt/10)
-		long := q.try("q") // a holds what it may
+		long := q.try("q") // a holds as many workers as it may
 		push(q, "b", Instant, 1000, MaxDebt/10)
 		names(q, "q", 500)
 		q.AddWorkers("q", 1)
@@ -207,9 +207,9 @@ func TestCreditOfTheBlocked(t *testing.T) {
 	})
 }
 
-// TestOwnInstant checks that the range queries of a tenant leave one of its workers to its
-// own instant queries, unless it may hold only one.
-func TestOwnInstant(t *testing.T) {
+// TestRangeQueriesLeaveOneWorker checks that the range queries of a tenant leave one of its workers
+// to its instant queries, unless it may hold only one.
+func TestRangeQueriesLeaveOneWorker(t *testing.T) {
 	for n := 3; n <= 20; n++ {
 		q := New(Options{})
 		q.AddWorkers("q", n)

@@ -9,8 +9,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// model is what the queue must be after some operations, kept without any of its
-// structures.
+// model is the expected state of the queue after some operations, without the structures of the
+// queue.
 type model struct {
 	t        *testing.T
 	r        *rand.Rand
@@ -19,7 +19,7 @@ type model struct {
 	waiting  []*Job // in the order in which they were pushed
 	running  []*Job
 	ended    []*Job
-	takers   []*taker // in the order in which they came
+	takers   []*taker // in the order of their Take calls
 	queriers map[string][]int
 	removes  []func() // of queriers' workers
 	last     string   // operation
@@ -35,7 +35,7 @@ func (m *model) workers() int {
 	return n
 }
 
-// mostOfTenant and mostOfRange are the limits as the documentation has them.
+// mostOfTenant and mostOfRange are the limits as documented.
 func (m *model) mostOfTenant(c Class) int {
 	n := m.workers()
 	if m.share >= 1 {
@@ -130,7 +130,7 @@ func (m *model) take() {
 
 func (m *model) querier() string { return []string{"", "x", "y"}[m.r.IntN(3)] }
 
-// giveUp ends a Take, in some cases just when it has got a job.
+// giveUp ends a Take, in some cases just after it got a job.
 func (m *model) giveUp() {
 	if len(m.takers) == 0 {
 		return
@@ -180,7 +180,7 @@ func (m *model) removeWorkers() {
 	}
 }
 
-// settle takes the jobs that were given, and checks that they could be.
+// settle records the jobs that workers got, and checks that they may run them.
 func (m *model) settle() {
 	var given []*Job
 	for _, t := range slices.Clone(m.takers) {
@@ -208,8 +208,8 @@ func (m *model) settle() {
 	}
 }
 
-// checkOrder checks that a job is the oldest that its worker may run of its tenant and
-// class, and that the worker is the one of its querier that has waited longest.
+// checkOrder checks that a job is the oldest job of its tenant and class that its worker may run,
+// and that the worker has waited longest of those of its querier.
 func (m *model) checkOrder(t *taker, j *Job) {
 	alone := len(m.queriers) == 1
 	if j.Avoid == t.querier && j.Avoid != "" && !alone {
@@ -228,7 +228,7 @@ func (m *model) checkOrder(t *taker, j *Job) {
 	}
 }
 
-// check checks that nothing waits without need, and the counts of the queue.
+// check checks that no worker waits while it could run a job, and the counts of the queue.
 func (m *model) check() {
 	for _, t := range m.takers {
 		for _, j := range m.waiting {

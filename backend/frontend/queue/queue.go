@@ -1,26 +1,24 @@
 // Package queue is the fair queue of a query frontend: evaluations wait in it for the
 // workers of queriers.
 //
-// Tenants share the workers by samples read, not by number of queries. Within a class
-// the tenant that has read the fewest samples since it came is served next; a job is
-// charged its estimated cost when it is taken, and the difference to the actual cost
-// when it is done. A tenant that comes starts where the others are: without credit for
-// the time when it was not there, with a debt of at most MaxDebt samples. So two
-// tenants that both wait differ by one job for each worker, plus the errors of the
-// estimates of those that are running.
+// Tenants share the workers by samples read, not by number of queries. Within a class, the tenant
+// that has read the fewest samples since its first waiting job is served next. A job is charged its
+// estimated cost when it is taken, and the difference to the actual cost when it is done. A tenant
+// that becomes active starts at the level of the others: without credit for the time before, with a
+// debt of at most MaxDebt samples. So two tenants that both wait differ by at most one job for each
+// worker, plus the errors of the estimates of running jobs.
 //
-// Classes share the workers in the same way, by weight: range queries 2, instant
-// queries 1, rule queries 1. If all of them wait all the time, range queries read half
-// of the samples. Two limits keep workers free for who comes next: range queries never
-// hold the last worker (if there are two or more), and one tenant never holds more
-// than MaxShare of them, nor, with range queries, the last one that range queries may
-// hold (if they may hold two or more), nor the last one that the tenant may hold (if it
-// may hold two or more), even when nobody else waits. Only a tenant that has been alone
-// for Options.Alone is not limited by its share.
+// Classes share the workers in the same way, by weight: range queries 2, instant queries 1, rule
+// queries 1. If jobs of all classes wait all the time, range queries read half of the samples.
+// Limits keep workers free for new jobs, even when nothing else waits. Range queries never hold the
+// last worker (if there are two or more). One tenant never holds more than MaxShare of the workers.
+// Its range queries never hold the last worker that range queries may hold, nor the last one that
+// the tenant may hold (if these are two or more). A tenant that has been alone for Options.Alone is
+// limited only by the first of these rules.
 //
-// A job that waits is given to the worker that has waited longest among those that
-// may run it. Every operation costs at most O(log n) in tenants, except that a change
-// of the workers costs O(tenants), and so may a job whose Avoid excludes the querier.
+// A waiting job is given to the worker that has waited longest among those that may run it. Every
+// operation costs at most O(log n) in the number of tenants, with two exceptions that cost O(n): a
+// change of the workers, and a job whose Avoid excludes the querier.
 package queue
 
 import (
@@ -35,7 +33,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// Class separates kinds of queries so that none waits behind long ones of another kind.
+// Class separates kinds of queries, so that queries of one kind do not wait for long queries of another.
 type Class int
 
 // The classes.
@@ -58,7 +56,7 @@ func (c Class) String() string {
 	return "Class(" + strconv.Itoa(int(c)) + ")"
 }
 
-// weights are the shares of classes that all have jobs waiting.
+// weights are the relative shares of the classes while all have waiting jobs.
 var weights = [classes]float64{Range: 2, Instant: 1, Rule: 1}
 
 // Job is one evaluation that waits for, or is run by, a worker. Its fields must not be
@@ -67,8 +65,8 @@ type Job struct {
 	Tenant tenant.ID
 	Class  Class
 	Cost   int64  // estimated samples to be read; less than MinCost counts as MinCost
-	Avoid  string // querier that must not run it, unless it is the only one connected; "" = none
-	Value  any    // the caller's
+	Avoid  string // querier that must not run the job, unless it is the only one connected; "" = none
+	Value  any    // not used by the queue
 
 	state   state
 	owner   *owner
@@ -76,7 +74,7 @@ type Job struct {
 	number  uint64        // order of arrival
 	pushed  time.Time
 	charged float64   // samples
-	active  [2]uint64 // of the accounts of the flow and the class when they were charged
+	active  [2]uint64 // field active of the accounts of the flow and the class when they were charged
 }
 
 type state int
@@ -92,18 +90,18 @@ type Options struct {
 	// MaxShare is the share of all workers that one tenant may hold, rounded down, but
 	// always at least one. 0 or less means DefaultMaxShare, 1 or more no limit.
 	MaxShare float64
-	// Alone is how long no other tenant may have had a job before a tenant is not limited
-	// by MaxShare; 0 or less means that it always is.
+	// Alone is the time for which no other tenant must have had a job before MaxShare no longer
+	// limits a tenant; 0 or less: MaxShare always limits it.
 	Alone      time.Duration
 	Now        func() time.Time
 	Registerer prometheus.Registerer
 }
 
-// MinCost is the smallest cost of a job in samples: a query that reads nothing keeps a
-// worker busy, too.
+// MinCost is the smallest cost of a job in samples: a query that reads nothing occupies a worker,
+// too.
 const MinCost = 1000
 
-// DefaultMaxShare is the share of all workers that one tenant may hold.
+// DefaultMaxShare is the default of Options.MaxShare.
 const DefaultMaxShare = 0.75
 
 // Queue is a fair queue of jobs. It is safe for concurrent use.
@@ -114,29 +112,29 @@ type Queue struct {
 	mu       sync.Mutex
 	queriers map[string]int // workers of each querier that has some
 	workers  int
-	emptied  time.Time  // when the last worker left, if there is none
+	emptied  time.Time  // when the last worker left; meaningful only if there is no worker
 	takers   *list.List // of *taker, FIFO
 	classes  [classes]class
 	level    level // of the classes
 	owners   map[tenant.ID]*owner
-	busy     map[*owner]struct{} // those with a job
+	busy     map[*owner]struct{} // with a waiting or running job
 	sweepAt  int                 // number of owners at which the idle ones are removed
 	events   uint64              // numbers jobs and turns
-	// latest is the last tenant with a job that came or ended, other the last one before it
-	// that is not the same.
+	// latest is the last tenant whose job arrived or ended, other the last one before it that is a
+	// different tenant.
 	latest, other activity
 }
 
-// activity is the last time when a job of a tenant came or ended.
+// activity is the last time when a job of a tenant arrived or ended.
 type activity struct {
-	tenant tenant.ID // "": there was none
+	tenant tenant.ID // "": no activity yet
 	at     time.Time
 }
 
-// taker is a Take that waits.
+// taker is a waiting call of Take.
 type taker struct {
 	querier string
-	job     chan *Job     // with room for one
+	job     chan *Job     // buffer of one
 	place   *list.Element // in the queue's takers
 }
 
@@ -160,8 +158,8 @@ func New(o Options) *Queue {
 	return q
 }
 
-// AddWorkers adds n workers of a querier, a name or "" for the local process. remove
-// undoes it, once. Jobs that the workers are running stay theirs until Done.
+// AddWorkers adds n workers of a querier; "" is the local process. remove removes them (further
+// calls have no effect). Jobs that they are running stay running until Done.
 func (q *Queue) AddWorkers(querier string, n int) (remove func()) {
 	q.changeWorkers(querier, n)
 	return sync.OnceFunc(func() { q.changeWorkers(querier, -n) })
@@ -191,7 +189,7 @@ func (q *Queue) Workers() int {
 	return q.workers
 }
 
-// Without returns how long there has been no worker; 0 if there is one.
+// Without returns the time since the last worker left, or since New; 0 if there is a worker.
 func (q *Queue) Without() time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -201,9 +199,8 @@ func (q *Queue) Without() time.Duration {
 	return q.o.Now().Sub(q.emptied)
 }
 
-// Push adds a job. It never blocks and never rejects: the number of a tenant's queries
-// is limited before, by querier.Gate. Pushing a job that is in the queue or being run
-// is a mistake in the program, and panics.
+// Push adds a job. It never blocks and never rejects a job: querier.Gate limits the number of a
+// tenant's queries before. Push panics if the job is waiting or running already.
 func (q *Queue) Push(j *Job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -225,8 +222,8 @@ func (q *Queue) Push(j *Job) {
 	q.dispatch()
 }
 
-// Remove removes a job that still waits, and reports whether it did. It did not if a
-// Take has the job.
+// Remove removes a job that still waits, and reports whether it did. It returns false if a call of
+// Take got the job.
 func (q *Queue) Remove(j *Job) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -238,9 +235,9 @@ func (q *Queue) Remove(j *Job) bool {
 	return true
 }
 
-// Take waits until there is a job for a worker of the querier, which must call Done
-// for it. It returns the cause of ctx's end. A querier whose workers were not added, or
-// were removed, gets no job.
+// Take waits until there is a job for a worker of the querier, which must call Done for it. When
+// ctx ends, it returns the cause. A querier whose workers were not added, or were removed, gets no
+// job.
 func (q *Queue) Take(ctx context.Context, querier string) (*Job, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -260,8 +257,8 @@ func (q *Queue) Take(ctx context.Context, querier string) (*Job, error) {
 	}
 }
 
-// giveUp ends a Take that waits. If it got a job at the same moment the job waits
-// again, where it was.
+// giveUp ends a waiting Take. If it got a job at the same moment, the job waits again at its old
+// position.
 func (q *Queue) giveUp(t *taker) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -275,9 +272,9 @@ func (q *Queue) giveUp(t *taker) {
 	}
 }
 
-// Done ends a job that was taken: it frees the tenant's worker, and corrects the
-// accounts by the actual cost in samples read; if it is negative, it is unknown and
-// the estimate is used. Done of a job that is not being run has no effect.
+// Done ends a job that was taken: it frees the worker, and corrects the accounts by the actual cost
+// in samples read. A negative cost is unknown; the estimate then remains. Done of a job that is not
+// running has no effect.
 func (q *Queue) Done(j *Job, actual int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

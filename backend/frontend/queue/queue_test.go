@@ -35,8 +35,8 @@ func TestLimits(t *testing.T) {
 		{"one range worker, one for others", 2, 1, Range, []tenant.ID{"a"}, 1},
 		{"range queries leave one", 4, 1, Range, []tenant.ID{"a"}, 3},
 		{"range queries of many leave one", 8, 0.75, Range, []tenant.ID{"a", "b", "c"}, 7},
-		{"and one to another's range queries", 4, 0.75, Range, []tenant.ID{"a"}, 2},
-		{"who gets it", 4, 0.75, Range, []tenant.ID{"a", "b"}, 3},
+		{"range queries of one leave one to those of others", 4, 0.75, Range, []tenant.ID{"a"}, 2},
+		{"range queries of two leave one", 4, 0.75, Range, []tenant.ID{"a", "b"}, 3},
 		{"three workers", 3, 0.75, Range, []tenant.ID{"a"}, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -62,7 +62,7 @@ func TestLimits(t *testing.T) {
 			}
 			q.Done(held[0], -1)
 			if len(waits.job) != 1 {
-				t.Error("a worker waits though the limit has room")
+				t.Error("a worker waits although the limit is not reached")
 			}
 		})
 	}
@@ -81,8 +81,8 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-// TestAlone checks that a tenant that has been alone for a while is not limited by its share,
-// and is again from the first job of another tenant on.
+// TestAlone checks that MaxShare does not limit a tenant that has been alone for a while, and
+// limits it again from the first job of another tenant on.
 func TestAlone(t *testing.T) {
 	clock := kit.NewClock(time.Unix(1000, 0))
 	q := newQueue(t, 4, Options{Alone: time.Minute, Now: clock.Now})
@@ -102,10 +102,10 @@ func TestAlone(t *testing.T) {
 		}
 	}
 	push(q, "a", Range, 20, 1)
-	held := take("nobody else was there", 3) // all range queries leave one worker
+	held := take("no other tenant had a job", 3) // all range queries leave one worker
 	q.Done(held[2], -1)
 	q.Remove(push(q, "b", Range, 1, 1)[0])
-	held = append(held[:2], take("another tenant was there", 0)...)
+	held = append(held[:2], take("another tenant had a job", 0)...)
 
 	clock.Advance(time.Minute - 1)
 	done(held[:1])
@@ -114,7 +114,7 @@ func TestAlone(t *testing.T) {
 	done(held[:1])
 	held = append(held[1:], take("a minute has passed", 2)...)
 
-	done(take("another tenant gets the worker that is left", 0))
+	done(take("another tenant gets the last worker", 0))
 	other := push(q, "b", Instant, 1, 1)
 	take("it runs", 1)
 	clock.Advance(2 * time.Minute) // one query of the other tenant that takes long
@@ -122,14 +122,14 @@ func TestAlone(t *testing.T) {
 	held = take("the other tenant is still running", 2)
 	done(other)
 	done(held[:1])
-	held = append(held[1:], take("the other tenant has just been done", 1)...)
+	held = append(held[1:], take("the other tenant's job has just ended", 1)...)
 	clock.Advance(2 * time.Minute)
 	done(held[:1])
-	take("the other tenant has been done for a while", 2)
+	take("the other tenant's job ended a while ago", 2)
 }
 
-// TestNotAlone checks that a tenant is not alone beside one whose job runs or waited for long,
-// although a third tenant was there since.
+// TestNotAlone checks that a tenant is not alone while another one has a job that runs or waits for
+// long, even if a third tenant had a job in the meantime.
 func TestNotAlone(t *testing.T) {
 	for name, long := range map[string]func(q *Queue) (end func()){
 		"runs": func(q *Queue) func() {
@@ -163,17 +163,17 @@ func TestNotAlone(t *testing.T) {
 				t.Errorf("a job %s; %s: %d jobs, want %d", name, what, n, want)
 			}
 		}
-		take("beside it", 3) // of five workers
+		take("during it", 3) // of five workers
 		end()
-		take("it has just ended", 0)
+		take("just after it", 0)
 		clock.Advance(time.Minute)
 		push(q, "a", Instant, 1, 1)
-		take("it has ended a minute ago", 2)
+		take("a minute after it", 2)
 	}
 }
 
-// TestWorkersComeAndGo checks that jobs that wait only for a limit run when workers
-// come, and that a querier that has gone gets none.
+// TestWorkersComeAndGo checks that jobs that wait because of a limit run when workers are added,
+// and that a querier without workers gets no job.
 func TestWorkersComeAndGo(t *testing.T) {
 	q := New(Options{})
 	push(q, "a", Instant, 5, 1)
@@ -191,19 +191,19 @@ func TestWorkersComeAndGo(t *testing.T) {
 	}
 	removeOther := q.AddWorkers("other", 1)
 	if len(second.job) != 1 {
-		t.Fatal("a limit that rose made no room")
+		t.Fatal("no job although more workers raised the limit")
 	}
 	third := q.ask("other")
 	remove()
 	remove()
 	if q.Workers() != 1 {
-		t.Fatalf("%d workers after the same were removed twice, want 1", q.Workers())
+		t.Fatalf("%d workers after the same workers were removed twice, want 1", q.Workers())
 	}
 	q.Done(<-local.job, -1)
 	gone := q.ask("")
 	q.Done(<-second.job, -1)
 	if len(gone.job) != 0 || len(third.job) != 1 {
-		t.Error("a querier that has gone got the job")
+		t.Error("a querier whose workers were removed got the job")
 	}
 	removeOther()
 	if q.Workers() != 0 {
@@ -211,8 +211,8 @@ func TestWorkersComeAndGo(t *testing.T) {
 	}
 }
 
-// TestAvoid checks that a job is not run by the querier that it avoids, unless that is
-// the only one, and holds up nobody else.
+// TestAvoid checks that a job is not run by the querier that it avoids, unless that is the only
+// one, and that it does not delay other jobs.
 func TestAvoid(t *testing.T) {
 	q := New(Options{})
 	q.AddWorkers("one", 4)
@@ -235,12 +235,12 @@ func TestAvoid(t *testing.T) {
 	q.Push(first)
 	removeTwo()
 	if len(waits.job) != 1 {
-		t.Error("the only querier that is left does not get the job")
+		t.Error("the only remaining querier does not get the job")
 	}
 }
 
-// TestTakers checks that workers are served in the order in which they came, and that
-// one whose context ends gets the cause and loses no job.
+// TestTakers checks that workers get jobs in the order of their Take calls, and that a Take whose
+// context ends returns the cause and loses no job.
 func TestTakers(t *testing.T) {
 	q := newQueue(t, 9, Options{MaxShare: 1})
 	var takers []*taker
@@ -282,8 +282,8 @@ func TestTakers(t *testing.T) {
 	}
 }
 
-// TestGiveUpWithAJob checks that a job whose taker gives up at the same moment goes
-// back to where it was, and to a worker that waits.
+// TestGiveUpWithAJob checks that a job whose Take ends at the same moment goes back to its position
+// in the queue, or to a waiting worker.
 func TestGiveUpWithAJob(t *testing.T) {
 	q := newQueue(t, 1, Options{})
 	push(q, "a", Instant, 3, 1e6)
@@ -313,8 +313,8 @@ func TestGiveUpWithAJob(t *testing.T) {
 	}
 }
 
-// TestRemove checks that a job that waits is removed, also if its tenant holds what it
-// may, and that one that a worker has is not.
+// TestRemove checks that a waiting job is removed, even if its tenant has reached its limit, and
+// that a running job is not.
 func TestRemove(t *testing.T) {
 	q := newQueue(t, 2, Options{})
 	jobs := push(q, "a", Instant, 4, 1)
@@ -323,20 +323,20 @@ func TestRemove(t *testing.T) {
 		t.Error("a running job was removed")
 	}
 	if !q.Remove(jobs[2]) || q.Remove(jobs[2]) {
-		t.Error("a waiting job is removed once")
+		t.Error("a waiting job was not removed, or was removed twice")
 	}
 	q.Done(held, -1)
 	q.Done(held, -1) // no effect
 	if got := names(q, "q", 9); got != "a1 a3 " {
-		t.Errorf("left are %q", got)
+		t.Errorf("remaining jobs: %q", got)
 	}
 	q.Push(jobs[2])
 	if got := names(q, "q", 9); got != "a2 " {
-		t.Errorf("a removed job was pushed again: %q", got)
+		t.Errorf("after a removed job was pushed again: %q", got)
 	}
 	defer func() {
 		if recover() == nil {
-			t.Error("a job can be pushed twice")
+			t.Error("Push of a waiting job did not panic")
 		}
 	}()
 	q.Push(jobs[0])

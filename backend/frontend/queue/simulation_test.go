@@ -9,10 +9,10 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestHeavyNeighbour: tenant A has pushed 200 range queries of 1e8 samples, which take
-// ten seconds each; tenant B pushes a small one twice a second. With three workers or
-// more B finds a free one at once. With fewer it waits for the job that runs, and for
-// none of those that wait, plus its own that came before.
+// TestHeavyNeighbour checks how long a small tenant waits next to a heavy one. Tenant A has pushed
+// 200 range queries of 1e8 samples, which take ten seconds each; tenant B pushes a small one twice
+// a second. With three workers or more, B gets a free one at once. With fewer, it waits for the
+// running job and for its own earlier jobs, but for no waiting job of A.
 func TestHeavyNeighbour(t *testing.T) {
 	const (
 		rate  = 1e7
@@ -30,8 +30,8 @@ func TestHeavyNeighbour(t *testing.T) {
 		{workers: 3, bound: small / rate},
 		{workers: 4, bound: small / rate},
 		{workers: 16, bound: small / rate},
-		// Other heavy tenants that wait have read nothing yet, so that each has one job
-		// before B's first.
+		// Other heavy tenants that wait have read nothing yet, so one job of each runs before B's
+		// first.
 		{workers: 1, others: 5, bound: 6 * (heavy/rate + heavy/rate/every*small/rate)},
 		{workers: 8, others: 5, share: 1, bound: 6 * heavy / rate},
 	} {
@@ -66,9 +66,9 @@ func TestHeavyNeighbour(t *testing.T) {
 	}
 }
 
-// TestShares checks that tenants that always wait are served the same number of
-// samples, not of queries, at every moment: within one job for each worker, as it was
-// charged. Estimates may be wrong by a factor of 100 either way.
+// TestShares checks that tenants that always have waiting jobs are served the same number of
+// samples, not of queries, at every moment: up to the charged cost of one job for each worker.
+// Estimates may be wrong by a factor of 100 either way.
 func TestShares(t *testing.T) {
 	tenants := []struct {
 		id    tenant.ID
@@ -80,7 +80,7 @@ func TestShares(t *testing.T) {
 		for seed := range uint64(2) {
 			t.Run(fmt.Sprint(workers, "/", seed), func(t *testing.T) {
 				r := rand.New(rand.NewPCG(seed, 16))
-				// Instant queries: no worker is kept for others.
+				// Instant queries: no worker is reserved.
 				q := newQueue(t, workers, Options{MaxShare: 1})
 				served := map[tenant.ID]float64{}
 				actual := map[*Job]int64{}
@@ -127,8 +127,8 @@ func TestShares(t *testing.T) {
 	}
 }
 
-// TestClassShares checks the weights of classes, which are shares of samples, and that
-// none starves whatever the others push.
+// TestClassShares checks that classes are served samples in proportion to their weights, whatever
+// the other classes push.
 func TestClassShares(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 16))
 	q := newQueue(t, 8, Options{})

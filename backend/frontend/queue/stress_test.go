@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestConcurrentUse: while queriers come and go, workers give up and jobs are removed,
-// every job is run or removed, once.
+// TestConcurrentUse checks that every job is run or removed exactly once, while queriers join and
+// leave, calls of Take end, and jobs are removed.
 func TestConcurrentUse(t *testing.T) {
 	const pushers, each = 8, 400
 	q := newQueue(t, 1, Options{})
@@ -90,9 +90,9 @@ func TestConcurrentUse(t *testing.T) {
 	}
 }
 
-// BenchmarkQueue gives the time of Push, Take and Done of a job, beside 10,000 tenants
-// with two waiting jobs each; "avoided" if none of these may be run by the querier,
-// and "workers" is that of AddWorkers and its undoing.
+// BenchmarkQueue measures Push, Take and Done of a job while 10,000 tenants have two waiting jobs
+// each. In "avoided" the querier may run none of these. "workers" measures AddWorkers and its
+// remove function.
 func BenchmarkQueue(b *testing.B) {
 	for _, avoid := range []string{"", "q"} {
 		q := newQueue(b, 8, Options{})

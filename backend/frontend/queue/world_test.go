@@ -9,8 +9,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// ask begins a Take that does not block: its job is in the taker's channel when there
-// is one.
+// ask begins a Take without blocking: the taker's channel receives the job.
 func (q *Queue) ask(querier string) *taker {
 	t := &taker{querier: querier, job: make(chan *Job, 1)}
 	q.mu.Lock()
@@ -44,7 +43,7 @@ func newQueue(t testing.TB, workers int, o Options) *Queue {
 	return q
 }
 
-// push pushes jobs of one tenant, which are called a0, a1, and so on.
+// push pushes n jobs of one tenant. The values of tenant a's jobs are a0, a1, and so on.
 func push(q *Queue, id tenant.ID, c Class, n int, cost int64) []*Job {
 	var jobs []*Job
 	for i := range n {
@@ -55,8 +54,8 @@ func push(q *Queue, id tenant.ID, c Class, n int, cost int64) []*Job {
 	return jobs
 }
 
-// names returns the values of the jobs that a querier gets until there is none, each
-// done at once with its estimate.
+// names returns the values of the next jobs of a querier, at most n. Each is done at once with its
+// estimated cost.
 func names(q *Queue, querier string, n int) string {
 	s := ""
 	for range n {
@@ -103,7 +102,7 @@ func (h *ends) Pop() any {
 	return e
 }
 
-// fill gives jobs to the idle workers.
+// fill lets idle workers take jobs.
 func (w *world) fill() {
 	for w.idle > 0 {
 		j := w.q.try("q")
@@ -133,7 +132,7 @@ func (w *world) runUntil(at float64) {
 	w.now = at
 }
 
-// takeInBackground calls Take and returns what it returns.
+// takeInBackground calls Take in the background; the channel receives its results.
 func takeInBackground(ctx context.Context, q *Queue, querier string) <-chan result {
 	c := make(chan result, 1)
 	go func() {

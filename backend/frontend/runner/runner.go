@@ -1,5 +1,5 @@
-// Package runner runs evaluations that another process requested: it puts into the context
-// what the API puts there for a request of a client.
+// Package runner runs evaluations that another process requested. It sets the same values in the
+// context that the API sets for a client's request.
 package runner
 
 import (
@@ -32,13 +32,13 @@ type Parts interface {
 // Options configure a Runner.
 type Options struct {
 	Engine    promql.QueryEngine
-	Parts     Parts // nil: parts are not evaluated
+	Parts     Parts // nil: requests of parts fail
 	Queryable storage.Queryable
 	Memory    *memory.Account // nil: memory is not accounted for
-	Gate      *querier.Gate   // of queries; nil for parts, whose query has a slot already
+	Gate      *querier.Gate   // limits the queries of a tenant; nil in a querier of parts, whose whole query passed the gate of its frontend
 	Cost      func(promql.Query) (series, samples int64)
 	Readers   func(promql.Query) evaluation.Readers
-	Switches  string // the settings of the process on which answers depend
+	Switches  string // the settings of this process that can change answers
 	Now       func() time.Time
 }
 
@@ -53,8 +53,7 @@ func New(o Options) *Runner {
 	return &Runner{o}
 }
 
-// Run runs an evaluation. The caller must call release when it does not need the answer
-// any more.
+// Run runs an evaluation. The caller must call release when it no longer needs the answer.
 func (r *Runner) Run(ctx context.Context, req *evaluation.Request) (a *evaluation.Answer, release func()) {
 	var closers []func()
 	release = func() {
@@ -87,9 +86,9 @@ func (r *Runner) Run(ctx context.Context, req *evaluation.Request) (a *evaluatio
 	return a, release
 }
 
-// context returns the context of an evaluation, with the values that the API sets for a
-// query. fault returns the error with which data could not be read, or nil. end releases the
-// memory of the evaluation.
+// context returns the context of an evaluation, with the values that the API sets for a query.
+// fault returns the error of a failed read of data, or nil. end releases the memory of the
+// evaluation.
 func (r *Runner) context(ctx context.Context, req *evaluation.Request) (_ context.Context, fault func() error, end func()) {
 	h := r.o.Memory.Begin(memory.Request{Tenant: req.Access.Tenant, Limit: req.Limits.MaxMemoryBytes})
 	ctx, fault = querier.NoteFaults(tenant.NewContext(ctx, req.Access))

@@ -25,7 +25,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// engine makes queries that record how they were made and run.
+// engine creates queries, and records how they were created and run.
 type engine struct {
 	kind   string
 	opts   promql.QueryOpts
@@ -87,8 +87,8 @@ func request() *evaluation.Request {
 		Times: split.Times{Start: at, End: at}, Lookback: time.Second, Class: queue.Rule, Uncached: true, Partial: true, Timeout: time.Hour}
 }
 
-// TestRun checks that a query has what one of a client has: tenant, limits, memory, class,
-// timeout and options; and what its answer says.
+// TestRun checks that an evaluation has the context of a client's query (tenant, limits, memory,
+// class, timeout and options), and checks its answer.
 func TestRun(t *testing.T) {
 	e := &engine{result: promql.Result{Value: promql.Scalar{V: 1}, Warnings: annotations.New().Add(errors.New("w"))}, fault: errors.New("fault")}
 	account := memory.NewAccount(1<<30, prometheus.NewRegistry())

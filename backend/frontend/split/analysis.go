@@ -7,44 +7,43 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// order is what determines the order of the series of a result inside the
-// engine. It matters where values are added up and where equal ones are chosen
-// from, and is not that of the answer, which is sorted.
+// order describes what determines the order of the series of an intermediate result in the engine.
+// The order matters where values are added up, and where one of several equal values is chosen.
+// (The series of the final answer are sorted.)
 type order int
 
 const (
 	// one: there is at most one series.
 	one order = iota
-	// stable: that of the storage. Of the series with a sample at a step, the
-	// order does not depend on the range.
+	// stable: the order of the storage. The order of the series with a sample at a step does not
+	// depend on the range.
 	stable
-	// ranged: that in which the groups of an aggregation first appear in its
-	// input, and a group appears with its first series in the range, which may
-	// have no sample in a part.
+	// ranged: the order in which the groups of an aggregation first appear in its input. A group
+	// appears with its first series in the whole range; that series may have no sample in a part.
 	ranged
-	// arbitrary: that of a Go map, another one each time.
+	// arbitrary: the order of a Go map, different each time.
 	arbitrary
 )
 
-// place is where in the expression a node is.
+// place describes the position of a node in the expression.
 type place struct {
-	// step is the distance of the times of evaluation in milliseconds.
+	// step is the step of the evaluation in milliseconds.
 	step int64
 	// moved is set inside a subquery with an offset or @.
 	moved bool
-	// stats is set inside a function of the count and sum of histograms, for
-	// which the engine does not read buckets.
+	// stats is set inside a function that needs only the count and sum of histograms: for these the
+	// engine does not read buckets.
 	stats bool
-	// hints is the name of an operation around the node, inside that function,
-	// that warns of conflicting counter reset hints.
+	// hints is the name of an enclosing operation, inside such a function, that warns of
+	// conflicting counter reset hints.
 	hints string
 }
 
-// analysis collects why an expression cannot be split.
+// analysis collects the reasons why an expression cannot be split.
 type analysis struct {
 	subqueryStep int64
-	// coupled is why steps depend on each other; ordered is why they do, if
-	// only by the order of series.
+	// coupled is the reason why steps depend on each other; ordered is the reason if they do so
+	// only through the order of series.
 	coupled, ordered string
 	// open is set if a value depends on the order of a Go map.
 	open bool
@@ -56,8 +55,8 @@ func (a *analysis) couple(format string, args ...any) {
 	}
 }
 
-// visit looks for what couples steps in an expression and returns the order of
-// its series. What is not listed as safe is not.
+// visit searches an expression for anything that makes steps depend on each other, and returns the
+// order of its series. Anything not listed as safe counts as unsafe.
 func (a *analysis) visit(expr parser.Expr, at place) order {
 	switch n := expr.(type) {
 	case *parser.NumberLiteral, *parser.StringLiteral:
@@ -65,9 +64,8 @@ func (a *analysis) visit(expr parser.Expr, at place) order {
 	case *parser.ParenExpr:
 		return a.visit(n.Expr, at)
 	case *parser.UnaryExpr:
-		// Series whose labels become equal without the name are merged, and a
-		// step with two of them is an error: by step, like all of the engine's
-		// checks for duplicate labels.
+		// Series whose labels are equal without the name are merged. Two of them at one step are an
+		// error of that step, like all duplicate labels in the engine.
 		return a.visit(n.Expr, at)
 	case *parser.VectorSelector:
 		a.selector(n, at)
@@ -91,28 +89,26 @@ func (a *analysis) selector(n *parser.VectorSelector, at place) {
 	if n.Timestamp != nil && at.moved {
 		a.movedAt()
 	}
-	// The engine reads such histograms without buckets and works out the counter
-	// reset hint from the sample that it read before; at the first step of a
-	// query it has read none. With conflicting hints there is a warning, and + and
-	// - drop the result, which the first step of a part would not.
+	// The engine reads such histograms without buckets and computes the counter reset hint from the
+	// previous sample that it read; at the first step of a query there is none. If hints conflict,
+	// the engine warns, and the operators + and
+	// - drop the result; at the first step of a part it would do neither.
 	if at.hints != "" && n.SkipHistogramBuckets {
 		a.couple("%s of histograms of which only the count and sum are read compares counter resets with the step before", at.hints)
 	}
 }
 
-// movedAt excludes @ inside a subquery that has an offset or @ itself. The
-// engine computes the time of the inner @ relative to the first step of the
-// subquery, but not if that is the first step of the query: it then takes the
-// outer offset into account twice, and reads at a wrong time. Whether it does
-// depends on where a part starts.
+// movedAt excludes @ inside a subquery that has an offset or @ itself. The engine computes the time
+// of the inner @ relative to the first step of the subquery. If that is the first step of the
+// query, it applies the outer offset twice, and reads at a wrong time. Whether this happens depends
+// on where a part starts.
 func (a *analysis) movedAt() {
 	a.couple("@ inside a subquery with offset or @ depends on the first step of the query")
 }
 
-// subquery checks that the windows of consecutive steps have no gap between
-// them. The engine evaluates a subquery once for the whole range, also at times
-// that are in the window of no step: there, it may fail or warn. A split would
-// not evaluate those between two parts.
+// subquery checks that the windows of consecutive steps have no gap between them. The engine
+// evaluates a subquery once for the whole range, also at times that are in the window of no step:
+// there, it may fail or warn. A split query would not evaluate those between two parts.
 func (a *analysis) subquery(n *parser.SubqueryExpr, at place) order {
 	if n.Timestamp != nil && at.moved {
 		a.movedAt()
@@ -125,25 +121,23 @@ func (a *analysis) subquery(n *parser.SubqueryExpr, at place) order {
 		inner.step = a.subqueryStep
 	}
 	if inner.step <= 0 {
-		inner.step = math.MaxInt64 // not known: any range may be shorter
+		inner.step = math.MaxInt64 // unknown: any range may be shorter
 	}
 	return a.visit(n.Expr, inner)
 }
 
 // aggregation checks the parameter and the order of the input.
 //
-// A parameter that may change with time couples steps: the engine decides by
-// the largest value of the whole range whether topk, bottomk, limitk and
-// limit_ratio return anything at all, checks all values for NaN, and prints the
-// largest and smallest one in warnings of quantile and limit_ratio. It also
-// takes an aggregation for constant if its input is, whatever the parameter.
+// A parameter that may change with time couples steps: the engine decides by the largest value of
+// the whole range whether topk, bottomk, limitk and limit_ratio return anything at all, checks all
+// values for NaN, and prints the largest and smallest one in warnings of quantile and limit_ratio.
+// It also treats an aggregation as constant if its input is constant, whatever the parameter.
 //
-// The sum of floats, also where it is compensated, and with it avg, stddev and
-// stdvar, depends on the order of the values, as does the choice of topk,
-// bottomk and limitk between equal ones. min, max and quantile do not, except
-// that they may return either of 0 and -0, which a sum never is. count, group,
-// count_values and limit_ratio, which takes series by the hash of their labels,
-// do not.
+// The sum of floats, even a compensated one, depends on the order of the values. So do avg, stddev
+// and stdvar, and the choice of topk, bottomk and limitk between equal values. min, max and
+// quantile do not, except that they may return 0 or -0 if the input has both (a sum is never -0).
+// count, group, count_values and limit_ratio, which selects series by the hash of their labels, do
+// not.
 func (a *analysis) aggregation(n *parser.AggregateExpr, at place) order {
 	if n.Param != nil && n.Op != parser.COUNT_VALUES && !literal(n.Param) {
 		a.couple("the parameter of %s is checked for all steps at once", n.Op)
@@ -184,7 +178,7 @@ func (a *analysis) needsOrder(n *parser.AggregateExpr, input order) {
 	}
 }
 
-// literal reports whether an expression is arithmetic with numbers.
+// literal reports whether an expression is a number, or arithmetic with numbers only.
 func literal(e parser.Expr) bool {
 	switch n := e.(type) {
 	case *parser.NumberLiteral:
@@ -199,9 +193,8 @@ func literal(e parser.Expr) bool {
 	return false
 }
 
-// neverNegativeZero reports whether an expression is an aggregation whose
-// values are never -0: the engine adds a compensation of +0 to sums and means,
-// and squares for the variance.
+// neverNegativeZero reports whether an expression is an aggregation whose values are never -0: the
+// engine adds a compensation of +0 to sums and means, and variances are sums of squares.
 func neverNegativeZero(e parser.Expr) bool {
 	switch n := e.(type) {
 	case *parser.ParenExpr:
@@ -215,9 +208,9 @@ func neverNegativeZero(e parser.Expr) bool {
 	return false
 }
 
-// binary checks the operands. All operators work step by step on pairs of
-// series, which they find by their labels; series that match several others
-// are an error of the step. The result is collected in a map.
+// binary checks the operands. All operators work step by step on pairs of series that match by
+// labels; a series that matches several others is an error of that step. The result is collected in
+// a map.
 func (a *analysis) binary(n *parser.BinaryExpr, at place) order {
 	switch n.Op {
 	case parser.ADD, parser.SUB:

@@ -2,15 +2,15 @@ package split
 
 import "github.com/prometheus/prometheus/promql/parser"
 
-// kind is how a function is evaluated.
+// kind describes how a function is evaluated.
 type kind int
 
 const (
-	// unsafe functions couple steps, or are not known not to.
+	// unsafe functions make steps depend on each other, or may do so.
 	unsafe kind = iota
-	// byStep functions are evaluated step by step with the values of all
-	// arguments at that step, and their result is collected in a map. The caches
-	// that they keep between steps only have labels.
+	// byStep functions are evaluated step by step with the values of all arguments at that step,
+	// and their result is collected in a map. The caches that they keep between steps have only
+	// labels.
 	byStep
 	// single functions are evaluated step by step, too, and return at most one
 	// series.
@@ -69,28 +69,28 @@ func (a *analysis) call(n *parser.Call, at place) order {
 	return arbitrary
 }
 
-// unsafe says why a function couples steps.
+// unsafe records why a function makes steps depend on each other.
 func (a *analysis) unsafe(name string) {
 	switch name {
 	case "sort", "sort_desc", "sort_by_label", "sort_by_label_desc":
-		// The order of a range query is that of labels. But the engine warns of
-		// sort unless the range has a single step, which a part can have.
+		// A range query orders its series by labels, so sorting has no effect. But the engine warns
+		// of it unless the range has a single step, and a part may have only one.
 		a.couple("%s warns only if a range has more than one step", name)
 	case "info":
-		// It reads the info series that belong to any series of the range, and
-		// fails at a step where one of them has a histogram, also if the series
-		// that it belongs to has no sample there.
+		// info reads the info series that belong to any series of the whole range. It fails at a
+		// step where an info series has a histogram, even if the series that it belongs to has no
+		// sample at that step.
 		a.couple("info joins the series of the whole range")
 	case "start", "end", "range", "step":
 		a.couple("%s() has not been resolved", name)
 	default:
-		// start_timestamp, whose values depend on a switch of the engine, and
-		// what later versions add.
+		// start_timestamp, whose values depend on a switch of the engine, and functions of later
+		// versions.
 		a.couple("the function %s is not known to be splittable", name)
 	}
 }
 
-// insideCall returns the place of the arguments of a function.
+// insideCall returns the place of the arguments of a function, given the place of its call.
 func insideCall(name string, at place) place {
 	switch name {
 	case "histogram_count", "histogram_sum", "histogram_avg", "timestamp", "absent":
@@ -100,9 +100,9 @@ func insideCall(name string, at place) place {
 			at.hints = name
 		}
 	case "rate", "increase", "irate", "delta", "idelta":
-		// Their results are gauges, without a hint. They use that of a sample to
-		// compare it with the one before it in the same window, never that of
-		// the first sample of a window.
+		// Their results are gauges, without a hint. They use the hint of a sample only to compare
+		// it with the previous sample in the same window, never that of the first sample of a
+		// window.
 		at.hints = ""
 	}
 	return at

@@ -21,8 +21,8 @@ const (
 	scrape    = 2 * minute
 )
 
-// made is a series of the test data: value returns the sample at the i-th
-// scrape, and false for none.
+// made is a series of the test data. value returns the sample at the i-th scrape, and false if
+// there is none.
 type made struct {
 	labels labels.Labels
 	value  func(i int64) (float64, *histogram.Histogram, bool)
@@ -72,8 +72,8 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// lives returns whether a series exists at scrape i: some always, some for a few
-// hours, all with gaps.
+// lives reports whether series n exists at scrape i: some always exist, some for a few hours, all
+// with gaps.
 func lives(n int, i int64) bool {
 	h := i * scrape / hour
 	switch n % 5 {

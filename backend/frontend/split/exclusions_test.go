@@ -8,9 +8,9 @@ import (
 	"github.com/prometheus/prometheus/storage"
 )
 
-// groups returns two groups, b and a, of series in the order of their labels:
-// the first series of b ends with the first hour, so in the second one a comes
-// first. a and b are the values of the second hour.
+// groups returns series of two groups. In the order of labels, the first series is of group b; it
+// ends with the first hour, so in the second hour group a comes first. a and b are the values of
+// the second hour.
 func groups(a, b string) string {
 	return "load 10m\n" +
 		"  x{a=\"1\",g=\"b\"} 1x5 _x20\n" +
@@ -18,8 +18,8 @@ func groups(a, b string) string {
 		"  x{a=\"3\",g=\"b\"} " + b + "x20\n"
 }
 
-// TestExclusions shows for everything that Analyze excludes that a split would
-// give another answer.
+// TestExclusions shows for everything that Analyze excludes that the split query has a different
+// answer.
 func TestExclusions(t *testing.T) {
 	for name, c := range map[string]struct {
 		load     string
@@ -146,9 +146,9 @@ func TestExclusions(t *testing.T) {
 	}
 }
 
-// bits are five groups whose sum depends on the order, compensated or not:
-// beside 1e100 the compensation has to add 1 and twice 2^-53. The 1 is first in
-// the first hour, and last but one in the second.
+// bits are groups whose sum depends on the order, even if it is compensated: next to 1e100, the
+// compensation has to add 1 and twice 2^-53. The 1 is first in the first hour, and last but one in
+// the second.
 const bits = `load 10m
   x{a="1",g="b"} 1x5 _x20
   x{a="2",g="a"} 1e100x20

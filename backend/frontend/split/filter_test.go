@@ -32,8 +32,8 @@ func (s sample) Type() chunkenc.ValueType {
 	return chunkenc.ValFloat
 }
 
-// unhinted is a storage that knows nothing of counter resets, as one that
-// merges samples of several sources.
+// unhinted is a storage without counter reset hints, like one that merges samples of several
+// sources.
 type unhinted struct{ storage.Queryable }
 
 // Querier implements storage.Queryable.

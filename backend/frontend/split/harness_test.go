@@ -111,8 +111,8 @@ func shapeOf(t testing.TB, q query) Shape {
 	return Analyze(r, testOptions)
 }
 
-// diff returns the difference of two answers to the same query, "" if they are
-// equal: series, times, the bits of all values but NaN, and annotations.
+// diff returns the difference of two answers to the same query, or "" if they are equal in series,
+// times, the bits of all values except NaN, and annotations.
 func diff(q query, want, got answer) string {
 	if want.err != nil || got.err != nil {
 		if want.err != nil && got.err != nil {
@@ -170,8 +170,7 @@ var (
 	mismatch = regexp.MustCompile(`incompatible (sample types|bucket layout) encountered for binary operator.*`)
 )
 
-// diffNotes compares annotations but for the details that the package's comment
-// excludes.
+// diffNotes compares annotations, except for the details that the package comment excludes.
 func diffNotes(q query, want, got annotations.Annotations) string {
 	w, g := notesOf(q, want), notesOf(q, got)
 	if !slices.Equal(w, g) {

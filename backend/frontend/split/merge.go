@@ -8,19 +8,18 @@ import (
 	"github.com/prometheus/prometheus/promql"
 )
 
-// Merge joins the results of consecutive parts of a query: the points of equal
-// series, floats and histograms, in the order of the parts, and the series
-// sorted by labels, as the engine sorts the result of a range query. It returns
-// an error if a part has a point that is not after all points of the parts
-// before it, or a series twice, since then a step would be doubled or lost. It
-// does not change the parts, and the result may share their points.
+// Merge joins the results of consecutive parts of a query: the points of equal series, floats and
+// histograms, in the order of the parts, and the series sorted by labels, as the engine sorts the
+// result of a range query. It returns an error if a part has a series twice, or a point that is not
+// after all points of earlier parts, since then a step would be doubled or lost. It does not change
+// the parts, and the result may share their points.
 func Merge(parts []promql.Matrix) (promql.Matrix, error) {
 	if err := checkOrder(parts); err != nil {
 		return nil, err
 	}
 	out := promql.Matrix{}
 	index := map[string]int{} // by labels, in out
-	seen := map[string]int{}  // by labels, the last part with the series, from 1
+	seen := map[string]int{}  // by labels: number of the last part with the series, from 1
 	var buf []byte
 	for i, part := range parts {
 		for _, s := range part {
@@ -61,8 +60,7 @@ func checkOrder(parts []promql.Matrix) error {
 	return nil
 }
 
-// bounds returns the times of the first and the last point of a matrix, and
-// whether it has any.
+// bounds returns the times of the first and the last point of a matrix, and whether it has points.
 func bounds(m promql.Matrix) (first, last int64, points bool) {
 	first, last = math.MaxInt64, math.MinInt64
 	for _, s := range m {
@@ -107,11 +105,10 @@ func between[P any](points []P, start, end int64, at func(P) int64) []P {
 	return points[from:to:to]
 }
 
-// Pick returns the points of m at start, start+step, start+2*step and so on, in
-// milliseconds, without series that have none. Histograms are shared with m. So
-// the answer of a query with a shorter step becomes that of one with step, if
-// its shape is splittable with both steps and does not depend on the step. If
-// step is not positive, there is only the point at start.
+// Pick returns the points of m at start, start+step, start+2*step and so on, in milliseconds,
+// without series that have none. Histograms are shared with m. So the answer of a query becomes
+// that of the same query with a longer step, if its shape is splittable with both steps and does
+// not depend on the step. If step is not positive, there is only the point at start.
 func Pick(m promql.Matrix, start, step int64) promql.Matrix {
 	keep := func(t int64) bool {
 		return t == start || t > start && step > 0 && (uint64(t)-uint64(start))%uint64(step) == 0

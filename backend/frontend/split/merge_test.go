@@ -65,8 +65,7 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// TestMergeKeepsParts checks that a part that has room behind its points, as one
-// cut with Slice, does not change.
+// TestMergeKeepsParts checks that Merge does not change a part whose slices have spare capacity.
 func TestMergeKeepsParts(t *testing.T) {
 	whole := promql.Matrix{series("x", 1, 2, 3, -1, -2, -3)}
 	cut := promql.Matrix{whole[0]}

@@ -9,15 +9,14 @@ type Range struct {
 // Day is the smallest interval of a split, in milliseconds.
 const Day = 24 * 60 * 60 * 1000
 
-// Parts divides the steps start, start+step, ... up to end, in milliseconds,
-// into parts that end before the next multiple of interval (from the Unix
-// epoch, so UTC). Every step is in exactly one part, and no part is empty. If
-// there were more than most parts, the boundaries are multiples of a larger
-// multiple of interval. There are no parts if end is before start, and one if
-// step or interval is not positive or most is less than two.
+// Parts divides the steps start, start+step, ... up to end, in milliseconds, into parts that end
+// before the next multiple of interval (from the Unix epoch, so UTC). Every step is in exactly one
+// part, and no part is empty. If that would be more than most parts, the interval is multiplied by
+// an integer. There are no parts if end is before start, and one if step or interval is not
+// positive or most is less than two.
 //
-// The loop is over steps and not over boundaries: with start < end and special
-// cases, as in Cortex and Thanos, the last step of a range is easily lost.
+// The loop is over steps and not over boundaries: a loop over boundaries with special cases, as in
+// Cortex and Thanos, easily loses the last step of a range.
 func Parts(start, end, step, interval int64, most int) []Range {
 	if end < start {
 		return nil
@@ -25,9 +24,9 @@ func Parts(start, end, step, interval int64, most int) []Range {
 	if step <= 0 {
 		return []Range{{start, start}}
 	}
-	// The difference of two int64 fits a uint64, and adding it to start is
-	// right modulo 2^64.
-	steps := (uint64(end) - uint64(start)) / uint64(step) // after the first
+	// The difference of two int64 fits a uint64, and start plus the difference is correct modulo
+	// 2^64.
+	steps := (uint64(end) - uint64(start)) / uint64(step) // number of steps after the first
 	last := start + int64(steps*uint64(step))
 	if interval <= 0 || most < 2 || steps == 0 {
 		return []Range{{start, last}}
@@ -38,8 +37,8 @@ func Parts(start, end, step, interval int64, most int) []Range {
 	var parts []Range
 	for first := start; ; {
 		to := last
-		// The distance to the next boundary is at most interval, even where the
-		// boundary itself is beyond the int64.
+		// The distance to the next boundary is at most interval, even if the boundary itself
+		// overflows an int64.
 		left := uint64(interval - mod(first, interval))
 		if uint64(last)-uint64(first) >= left {
 			to = first + int64((left-1)/uint64(step)*uint64(step))
@@ -52,15 +51,15 @@ func Parts(start, end, step, interval int64, most int) []Range {
 	}
 }
 
-// widen returns the smallest multiple of interval, or one a little larger, with
-// at most most parts, and 0 if that is beyond the int64; most is at least 2.
+// widen returns a multiple of interval, the smallest or nearly so, that makes at most most parts.
+// It returns 0 if that overflows an int64. most must be at least 2.
 func widen(start, last, interval int64, steps, most uint64) int64 {
 	boundaries := uint64(floor(last, interval) - floor(start, interval))
 	if steps < most || boundaries < most {
 		return interval
 	}
-	// Every n-th boundary of these remains. That may be one more than their
-	// number divided by n, rounded down, so the second try is for one less.
+	// Every n-th boundary remains. That may be one more than boundaries/n, rounded down, so the
+	// second try is for one part less.
 	for _, groups := range []uint64{most, most - 1} {
 		n := boundaries/groups + 1
 		if n > uint64((1<<63-1)/interval) {
@@ -82,7 +81,7 @@ func floor(a, b int64) int64 {
 	return a/b - 1
 }
 
-// mod returns the remainder of floor(a, b), which is never negative.
+// mod returns a - b*floor(a, b), which is never negative.
 func mod(a, b int64) int64 {
 	if r := a % b; r >= 0 {
 		return r
@@ -90,18 +89,17 @@ func mod(a, b int64) int64 {
 	return a%b + b
 }
 
-// maxDays is the longest interval in days: beyond it, splitting has no use, and
-// computing with milliseconds none either.
+// maxDays is the longest interval in days: longer ones are useless, and their milliseconds could
+// overflow.
 const maxDays = 1 << 20
 
-// Interval returns the interval of a split in milliseconds, a multiple of a
-// day: that of the number of days that every part reads in addition to its own.
-// So all parts together read at most twice the days that the whole query reads:
-// a query over d days has at most d/n+2 parts with an interval of n days, and
-// with n more days for each they read d+n*(d/n+2) = 2*(d+n).
+// Interval returns the interval of a split in milliseconds: n days, if every part reads n days in
+// addition to its own (at least one). So all parts together read at most twice the days that the
+// whole query reads: a query over d days has at most d/n+2 parts, which read d+n*(d/n+2) = 2*(d+n)
+// days.
 //
-// The interval depends on the expression only: the parts of a dashboard whose
-// range moves keep their boundaries.
+// The interval depends only on the expression: when the range of a dashboard moves, the boundaries
+// of its parts stay the same.
 func (s Shape) Interval() int64 {
 	days := int64(0)
 	if s.Moves {

@@ -54,7 +54,7 @@ func TestParts(t *testing.T) {
 	}
 }
 
-// checkParts returns what is wrong with the parts of a range.
+// checkParts returns an error if the parts of a range are wrong.
 func checkParts(parts []Range, start, end, step, interval int64, most int) error {
 	if len(parts) > max(most, 1) {
 		return fmt.Errorf("%d parts, at most %d", len(parts), most)

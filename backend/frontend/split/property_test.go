@@ -10,10 +10,10 @@ import (
 	"github.com/prometheus/prometheus/storage"
 )
 
-// TestSplitEqualsWhole evaluates random queries in one and in parts, and
-// compares the answers to the bit.
+// TestSplitEqualsWhole evaluates random queries as a whole and in parts, and compares the answers
+// to the bit.
 //
-// SPLIT_QUERIES is the number of queries, SPLIT_SEED another seed, or "now".
+// The environment variable SPLIT_QUERIES sets the number of queries, SPLIT_SEED another seed, or "now".
 func TestSplitEqualsWhole(t *testing.T) {
 	seed := seedOf(os.Getenv("SPLIT_SEED"))
 	queries := 500
@@ -35,7 +35,8 @@ func TestSplitEqualsWhole(t *testing.T) {
 	}
 }
 
-// compare evaluates a query in one and in parts and returns what became of it.
+// compare evaluates a query as a whole and in parts, compares the answers, and returns the kind of the
+// comparison.
 func compare(t *testing.T, db storage.Queryable, q query, interval int64) string {
 	t.Helper()
 	s := shapeOf(t, q)
@@ -51,7 +52,7 @@ func compare(t *testing.T, db storage.Queryable, q query, interval int64) string
 		if want.err != nil {
 			return "failed"
 		}
-		if q.start%3 == 0 { // it takes as long as all else
+		if q.start%3 == 0 { // only some queries: this takes as long as the rest
 			checkReuse(t, db, q, s, want.matrix)
 		}
 		if len(Parts(q.start, q.end, q.step, interval, 1000)) < 2 {
@@ -72,8 +73,8 @@ func compare(t *testing.T, db storage.Queryable, q query, interval int64) string
 	return "open, about equal"
 }
 
-// checkReuse compares what is cut out of the answer of a query with the answers
-// of the queries for it: the steps of a later start, and every third step.
+// checkReuse compares parts of the answer of a query with the answers of queries for these parts:
+// the steps from a later start, and every third step.
 func checkReuse(t *testing.T, db storage.Queryable, q query, s Shape, whole promql.Matrix) {
 	t.Helper()
 	p := Parser(testParser(), at(q.start), at(q.end), ms(q.step))

@@ -8,29 +8,27 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// Resolved is an expression in which nothing refers to the range or step of the
-// query any more.
+// Resolved is an expression that no longer refers to the range or step of the query.
 type Resolved struct {
-	// Expr can be evaluated once by one engine, which changes it.
+	// Expr can be evaluated only once, because the engine changes it.
 	Expr parser.Expr
 	// Step is the step of the query.
 	Step time.Duration
-	// DependsOnStep is set if the text of the expression referred to the start,
-	// end, range or step of the query: the same text has another meaning in a
-	// query with other ones.
+	// DependsOnStep is set if the text of the expression referred to the start, end, range or step
+	// of the query, so that the same text means something else in a query with other times.
 	DependsOnStep bool
 }
 
-// Resolve replaces everything in an expression that depends on the start, end
-// or step of the query by its value: @ start() and @ end(), durations with
-// step() and range(), and the functions start(), end(), range() and step(). An
-// engine that evaluates the result for other times gets the same values. It
-// changes expr, which must come from a parser and not from an engine.
+// Resolve replaces everything in an expression that depends on the start, end or step of the query
+// by its value: @ start() and @ end(), durations with step() and range(), and the functions
+// start(), end(), range() and step(). An engine that evaluates the result for other times gets the
+// same values. It changes expr, which must come directly from a parser: an engine must not have
+// used it.
 //
-// The values are computed by promql.PreprocessExpr, which every engine calls
-// before it evaluates: this function calls it with the times of the whole query
-// and removes what would make the engine's own call compute something else. The
-// positions of all nodes are kept, since annotations print them.
+// The values are computed by promql.PreprocessExpr, which every engine calls before it evaluates:
+// this function calls it with the times of the whole query, and removes everything from which the
+// engine's own call would compute other values. The positions of all nodes are kept, since
+// annotations print them.
 func Resolve(expr parser.Expr, start, end time.Time, step time.Duration) (Resolved, error) {
 	res := Resolved{Step: step, DependsOnStep: dependsOnQuery(expr)}
 	pre, err := promql.PreprocessExpr(expr, start, end, step)
@@ -106,8 +104,8 @@ func strip(expr parser.Expr) parser.Expr {
 		n.RangeExpr = nil
 	case *parser.VectorSelector:
 		n.OriginalOffsetExpr = nil
-		// The engine does not look for @ in the parameter of an aggregation:
-		// there, start() has no timestamp yet, and never gets one.
+		// The engine ignores @ in the parameter of an aggregation: @ start() has no timestamp
+		// there, and never gets one.
 		if n.Timestamp != nil {
 			n.StartOrEnd = 0
 		}
@@ -115,9 +113,8 @@ func strip(expr parser.Expr) parser.Expr {
 	return expr
 }
 
-// Parser returns a parser for the engine that evaluates a part of the query
-// from start to end by step: its expressions mean what they mean in the whole
-// query.
+// Parser returns a parser for the engine that evaluates a part of the query from start to end by
+// step. Its expressions mean the same as in the whole query.
 func Parser(inner parser.Parser, start, end time.Time, step time.Duration) parser.Parser {
 	return wholeQuery{Parser: inner, start: start, end: end, step: step}
 }

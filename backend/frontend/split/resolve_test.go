@@ -56,8 +56,8 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// positions returns the positions of all nodes but parentheses, which the
-// engine removes, and the functions that become numbers.
+// positions returns the positions of all nodes, except parentheses, which the engine removes, and
+// functions that become numbers.
 func positions(expr parser.Expr) string {
 	var b strings.Builder
 	parser.Inspect(expr, func(n parser.Node, _ []parser.Node) error {
@@ -74,8 +74,7 @@ func positions(expr parser.Expr) string {
 	return b.String()
 }
 
-// checkAgain checks that an engine with other times changes nothing of a
-// resolved expression.
+// checkAgain checks that an engine with other times does not change a resolved expression.
 func checkAgain(t *testing.T, expr parser.Expr) {
 	t.Helper()
 	want := expr.String()
@@ -107,8 +106,8 @@ func TestResolveReportsErrors(t *testing.T) {
 	}
 }
 
-// TestUnresolvedParts shows that each of these expressions has another answer in
-// parts if it is not resolved.
+// TestUnresolvedParts shows that each of these expressions has a different answer in parts if it is
+// not resolved.
 func TestUnresolvedParts(t *testing.T) {
 	db := promqltest.LoadedStorage(t, "load 1m\n  x 0+1x300\n  y_total 0+1x60 0+7x200")
 	for _, text := range []string{
@@ -128,13 +127,13 @@ func TestUnresolvedParts(t *testing.T) {
 		m, err := Merge(parts)
 		must(t, err)
 		if diffMatrix(want.matrix, m, sameBits) == "" {
-			t.Errorf("%s: not resolved, it has the same answer", text)
+			t.Errorf("%s: has the same answer even if it is not resolved", text)
 		}
 	}
 }
 
-// TestStepOfSinglePart shows that step() is that of the whole query in a part
-// with a single step, for which the engine takes it to be 0.
+// TestStepOfSinglePart checks that step() in a part with a single step is the step of the whole
+// query. (For a single step, the engine would use 0.)
 func TestStepOfSinglePart(t *testing.T) {
 	db := promqltest.LoadedStorage(t, "load 1m\n  x 0+1x300")
 	q := query{text: "vector(step())", start: 0, end: 3 * hour, step: hour}

@@ -17,45 +17,42 @@ type Options struct {
 	DelayedNames bool
 }
 
-// Shape is what has to be known of an expression to divide its range.
+// Shape describes the properties of an expression that determine how its range can be divided.
 type Shape struct {
 	// Splittable is set if the value at each step depends only on the samples
 	// of a window around that step, so that dividing the range changes nothing.
 	Splittable bool
 	// Reason says why an expression is not splittable.
 	Reason string
-	// OnlyOrder is set if an expression is not splittable, and only since the
-	// order of the groups of an aggregation depends on the range: the answers
-	// of parts can differ in the last bits of sums of floats and in which of
-	// several equal values topk, bottomk and limitk return, in nothing else.
+	// OnlyOrder is set if the only reason why an expression is not splittable is the order of the
+	// groups of an aggregation, which depends on the range. The answers of parts can then differ
+	// only in the last bits of sums of floats, and in which of several equal values topk, bottomk
+	// and limitk return.
 	OnlyOrder bool
-	// Open is set if Prometheus itself does not always give the same answer,
-	// since an aggregation gets its input in the order of a Go map: as with
-	// OnlyOrder, last bits and the choice between equal values can differ. The
-	// same is true, and not seen here, of a selector of several names whose
-	// series become equal without the name.
+	// Open is set if Prometheus itself does not always give the same answer, since an aggregation
+	// gets its input in the order of a Go map: as with OnlyOrder, last bits and the choice between
+	// equal values can differ. A selector of several names whose series become equal without the
+	// name has the same effect, but does not set Open.
 	Open bool
 
-	// Moves is set if samples are read relative to the step: the value at t
-	// depends on those in (t-Before, t+After], in milliseconds. Both can be
-	// negative, with offsets: x offset 1h has an After of minus one hour. They
-	// are the smallest and largest int64 where they would be beyond it, and
-	// where they are not known.
+	// Moves is set if samples are read relative to the step: the value at t depends on those in
+	// (t-Before, t+After], in milliseconds. Both can be negative, with offsets: x offset 1h has an
+	// After of minus one hour. A value that would overflow, or is unknown, is the smallest or
+	// largest int64.
 	Moves         bool
 	Before, After int64
 	// Fixed are the times of the samples that are read at absolute times,
 	// because of the modifier @; nil if there are none.
 	Fixed *Window
 
-	// DependsOnStep is set if the values depend on the range or step of the
-	// query, so that those of one query are not those of another one with the
-	// same text. If it is not set, the answer of a splittable expression has at
-	// every k-th step the values of one with the k-fold step.
+	// DependsOnStep is set if the values depend on the range or step of the query, so that two
+	// queries with the same text can have different values at the same time. If it is not set, the
+	// values of a splittable expression at every k-th step are those of the query with k times the
+	// step.
 	DependsOnStep bool
 }
 
-// Analyze returns the shape of an expression, which no engine may have
-// evaluated yet.
+// Analyze returns the shape of an expression that no engine has evaluated yet.
 func Analyze(r Resolved, o Options) Shape {
 	a := analysis{subqueryStep: o.SubqueryStep.Milliseconds()}
 	a.visit(r.Expr, place{step: r.Step.Milliseconds()})
@@ -77,9 +74,8 @@ func Analyze(r Resolved, o Options) Shape {
 	return s
 }
 
-// Reads returns the smallest window that has the times of all samples on which
-// the steps from start to end depend, in milliseconds, and false if they depend
-// on none.
+// Reads returns the smallest window, in milliseconds, that contains the times of all samples on
+// which the steps from start to end depend. It returns false if they depend on no samples.
 func (s Shape) Reads(start, end int64) (Window, bool) {
 	w := s.Fixed
 	if s.Moves {

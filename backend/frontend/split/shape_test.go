@@ -6,8 +6,7 @@ import (
 	"time"
 )
 
-// TestSplittable lists expressions that must be splittable: those of
-// dashboards.
+// TestSplittable checks that expressions that are usual in dashboards are splittable.
 func TestSplittable(t *testing.T) {
 	for _, text := range []string{
 		"x", "rate(x[5m])", "sum(rate(x[5m]))", "sum by (a) (rate(x[5m])) / sum by (a) (rate(y[5m]))", "topk(5, rate(x[5m]))",
@@ -47,8 +46,7 @@ func TestNotSplittable(t *testing.T) {
 	}
 }
 
-// TestUnknownSubqueryStep checks that a subquery without a step is not taken to
-// have a short one.
+// TestUnknownSubqueryStep checks that a subquery without a step is not assumed to have a short one.
 func TestUnknownSubqueryStep(t *testing.T) {
 	expr, err := testParser().ParseExpr("max_over_time(max_over_time(x[1h:5m])[1h:])")
 	must(t, err)
@@ -75,8 +73,7 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// TestWindows has the window of each kind of selector. The look-back is 5
-// minutes.
+// TestWindows checks the window of each kind of selector. The look-back is 5 minutes.
 func TestWindows(t *testing.T) {
 	for text, want := range map[string]Shape{
 		"time()":                               {},

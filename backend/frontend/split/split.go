@@ -1,6 +1,6 @@
-// Package split divides a PromQL query over a range into parts whose answers,
-// put together, are exactly the answer of the whole query, and determines which
-// part of an answer depends on which data. It has pure functions only.
+// Package split divides a PromQL query over a range into parts whose answers, merged, are exactly
+// the answer of the whole query, and determines which part of an answer depends on which data. All
+// of its functions are pure, except that [Resolve] changes its expression.
 //
 // The order of calls is: [Resolve] the parsed expression, [Analyze] it, divide
 // the range into [Parts] with the [Shape.Interval], evaluate every part with an
@@ -23,23 +23,21 @@
 // floats and ties of topk depend), the split answer is one of those that
 // Prometheus may give.
 //
-// If the whole query fails, a part fails; of several errors, another one may be
+// If the whole query fails, a part fails; if there are several errors, a different one may be
 // reported.
 //
-// Annotations are the same set of messages, with these exceptions in their
-// details. One message from several places of the expression is kept once, and
-// Merge keeps the position of the last part, the engine that of the place it
-// evaluates last. The number of samples for which histogram_quantile had to
-// force monotonicity is doubled by the engine at every step, so a split has a
-// smaller one. If a binary operator meets several kinds of incompatible samples
-// at one step, the engine reports the kind of the last pair, and the order of
-// pairs after an aggregation can depend on the range.
-// annotations.Annotations.Merge changes the annotations it is given: a caller
-// must not merge those that it keeps. The annotations of a part belong to all
-// of its steps: an answer that was cut with [Slice] or [Pick] may have fewer.
+// Annotations are the same set of messages, with these exceptions. If one message comes from
+// several places of the expression, Merge keeps the position of the last part, but the engine keeps
+// the place that it evaluates last. The number of samples for which histogram_quantile had to force
+// monotonicity is doubled by the engine at every step, so a split query has a smaller one. If a
+// binary operator meets several kinds of incompatible samples at one step, the engine reports the
+// kind of the last pair, and the order of pairs after an aggregation can depend on the range.
+// annotations.Annotations.Merge changes the annotations it is given: a caller must not use them
+// afterwards. The annotations of a part belong to all of its steps: an answer that was cut with
+// [Slice] or [Pick] may have fewer.
 //
-// The bits of a NaN are not part of a value here: no PromQL function and no
-// answer tells NaNs apart. histogram_quantile adds up the buckets of one bound
-// with different spellings (le="1", le="1.0") in an order that may depend on the
-// range, which can change the last bit with three spellings or more.
+// Two NaNs with different bits count as equal here: no PromQL function and no answer distinguishes
+// them. histogram_quantile adds up the buckets of one bound with different spellings (le="1",
+// le="1.0") in an order that may depend on the range, which can change the last bit with three
+// spellings or more.
 package split

@@ -7,16 +7,14 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// Window is a range of times in milliseconds: those after After, up to and
-// including To.
+// Window is the range of times (After, To] in milliseconds.
 type Window struct {
 	After, To int64
 }
 
 // reads are the times of the samples that an expression reads.
 type reads struct {
-	// moves is relative to the time of evaluation, nil if no sample is read
-	// relative to it.
+	// moves is relative to the time of evaluation; nil if no read is relative to it.
 	moves *Window
 	// fixed is absolute, nil if there is no @.
 	fixed *Window
@@ -50,8 +48,8 @@ func windows(expr parser.Expr, lookback int64) reads {
 		return outer.union(reads{fixed: inner.fixed})
 	case *parser.Call:
 		if n.Func.Name == "info" {
-			// It reads series that its arguments do not name, at the times
-			// of its first argument. The times are not worked out.
+			// info reads series that its arguments do not name, at the times of its first argument.
+			// The times are not computed here.
 			return reads{moves: &Window{After: math.MinInt64, To: math.MaxInt64}}
 		}
 	}
@@ -80,7 +78,7 @@ func ofRange(n *parser.MatrixSelector, lookback int64) reads {
 	return placed(w, sel.OriginalOffset, sel.Timestamp)
 }
 
-// placed returns what is read by a selector or subquery with an offset and @.
+// placed returns the times that a selector or subquery reads: w moved by the offset, and fixed by @.
 func placed(w Window, offset time.Duration, at *int64) reads {
 	w = w.moved(-offset.Milliseconds())
 	if at == nil {
@@ -98,7 +96,7 @@ func (r reads) union(other reads) reads {
 	return reads{moves: union(r.moves, other.moves), fixed: union(r.fixed, other.fixed)}
 }
 
-// union returns the smallest window that has both; nil is an empty one.
+// union returns the smallest window that contains both; nil is an empty window.
 func union(a, b *Window) *Window {
 	if a == nil {
 		return b

@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/prometheus/storage"
 )
 
-// inWindows keeps the samples that the shape says are read for steps from start
-// to end.
+// inWindows returns a storage with only the samples that are read, by the shape, for steps from
+// start to end.
 func inWindows(db storage.Queryable, s Shape, start, end int64) storage.Queryable {
 	return only{db, func(ts int64) bool {
 		if s.Fixed != nil && ts > s.Fixed.After && ts <= s.Fixed.To {
@@ -21,8 +21,8 @@ func inWindows(db storage.Queryable, s Shape, start, end int64) storage.Queryabl
 	}}
 }
 
-// TestNothingOutsideWindows evaluates random expressions at one step, and over a
-// few steps, with all samples and with those of their windows only.
+// TestNothingOutsideWindows evaluates random expressions at one step, and over a few steps, with
+// all samples and with only those in their windows.
 func TestNothingOutsideWindows(t *testing.T) {
 	seed := seedOf(os.Getenv("SPLIT_SEED")) + 1
 	queries := 200
@@ -46,7 +46,7 @@ func TestNothingOutsideWindows(t *testing.T) {
 		want := ask(t, db, testParser(), q)
 		got := ask(t, inWindows(db, s, q.start, q.end), testParser(), q)
 		if want.err != nil || got.err != nil {
-			// Errors are also those of a subquery between two steps.
+			// Over several steps, an error may also be that of a subquery between two steps.
 			if q.start == q.end && (want.err == nil) != (got.err == nil) {
 				t.Errorf("%s: error %v, want %v", q, got.err, want.err)
 			}
@@ -64,20 +64,20 @@ func TestNothingOutsideWindows(t *testing.T) {
 	}
 }
 
-// TestWindowsAreTight removes the outermost samples of a window one by one: the
+// TestWindowsAreTight removes the outermost samples of a window one by one, and checks that the
 // value changes.
 func TestWindowsAreTight(t *testing.T) {
 	db := promqltest.LoadedStorage(t, "load 1m\n  x 0+1x600")
 	const step = 300 * minute
 	for _, c := range []struct {
 		text        string
-		first, last bool // which ends of the window count
+		first, last bool // which ends of the window change the value
 	}{
 		{"x", false, true}, {"x offset 1h", false, true}, {"x offset -1h", false, true}, {"x @ 7200", false, true},
 		{"sum_over_time(x[10m])", true, true}, {"sum_over_time(x[10m] offset 30m)", true, true},
 		{"sum_over_time(x[10m] offset -30m)", true, true}, {"sum_over_time(x[10m] @ 7200)", true, true},
 		{"sum_over_time(x[10m:1m])", false, true}, {"sum_over_time(x[10m:1m] offset -3m)", false, true},
-		// The first step of a subquery is up to its step later than its range.
+		// The first step of a subquery is up to one step after the start of its range.
 		{"sum_over_time(sum_over_time(x[10m])[1h:1m])", false, true}, {"sum_over_time(sum_over_time(x[10m])[1h:1m] @ 9000)", false, true},
 		{"sum_over_time(x[10m]) + x offset -2m", true, true}, {"sum_over_time(x[10m]) + x @ 60", true, true},
 	} {
@@ -91,14 +91,14 @@ func TestWindowsAreTight(t *testing.T) {
 		for ts, tight := range map[int64]bool{w.After + minute: c.first, w.To: c.last} {
 			rest := only{inWindows(db, s, step, step), func(at int64) bool { return at != ts }}
 			if got := ask(t, rest, testParser(), q).matrix; (diffMatrix(want, got, sameBits) != "") != tight {
-				t.Errorf("%s: the sample at %s counts: %v", c.text, ms(ts), !tight)
+				t.Errorf("%s: the sample at %s changes the value: %v", c.text, ms(ts), !tight)
 			}
 		}
 	}
 }
 
-// TestWindowsHaveOldestSample removes all samples but the oldest one that a
-// look-back may find.
+// TestWindowsHaveOldestSample keeps only the oldest sample of a window, and checks that it is read,
+// and that the one before it is not.
 func TestWindowsHaveOldestSample(t *testing.T) {
 	db := promqltest.LoadedStorage(t, "load 1m\n  x 0+1x600")
 	const step = 300 * minute
@@ -108,8 +108,8 @@ func TestWindowsHaveOldestSample(t *testing.T) {
 	} {
 		q := query{text: text, start: step, end: step, step: minute}
 		s := shapeOf(t, q)
-		// The engine reads in milliseconds, the samples are minutes. The first step
-		// of a subquery is later than its range.
+		// The window begins a millisecond after a sample, so its oldest sample is a minute later.
+		// The first step of a subquery may be after the start of its range.
 		oldest := step - s.Before + minute + slack
 		alone := only{db, func(ts int64) bool { return ts == oldest }}
 		if got := ask(t, alone, testParser(), q).matrix; len(got) != 1 {

@@ -19,8 +19,8 @@ import (
 // Frontend is a query frontend of the ring.
 type Frontend struct {
 	ID string
-	// Unhealthy frontends have no part of the slots. Streams to them stay open: they may
-	// still send evaluations.
+	// Unhealthy frontends get no further slots. Their open streams stay open: they may still send
+	// evaluations.
 	Unhealthy bool
 	Open      func(ctx context.Context) (Stream, error)
 }
@@ -30,14 +30,14 @@ type Stream interface {
 	// Next returns the next evaluation. It returns an error when the frontend has ended
 	// the stream.
 	Next() (*evaluation.Request, error)
-	// Context ends when the stream has ended, for example since the evaluation was
-	// canceled.
+	// Context ends when the stream has ended, for example because the frontend canceled the
+	// evaluation.
 	Context() context.Context
 	Answer(r *evaluation.Request, a *evaluation.Answer) error
-	// Began tells the frontend that an evaluation begins that waited until it is alone.
+	// Began tells the frontend that an evaluation that waited to run alone begins now.
 	Began() error
-	// Leave tells the frontend that this is the last evaluation. It may be called at the
-	// same time as the other methods.
+	// Leave tells the frontend to send no further evaluation. It may be called concurrently with
+	// the other methods.
 	Leave() error
 	Close()
 }
@@ -82,12 +82,11 @@ const (
 	// interval is how often the frontends of the ring are compared with those that have
 	// slots.
 	interval = time.Second
-	// retryAfter is the time until a slot whose frontend did not answer is lent again.
+	// retryAfter is the minimum time before a slot is lent again after a failed Open or Next.
 	retryAfter = 500 * time.Millisecond
 )
 
-// Run lends slots until ctx ends, and then returns when the evaluations that run have
-// ended.
+// Run lends slots until ctx ends. It returns when the running evaluations have ended, too.
 func (w *Worker) Run(ctx context.Context) {
 	w.mu.Lock()
 	w.begun = true
@@ -114,13 +113,13 @@ func (w *Worker) Run(ctx context.Context) {
 	}
 }
 
-// leastPart is the least number of slots of a frontend: with fewer, its limits for tenants and
-// classes would leave no slot free for others.
+// leastPart is the minimum number of slots of a frontend: with fewer, the limits of its queue for
+// tenants and classes could leave no slot free.
 const leastPart = 4
 
-// part returns how many slots each of n frontends has: equal parts of all, rounded up, but at
-// least leastPart or all of them. So the frontends may have more slots together than there
-// are; evaluations beyond them wait in the querier.
+// part returns the number of slots that each of n frontends gets: an equal part of all slots,
+// rounded up, but at least leastPart (or all, if there are fewer). So more slots may be lent than
+// exist; evaluations in excess wait in the querier.
 func (w *Worker) part(n int) int {
 	return max((w.o.Slots+n-1)/n, min(leastPart, w.o.Slots))
 }
@@ -139,9 +138,9 @@ func (w *Worker) Wait(ctx context.Context) {
 	}
 }
 
-// adjust makes n the number of slots that are lent to a frontend. Those beyond it leave:
-// otherwise the frontends would have more slots than there are after one of them was away,
-// and evaluations of one would wait for those of another.
+// adjust lends further slots to a frontend, or ends excess loans, until it has n. Without the
+// latter, more slots than exist would remain lent after a frontend was temporarily absent, and
+// evaluations of one frontend would wait for those of another.
 func (w *Worker) adjust(ctx context.Context, f Frontend, n int, running *sync.WaitGroup) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -164,7 +163,7 @@ func (w *Worker) adjust(ctx context.Context, f Frontend, n int, running *sync.Wa
 	}
 }
 
-// forget is called with w.mu held.
+// forget removes a loan. It is called with w.mu held.
 func (w *Worker) forget(id string, l *loan) {
 	w.lent[id] = slices.DeleteFunc(w.lent[id], func(o *loan) bool { return o == l })
 	if len(w.lent[id]) == 0 {
@@ -172,9 +171,9 @@ func (w *Worker) forget(id string, l *loan) {
 	}
 }
 
-// lend lends one slot to a frontend until the stream or ctx ends. It reports whether to lend
-// it again at once: the stream ended during an evaluation, which the frontend has probably
-// canceled.
+// lend lends one slot to a frontend until the stream or ctx ends. It reports whether the caller
+// should lend the slot again: true if the stream was opened and ctx has not ended. (A stream often
+// ends because the frontend canceled an evaluation.)
 func (w *Worker) lend(ctx context.Context, f Frontend) (again bool) {
 	// Not canceled with ctx: an evaluation that runs is completed.
 	s, err := f.Open(context.WithoutCancel(ctx))
@@ -210,8 +209,8 @@ func pause(ctx context.Context) {
 	}
 }
 
-// evaluate runs an evaluation in a slot of the process, or in all of them if it must be
-// alone: more slots may be lent than there are.
+// evaluate runs an evaluation in a slot of the process, or in all slots if it must run alone. It
+// waits until they are free, since more slots may be lent than exist.
 func (w *Worker) evaluate(s Stream, r *evaluation.Request) error {
 	n := int64(1)
 	if r.Alone {

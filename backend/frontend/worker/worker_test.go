@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 )
 
-// stream is a slot at a frontend that sends what the test puts into requests.
+// stream is a slot at a frontend that sends the evaluations that the test puts into requests.
 type stream struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -58,11 +58,11 @@ type world struct {
 	requests  chan *evaluation.Request
 	running   atomic.Int64
 	most      atomic.Int64
-	alone     atomic.Bool // an evaluation that must be alone was not
+	alone     atomic.Bool // an evaluation that must run alone did not
 	hold      chan struct{}
 	began     atomic.Int64
 	broken    atomic.Bool // answers cannot be sent
-	once      bool        // the frontends are listed once
+	once      bool        // only the first call of list returns the frontends
 }
 
 func (w *world) change(unhealthy string, frontends ...string) {
@@ -138,8 +138,8 @@ func (w *world) untilAny(t *testing.T, want ...string) {
 	t.Fatalf("slots %s, want %s", got, want)
 }
 
-// TestShares checks that each frontend has its part of the slots, also one that comes later,
-// and that one which is not available does not stop the others.
+// TestShares checks that each frontend gets its part of the slots, even one that joins later, and
+// that an unavailable frontend does not affect the others.
 func TestShares(t *testing.T) {
 	w := newWorld("a", "b", "away")
 	worker := w.worker(15)
@@ -156,7 +156,7 @@ func TestShares(t *testing.T) {
 	w.worker(1).Wait(t.Context()) // never ran
 }
 
-// TestLeastPart checks that frontends have enough slots for their limits.
+// TestLeastPart checks the number of slots of each frontend.
 func TestLeastPart(t *testing.T) {
 	for _, tt := range []struct{ slots, frontends, want int }{{1, 1, 1}, {1, 5, 1}, {3, 2, 3}, {4, 2, 4}, {8, 1, 8}, {8, 2, 4}, {9, 2, 5}, {8, 4, 4}, {40, 3, 14}} {
 		if got := newWorld().worker(tt.slots).part(tt.frontends); got != tt.want {
@@ -165,8 +165,8 @@ func TestLeastPart(t *testing.T) {
 	}
 }
 
-// TestPartsAgain checks that a frontend gives slots back that it had while another one was
-// away, and that one that is unhealthy, which may never come back, has no part of them.
+// TestPartsAgain checks that a frontend loses the slots that it got while another one was absent,
+// and that an unhealthy frontend, which may never return, gets none.
 func TestPartsAgain(t *testing.T) {
 	w := newWorld("a")
 	worker := w.worker(16)
@@ -175,7 +175,7 @@ func TestPartsAgain(t *testing.T) {
 	w.until(t, "map[a:16]")
 	w.requests <- &evaluation.Request{}
 	w.change("", "a", "b")
-	w.untilAny(t, "map[a:8 b:8]", "map[a:9 b:8]") // one that runs an evaluation completes it
+	w.untilAny(t, "map[a:8 b:8]", "map[a:9 b:8]") // a slot that runs an evaluation completes it first
 	<-w.hold
 	w.until(t, "map[a:8 b:8]")
 	w.change("b", "a", "b")
@@ -187,7 +187,7 @@ func TestPartsAgain(t *testing.T) {
 }
 
 // TestCanceled checks that a slot is lent again at once after its evaluation was canceled:
-// otherwise one tenant that cancels queries takes the slots of all.
+// otherwise a tenant that cancels queries would use up the slots of all tenants.
 func TestCanceled(t *testing.T) {
 	w := newWorld("a")
 	worker := w.worker(1)
@@ -210,8 +210,8 @@ func TestCanceled(t *testing.T) {
 	worker.Wait(t.Context())
 }
 
-// TestSlots checks that a querier runs no more evaluations than it has slots, although more
-// are lent, and that one which must be alone is.
+// TestSlots checks that a querier runs no more evaluations than it has slots, although more are
+// lent, and that an evaluation that must run alone does.
 func TestSlots(t *testing.T) {
 	w := newWorld("a", "b", "c")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -229,14 +229,14 @@ func TestSlots(t *testing.T) {
 	cancel()
 	worker.Wait(t.Context())
 	if n := w.began.Load(); n != 3 {
-		t.Errorf("%d evaluations that must be alone said that they begin, want 3", n)
+		t.Errorf("%d calls of Began for evaluations that must run alone, want 3", n)
 	}
 	if w.most.Load() > 4 || w.alone.Load() {
-		t.Errorf("%d evaluations at the same time, want at most 4; one that must be alone was not: %v", w.most.Load(), w.alone.Load())
+		t.Errorf("%d evaluations at the same time, want at most 4; one that must run alone did not: %v", w.most.Load(), w.alone.Load())
 	}
 }
 
-// TestLeaves checks that a querier that stops completes what it runs.
+// TestLeaves checks that a querier that stops completes its running evaluations.
 func TestLeaves(t *testing.T) {
 	w := newWorld("a")
 	worker := w.worker(2)
@@ -249,7 +249,7 @@ func TestLeaves(t *testing.T) {
 	defer stop()
 	worker.Wait(ended)
 	if w.running.Load() != 1 {
-		t.Error("the evaluation did not go on")
+		t.Error("the evaluation ended early")
 	}
 	<-w.hold
 	worker.Wait(t.Context())

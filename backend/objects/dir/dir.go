@@ -93,8 +93,9 @@ func (s *Store) path(ctx context.Context, name string) (string, error) {
 }
 
 // Put implements objects.Store. The object is a hard link to the file where the file system
-// allows it, and a copy otherwise. In both cases the file is read once to verify its CRC. Put
-// sets the modification time of a linked file to the current time, which becomes Created.
+// allows it, and a copy otherwise. The file is first read to verify its CRC; a copy reads it
+// again. Put sets the modification time of a linked file to the current time, which becomes
+// Created.
 func (s *Store) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {
 	to, err := s.path(ctx, name)
 	if err != nil {

@@ -36,7 +36,7 @@ func TestOnlyOurs(t *testing.T) {
 	}
 	var seen []string
 	if err := s.List(context.Background(), "", func(o objects.Object) bool { seen = append(seen, o.Name); return true }); err != nil || len(seen) != 1 || seen[0] != "l1/a/whole" {
-		t.Errorf("%q, %v", seen, err)
+		t.Errorf("List() = %q, %v; want only l1/a/whole", seen, err)
 	}
 	if _, err := os.Stat(filepath.Join(root, "other/x.tmp")); err != nil {
 		t.Error("a file outside the first segments was deleted")

@@ -45,7 +45,7 @@ func within(t *testing.T, what string, call func() error) {
 	select {
 	case err := <-done:
 		if err != nil {
-			t.Fatalf("%s: %v", what, err)
+			t.Fatalf("%s failed: %v", what, err)
 		}
 	case <-time.After(time.Minute):
 		t.Fatalf("%s does not end", what)
@@ -194,6 +194,6 @@ func TestDanglingRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Open(root, "l0"); err == nil || !strings.Contains(err.Error(), root) {
-		t.Errorf("opened: %v", err)
+		t.Errorf("Open() = %v, want an error with the path", err)
 	}
 }

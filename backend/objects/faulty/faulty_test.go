@@ -29,10 +29,10 @@ func TestFaults(t *testing.T) {
 		inner, plan := memory.New(), &faults.Plan{}
 		plan.Fail(1, kind)
 		if _, err := (Store{inner, plan}).Put(t.Context(), "l0/a", path, crc); !errors.Is(err, faults.ErrInjected) {
-			t.Errorf("%s: %v", kind, err)
+			t.Errorf("%s: Put returned %v, want ErrInjected", kind, err)
 		}
 		if _, err := inner.Stat(t.Context(), "l0/a"); (err == nil) != stored {
-			t.Errorf("%s: stat %v", kind, err)
+			t.Errorf("%s: Stat returned %v; want the object: %v", kind, err, stored)
 		}
 	}
 }

@@ -34,7 +34,7 @@ type Options struct {
 }
 
 // Limits of the client's own retries, within the caller's context. Get and Stat are sent once:
-// package objects/retried repeats them. Writes are retried by the client, and so is each page of
+// package objects/retried retries them. Writes are retried by the client, and so is each page of
 // a listing, since only the client can continue one.
 const (
 	retryFor  = 2 * time.Minute
@@ -144,8 +144,8 @@ func failed(ctx context.Context, what, name string, err error) error {
 	return fmt.Errorf("cloud storage: %s %s: %w", what, name, err)
 }
 
-// Permanent reports whether an error of a read stays the same if the read is repeated: the
-// service has answered with a status that it does not return for a passing state of its own.
+// Permanent reports whether a retry of a read would fail with the same error: the service
+// responded with an HTTP status that is not due to a temporary state of the service.
 func Permanent(err error) bool {
 	var api *googleapi.Error
 	return errors.As(err, &api) && api.Code >= 400 && api.Code < 500 &&

@@ -69,7 +69,7 @@ func TestNow(t *testing.T) {
 	}
 	defer func() { _ = s.Close() }()
 	if got, err := s.Now(context.Background()); err != nil || !got.Equal(date) {
-		t.Errorf("%s, %v", got, err)
+		t.Errorf("Now() = %s, %v; want %s", got, err, date)
 	}
 	srv.Close()
 	if got, err := s.Now(context.Background()); err == nil {

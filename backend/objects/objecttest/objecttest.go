@@ -37,7 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) objects.Store) {
 		{"delete", testDelete},
 		{"one winner", testOneWinner},
 		{"race of put and delete", testPutDelete},
-		{"file goes", testFileGoes},
+		{"file removed after put", testFileRemoved},
 		{"context", testContext},
 		{"close", testClose},
 	} {
@@ -92,10 +92,10 @@ func testNames(t *testing.T, s objects.Store) {
 	for _, name := range []string{"", "/l1/a", "l1/a/", "l1//a", "l1/../a", "l1/./a", "l1/a b", "l1/a\x00", "l1/ä", "l1/a.tmp", "l1/" +
 		strings.Repeat("n", objects.MaxNameLength)} {
 		if _, err := s.Put(ctx, name, path, crc); !errors.Is(err, objects.ErrInvalid) {
-			t.Errorf("put %q: %v", name, err)
+			t.Errorf("put %q: error %v, want ErrInvalid", name, err)
 		}
 		if _, err := s.Get(ctx, name, 0, 1); !errors.Is(err, objects.ErrInvalid) {
-			t.Errorf("get %q: %v", name, err)
+			t.Errorf("get %q: error %v, want ErrInvalid", name, err)
 		}
 	}
 	for _, name := range []string{"l1/a.tmp/b", "l1/(x)*'!_-/c", "l0/20000/03/i-1.pk"} {
@@ -134,11 +134,11 @@ func testCreateOnly(t *testing.T, s objects.Store) {
 	for _, other := range []string{"two", "longer"} {
 		path, crc := file(t, []byte(other))
 		if _, err := s.Put(ctx, "l1/a", path, crc); !errors.Is(err, objects.ErrExists) {
-			t.Errorf("put of different content: %v", err)
+			t.Errorf("put of different content: error %v, want ErrExists", err)
 		}
 	}
 	if b, err := s.Get(ctx, "l1/a", 0, 3); err != nil || string(b) != "one" {
-		t.Errorf("%q, %v", b, err)
+		t.Errorf("content after rejected puts: %q, error %v", b, err)
 	}
 }
 
@@ -148,7 +148,7 @@ func testChecksum(t *testing.T, s objects.Store) {
 		t.Error("Put succeeded with a wrong checksum")
 	}
 	if _, err := s.Stat(ctx, "l1/a"); !errors.Is(err, objects.ErrNotFound) {
-		t.Errorf("stat after a rejected put: %v", err)
+		t.Errorf("stat after a rejected put: error %v, want ErrNotFound", err)
 	}
 }
 
@@ -163,7 +163,7 @@ func testRanges(t *testing.T, s objects.Store) {
 	}
 	for _, r := range [][2]int{{0, 0}, {-1, 5}, {0, -1}, {0, 1001}, {999, 2}, {1000, 1}, {5000, 1}, {0, objects.MaxRange + 1}} {
 		if b, err := s.Get(ctx, "l1/a", int64(r[0]), r[1]); !errors.Is(err, objects.ErrInvalid) {
-			t.Errorf("range %v: %d bytes, %v", r, len(b), err)
+			t.Errorf("range %v: %d bytes, error %v, want ErrInvalid", r, len(b), err)
 		}
 	}
 }
@@ -172,10 +172,10 @@ func testNotFound(t *testing.T, s objects.Store) {
 	put(t, s, "l1/a/b", []byte("x"))
 	for _, name := range []string{"l1/none", "l1/a", "l1/a/b/c"} {
 		if _, err := s.Get(ctx, name, 0, 1); err == nil || name != "l1/a/b/c" && !errors.Is(err, objects.ErrNotFound) {
-			t.Errorf("get %s: %v", name, err)
+			t.Errorf("get %s: error %v, want ErrNotFound", name, err)
 		}
 		if _, err := s.Stat(ctx, name); err == nil || name != "l1/a/b/c" && !errors.Is(err, objects.ErrNotFound) {
-			t.Errorf("stat %s: %v", name, err)
+			t.Errorf("stat %s: error %v, want ErrNotFound", name, err)
 		}
 	}
 }
@@ -226,7 +226,7 @@ func testDelete(t *testing.T, s objects.Store) {
 		}
 	}
 	if _, err := s.Stat(ctx, "l1/a/b/c"); !errors.Is(err, objects.ErrNotFound) {
-		t.Errorf("stat: %v", err)
+		t.Errorf("stat after delete: error %v, want ErrNotFound", err)
 	}
 	if b, err := s.Get(ctx, "l1/a/b/d", 0, 3); err != nil || string(b) != "two" {
 		t.Errorf("the other object: %q, %v", b, err)
@@ -253,7 +253,7 @@ func testOneWinner(t *testing.T, s objects.Store) {
 	for i, err := range errs {
 		won := string(b) == fmt.Sprintf("content %d", i/2)
 		if won && err != nil || !won && !errors.Is(err, objects.ErrExists) {
-			t.Errorf("put %d: %v; stored content %q", i, err, b)
+			t.Errorf("put %d: error %v with stored content %q", i, err, b)
 		}
 	}
 }
@@ -277,7 +277,7 @@ func testPutDelete(t *testing.T, s objects.Store) {
 	wg.Wait()
 }
 
-func testFileGoes(t *testing.T, s objects.Store) {
+func testFileRemoved(t *testing.T, s objects.Store) {
 	path, crc := file(t, []byte("stays"))
 	if _, err := s.Put(ctx, "l1/a", path, crc); err != nil {
 		t.Fatal(err)
@@ -286,7 +286,7 @@ func testFileGoes(t *testing.T, s objects.Store) {
 		t.Fatal(err)
 	}
 	if b, err := s.Get(ctx, "l1/a", 0, 5); err != nil || string(b) != "stays" {
-		t.Errorf("%q, %v", b, err)
+		t.Errorf("content after the file was removed: %q, error %v", b, err)
 	}
 	if _, err := s.Put(ctx, "l1/b", path, crc); err == nil {
 		t.Error("Put succeeded with a missing file")
@@ -304,7 +304,7 @@ func testContext(t *testing.T, s objects.Store) {
 	for what, err := range map[string]error{"put": putErr, "get": getErr, "stat": statErr, "delete": s.Delete(done, "l1/a"),
 		"list": s.List(done, "", func(objects.Object) bool { return true })} {
 		if !errors.Is(err, context.Canceled) {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: error %v, want context.Canceled", what, err)
 		}
 	}
 }
@@ -323,7 +323,7 @@ func testClose(t *testing.T, s objects.Store) {
 	for what, err := range map[string]error{"put": putErr, "get": getErr, "stat": statErr, "delete": s.Delete(ctx, "l1/a"),
 		"list": s.List(ctx, "", func(objects.Object) bool { return true })} {
 		if !errors.Is(err, objects.ErrClosed) {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: error %v, want ErrClosed", what, err)
 		}
 	}
 }

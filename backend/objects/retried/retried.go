@@ -1,5 +1,5 @@
 // Package retried provides an object store whose reads of objects are retried and hedged; see
-// package retry. Writes are not: their callers have protocols for what failed.
+// package retry. Writes are not retried: after a failed write, its caller decides what to do.
 package retried
 
 import (
@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/backend/retry"
 )
 
-// Kinds of reads. What a ranged read takes depends on its size, so that one p95 for all of them
-// would hedge every large one.
+// Kinds of reads. The time of a ranged read depends on its size: one p95 for all of them would
+// hedge every large one.
 const (
 	small  = "get_small"  // up to 256 KiB
 	medium = "get_medium" // up to 2 MiB
@@ -25,20 +25,21 @@ const (
 const (
 	smallBytes  = 256 << 10
 	mediumBytes = 2 << 20
-	// A larger read is not hedged: its caller has accounted for the memory of one answer.
+	// A larger read is not hedged: its caller has accounted for the memory of one response.
 	// The reads of queries are not larger (store.maxCoalesce), except for a single huge block.
 	hedgedBytes = 8 << 20
 
-	// A try without an answer is canceled after stall, and a second for each MiB of a ranged
-	// read.
+	// A try without a response is canceled after stall plus a second for each MiB of a
+	// ranged read.
 	stall          = 10 * time.Second
 	bytesPerSecond = 1 << 20
 )
 
 // Options configure a Store.
 type Options struct {
-	// Permanent reports whether an error of the adapter stays the same if the read is
-	// repeated, besides those of package objects; nil: none does.
+	// Permanent reports whether a retry would fail with the same error of the adapter.
+	// The errors of package objects are always permanent. If Permanent is nil, no
+	// other error is.
 	Permanent  func(error) bool
 	Registerer prometheus.Registerer // nil: none
 }

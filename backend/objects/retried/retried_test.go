@@ -21,7 +21,7 @@ func TestContract(t *testing.T) {
 	objecttest.Run(t, func(*testing.T) objects.Store { return New(memory.New(), Options{}) })
 }
 
-// unreliable is a store of which 10% of the reads fail and 1% hang.
+// unreliable is a store where 10% of the reads fail and every hundredth hangs.
 type unreliable struct {
 	objects.Store
 	mu                     sync.Mutex
@@ -63,9 +63,9 @@ func (u *unreliable) Stat(ctx context.Context, name string) (objects.Object, err
 	return u.Store.Stat(ctx, name)
 }
 
-// TestUnreliable makes 2,000 reads of a store of which 10% of the reads fail and 1% hang until
-// their context ends: all of them succeed, and no one waits for a call that hangs. Every
-// hundredth call hangs, so that never both calls of a read do; that read would wait for the stall.
+// TestUnreliable makes 2,000 reads of a store where 10% of the calls fail and every hundredth
+// hangs until its context ends. All reads succeed. After the first 500 reads, which provide the
+// durations for hedging, no read waits for a call that hangs: two calls of a read never both hang.
 func TestUnreliable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner := memory.New()
@@ -142,7 +142,7 @@ func (f *failing) Stat(context.Context, string) (objects.Object, error) {
 	return objects.Object{}, f.err
 }
 
-// slow is a store of which reads take as long as the test says.
+// slow is a store whose reads take the time that the test sets.
 type slow struct {
 	objects.Store
 	takes time.Duration
@@ -159,8 +159,8 @@ func (s *slow) Get(ctx context.Context, _ string, _ int64, _ int) ([]byte, error
 	}
 }
 
-// TestKinds checks that slow reads are hedged by the p95 of their size, and not at all if they
-// are larger than what their caller accounts for twice.
+// TestKinds checks that slow reads are hedged after the p95 of reads of similar size, and that
+// reads of more than hedgedBytes are not hedged.
 func TestKinds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner := &slow{}

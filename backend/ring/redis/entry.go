@@ -89,8 +89,8 @@ var (
 	errForeign = errors.New("ring entry has the ID of another instance")
 )
 
-// decodeEntry decodes and verifies an instance's value. An entry whose certificate
-// has expired is no error: the field expired is set.
+// decodeEntry decodes and verifies an instance's value. For an entry whose
+// certificate has expired, it sets the field expired and returns no error.
 func decodeEntry(s Signer, id, value string) (entry, error) {
 	e := entry{value: value}
 	sig, text, ok := strings.Cut(value, "\n")

@@ -78,7 +78,7 @@ func TestZoneChanged(t *testing.T) {
 		name     string
 		hasData  bool
 		prepare  func(t *testing.T, dir string)
-		emptied  bool // Redis
+		emptied  bool // Redis loses its data
 		rejected bool
 	}{
 		{name: "with samples", hasData: true, rejected: true},
@@ -117,7 +117,7 @@ func TestZoneChanged(t *testing.T) {
 			m, err := place(t, srv.Addr, "b", dir, test.hasData)
 			if test.rejected {
 				if !errors.Is(err, ErrZoneChanged) || !strings.Contains(err.Error(), `"b"`) || !strings.Contains(err.Error(), `"a"`) {
-					t.Fatalf("error %v", err)
+					t.Fatalf("error %v, want ErrZoneChanged with both zones", err)
 				}
 				if m != nil {
 					_ = m.Close()
@@ -149,7 +149,7 @@ func TestZoneChanged(t *testing.T) {
 }
 
 // TestDamagedFile checks that an ingester with a damaged file starts as one that lost its
-// disk, since the file may have recorded a loss that is not dealt with.
+// disk, since the file may have had Fresh set.
 func TestDamagedFile(t *testing.T) {
 	for _, content := range []string{"", "{", "{}", "null", "\x00\x00", `{"id":"ingester-1","incarnation":"1","tokens":"!"}`} {
 		srv := programs.Redis(t)

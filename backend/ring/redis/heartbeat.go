@@ -44,7 +44,7 @@ func decodeHeartbeat(text string) (heartbeat, bool) {
 }
 
 // beatAt returns the time of the heartbeat in text. ok is false if text is not a valid
-// heartbeat of this entry or is ahead of now (both Unix ms).
+// heartbeat of this entry, or is more than aheadOfRedis after now (in Unix ms).
 func (e *entry) beatAt(text string, now int64) (int64, bool) {
 	b, ok := decodeHeartbeat(text)
 	if !ok || b.hash != e.hash || b.at > now+aheadOfRedis.Milliseconds() {

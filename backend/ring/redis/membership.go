@@ -35,7 +35,7 @@ type Options struct {
 	// File stores an ingester's tokens across restarts. If it is set, Self is an
 	// ingester.
 	File string
-	// HasData says that the instance's data directory has samples, so that its zone must
+	// HasData is true if the instance's data directory has samples. Then its zone must
 	// not change.
 	HasData bool
 
@@ -246,7 +246,7 @@ func (m *Membership) Leave(ctx context.Context) error {
 }
 
 // Forget removes another instance that will not return, or an untrusted entry, from
-// the ring. It returns the instance as it was, which is empty for an untrusted entry.
+// the ring. It returns the removed instance, or an empty one for an untrusted entry.
 func (m *Membership) Forget(ctx context.Context, id string) (ring.Instance, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

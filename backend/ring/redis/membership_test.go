@@ -190,7 +190,8 @@ func TestRedisLost(t *testing.T) {
 	srv.Kill()
 	steady("with Redis lost", all)
 
-	// One ingester restarts and one dies in the meantime. The first has its tokens.
+	// One ingester restarts and one dies in the meantime. The restarted one has its
+	// old tokens.
 	_ = ms[0].Close()
 	_ = ms[1].Close()
 	ms[0] = open(t, srv.Addr, "ingester-1", "a", dirs[0])
@@ -370,12 +371,12 @@ func TestTokens(t *testing.T) {
 	for _, tokens := range [][]uint32{nil, {0}, {0, 1}, {1 << 31, 1<<32 - 1}, ring.PlaceTokens("", nil)} {
 		got, err := decodeTokens(encodeTokens(tokens))
 		if err != nil || !slices.Equal(got, tokens) {
-			t.Errorf("%v: %v, %v", tokens, got, err)
+			t.Errorf("tokens %v were decoded as %v, error %v", tokens, got, err)
 		}
 	}
 	for _, bad := range []string{"!", "AQA", "/////////////w", "gICAgIA"} {
 		if got, err := decodeTokens(bad); err == nil {
-			t.Errorf("%q: %v", bad, got)
+			t.Errorf("decodeTokens(%q) = %v, want an error", bad, got)
 		}
 	}
 }
@@ -399,7 +400,7 @@ func FuzzEntry(f *testing.F) {
 			return
 		}
 		if in := got.instance(); in.ID != id || !slices.IsSorted(in.Tokens) {
-			t.Errorf("%+v", in)
+			t.Errorf("instance %+v, want the ID %q and sorted tokens", in, id)
 		}
 		if _, ok := got.beatAt(value, 0); ok {
 			t.Errorf("beatAt accepts %q as a heartbeat", value)

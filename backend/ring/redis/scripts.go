@@ -33,8 +33,9 @@ end
 redis.call('PUBLISH', ARGV[2], version)
 `
 
-// bounded reads a hash without fields larger than any valid one, so that garbage
-// written there is not sent to all processes with every read.
+// bounded reads a hash without fields larger than any valid one, and at most 32 MiB
+// in total, so that garbage written there is not sent to all processes with every
+// read.
 const bounded = `local function bounded(key, most)
   local all, out, bytes = redis.call('HGETALL', key), {}, 0
   for i = 1, #all, 2 do

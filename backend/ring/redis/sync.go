@@ -61,8 +61,9 @@ func (m *Membership) registered() bool {
 		m.mine.Incarnation == now.Incarnation && m.mine.Registered == now.Registered && m.mine.Tokens == now.Tokens
 }
 
-// register writes this process's entry with a version larger than all before. It
-// returns false if the version of the ring is not of; an empty of means any version.
+// register writes this process's entry with a version larger than all before. The
+// parameter of is the required version of the ring, or empty for any. If the ring
+// has another version, register returns false and writes nothing.
 func (m *Membership) register(ctx context.Context, self ring.Instance, of string) (bool, error) {
 	e := entryOf(self)
 	e.Version = max(m.newest, m.removals[self.ID].Version, m.redisNow()) + 1
@@ -192,8 +193,8 @@ func (m *Membership) restore(ctx context.Context, list []lost) error {
 }
 
 // fullReadEvery is how many heartbeat intervals are between two full reads of the ring.
-// A change of the ring increases its version, but damage may not, and nobody would
-// notice a damaged entry of a member that is down.
+// A change of the ring increases its version, but damage may not. A member that is up
+// restores its own damaged entry, but a member that is down cannot.
 const fullReadEvery = 10
 
 // registerAttempts is how often registering is tried while the ring changes.
@@ -249,7 +250,7 @@ func (m *Membership) publish() {
 				in.State = m.self.State
 			}
 			if !k.used {
-				in.Addr = "" // nobody may connect to it
+				in.Addr = "" // no process may connect to it
 			}
 			instances = append(instances, in)
 		}
@@ -296,8 +297,8 @@ type saved struct {
 	Tokens      string `json:"tokens"`
 	// Zone is the zone of the samples in the directory; nil in files of older versions.
 	Zone *string `json:"zone,omitempty"`
-	// Fresh is set until the possible loss of an earlier instance of the same name with
-	// its disk is recorded; Replaced, if the ring had such an instance.
+	// Fresh is true until it is recorded that an earlier instance of the same name may
+	// have been lost with its disk. Replaced is true if the ring had such an instance.
 	Fresh    bool `json:"fresh,omitempty"`
 	Replaced bool `json:"replaced,omitempty"`
 	// LostZone is the zone of the replaced instance.
@@ -305,9 +306,9 @@ type saved struct {
 }
 
 // loadFile reads the membership of an earlier run. An ingester without the file is a new
-// incarnation. So is one with a damaged file, because the file may have recorded a loss
-// that is not dealt with: its earlier incarnation counts as lost until replicas have
-// uploaded its pending windows. Data that is still on the disk is not lost by that.
+// incarnation. So is an ingester with a damaged file, because the file may have had
+// Fresh set: its earlier incarnation counts as lost until replicas have uploaded its
+// pending windows. The samples that are still on the disk are kept.
 func (m *Membership) loadFile() error {
 	if m.o.File == "" {
 		return nil

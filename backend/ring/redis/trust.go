@@ -29,8 +29,8 @@ const (
 // memberState is the state of a member in this process.
 type memberState struct {
 	entry
-	// used is false until a recent heartbeat of the entry was read. Nobody connects to a
-	// member that is not used; it counts as unavailable.
+	// used is false until a recent heartbeat of the entry was read. No process connects
+	// to a member that is not used; such a member counts as unavailable.
 	used     bool
 	beat     int64  // time of the last valid heartbeat, Unix ms by the clock of Redis
 	beatText string // the last heartbeat in Redis, valid or not
@@ -65,8 +65,8 @@ func (m *Membership) adopt(ctx context.Context, values, gone map[string]string) 
 	return m.writeBack(ctx, values, gone)
 }
 
-// noteRemovals stores the removals in Redis and deletes the members that they remove.
-// It drops removals that have expired and are no longer in Redis.
+// noteRemovals records the removals that it finds in Redis and deletes the members
+// that they remove. It drops removals that have expired and are no longer in Redis.
 func (m *Membership) noteRemovals(gone map[string]string) {
 	for id, r := range m.removals {
 		if _, there := gone[id]; !there && m.readAt-r.At > keepRemovals.Milliseconds() {
@@ -205,7 +205,8 @@ func (m *Membership) noteHeartbeats() {
 	}
 }
 
-// recent reports whether a heartbeat at that time is within the timeout.
+// recent reports whether a heartbeat at the given time of Redis is not older than
+// the timeout.
 func (m *Membership) recent(at int64) bool {
 	return m.readAt-at <= m.o.Timeout.Milliseconds()
 }
@@ -245,7 +246,8 @@ func (m *Membership) UntrustedIDs() []string {
 	return out
 }
 
-// lost is a member whose entry is missing or overwritten in Redis.
+// lost is a member whose entry is missing or overwritten in Redis: its ID, the
+// entry and the removal that Redis has instead, and the value to write.
 type lost struct{ id, has, gone, value string }
 
 // writeBack writes back entries of members that are missing or overwritten in Redis.

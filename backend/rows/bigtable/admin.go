@@ -12,8 +12,9 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// dataLife is the age at which Bigtable may collect a cell of the Data family. Writers set
-// the timestamp of a cell to its expiry minus dataLife.
+// dataLife is the age at which Bigtable may collect a cell of the Data family. Writers
+// derive the timestamp of a cell from its expiry, so that the cell is not collected
+// earlier.
 const dataLife = 400 * 24 * time.Hour
 
 // Admin creates and changes the table. Serving needs neither Admin nor its permissions.

@@ -189,8 +189,8 @@ func TestAdmin(t *testing.T) {
 	}
 }
 
-// TestNoResponse checks that a read fails by itself if Bigtable does not answer, long before the
-// caller's deadline, and that the error is not that of a canceled request.
+// TestNoResponse checks that a read fails by itself if Bigtable does not respond, long before
+// the caller's deadline, and that the error is not that of a canceled request.
 func TestNoResponse(t *testing.T) {
 	addr := programs.Bigtable(t)
 	var dialed []net.Conn
@@ -225,6 +225,6 @@ func TestNoResponse(t *testing.T) {
 	defer cancel()
 	err = s.ReadRows(ctx, []rows.Range{rows.Single("k")}, rows.Filter{}, func(rows.Row) bool { return true })
 	if !errors.Is(err, errNoResponse) || errors.Is(err, context.Canceled) || ctx.Err() != nil {
-		t.Errorf("%v", err)
+		t.Errorf("read without a response: %v, want errNoResponse", err)
 	}
 }

@@ -13,7 +13,7 @@ import (
 // Limits of a filter: Bigtable accepts 20 KiB, and RE2 limits nested groups.
 const (
 	maxFilter  = 20 << 10
-	maxPattern = maxFilter - 512 // of a qualifier; the rest of a filter is short
+	maxPattern = maxFilter - 512 // of the pattern for qualifiers; the rest of a filter is short
 	maxNested  = 100
 )
 

@@ -11,15 +11,15 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// The client retries a read for as long as its context lasts, and has no option against that. A
-// read is sent once here: package rows/retried repeats it, and continues after the last row, as
-// the client does. The reads that belong to a write (the check of a condition without mutations,
-// the keys of DeletePrefix) are still retried by the client.
+// The client retries a read until the context is done, and has no option to disable that. ReadRows
+// therefore hides errors from the client, so that each read is sent only once. Package rows/retried
+// retries it after the last row received, as the client would. The client still retries the reads
+// that belong to a write: the check of a condition without mutations, and the keys of DeletePrefix.
 
-// once is in the context of a read that must not be retried by the client.
+// once is a value in the context of a read that the client must not retry.
 type once struct {
 	mu  sync.Mutex
-	err error // of the stream that failed, which the client's own retries must not see
+	err error // the error of a failed stream, which is hidden from the client
 }
 
 type onceKey struct{}
@@ -36,7 +36,8 @@ func (o *once) failure() error {
 	return o.err
 }
 
-// errNotRetried replaces the error of a stream. It has no status, so the client returns it.
+// errNotRetried replaces the error of a stream. It has no gRPC status, so the client
+// returns it instead of retrying.
 var errNotRetried = errors.New("read failed")
 
 func (o *once) fail(err error) error {
@@ -70,7 +71,7 @@ type onceStream struct {
 
 func (s onceStream) RecvMsg(m any) error { return s.once.fail(s.ClientStream.RecvMsg(m)) }
 
-// Permanent reports whether an error of a read stays the same if the read is repeated, by the
+// Permanent reports whether a retry of a read would fail with the same error, judging by the
 // status that Bigtable returned.
 func Permanent(err error) bool {
 	switch status.Code(err) {

@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows/retried"
 )
 
-// broken is a Bigtable service of which each read returns the next two rows and then fails.
+// broken is a Bigtable service whose reads fail after perRow rows.
 type broken struct {
 	bigtablepb.UnimplementedBigtableServer
 	code   codes.Code

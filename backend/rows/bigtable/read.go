@@ -29,7 +29,8 @@ func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ctx, once := withOnce(ctx)
-	// A read waits until its context is done, even without any response.
+	// Without this timer, a read to which Bigtable does not respond would wait until
+	// its context is done.
 	timeout := time.AfterFunc(s.noResponseAfter, func() { cancel(errNoResponse) })
 	defer timeout.Stop()
 	if err := rows.CheckRead(ranges, f); err != nil {

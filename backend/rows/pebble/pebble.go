@@ -1,5 +1,5 @@
 // Package pebble implements rows.Store in an embedded Pebble database, for Pallium on one
-// machine. Only package main and tests import it.
+// machine. Only package main, package rows/memory and tests import it.
 package pebble
 
 import (

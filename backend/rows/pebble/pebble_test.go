@@ -85,7 +85,7 @@ func TestCrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got != "abc" {
-		t.Errorf("rows after the crash: %q", got)
+		t.Errorf("rows after the crash: %q, want abc", got)
 	}
 }
 

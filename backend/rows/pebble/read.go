@@ -83,7 +83,7 @@ func wantedColumns(f rows.Filter) [][]byte {
 	return slices.CompactFunc(out, bytes.Equal)
 }
 
-// scan reads one range and reports whether to go on with the next.
+// scan reads one range and reports whether to continue with the next.
 func (r *reader) scan(rg rows.Range) (bool, error) {
 	lower, upper := bounds(rg)
 	r.it.SetBounds(lower, upper)

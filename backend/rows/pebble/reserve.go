@@ -16,10 +16,11 @@ const (
 	// reserve, a store on a full disk could not be opened, and the data that fills the
 	// disk could be neither read nor compacted.
 	reserveName = "full-disk-reserve"
-	// reserveBytes is the most that Pebble may have in its log: one memtable.
+	// reserveBytes is the size of a full reserve: that of one memtable. The log of Pebble holds
+	// more only while memtables wait for a flush.
 	reserveBytes = 16 << 20
-	// leastReserve is the least that a start needs, and the least that is reserved on a
-	// disk without space for reserveBytes.
+	// leastReserve is the minimum number of bytes that a start needs, and the smallest
+	// reserve on a disk without space for reserveBytes.
 	leastReserve = 1 << 20
 )
 

@@ -20,8 +20,8 @@ func (s *Store) commit(b *pebble.Batch) error {
 	return b.Commit(pebble.Sync)
 }
 
-// space returns an error if the disk is nearly full. A file system that does not report
-// its free space counts as empty.
+// space returns an error if the disk is nearly full. If the file system does not report
+// its free space, space returns nil.
 func (s *Store) space() error {
 	if usage, err := s.fs.GetDiskUsage(s.dir); err == nil && usage.AvailBytes < minFree {
 		return fmt.Errorf("disk is full: %d bytes are free in %s, a write needs %d", usage.AvailBytes, s.dir, minFree)

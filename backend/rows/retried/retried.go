@@ -1,5 +1,5 @@
 // Package retried provides a row store whose reads are retried and hedged; see package retry.
-// Writes are not: their callers have protocols for what failed.
+// Writes are not retried: after a failed write, its caller decides what to do.
 package retried
 
 import (
@@ -23,14 +23,15 @@ const (
 
 const fewKeys = 16
 
-// stall is how long a try waits for its first row. Bigtable's adapter ends a read that has no
-// further row after the same time.
+// stall is how long a try waits for its first row. After the same time without a further row,
+// the adapter for Bigtable ends a read with an error.
 const stall = 20 * time.Second
 
 // Options configure a Store.
 type Options struct {
-	// Permanent reports whether an error of the adapter would occur again if the read was
-	// repeated. Errors of package rows always would. If it is nil, no other error would.
+	// Permanent reports whether a retry would fail with the same error of the adapter.
+	// rows.ErrInvalid and rows.ErrClosed are always permanent. If Permanent is nil, no
+	// other error is.
 	Permanent  func(error) bool
 	Registerer prometheus.Registerer // nil: none
 }
@@ -52,16 +53,16 @@ func New(s rows.Store, o Options) *Store {
 		Permanent: permanent, Registerer: o.Registerer})}
 }
 
-// ReadRows implements rows.Store. A read that fails after some rows continues after the last of
-// them; the four tries are counted from there, so that a long scan is not limited to three
-// failures. Only the first row is hedged.
+// ReadRows implements rows.Store. A read that fails after it returned rows continues after the
+// last of them, with retry.Tries new tries, so that a long scan is not limited to three
+// failures. A read is hedged only while it waits for its first row.
 func (s *Store) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter, visit func(rows.Row) bool) error {
-	// A canceled try may still use the arguments when this call has returned.
+	// A canceled try may still use the arguments after this call has returned.
 	ranges = slices.Clone(ranges)
 	f.Families, f.Qualifiers = slices.Clone(f.Families), slices.Clone(f.Qualifiers)
 	read := retry.Read{Kind: kind(ranges), Stall: stall}
 	for {
-		left, filter := ranges, f // which later tries change
+		left, filter := ranges, f // copies, because later tries change ranges and f
 		st, release, err := retry.Do(ctx, s.reads, read, func(ctx context.Context) (*stream, error) { return s.open(ctx, left, filter) })
 		if err != nil {
 			return err
@@ -97,7 +98,7 @@ func kind(ranges []rows.Range) string {
 	return few
 }
 
-// after returns the parts of ranges behind a key.
+// after returns the parts of the ranges after a key.
 func after(ranges []rows.Range, key string) []rows.Range {
 	next := key + "\x00"
 	var out []rows.Range
@@ -110,9 +111,9 @@ func after(ranges []rows.Range, key string) []rows.Range {
 	return out
 }
 
-// stream is a read that has its first row, or has ended. The rows are passed on, instead of
-// calling visit where they are read, so that only one try calls visit, and in the caller's
-// goroutine.
+// stream is a read that has received its first row or has ended. The goroutine that reads
+// rows passes them on through a channel instead of calling visit, so that only one try
+// calls visit, in the caller's goroutine.
 type stream struct {
 	first *rows.Row // nil: there is none
 	rows  chan rows.Row
@@ -132,7 +133,7 @@ func (s *Store) open(ctx context.Context, ranges []rows.Range, f rows.Filter) (*
 			}
 		})
 		if err == nil {
-			err = ctx.Err() // visit returned false, or the context ended later, which does not matter
+			err = ctx.Err() // either the read stopped because ctx is done, or ctx ended later, and then nobody reads the error
 		}
 		st.end <- err
 	}()
@@ -148,8 +149,8 @@ func (s *Store) open(ctx context.Context, ranges []rows.Range, f rows.Filter) (*
 	}
 }
 
-// deliver calls visit for the rows. It returns the key of the last one and their number, and the
-// error of the read; nil if visit returned false. It calls release.
+// deliver calls visit for the rows. It returns the key of the last row, the number of rows and
+// the error of the read, which is nil if visit returned false. It calls release.
 func (st *stream) deliver(visit func(rows.Row) bool, release context.CancelFunc) (last string, n int, err error) {
 	defer release()
 	if st.first != nil {

@@ -110,11 +110,11 @@ func TestContinues(t *testing.T) {
 							t.Fatal(err)
 						}
 						if got = append(got, i); len(got) > 200 {
-							return false // rows again and again
+							return false // endless repetitions
 						}
 						return tt.stop == 0 || len(got) < tt.stop
 					})
-					// A read that ends exactly at a fault fails with it, after all rows.
+					// A fault after the last row does not fail the read either.
 					if err != nil || !slices.Equal(got, tt.want) {
 						t.Errorf("fault after %d rows: rows %v, %v; want %v", every, got, err, tt.want)
 					}
@@ -166,8 +166,8 @@ func TestGivesUp(t *testing.T) {
 	}
 }
 
-// TestHedge checks that only one of two reads calls visit, whichever answers first, and that a
-// read that has given a row is not hedged.
+// TestHedge checks that only one of two calls passes rows to visit, whichever returns a row
+// first, and that a read that has returned a row is not hedged.
 func TestHedge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner := newTable(10)
@@ -205,17 +205,17 @@ func TestHedge(t *testing.T) {
 				}
 			}
 			if got := read(); !slices.Equal(got, inner.keys) || inner.count() != calls {
-				t.Errorf("%d: rows %v, %d calls, want %d", slow, got, inner.count(), calls)
+				t.Errorf("case %d: rows %v, %d calls, want %d", slow, got, inner.count(), calls)
 			}
 		}
 		synctest.Wait()
 	})
 }
 
-// TestUnreliable makes 2,000 reads of a store of which 10% of the calls fail, at any row, and 1%
-// hang before their first row: all succeed, with each row once, and no one waits for a call that
-// hangs. Every hundredth call hangs, so that never both calls of a read do; that read would wait
-// for the stall.
+// TestUnreliable makes 2,000 reads of a store where 10% of the calls fail, at any row, and every
+// hundredth call hangs before its first row. All reads succeed, with each row once. After the
+// first 200 reads, which provide the durations for hedging, no read waits for a call that hangs:
+// two calls of a read never both hang.
 func TestUnreliable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner := newTable(5)

@@ -82,7 +82,7 @@ func testLongList(t *testing.T, s rows.Store, name string, list []string) {
 	err := s.ReadRows(context.Background(), []rows.Range{rows.Prefix(name)}, rows.Filter{},
 		func(r rows.Row) bool { all = append(all, r); return true })
 	if err != nil || len(all) != 4 {
-		t.Fatal(len(all), err)
+		t.Fatalf("read %d rows, error %v; want 4", len(all), err)
 	}
 	for what, f := range map[string]rows.Filter{
 		"all":           {},
@@ -182,7 +182,7 @@ func testLongConditions(t *testing.T, s rows.Store) {
 	} {
 		got, err := s.CheckAndMutate(context.Background(), "r", c.c, nil, []rows.Mutation{set(data, "else", 1, "v")})
 		if err != nil || got != c.holds {
-			t.Errorf("condition %d on a qualifier of %d bytes holds: %v, %v", c.c.Test, len(c.c.Qualifier), got, err)
+			t.Errorf("condition %d on a qualifier of %d bytes: held = %v, error %v; want %v", c.c.Test, len(c.c.Qualifier), got, err, c.holds)
 		}
 	}
 }

@@ -240,7 +240,7 @@ func testNoSharing(t *testing.T, s rows.Store) {
 	}
 	copy(kept[0].Cells[0].Value, "YYYYY")
 	if got := string(kept[1].Cells[0].Value); got != "value" {
-		t.Errorf("value is %q", got)
+		t.Errorf("value of the second read is %q, want %q: reads share memory", got, "value")
 	}
 	want(t, "stored", read(t, s, rows.Filter{}, all), "r{s:q@1=value}")
 }
@@ -250,10 +250,10 @@ func testContext(t *testing.T, s rows.Store) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := s.ReadRows(ctx, []rows.Range{all}, rows.Filter{}, func(rows.Row) bool { return true }); !errors.Is(err, context.Canceled) {
-		t.Errorf("read: %v", err)
+		t.Errorf("read with a canceled context: error %v, want context.Canceled", err)
 	}
 	if err := s.Mutate(ctx, rows.RowMutation{Key: "r", Mutations: []rows.Mutation{rows.DeleteRow()}}); !errors.Is(err, context.Canceled) {
-		t.Errorf("mutate: %v", err)
+		t.Errorf("mutate with a canceled context: error %v, want context.Canceled", err)
 	}
 	want(t, "kept", read(t, s, rows.Filter{}, all), "r{s:q@1=v}")
 }
@@ -269,7 +269,7 @@ func testClose(t *testing.T, s rows.Store) {
 	_, cerr := s.CheckAndMutate(ctx, "r", rows.Present(sys, "q"), row.Mutations, nil)
 	bulk := s.MutateRows(ctx, []rows.RowMutation{row})
 	if len(bulk) != 1 {
-		t.Fatalf("bulk: %d errors", len(bulk))
+		t.Fatalf("MutateRows of 1 row after Close returned %d errors, want 1", len(bulk))
 	}
 	for name, err := range map[string]error{
 		"read":          s.ReadRows(ctx, []rows.Range{all}, rows.Filter{}, func(rows.Row) bool { return true }),
@@ -279,7 +279,7 @@ func testClose(t *testing.T, s rows.Store) {
 		"delete prefix": s.DeletePrefix(ctx, "r"),
 	} {
 		if !errors.Is(err, rows.ErrClosed) {
-			t.Errorf("%s after Close: %v", name, err)
+			t.Errorf("%s after Close: error %v, want ErrClosed", name, err)
 		}
 	}
 }

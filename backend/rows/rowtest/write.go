@@ -77,7 +77,7 @@ func testDeletePrefix(t *testing.T, s rows.Store) {
 		}
 		for _, k := range keys {
 			if left[k] == strings.HasPrefix(k, p) {
-				t.Errorf("after delete of prefix %q: row %q exists: %v", p, k, left[k])
+				t.Errorf("after the deletion of prefix %q: row %q exists = %v, want %v", p, k, left[k], !left[k])
 			}
 		}
 	}
@@ -123,7 +123,7 @@ func testInvalid(t *testing.T, s rows.Store) {
 		"empty prefix":            s.DeletePrefix(ctx, ""),
 	} {
 		if !errors.Is(err, rows.ErrInvalid) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: error %v, want ErrInvalid", name, err)
 		}
 	}
 	want(t, "nothing written", read(t, s, rows.Filter{}, all))
@@ -133,7 +133,7 @@ func testAtomicFailure(t *testing.T, s rows.Store) {
 	put(t, s, "r", set(sys, "q", 1, "before"))
 	m := rows.RowMutation{Key: "r", Mutations: []rows.Mutation{rows.DeleteRow(), set(sys, "q", 1, "after"), set("y", "q", 1, "bad")}}
 	if err := s.Mutate(context.Background(), m); !errors.Is(err, rows.ErrInvalid) {
-		t.Errorf("mutate: %v", err)
+		t.Errorf("mutate with an unknown family: error %v, want ErrInvalid", err)
 	}
 	want(t, "kept", read(t, s, rows.Filter{}, all), "r{s:q@1=before}")
 }
@@ -148,7 +148,7 @@ func testBulk(t *testing.T, s rows.Store) {
 		t.Fatalf("bulk: %v", errors.Join(errs...))
 	}
 	if n := len(read(t, s, rows.Filter{}, all)); n != 1000 {
-		t.Errorf("%d rows", n)
+		t.Errorf("read %d rows, want 1000", n)
 	}
 	if errs := s.MutateRows(ctx, nil); errs != nil {
 		t.Errorf("empty bulk: %v", errs)
@@ -160,14 +160,14 @@ func testBulk(t *testing.T, s rows.Store) {
 		{Key: "c", Mutations: []rows.Mutation{set(sys, "q", 1, "3")}},
 	})
 	if len(errs) != 3 || errs[0] != nil || !errors.Is(errs[1], rows.ErrInvalid) || errs[2] != nil {
-		t.Errorf("bulk with a bad row: %v", errs)
+		t.Errorf("bulk with an invalid second row: errors %v, want ErrInvalid for that row only", errs)
 	}
 	want(t, "others applied", read(t, s, rows.Filter{}, rows.Range{Start: "a"}), "a{s:q@1=1}", "b{s:q@1=before}", "c{s:q@1=3}")
 
 	same := rows.RowMutation{Key: "d", Mutations: []rows.Mutation{set(sys, "q", 1, "1")}}
 	errs = s.MutateRows(ctx, []rows.RowMutation{same, same})
 	if len(errs) != 2 || !errors.Is(errs[0], rows.ErrInvalid) || !errors.Is(errs[1], rows.ErrInvalid) {
-		t.Errorf("same key twice: %v", errs)
+		t.Errorf("same key twice: errors %v, want ErrInvalid for both rows", errs)
 	}
 	want(t, "same key twice", read(t, s, rows.Filter{}, rows.Single("d")))
 }
@@ -183,7 +183,7 @@ func testSizes(t *testing.T, s rows.Store) {
 		return true
 	})
 	if err != nil || len(got) != 2 || got[0].Key != key {
-		t.Fatalf("%d rows, %v", len(got), err)
+		t.Fatalf("read %d rows, error %v; want the 2 rows with the longest keys", len(got), err)
 	}
 	if c := got[0].Cells[0]; c.Qualifier != q || c.Time != rows.MaxTime || !bytes.Equal(c.Value, v) {
 		t.Error("the largest cell was read with a different value")
@@ -198,14 +198,14 @@ func testConditions(t *testing.T, s rows.Store) {
 		holds bool
 	}{
 		{"absent", rows.Absent(sys, "none"), true},
-		{"absent, but there", rows.Absent(sys, "q"), false},
+		{"absent, but exists", rows.Absent(sys, "q"), false},
 		{"absent in that family", rows.Absent(data, "q"), true},
-		{"absent, prefix there", rows.Absent(sys, ""), true},
+		{"absent, but a longer qualifier exists", rows.Absent(sys, ""), true},
 		{"present", rows.Present(sys, "q"), true},
-		{"present, but not there", rows.Present(sys, "none"), false},
+		{"present, but does not exist", rows.Present(sys, "none"), false},
 		{"value", rows.ValueIs(sys, "q", []byte("new.*")), true},
 		{"older value", rows.ValueIs(sys, "q", []byte("old")), false},
-		{"value is no pattern", rows.ValueIs(sys, "p", []byte("a.c")), false},
+		{"value is not a pattern", rows.ValueIs(sys, "p", []byte("a.c")), false},
 		{"value is a prefix", rows.ValueIs(sys, "p", []byte("ab")), false},
 		{"binary value", rows.ValueIs(sys, "bin", []byte("\x00\n\xff\\C")), true},
 		{"empty value", rows.ValueIs(sys, "e", nil), true},
@@ -215,18 +215,18 @@ func testConditions(t *testing.T, s rows.Store) {
 			set(sys, "bin", 1, "\x00\n\xff\\C"), set(sys, "e", 1, ""))
 		holds, err := s.CheckAndMutate(context.Background(), "k", c.c, then, otherwise)
 		if err != nil || holds != c.holds {
-			t.Errorf("%s: %v, %v", c.name, holds, err)
+			t.Errorf("condition %q: held = %v, error %v; want %v", c.name, holds, err, c.holds)
 		}
 		result := map[bool]string{true: "k{s:r@1=then}", false: "k{s:r@1=otherwise}"}[c.holds]
 		want(t, c.name, read(t, s, rows.Filter{Qualifiers: []string{"r"}}, all), result)
 	}
 	holds, err := s.CheckAndMutate(context.Background(), "new", rows.Absent(sys, "q"), nil, otherwise)
 	if err != nil || !holds {
-		t.Errorf("empty then: %v, %v", holds, err)
+		t.Errorf("empty then: held = %v, error %v; want true", holds, err)
 	}
 	holds, err = s.CheckAndMutate(context.Background(), "new", rows.Present(sys, "q"), then, nil)
 	if err != nil || holds {
-		t.Errorf("empty otherwise: %v, %v", holds, err)
+		t.Errorf("empty otherwise: held = %v, error %v; want false", holds, err)
 	}
 	want(t, "neither wrote", read(t, s, rows.Filter{}, rows.Single("new")))
 }
@@ -249,16 +249,16 @@ func testOneWinner(t *testing.T, s rows.Store) {
 		}
 		wg.Wait()
 		if n := winners.Load(); n != 1 {
-			t.Fatalf("%d winners", n)
+			t.Fatalf("%d of 8 concurrent conditional writes were applied, want 1", n)
 		}
 		if got := read(t, s, rows.Filter{}, rows.Single(key)); len(got) != 1 || strings.Count(got[0], "@") != 1 {
-			t.Fatalf("row %q", got)
+			t.Fatalf("row after the race is %q, want one cell", got)
 		}
 	}
 }
 
-// testCounter increments a counter concurrently, with other writes to the same row and adjacent rows at
-// the same time.
+// testCounter increments a counter with concurrent conditional writes, while other cells of the
+// same row are written.
 func testCounter(t *testing.T, s rows.Store) {
 	ctx := context.Background()
 	put(t, s, "n", set(sys, "n", 1, "0"))

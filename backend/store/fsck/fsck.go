@@ -22,11 +22,11 @@ type Checker struct {
 	store *store.Store
 }
 
-// Progress is called with the completed part, from 0 to 1, and the name of the next day. It
-// may be nil.
+// Progress is called with the completed part of the work, from 0 to 1, and the tenant and
+// day that are processed next. It may be nil.
 type Progress func(done float64, next string)
 
-// day reports that a day of a tenant is next.
+// day reports that a day of a tenant is processed next.
 func (p Progress) day(c *index.Catalog, tenantsDone, tenants, daysDone, days int) {
 	if p != nil {
 		done := (float64(tenantsDone) + float64(daysDone)/float64(days)) / float64(tenants)
@@ -40,8 +40,8 @@ func New(s *store.Store) *Checker {
 	return &Checker{opts: o, index: o.Index, store: s}
 }
 
-// Tenants returns the tenants with rows in the index or objects in the object store,
-// ascending.
+// Tenants returns the tenants with rows in the index or compacted packs in the
+// object store, ascending.
 func (k *Checker) Tenants(ctx context.Context) ([]tenant.ID, error) {
 	set := map[tenant.ID]struct{}{}
 	list, err := k.index.Tenants.List(ctx)

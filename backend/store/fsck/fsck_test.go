@@ -64,7 +64,7 @@ func TestRebuildIndex(t *testing.T) {
 		t.Fatalf("Tenants() = %v, %v; want 2 tenants", found, err)
 	}
 	if report, err = x.Fsck.RebuildIndex(t.Context(), found, nil); err != nil || report.Recovered != 1 {
-		t.Fatalf("%+v, %v", report, err)
+		t.Fatalf("RebuildIndex() = %+v, %v; want one recovered day", report, err)
 	}
 	x.Check("recovered")
 	x.Verify()
@@ -122,7 +122,7 @@ func TestRecoveryFences(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r, err := x.Fsck.RebuildIndex(t.Context(), slices.Collect(maps.Keys(x.Want)), nil); err != nil || r.Recovered != 1 {
-		t.Fatalf("%+v, %v", r, err)
+		t.Fatalf("RebuildIndex() = %+v, %v; want one recovered day", r, err)
 	}
 	if _, err := g.Publish(t.Context()); !errors.Is(err, store.ErrConflict) {
 		t.Fatalf("Publish of an attempt from before the recovery: %v, want ErrConflict", err)

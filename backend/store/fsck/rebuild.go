@@ -17,11 +17,11 @@ type RebuildReport struct {
 	Bytes, Read        int64 // total size of the packs, and how much of it was read
 }
 
-// RebuildIndex rewrites the index rows of published days from the copies of the rows
-// at the end of each pack, and reads only that part of the packs. First it recovers
-// the manifests of days with packs and no manifest, and enters L0 packs without a
-// receipt into the index. A day whose manifest cannot be recovered does not prevent the
-// others; the error names it.
+// RebuildIndex rewrites the index rows of published days from the copies of the rows at
+// the end of each pack, and reads only that part of the packs. Before that, it enters
+// L0 packs without a receipt into the index, and recovers the manifests of days that
+// have compacted packs but no manifest. If a manifest cannot be recovered, the other
+// days are rebuilt nevertheless, and the error names the day.
 func (k *Checker) RebuildIndex(ctx context.Context, tenants []tenant.ID, progress Progress) (RebuildReport, error) {
 	var report RebuildReport
 	if err := k.recoverL0(ctx); err != nil {

@@ -128,7 +128,7 @@ func (k *Checker) identify(ctx context.Context, name string) (foundPack, error) 
 	return f, err
 }
 
-// newestComplete returns the manifest of the newest generation of which all parts
+// newestComplete returns the manifest of the newest generation whose parts all
 // exist.
 func newestComplete(found []foundPack) (schema.Manifest, bool) {
 	byVersion := map[schema.Version][]foundPack{}
@@ -157,8 +157,9 @@ next:
 }
 
 // writeRecovered publishes a recovered manifest. It returns store.ErrConflict if a
-// manifest was published in the meantime. It raises the fence number, because a running
-// attempt may have read the same version before the manifest was replaced and lost.
+// manifest was published in the meantime. It raises the fence number, because an
+// attempt that is still running may have read a catalog with the same version, before
+// that manifest was replaced and the later one was lost.
 func (k *Checker) writeRecovered(ctx context.Context, c *index.Catalog, m schema.Manifest) error {
 	stamp, expiry, err := k.store.Stamp(ctx, c.Tenant, m.Day)
 	if err != nil {
@@ -176,8 +177,9 @@ func (k *Checker) writeRecovered(ctx context.Context, c *index.Catalog, m schema
 	return err
 }
 
-// recoverL0 enters L0 packs that no receipt and no garbage entry names into the index.
-// A pack that was already compacted is compacted again, which changes nothing.
+// recoverL0 enters into the index the L0 packs that neither a receipt nor a garbage
+// entry of a consumed pack names. A pack that was already compacted is compacted
+// again, which changes nothing.
 func (k *Checker) recoverL0(ctx context.Context) error {
 	known := map[string]bool{}
 	err := k.index.Work.Each(ctx, func(d *index.DayWork) error {

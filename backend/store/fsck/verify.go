@@ -30,18 +30,18 @@ type Options struct {
 
 // Report counts what Verify checked.
 type Report struct {
-	Days, Packs, Cells int
+	Days, Packs, Cells int // Packs: compacted packs
 	Series, Samples    int64
-	Bytes              int64 // total size of the packs
-	Read               int64 // bytes read of the packs
+	Bytes              int64 // total size of the compacted packs
+	Read               int64 // bytes read of the compacted packs
 	Findings           int
 }
 
 // Verify checks that the catalogs, packs and index rows of tenants are consistent:
 // every pack that a manifest names exists with its size and checksum, every index row
 // is identical to the copy in its pack, and every L0 pack that a catalog or a receipt
-// names exists. Inconsistencies are passed to o.Finding; an error means that the check
-// itself failed.
+// names exists. Receipts are checked for all tenants. Inconsistencies are passed to
+// o.Finding; an error means that the check itself failed.
 func (k *Checker) Verify(ctx context.Context, tenants []tenant.ID, o Options) (Report, error) {
 	v := &verifier{k: k, o: o}
 	for n, t := range tenants {
@@ -200,7 +200,8 @@ func (v *verifier) rows(ctx context.Context, where string, version schema.Versio
 	}
 }
 
-// work checks that the packs of all receipts exist.
+// work checks that the packs of the receipts of all tenants exist with their size
+// and checksum.
 func (v *verifier) work(ctx context.Context) {
 	list, err := v.k.index.Work.Days(ctx)
 	if err != nil {

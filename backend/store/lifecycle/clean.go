@@ -14,10 +14,10 @@ import (
 // they sealed before it.
 const uploadTime = time.Hour
 
-// CleanDeletions requests the compactor to remove a tenant's deleted series from the packs of
-// all days now, also from those of days that have not ended. It returns the number of days
-// for which this was not requested already. It writes nothing if all deletions are applied
-// to all packs.
+// CleanDeletions requests that the compactor remove a tenant's deleted series from the
+// packs of all days now, including days that have not ended. It returns the number of days
+// for which no such request existed. It writes nothing if all deletions are applied to all
+// packs.
 func (k *Keeper) CleanDeletions(ctx context.Context, t tenant.ID) (int, error) {
 	_, deletions, err := k.index.Catalogs.Readable(ctx, t, 0, 0)
 	if err != nil {
@@ -47,7 +47,7 @@ func (k *Keeper) CleanDeletions(ctx context.Context, t tenant.ID) (int, error) {
 				asked[w.Day] = c.Since
 			}
 		}
-		if len(w.Intents) > 0 { // packs with a lower number may be on their way
+		if len(w.Intents) > 0 { // ingesters may still upload packs with a lower number
 			at := created(deletions, w.Day, func(d *index.Deletion) bool { return d.Created >= recent })
 			unapplied[w.Day] = max(unapplied[w.Day], at)
 		}

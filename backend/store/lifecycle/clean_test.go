@@ -77,7 +77,7 @@ func TestCleanDeletions(t *testing.T) {
 	asks("a pack may arrive", day+1)
 	x.Now = x.Now.Add(2 * time.Hour)
 	intent(day + 2)
-	asks("what was sealed before has arrived")
+	asks("packs sealed before the deletion can no longer arrive")
 	remove(math.MinInt64, math.MaxInt64)
 	asks("everything", day-2, day-1, day, day+1, day+2)
 }

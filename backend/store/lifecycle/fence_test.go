@@ -136,7 +136,7 @@ func TestPackEntriesWithoutVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r, err := lifecycle.New(x.Other(x.Rows, x.Objects, "ahead", 49*time.Hour)).Sweep(t.Context()); err != nil || r.Objects != 1 || r.Kept != 1 {
-		t.Fatalf("%+v, %v", r, err)
+		t.Fatalf("sweep: %+v, error %v; want one object deleted and one kept", r, err)
 	}
 	if _, err := g.Publish(t.Context()); !errors.Is(err, store.ErrConflict) {
 		t.Fatalf("Publish after the pack was swept: %v, want ErrConflict", err)

@@ -65,7 +65,7 @@ func (k *Keeper) removeCells(ctx context.Context, object string, info pack.Info)
 }
 
 // l0Needed reports whether an L0 pack has a receipt or a cell in a catalog. It writes a
-// receipt for days with a cell and no receipt: without one, the day would not be
+// receipt for days with a cell and no receipt: without a receipt, the day would not be
 // compacted and the cell would name the pack forever.
 func (k *Keeper) l0Needed(ctx context.Context, obj objects.Object, info pack.Info) (bool, error) {
 	consumed, err := k.store.Consumed(ctx, info)

@@ -47,7 +47,7 @@ func TestCellWithoutReceipt(t *testing.T) {
 	x.Must(nil, x.Store.Upload(t.Context(), x.Seal("i1", twoDays(), 0)))
 	work, err := x.Store.Days(t.Context())
 	if err != nil || len(work) == 0 {
-		t.Fatalf("%v, %v", work, err)
+		t.Fatalf("work after the upload: %v, error %v; want some", work, err)
 	}
 	for _, d := range work { // as if the upload had crashed between cells and receipts
 		x.Must(nil, x.Store.MarkConsumed(t.Context(), d.Day, d.Receipts[0]))
@@ -61,8 +61,9 @@ func TestCellWithoutReceipt(t *testing.T) {
 	}
 }
 
-// TestAdoption checks that an object whose ingester was lost between F2 and F3 is
-// entered into the index, unless the pack is too old.
+// TestAdoption checks that the sweep enters an object into the index whose ingester
+// was lost after it stored the object and before it wrote the catalog cells, unless
+// the pack is too old.
 func TestAdoption(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	in := &faults.Plan{}

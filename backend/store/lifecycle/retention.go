@@ -17,9 +17,9 @@ import (
 // Expiry are the parameters of Expire.
 type Expiry struct {
 	Now time.Time
-	// Spent is the number of days of the tenant that expired in the last 24 hours of
-	// running because time passed, rather than because the retention was lowered. The
-	// number of such days in 24 hours is limited, unless All is set.
+	// Spent is the number of the tenant's days that expired because time passed,
+	// rather than because the retention was lowered, in the last 24 hours that the
+	// process ran. The number of such days in 24 hours is limited, unless All is set.
 	Spent int
 	All   bool
 }
@@ -28,7 +28,7 @@ type Expiry struct {
 type Expired struct {
 	Days      int  // days expired
 	ByTime    int  // how many of them because time passed, not because the retention was lowered
-	Waiting   int  // due days that wait for a later day, or for an operator
+	Waiting   int  // due days that did not expire because of the limit for 24 hours
 	Deletions bool // whether the tenant may have deletions of series
 }
 
@@ -88,7 +88,7 @@ func ExpiredBefore(now time.Time, keep time.Duration) int64 {
 	return series.Day(now.Add(-keep).UnixMilli()) - 1
 }
 
-// allowance says which of a tenant's due days may expire.
+// allowance determines which of a tenant's due days may expire.
 type allowance struct {
 	byTime  int                       // number of days that may expire because time passed
 	lowered func(*index.Catalog) bool // whether a day is due because the retention was lowered

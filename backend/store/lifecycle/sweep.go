@@ -32,8 +32,9 @@ type sweeper struct {
 	fenced map[index.TenantDay]struct{}
 }
 
-// Sweep processes all due entries of the garbage queue. Entries that fail stay in the
-// queue; the errors are joined.
+// Sweep processes all due entries of the garbage queue, after it has deleted obsolete
+// records of series set aside. Entries that fail stay in the queue; the errors are
+// joined.
 func (k *Keeper) Sweep(ctx context.Context) (SweepReport, error) {
 	var report SweepReport
 	errs := k.clearAsides(ctx)
@@ -142,8 +143,8 @@ func (sw *sweeper) inUse(ctx context.Context, e schema.Garbage, names func(*sche
 }
 
 // mayPublish reports whether an attempt could still be published, that is, whether its
-// generation is above the published one. Entries for packs by older versions have no
-// generation.
+// generation is above the published one. Entries for packs that older versions wrote
+// have no generation.
 func mayPublish(c *index.Catalog, v schema.Version) bool {
 	return v.Generation == 0 || v.Generation > c.Version().Generation
 }

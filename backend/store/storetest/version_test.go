@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/lifecycle"
 )
 
-// TestVersion: the version of a day changes with everything that changes its catalog, and
-// with nothing else; that of other days and tenants does not.
+// TestVersion checks that the version of a day changes with each upload, publication
+// and expiry, and that the versions of other days and tenants stay the same.
 func TestVersion(t *testing.T) {
 	x := New(t, Faulty(&faults.Plan{}))
 	ctx := context.Background()

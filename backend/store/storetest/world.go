@@ -49,7 +49,7 @@ type World struct {
 	Store     *store.Store
 	Lifecycle *lifecycle.Keeper
 	Fsck      *fsck.Checker
-	Now       time.Time     // 30 hours after the beginning of Day
+	Now       time.Time     // at first 30 hours after the beginning of Day
 	Keep      time.Duration // retention of all tenants; 0 means forever
 	Deleted   map[tenant.ID]bool
 	Want      map[tenant.ID]map[string]map[int64]series.Sample // by labels and time
@@ -68,7 +68,7 @@ func Faulty(p *faults.Plan) Ports {
 		Objects: func(o objects.Store) objects.Store { return objectsfaulty.Store{Store: o, Plan: p} }}
 }
 
-// New makes a world without samples, in memory.
+// New returns a world without samples. Its stores are in memory.
 func New(t testing.TB, p Ports) *World {
 	t.Helper()
 	x := &World{T: t, Dir: t.TempDir(), Now: time.UnixMilli(Day*series.DayMillis + 30*3600_000), Deleted: map[tenant.ID]bool{},

@@ -1,5 +1,5 @@
-// Package waltest has a wal.Disk for tests: its syncs can be made to fail or to
-// lie, and its power can be cut.
+// Package waltest provides a wal.Disk for tests: its syncs can be made to fail or
+// to succeed without an effect, and its power can be cut.
 package waltest
 
 import (

@@ -176,7 +176,7 @@ func (c *Commands) endQuery(w http.ResponseWriter, r *http.Request, q url.Values
 	}
 	query, err := c.o.Backend.EndQuery(r.Context(), id)
 	if err != nil {
-		return c.failed(r, err, "the query was not ended: not all processes could be asked for it")
+		return c.failed(r, err, "the query was not ended: not all processes could be reached")
 	}
 	if query == nil {
 		return admin.WithHint(admin.NotFound("id", "no query %.40q is in progress", id), queriesHint, admin.Root)

@@ -94,6 +94,6 @@ func TestPageWithoutBackend(t *testing.T) {
 	w := httptest.NewRecorder()
 	page.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
 	if w.Code != 200 || !strings.Contains(w.Body.String(), "no backend could be reached") {
-		t.Errorf("%d %s", w.Code, w.Body)
+		t.Errorf("the page: %d %s", w.Code, w.Body)
 	}
 }

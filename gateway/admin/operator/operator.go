@@ -23,10 +23,10 @@ import (
 // authenticated and audited them.
 const Root = "/internal/operator"
 
-// Backend executes commands for the whole cluster, or for the only process. Errors are
-// those of the admin package's Fail for a wrong command, ErrUnavailable for a command
-// that may succeed later, and any other error. Those of Fail are sent to the client; the
-// others are logged here, with the ID of the request, so implementations do not log them.
+// Backend executes commands for the whole cluster, or for the only process. For a wrong command,
+// methods return an error of admin.Fail, which is sent to the client. For a command that may
+// succeed later, the error wraps ErrUnavailable. All errors except those of Fail are logged by
+// Commands, with the ID of the request, so implementations do not log them.
 type Backend interface {
 	// Flush seals and uploads everything in memory: of all ingesters, or only of the
 	// named instance.
@@ -73,7 +73,7 @@ type Ring interface {
 	Leave(ctx context.Context, instance string, wait bool) error
 }
 
-// Task is work that may take long. Its results are sent to a client that waits for them.
+// Task is the work of a command that may take long. Its results are sent to the client if it waits.
 type Task func(context.Context) (results map[string]any, err error)
 
 var (
@@ -223,8 +223,8 @@ func (c *Commands) failed(r *http.Request, err error, message string) error {
 	return admin.Fail(status, "", "%s; search the backend's log for request %s", message, admin.RequestID(r))
 }
 
-// begin runs a task that may take long. With wait=true it responds with the task's
-// results, otherwise it responds at once.
+// begin runs a task. With wait=true it responds with the task's results, otherwise it responds at
+// once and the task continues in the background.
 func (c *Commands) begin(w http.ResponseWriter, r *http.Request, q url.Values, what string, do Task) error {
 	wait, err := admin.Flag(q, "wait")
 	if err != nil {

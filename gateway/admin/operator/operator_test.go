@@ -141,7 +141,7 @@ func TestCommands(t *testing.T) {
 		{"POST", "/queries/end?id=abc", nil, 200, `{"query":{"id":"abc"},"status":"done"}`, "end abc"},
 		{"POST", "/queries/end?id=gone", nil, 404, `no query \"gone\" is in progress`, "end gone"},
 		{"POST", "/queries/end", nil, 400, "the ID of the query is missing", ""},
-		{"POST", "/queries/end?id=gone", down, 503, "not all processes could be asked", "end gone"},
+		{"POST", "/queries/end?id=gone", down, 503, "not all processes could be reached", "end gone"},
 		{"GET", "/erasures/gone", nil, 200, `"erasedObjects":5`, ""},
 		{"GET", "/erasures/here", nil, 404, "not a deleted tenant", ""},
 		{"GET", "/erasures/a%7Cb", nil, 400, "tenant", ""},
@@ -233,7 +233,7 @@ func TestAsidePages(t *testing.T) {
 				NextPageCursor string
 			}
 			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || w.Code != 200 || len(body.Items) > size {
-				t.Fatalf("%d %s", w.Code, w.Body)
+				t.Fatalf("a page of the list: %d %s", w.Code, w.Body)
 			}
 			for i := range body.Items {
 				if at := body.Items[i].cursor(); at <= last {

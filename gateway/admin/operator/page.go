@@ -73,8 +73,8 @@ func NewPage(o PageOptions) (*Page, error) {
 
 const timeFormat = "2006-01-02 15:04:05"
 
-// view is the data of the template; the fields of the status are the ones of GET /status
-// that it needs.
+// view is the data of the template. Processes, Members and RingError are decoded from the response
+// of GET /status, and have only the fields that the template needs.
 type view struct {
 	Version, Role string
 	Now           time.Time

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// bakery is a table whose commands print what they got.
+// bakery returns a table of commands that print their flags and arguments.
 func bakery() *Table {
 	cmd := func(name, args string, least, most int) Command {
 		return Command{Name: name, Args: args, About: "about " + name, Min: least, Max: most, Setup: func(fs *flag.FlagSet) Action {
@@ -113,7 +113,7 @@ func TestRun(t *testing.T) {
 func TestComplete(t *testing.T) {
 	for _, tt := range []struct {
 		words []string
-		want  string // the words, without what they mean
+		want  string // the words, without their descriptions
 	}{
 		{nil, "serve bread cake version completion"},
 		{[]string{""}, "serve bread cake version completion"},
@@ -149,7 +149,7 @@ func TestComplete(t *testing.T) {
 	}
 }
 
-// TestEmpty checks that no argument may be empty: it would select everything, or nothing.
+// TestEmpty checks that empty arguments are rejected: they would select everything, or nothing.
 func TestEmpty(t *testing.T) {
 	for _, tt := range []struct {
 		args []string
@@ -168,8 +168,8 @@ func TestEmpty(t *testing.T) {
 	}
 }
 
-// TestLongArguments checks that a very long argument is not repeated whole, whatever is
-// wrong with it, and that help texts are.
+// TestLongArguments checks that an error shortens a very long argument, whatever is wrong with it,
+// and that it contains help texts completely.
 func TestLongArguments(t *testing.T) {
 	long := strings.Repeat("é", 60_000)
 	for _, args := range [][]string{

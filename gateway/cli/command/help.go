@@ -79,7 +79,7 @@ func (t *Table) usageOf(c *Command, fs *flag.FlagSet) string {
 	return b.String()
 }
 
-// below returns the commands whose names begin with the words and have further ones.
+// below returns the commands whose names consist of the given words and at least one more.
 func (t *Table) below(words string) []*Command {
 	return slices.DeleteFunc(t.all(), func(c *Command) bool { return !strings.HasPrefix(c.Name, words+" ") })
 }

@@ -39,7 +39,7 @@ func inShell(t *testing.T, shell, script string, flags ...string) string {
 	return string(out)
 }
 
-// TestBash: a real bash asks the program and offers what it answers.
+// TestBash checks that a real bash calls the program and offers the words that it prints.
 func TestBash(t *testing.T) {
 	out := inShell(t, "bash", "COMP_WORDS=(bakery bread b) COMP_CWORD=2\n_bakery\nprintf '%s,' \"${COMPREPLY[@]}\"\ncomplete -p bakery\n", "--norc")
 	if out != "bake,buy,complete -o default -F _bakery bakery\n" {
@@ -47,18 +47,18 @@ func TestBash(t *testing.T) {
 	}
 }
 
-// TestFish checks that a real fish offers what the program answers and no files beside
-// it, and files when the program has no answer.
+// TestFish checks that a real fish offers only the words that the program prints, and files if it
+// prints none.
 func TestFish(t *testing.T) {
 	out := inShell(t, "fish", "complete -C 'bakery bread b'\necho /\ncomplete -C 'bakery bread --'\necho /\ncomplete -C 'bakery cake b'\n", "--no-config")
 	if out = strings.ReplaceAll(out, "\n", ","); out != "bake\tabout,buy\tabout buying,/,--oven\tthe oven,/,bakery,bfile," {
-		t.Errorf("%q", out)
+		t.Errorf("fish completes %q", out)
 	}
 }
 
 // TestZsh checks that the script can be loaded by a zsh without completion, too.
 func TestZsh(t *testing.T) {
 	if out := inShell(t, "zsh", "print $_comps[bakery]\n", "-f"); out != "_bakery\n" {
-		t.Errorf("%q", out)
+		t.Errorf("zsh has the completion function %q", out)
 	}
 }

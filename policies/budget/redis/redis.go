@@ -1,9 +1,8 @@
-// Package redis exchanges demand between gateways through one hash in Redis, with one
-// field for each gateway that contains its time, signature and demand. An exchange is one
-// round trip. It uses the commands EVALSHA, EVAL, TIME, HSET, HGET, HGETALL, HDEL, DEL
-// and PEXPIRE on one key, and tolerates the loss of all data at any time. Other clients
-// may be able to write to the key: fields that are not signed by a gateway of this
-// cluster are ignored and deleted.
+// Package redis exchanges demand between gateways through one hash in Redis, with one field for
+// each gateway that contains its time, signature and demand. Every exchange after the first is one
+// round trip. It uses the commands EVALSHA, EVAL, TIME, HSET, HGET, HGETALL, HDEL, DEL and PEXPIRE
+// on one key, and tolerates the loss of all data at any time. Other clients may be able to write to
+// the key: fields that are not signed by a gateway of this cluster are ignored and deleted.
 package redis
 
 import (
@@ -34,9 +33,9 @@ const (
 	purpose = "demand of a gateway"
 
 	aliveFor = 2 * time.Second // time since its last exchange after which a gateway is not live
-	// maxApart is the maximum difference between the time of a field and the time of
-	// Redis. Gateways use the time of Redis, so that the difference is milliseconds
-	// unless a gateway's clock jumps.
+	// maxApart is the maximum difference between the time of a field and the time of Redis.
+	// Gateways use the time of Redis, so the difference is only milliseconds unless a gateway's
+	// clock jumps.
 	maxApart = 10 * time.Second
 	// maxGateways bounds the live gateways; a cluster has a few dozen.
 	maxGateways = 1000
@@ -44,10 +43,10 @@ const (
 	maxDeletions = 5000
 )
 
-// script deletes the fields ARGV[3], ARGV[5] and so on if their values still have the
-// SHA-1 that follows each, sets the field ARGV[1] to ARGV[2] unless that is empty, and
-// returns the time of Redis in ms, the number of fields that it deleted because they are
-// larger than any gateway's, and all remaining fields and values.
+// script deletes the fields ARGV[3], ARGV[5] and so on if their values still have the SHA-1 that
+// follows each, sets the field ARGV[1] to ARGV[2] unless that is empty, and returns the time of
+// Redis in ms, the number of fields that it deleted because they are larger than any gateway's, and
+// the remaining fields and values: at most 64 MiB, and in any case those of ARGV[1].
 const script = `
 local t = redis.call('TIME')
 local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
@@ -121,8 +120,8 @@ func New(client goredis.UniversalClient, key string, signer Signer, o Options) *
 	}
 	e := &Exchange{client: client, key: "{" + key + "}", signer: signer, script: goredis.NewScript(script), o: o, known: map[string]told{}}
 	e.ignored = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pallium_gateway_budget_ignored_fields_total",
-		Help: "Fields in Redis that were ignored because no gateway of this cluster wrote them, by reason (damaged, forged, " +
-			"future)."}, []string{"reason"})
+		Help: "Fields in Redis that were ignored because they are not valid values of a gateway of this cluster, by reason " +
+			"(damaged, forged, future)."}, []string{"reason"})
 	for _, reason := range []string{damaged, forged, future} {
 		e.ignored.WithLabelValues(reason)
 	}
@@ -233,7 +232,8 @@ func (e *Exchange) log(reason string, n int) {
 		return
 	}
 	e.logged = now
-	e.o.Logger.Warn("ignored and deleted fields in Redis that no gateway of this cluster wrote", "key", e.key, "reason", reason, "fields", n)
+	e.o.Logger.Warn("ignored and deleted fields in Redis that are not valid values of a gateway of this cluster",
+		"key", e.key, "reason", reason, "fields", n)
 }
 
 // reasonOf returns the reason for the metric.

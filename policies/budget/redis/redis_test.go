@@ -62,7 +62,7 @@ func TestExchange(t *testing.T) {
 	ctx := context.Background()
 	one := budget.Demands{"t": {1, 0.5, 0}, "u": {0, 0, 1 << 20}}
 	if all, err := e.Exchange(ctx, "a", one); err != nil || len(all) != 1 || !maps.Equal(all["a"], one) {
-		t.Fatalf("%v, %v", all, err)
+		t.Fatalf("Exchange = %v, %v", all, err)
 	}
 	many := budget.Demands{}
 	for i := range budget.MaxTenants {
@@ -88,8 +88,8 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// TestRights checks that the commands and the key in docs/cluster.md suffice.
-func TestRights(t *testing.T) {
+// TestDocumentedRights checks that the commands and the key in docs/cluster.md suffice.
+func TestDocumentedRights(t *testing.T) {
 	rights := strings.Fields("budget on >secret ~{pallium:budget} -@all +eval +evalsha +time +hset +hget +hgetall +hdel +del +pexpire")
 	srv := programs.Redis(t, append([]string{"--user"}, rights...)...)
 	client := goredis.NewClient(&goredis.Options{Addr: srv.Addr, Username: "budget", Password: "secret"})
@@ -101,7 +101,7 @@ func TestRights(t *testing.T) {
 	for step, change := range []func() error{
 		func() error { return nil },
 		func() error { return admin.HSet(ctx, field, "b", "junk").Err() },
-		func() error { return nil }, // deletes it
+		func() error { return nil }, // this exchange deletes the invalid field
 		func() error { return admin.Set(ctx, field, "no hash", 0).Err() },
 	} {
 		if err := change(); err != nil {
@@ -112,7 +112,7 @@ func TestRights(t *testing.T) {
 		}
 	}
 	if _, err := New(client, "another", s, Options{}).Exchange(ctx, "a", nil); err == nil {
-		t.Error("the user may access other keys: the test is void")
+		t.Error("the user may access other keys: the test has no meaning")
 	}
 }
 
@@ -145,9 +145,9 @@ func ignored(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	return out
 }
 
-// TestPoisoned checks that fields that no gateway of the cluster wrote are ignored and
+// TestInvalidFields checks that fields that no gateway of the cluster wrote are ignored and
 // deleted, and do not disturb exchanges.
-func TestPoisoned(t *testing.T) {
+func TestInvalidFields(t *testing.T) {
 	ctx := context.Background()
 	right, wrong := signer(t, secretOf(secret)), signer(t, secretOf(another))
 	// signedAt returns a value of a gateway at a time relative to Redis' time.
@@ -187,7 +187,7 @@ func TestPoisoned(t *testing.T) {
 			}
 			all, err := e.Exchange(ctx, "a", budget.Demands{"t": {1, 1, 1}})
 			if _, counts := all["b"]; err != nil || counts != c.counts || len(all["a"]) != 1 {
-				t.Errorf("%v, %v", all, err)
+				t.Errorf("Exchange = %v, %v", all, err)
 			}
 			if got := ignored(t, reg); c.reason == "" && len(got) > 0 || c.reason != "" && got[c.reason] != 1 {
 				t.Errorf("ignored: %v", got)
@@ -238,14 +238,14 @@ func TestReplay(t *testing.T) {
 			t.Fatal(err)
 		}
 		if all, err := e.Exchange(ctx, "a", nil); err != nil || !maps.Equal(all["b"], second) {
-			t.Errorf("%v, %v", all, err)
+			t.Errorf("Exchange = %v, %v", all, err)
 		}
 	}
 }
 
-// TestJunk checks that thousands of invalid fields do not count as gateways, and are
+// TestManyInvalidFields checks that thousands of invalid fields do not count as gateways, and are
 // deleted.
-func TestJunk(t *testing.T) {
+func TestManyInvalidFields(t *testing.T) {
 	srv := programs.Redis(t)
 	s := signer(t, secretOf(secret))
 	var log bytes.Buffer
@@ -276,9 +276,9 @@ func TestJunk(t *testing.T) {
 	}
 }
 
-// TestJunkChanges checks that a field is not deleted if a gateway has overwritten the
+// TestChangedFieldIsKept checks that a field is not deleted if a gateway has overwritten the
 // invalid value.
-func TestJunkChanges(t *testing.T) {
+func TestChangedFieldIsKept(t *testing.T) {
 	srv := programs.Redis(t)
 	s := signer(t, secretOf(secret))
 	e, _, client := open(t, srv.Addr, s)
@@ -297,12 +297,12 @@ func TestJunkChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	if all, err := e.Exchange(ctx, "a", nil); err != nil || len(all) != 2 {
-		t.Errorf("%v, %v", all, err)
+		t.Errorf("Exchange = %v, %v", all, err)
 	}
 	fields, err := client.HKeys(ctx, field).Result()
 	slices.Sort(fields)
 	if err != nil || !slices.Equal(fields, []string{"a", "b", "c"}) {
-		t.Errorf("%v, %v", fields, err)
+		t.Errorf("the fields in Redis are %v (%v), want a, b and c", fields, err)
 	}
 	if _, err := e.Exchange(ctx, "a", nil); err != nil {
 		t.Fatal(err)

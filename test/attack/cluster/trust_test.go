@@ -1,6 +1,6 @@
-// Package cluster_test attacks a running cluster as an attacker who can write to its
-// Redis, or who has taken over the address of one of its processes, and checks what
-// the attacker gets: no sample, no secret, no tenant.
+// Package cluster_test attacks a running cluster as an attacker who can write to its Redis, or who
+// has taken over the address of one of its processes, and checks that the attacker receives no
+// sample, no secret and no tenant.
 package cluster_test
 
 import (
@@ -39,8 +39,8 @@ const (
 	marker = "secret_metric_of_demo"
 )
 
-// listener is the attacker's. It accepts every connection, speaks TLS with clients
-// that start it, and records everything that it receives.
+// listener is a listener of the attacker. It accepts every connection, speaks TLS with clients that
+// start it, and records everything that it receives.
 type listener struct {
 	net.Listener
 	cert tls.Certificate
@@ -284,14 +284,14 @@ const heartbeatValidity = 30 * time.Second
 // proofBytes is what a process sends before the other side has proved anything.
 const proofBytes = 32
 
-// TestTrust checks what a false member of the ring, a restored old entry, and an
-// attacker at the address of a dead ingester get.
+// TestTrust checks that a false member of the ring, a restored old entry, and an attacker at the
+// address of a stopped ingester receive no data of tenants.
 func TestTrust(t *testing.T) {
 	a := newAttack(t)
 	ctx := t.Context()
 	a.use(3)
 
-	// A false member: entries with the attacker's address for running ingesters.
+	// A false member: the attacker writes its address into the entries of running ingesters.
 	attacker := listen(t, "127.0.0.1:0")
 	address := attacker.Addr().String()
 	for round := range 10 {
@@ -311,18 +311,19 @@ func TestTrust(t *testing.T) {
 		t.Errorf("%d connections to a false member", n)
 	}
 
-	// The address of a dead member: processes connect to it, and it proves nothing.
+	// The address of a stopped member: processes connect to the attacker there, which cannot prove that it
+	// is a member.
 	a.must(a.c.Stop(ctx, "ingester-3", syscall.SIGKILL))
 	taken := listen(t, a.c.Process("ingester-3").Addr)
 	a.use(10)
-	if n := taken.got(t, "the address of a dead ingester", a.c, proofBytes); n == 0 {
+	if n := taken.got(t, "the address of a stopped ingester", a.c, proofBytes); n == 0 {
 		t.Error("no process connected to the address: the test proves nothing")
 	}
 	a.must(taken.Close())
 	a.must(a.c.Start(ctx, "ingester-3"))
 
-	// An entry that was once valid: of an ingester that left, at whose address the
-	// attacker listens now.
+	// An entry that was once valid: the attacker restores the entry of an ingester that left, and
+	// listens at its address.
 	a.must(a.c.AddIngester(ctx, "ingester-4", "zone-a"))
 	a.use(3)
 	entry, beat := a.field(membersKey, "ingester-4"), a.field(beatsKey, "ingester-4")
@@ -332,7 +333,7 @@ func TestTrust(t *testing.T) {
 	left := time.Now()
 	a.must(a.c.Stop(ctx, "ingester-4", syscall.SIGTERM))
 	replayed := listen(t, a.c.Process("ingester-4").Addr)
-	earlier := -1 // processes with an old view of the ring may still connect for a moment
+	earlier := -1 // processes that have not read the ring again may still connect for a moment
 	for n := 0; earlier != n; {
 		earlier = n
 		a.use(10)
@@ -342,8 +343,8 @@ func TestTrust(t *testing.T) {
 		a.write(map[string][2]string{membersKey: {"ingester-4", entry}, beatsKey: {"ingester-4", beat}})
 		a.use(1)
 	}
-	// After the heartbeat has expired, also for a process that starts and does not know
-	// that the entry was removed.
+	// Once the heartbeat has expired, the entry is not trusted, even by a process that starts and
+	// does not know that the entry was removed.
 	for time.Since(left) < heartbeatValidity+time.Second {
 		a.use(1)
 	}
@@ -357,7 +358,7 @@ func TestTrust(t *testing.T) {
 	}
 }
 
-// TestFalseBudget: fields that no gateway wrote do not reduce a tenant's rate limits,
+// TestFalseBudget checks that fields that no gateway wrote do not reduce a tenant's rate limits,
 // which gateways share through Redis.
 func TestFalseBudget(t *testing.T) {
 	const budgetKey = "{pallium:budget}"

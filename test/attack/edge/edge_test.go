@@ -96,8 +96,8 @@ func (w *world) resident() int64 {
 	return 0
 }
 
-// queued returns the bytes in the kernel's queues for the edge's connections, of
-// unread requests and unread responses: the sum, and the largest queue of each kind.
+// queued returns the bytes of unread requests and unread responses in the kernel's queues for the
+// edge's connections: the sum, and the largest queue of responses and of requests.
 func (w *world) queued() (sum, mostSent, mostReceived int64) {
 	data, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {
@@ -146,7 +146,7 @@ func (w *world) query() (int, string) {
 	return programs.Do(w.t, http.MethodGet, w.p.Edge+"/prometheus/api/v1/query?query=up", w.token, "", nil)
 }
 
-// attack is a kind of connection: what it sends, and the limits of its cost.
+// attack is a kind of connection: what it sends, and the limits in bytes of the cost of one connection.
 type attack struct {
 	name     string
 	send     func(w *world, c net.Conn)
@@ -164,7 +164,7 @@ func text(format func(w *world) string) func(*world, net.Conn) {
 	}
 }
 
-// fill sends pipelined requests until the server reads no more.
+// fill sends pipelined requests until the server stops reading.
 func fill(w *world, c net.Conn) {
 	requests := strings.Repeat("GET /ready HTTP/1.1\r\nHost: x\r\n\r\n", 1000)
 	for range 1000 {
@@ -176,7 +176,7 @@ func fill(w *world, c net.Conn) {
 	w.t.Error("the server read 32 MB of requests from a client that does not read responses")
 }
 
-// TestEdge: the attacks are in the order of growing cost.
+// TestEdge measures the cost of each attack. The attacks are in the order of growing cost.
 func TestEdge(t *testing.T) {
 	w := newWorld(t)
 	for _, a := range []attack{
@@ -237,8 +237,8 @@ func TestUnreadIsClosed(t *testing.T) {
 	})
 }
 
-// TestCaps: one address cannot occupy the connections of others.
-func TestCaps(t *testing.T) {
+// TestLimitPerAddress: one address cannot occupy the connections of others.
+func TestLimitPerAddress(t *testing.T) {
 	w := newWorld(t)
 	const more = 100
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.0.0.3")}, Timeout: time.Minute}

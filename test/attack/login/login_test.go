@@ -53,8 +53,8 @@ func attacks() []attack {
 	}
 }
 
-// TestLogins restarts the process for each attack, so that it has no state of earlier
-// clients.
+// TestLogins checks that valid credentials are accepted during each attack. It restarts the process
+// for each attack, so that it has no state of earlier clients.
 func TestLogins(t *testing.T) {
 	iss := newIssuer(t)
 	p := programs.StartPallium(t, iss.config()+fmt.Sprintf("gateway: {trusted_proxies: [\"%s/32\"]}\n", proxy))
@@ -122,8 +122,8 @@ func (r *run) atLeast(n int64) {
 	})
 }
 
-// send uses a key and a JWT for the first time, and then the same key and a new JWT of
-// the same subject.
+// send uses a key and a JWT for the first time, and then the same key and another JWT with the same
+// subject.
 func (r *run) send(n int) {
 	time.Sleep(time.Duration(n) * 30 * time.Millisecond)
 	src := r.attack.good(n)

@@ -37,7 +37,7 @@ type world struct {
 	failed []string // errors of the last few failed queries
 }
 
-// fault disturbs a cluster. Its do returns after the disturbance has been undone.
+// fault is a disturbance of a cluster. Its function do returns after the disturbance has been undone.
 type fault struct {
 	name string
 	// noFailures means that neither a push nor a query may fail.
@@ -149,7 +149,7 @@ func (w *world) waitHealthy() {
 	for _, name := range []string{"ingester-1", "ingester-2", "ingester-3"} {
 		w.must(w.c.WaitReady(w.ctx, name))
 	}
-	time.Sleep(time.Second) // connections are retried twice within that, on a slow machine once
+	time.Sleep(time.Second) // connections are retried once or twice within this time
 }
 
 // checkAll reads back everything since the start.
@@ -388,8 +388,8 @@ func (w *world) store(name string, m Mode) {
 	w.flush()
 }
 
-// waitRecovered waits until the cluster knows that replicas have uploaded a lost
-// ingester's pending windows: from then on any one ingester may be lost again.
+// waitRecovered waits until the cluster knows that replicas have uploaded a lost ingester's pending
+// windows. After that, another ingester may be lost.
 func (w *world) waitRecovered() {
 	w.t.Helper()
 	for range 200 {
@@ -436,9 +436,9 @@ func minutes() int {
 	return 10
 }
 
-// TestChaos: whichever part of a cluster fails, no acknowledged sample is lost and no
-// response is wrong. CHAOS_SEED is the seed, CHAOS=long makes every fault last long,
-// CHAOS_FAULTS selects faults by name.
+// TestChaos: if any part of a cluster fails, no acknowledged sample is lost and no response is
+// wrong. CHAOS_SEED is the seed, CHAOS=long makes every fault last long, CHAOS_FAULTS selects
+// faults by name.
 func TestChaos(t *testing.T) {
 	seed := int64(1)
 	if n, err := strconv.ParseInt(os.Getenv("CHAOS_SEED"), 10, 64); err == nil {

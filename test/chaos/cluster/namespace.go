@@ -7,8 +7,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/cluster"
 )
 
-// Addresses of this machine and of an ingester in a network namespace, and this
-// machine's end of the link between them. The addresses are reserved for tests.
+// Addresses of this machine and of an ingester in a network namespace, and the name of this
+// machine's interface to it. The addresses are from a range that is reserved for tests.
 const (
 	hostIP   = "198.18.77.1"
 	insideIP = "198.18.77.2"

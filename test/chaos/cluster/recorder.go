@@ -36,12 +36,12 @@ func value(series int, t int64) float64 {
 
 // push is one request and its outcome.
 type push struct {
-	t     int64 // of its samples, Unix ms
+	t     int64 // time of its samples in Unix milliseconds
 	acked bool
 	at    time.Time // when the response arrived
 }
 
-// Recorder pushes until it is stopped. It does not retry failed pushes, so that every
+// Recorder pushes samples until it is stopped. It does not retry failed pushes, so that every
 // failure is counted.
 type Recorder struct {
 	edges []string
@@ -157,8 +157,8 @@ type answer struct {
 	} `json:"data"`
 }
 
-// Check reads back one writer's samples of the last range and compares them. It
-// returns an error if the query failed; wrong data in a response fails the test.
+// Check reads back one writer's samples since from and compares them. It returns an error if the
+// query failed; wrong data in a response fails the test.
 func (r *Recorder) Check(ctx context.Context, t *testing.T, edge string, w int, from time.Time) error {
 	t.Helper()
 	begun := time.Now()

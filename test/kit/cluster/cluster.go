@@ -37,8 +37,8 @@ type Options struct {
 	// AdminTokenFile contains the admin token; it is created if missing. The default is
 	// a file in Dir.
 	AdminTokenFile string
-	// Config is additional YAML for every backend process, Env additional environment
-	// variables.
+	// Config is additional YAML for every backend process, Env additional environment variables for
+	// all processes.
 	Config string
 	Env    []string
 	// Memory returns the memory limit of a Pallium process in bytes; if it is nil or
@@ -48,14 +48,14 @@ type Options struct {
 	Namespace *Namespace
 	// TwoCompactors adds compactor-2.
 	TwoCompactors bool
-	// Through returns the addresses to use instead of those at which Pallium reaches Redis,
-	// Bigtable and Cloud Storage, for tests that put a proxy in between. nil replaces
-	// none.
+	// Through returns the address that Pallium must use to reach a process at an address, for tests
+	// that put a proxy in between. It is called for Redis, Bigtable, Cloud Storage, and the RPC
+	// addresses of backends. nil replaces no address.
 	Through func(name, address string) string
-	// QueriersApart makes queriers connect to Bigtable through "querier-bigtable", and to
-	// Cloud Storage through "querier-gcs".
+	// QueriersApart makes queriers and query frontends use the addresses that Through returns for
+	// "querier-bigtable" and "querier-gcs".
 	QueriersApart bool
-	// CacheRedis is the address of the Redis of the results cache; empty: that of the ring.
+	// CacheRedis is the address of the Redis of the results cache; empty means the Redis of the ring.
 	CacheRedis string
 }
 
@@ -70,7 +70,7 @@ type Namespace struct {
 // Process is one process of a cluster.
 type Process struct {
 	Name  string
-	Addr  string // serves other processes
+	Addr  string // serves other processes; the edge of a gateway
 	Admin string // admin listener; empty for programs other than Pallium
 	args  []string
 	env   []string
@@ -82,13 +82,13 @@ type Cluster struct {
 	Processes []Process
 	Edges     []string // URLs of the gateways
 	AdminURL  string   // of the first gateway
-	Token     string   // of the tenant demo, with read and write scopes
+	Token     string   // of the tenant demo, to read, write and delete metrics
 	admin     string   // token
-	common    string   // configuration of all processes
+	common    string   // configuration of the stores
 	redis     string   // address
 
 	commonInside, redisInside string // for the ingester in a namespace
-	commonQuerier             string // for processes with a querier
+	commonQuerier             string // for processes with a querier or a query frontend
 }
 
 // Dir returns the cluster's directory.
@@ -251,8 +251,8 @@ func (c *Cluster) add(p Process) { c.Processes = append(c.Processes, p) }
 
 func (c *Cluster) path(name string) string { return filepath.Join(c.o.Dir, name) }
 
-// address returns the address on which a process listens: its documented port and the
-// next ones, or free ports, which are stored for later calls.
+// address returns the k-th address on which a process listens: its documented port plus k, or a
+// free port, which is stored for later calls.
 func (c *Cluster) address(name string, k int) string {
 	ip := "127.0.0.1:"
 	if n := c.o.Namespace; n != nil && n.Ingester == name {

@@ -176,7 +176,7 @@ func dial(ctx context.Context, addr string) error {
 	return conn.Close()
 }
 
-// Log returns the end of a process's output.
+// Log returns the last 8 KiB of a process's output.
 func (c *Cluster) Log(name string) string {
 	data, _ := os.ReadFile(c.path(name + ".log"))
 	const most = 8 << 10
@@ -254,5 +254,5 @@ func (c *Cluster) Down(ctx context.Context) error {
 	return errs
 }
 
-// Lose deletes an ingester's disk.
+// Lose deletes an ingester's data directory.
 func (c *Cluster) Lose(name string) error { return os.RemoveAll(c.path(name)) }

@@ -26,7 +26,7 @@ type Keys struct {
 // NewKeys returns an empty key store.
 func NewKeys() *Keys { return &Keys{ByID: map[string]apikey.Credential{}} }
 
-// Credential implements authn.KeyStore.
+// Credential implements authn.Keys.
 func (s *Keys) Credential(_ context.Context, id string) (apikey.Credential, error) {
 	if s.Takes > 0 {
 		time.Sleep(s.Takes) // tests that set Takes run on a fake clock
@@ -44,7 +44,7 @@ func (s *Keys) Credential(_ context.Context, id string) (apikey.Credential, erro
 	return c, nil
 }
 
-// Touch implements authn.KeyStore.
+// Touch implements authn.Keys.
 func (s *Keys) Touch(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -32,7 +32,8 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestHub: a gateway receives the demands of those that exchanged within two seconds.
+// TestHub checks that a gateway receives the demands of the gateways that made an exchange within the last
+// two seconds.
 func TestHub(t *testing.T) {
 	ctx, clock := context.Background(), kit.NewClock(time.Unix(0, 0))
 	h := NewHub(clock.Now)

@@ -47,7 +47,7 @@ type Process struct {
 	err  error // result of Wait; read after done
 }
 
-// logBuffer stores the end of a process's output.
+// logBuffer stores the last part of a process's output, about 1 MiB at most.
 type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -274,7 +274,7 @@ func (p *Pallium) AdminToken() string {
 	return strings.TrimSpace(string(data))
 }
 
-// Flush seals everything in the head.
+// Flush seals and uploads everything in the head.
 func (p *Pallium) Flush() {
 	p.t.Helper()
 	code, body := Do(p.t, http.MethodPost, p.Admin+"/admin/v1/flush?wait=true", p.AdminToken(), "", nil)

@@ -12,7 +12,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// StartPalliumIn is StartPallium with a data directory that the caller has created.
+// StartPalliumIn is StartPallium with the data directory of the caller, which need not exist.
 func StartPalliumIn(t testing.TB, dataDir, config string) *Pallium {
 	t.Helper()
 	p := &Pallium{t: t, binary: Binary(t, "PALLIUM"), DataDir: dataDir, Config: filepath.Join(t.TempDir(), "pallium.yaml")}

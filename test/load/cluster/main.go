@@ -84,7 +84,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer one.stop()
-	time.Sleep(2 * time.Second) // until the limits apply everywhere
+	time.Sleep(2 * time.Second) // until all processes apply the limits
 	m := measured{cpu: map[string]float64{}}
 	at := time.Now().Add(-time.Duration(*rounds**scrapes*15) * time.Second)
 	for range *rounds {
@@ -99,7 +99,7 @@ func run(ctx context.Context) error {
 
 // measured contains the totals of all rounds.
 type measured struct {
-	cpu     map[string]float64 // seconds, by role, and of the single process
+	cpu     map[string]float64 // seconds, by role; "one" is the single process
 	samples int
 	sent    int64 // bytes between distributor and ingesters
 }

@@ -91,8 +91,8 @@ func request(method, target string, body *bytes.Reader) *http.Request {
 	return r.WithContext(tenant.NewContext(r.Context(), tenant.Access{Tenant: "load", Policy: tenant.Unrestricted()}))
 }
 
-// TestEstimates compares estimates of the cost of the typical queries with what they used, and
-// logs the table. Series must be equal, samples of floats within a factor of two.
+// TestEstimates compares the estimated cost of typical queries with the actual cost, and logs a
+// table. The numbers of series must be equal, those of float samples within a factor of two.
 func TestEstimates(t *testing.T) {
 	h, end := backendWith(t, 400, 26*time.Hour)
 	var table strings.Builder

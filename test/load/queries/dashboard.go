@@ -16,7 +16,7 @@ const atOnce = 6
 // dashboard refreshes 20 panels in each process in turns, while samples are written to all
 // of them.
 func (w *trio) dashboard(ctx context.Context, o options) error {
-	// What was not written since the data set ended.
+	// Write the samples from the end of the data set until now.
 	if err := w.gen.fill(ctx, time.Now(), false, w.all()...); err != nil {
 		return err
 	}

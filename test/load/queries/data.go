@@ -20,7 +20,7 @@ const (
 	perTarget  = 20                // series with the same timestamps
 	perBody    = 100               // series of a request
 	perSeries  = 20                // samples of a series in a request
-	mostActive = 8 << 20           // samples after which the data are sealed
+	mostActive = 8 << 20           // number of samples after which fill makes Pallium seal them
 	settled    = 300 * time.Second // how long background work may take to end
 )
 
@@ -103,7 +103,7 @@ func newHistogram() *histogram.Histogram {
 func (g *generator) advance(s *generated, at int64) {
 	switch s.kind {
 	case classic:
-		// All buckets of a histogram must agree on what was observed: each has what the lower ones have.
+		// The buckets are cumulative: the value of each includes the values of the lower ones.
 		for b := range s.bucket {
 			s.value += float64(mix(s.target<<8|b, uint64(at)) % 5)
 		}
@@ -132,7 +132,7 @@ func mix(a, b uint64) uint64 {
 	return z ^ z>>31
 }
 
-// bodies creates requests with the next n samples of all series.
+// bodies creates the request bodies with the next n samples of all series.
 func (g *generator) bodies(n int) ([][]byte, error) {
 	var out [][]byte
 	for from := 0; from < len(g.series); from += perBody {
@@ -161,8 +161,8 @@ func (g *generator) bodies(n int) ([][]byte, error) {
 	return out, nil
 }
 
-// fill writes all samples before end to all targets, and has Pallium seal them now and then
-// if seal is set, as it would have done in operation.
+// fill writes all samples before end to all targets. If seal is set, it makes Pallium seal them at
+// intervals, as in operation.
 func (g *generator) fill(ctx context.Context, end time.Time, seal bool, targets ...*target) error {
 	active := 0
 	for {

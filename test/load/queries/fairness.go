@@ -22,16 +22,16 @@ type world struct {
 	t                     *target
 	heavy, viewer, steady string // tokens
 	end                   time.Time
-	asked                 atomic.Int64 // makes expressions differ
+	asked                 atomic.Int64 // number of queries, which makes their expressions different
 }
 
-// condition has the measurements of the dashboard while one of the other tenants was active.
+// condition has the measurements of the dashboard while another tenant was active, or none.
 type condition struct {
 	name  string
 	walls []time.Duration
 	cpu   time.Duration
 	wall  time.Duration
-	other int64 // queries of the other tenant that were answered
+	other int64 // successful queries of the other tenant
 }
 
 // fairness measures the latency of a dashboard while another tenant has many long queries
@@ -109,7 +109,7 @@ func (w *world) prepare(ctx context.Context, o options) (err error) {
 	return nil
 }
 
-// phase refreshes the dashboard while clients of another tenant ask one query after another.
+// phase refreshes the dashboard while clients of another tenant send one query after another.
 func (w *world) phase(ctx context.Context, o options, c *condition, clients int, ask func(ctx context.Context, c *condition) error) error {
 	others, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -126,7 +126,7 @@ func (w *world) phase(ctx context.Context, o options, c *condition, clients int,
 			}
 		})
 	}
-	if err := sleep(ctx, 2*time.Second); err != nil { // the queue is full
+	if err := sleep(ctx, 2*time.Second); err != nil { // until the queue is full
 		return err
 	}
 	before, began := w.t.cpu(), time.Now()
@@ -148,20 +148,21 @@ func (w *world) phase(ctx context.Context, o options, c *condition, clients int,
 	return errors.Join(err, <-failed)
 }
 
-// long asks a query over 30 days which reads everything of two metrics.
+// long sends a query over 30 days that reads all samples of a metric.
 func (w *world) long(ctx context.Context, c *condition) error {
 	text := fmt.Sprintf(`sum by (job) (rate(http_requests_total{pod!="%d"}[1h]))`, w.asked.Add(1))
 	return w.other(ctx, c, w.heavy, rangeQuery{text: text, start: w.end.Add(-month), end: w.end, step: time.Hour})
 }
 
-// short asks a query over an hour.
+// short sends a query over an hour.
 func (w *world) short(ctx context.Context, c *condition) error {
 	text := fmt.Sprintf(`sum by (job) (rate(http_requests_total{pod!="%d"}[5m]))`, w.asked.Add(1))
 	end := w.end.Add(-time.Duration(w.asked.Load()%20) * 24 * time.Hour)
 	return w.other(ctx, c, w.steady, rangeQuery{text: text, start: end.Add(-time.Hour), end: end, step: 15 * time.Second})
 }
 
-// paced returns short as often as the process then uses a share of CPU seconds in a second.
+// paced returns a function that calls short only as often as the process can with load CPU seconds per
+// second.
 func (w *world) paced(load float64) func(context.Context, *condition) error {
 	var once sync.Once
 	var began time.Time

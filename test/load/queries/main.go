@@ -42,8 +42,9 @@ func main() {
 	flag.StringVar(&o.prometheus, "prometheus", os.Getenv("PROMETHEUS"), "Prometheus' `binary`")
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the data; default: a temporary one")
 	flag.StringVar(&o.parts, "parts", "now,past,dashboard,trips,fairness",
-		"what to measure: queries that end now, or six hours ago, ...; parts: the cost of division alone; shards: that of shards")
-	flag.IntVar(&o.series, "series", 2000, "series; the issue asks for 20000")
+		"what to measure: now, past (queries that end now, six hours ago), dashboard, trips, fairness, parts (only the cost of dividing "+
+			"queries), shards (the cost of shards)")
+	flag.IntVar(&o.series, "series", 2000, "number of series")
 	flag.DurationVar(&o.interval, "interval", 15*time.Second, "interval between two samples of a series")
 	flag.DurationVar(&o.span, "span", 24*time.Hour, "the longest range of queries; there are samples of 7 hours more")
 	flag.IntVar(&o.rounds, "rounds", 2, "how often Pallium is restarted for queries that are sent for the first time")

@@ -12,17 +12,18 @@ import (
 	"time"
 )
 
-// margin is how far samples begin before the longest range: ranges of selectors, offsets,
-// and queries that end in the past.
+// margin is how long before the longest range the samples begin, for the ranges and offsets of
+// selectors, and for queries that end in the past.
 const margin = 7 * time.Hour
 
-// recent is how much is written last, to all processes: it is in their heads.
+// recent is the time range of the samples that are written last, to all processes, and that are in their
+// heads.
 const recent = 2 * time.Hour
 
 // past is how long ago the second set of queries ends: everything they read is sealed.
 const past = 6 * time.Hour
 
-// trio is the three processes over the same samples.
+// trio has the three processes with the same samples.
 type trio struct {
 	front, plain, prom *target
 	gen                *generator
@@ -161,7 +162,7 @@ func spans(longest time.Duration) []time.Duration {
 // tally has the cost of a query in each of the processes.
 type tally struct {
 	first, again [3]cost
-	alike        [2]alike // of the Palliums and Prometheus, the worst
+	alike        [2]alike // the worst comparison of each Pallium with Prometheus
 }
 
 func (c *cost) add(d cost, n int) {
@@ -169,11 +170,11 @@ func (c *cost) add(d cost, n int) {
 	c.wall += d.wall / time.Duration(n)
 }
 
-// single asks each query in each process, first and again, and prints what that took.
+// single sends each query to each process, once and again, and prints the costs.
 func (w *trio) single(ctx context.Context, o options, name string, end time.Time) error {
 	list := panels(spans(o.span)...)
 	tallies := make([]tally, len(list))
-	rejected := map[int]bool{} // by one of the processes, for its memory or a limit
+	rejected := map[int]bool{} // by index: a process rejected the query because of its memory or a limit
 	for round := range o.rounds {
 		if err := w.restart(ctx); err != nil {
 			return err
@@ -207,7 +208,7 @@ func (w *trio) single(ctx context.Context, o options, name string, end time.Time
 	return nil
 }
 
-// askAll asks a query in all processes in turns.
+// askAll sends a query to all processes in turns.
 func (w *trio) askAll(ctx context.Context, q rangeQuery, t *tally, turn int, o options) error {
 	targets := w.all()
 	var answers [3][]byte
@@ -299,7 +300,7 @@ func report(name string, list []panel, tallies []tally) {
 	printWorst(list, tallies)
 }
 
-// printWorst prints the queries whose CPU time when repeated is highest.
+// printWorst prints the queries that need most CPU time when they are repeated.
 func printWorst(list []panel, tallies []tally) {
 	order := make([]int, len(list))
 	for i := range order {
@@ -334,8 +335,8 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
 
-// equality prints how alike the answers of the two Palliums and Prometheus are: one word if both
-// are equally alike.
+// equality returns the result of the comparison of each Pallium with Prometheus, as one word if
+// both results are the same.
 func equality(list [2]alike) string {
 	words := [...]string{"exact", "near", "DIFFER"}
 	if list[0] == list[1] {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// TestAgree compares answers as the measurement does.
+// TestAgree checks the comparison of two responses.
 func TestAgree(t *testing.T) {
 	answer := func(series string) []byte {
 		return fmt.Appendf(nil, `{"status":"success","data":{"resultType":"matrix","result":[%s]}}`, series)

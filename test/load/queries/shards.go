@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// shardCounts are the numbers of evaluations among which series are divided.
+// shardCounts are the measured values of frontend.max_shards.
 var shardCounts = []int{1, 2, 4}
 
-// shards compares queries whose series are divided among different numbers of evaluations,
-// without the results cache. Each Pallium has a copy of the data.
+// shards compares the cost of queries with different values of frontend.max_shards, without the
+// results cache. Each Pallium has a copy of the data.
 func (w *trio) shards(ctx context.Context, o options) error {
 	w.front.stop(syscall.SIGKILL)
 	w.plain.stop(syscall.SIGKILL)
@@ -69,7 +69,8 @@ func (w *trio) shards(ctx context.Context, o options) error {
 	return nil
 }
 
-// compareShards sends a query to each Pallium in turns. same is how alike the answers are.
+// compareShards sends a query to each Pallium in turns. same is the worst comparison of an answer with that
+// of the first Pallium.
 func compareShards(ctx context.Context, targets []*target, q rangeQuery, turn, repeats int) (costs [3]cost, same alike, err error) {
 	var answers [3][]byte
 	for k := range repeats {

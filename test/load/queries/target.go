@@ -55,7 +55,7 @@ limits: {requests_per_second: 0, samples_per_second: 0, bytes_per_second: 0, max
   max_concurrent_requests: 2000, max_concurrent_queries: 1000, max_queued_queries: 1000, query_timeout: 1h}
 `
 
-// newPallium returns a Pallium that is not yet started, over a data directory in dir.
+// newPallium returns a Pallium that is not yet started, with a data directory in dir.
 func newPallium(name, path, dir, more string) (*target, error) {
 	edge, err := freeAddr()
 	if err != nil {
@@ -174,7 +174,7 @@ func (t *target) flush() error {
 	return err
 }
 
-// compact is flush, and compacts all that is sealed.
+// compact flushes, and compacts everything that is sealed.
 func (t *target) compact() error {
 	if err := t.flush(); err != nil {
 		return err
@@ -183,7 +183,7 @@ func (t *target) compact() error {
 	return err
 }
 
-// cpu returns the CPU time that the process has used, in nanoseconds' resolution.
+// cpu returns the CPU time that the process has used, with a resolution of nanoseconds.
 func (t *target) cpu() time.Duration {
 	var ts unix.Timespec
 	// The id of another process' CPU clock: see clock_getcpuclockid(3) and posix-timers.h of Linux.
@@ -193,7 +193,7 @@ func (t *target) cpu() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// settle waits until the process has no background work, or some minutes.
+// settle waits until the process has no background work, at most for settled.
 func (t *target) settle(ctx context.Context) {
 	for deadline := time.Now().Add(settled); time.Now().Before(deadline) && ctx.Err() == nil; {
 		before := t.cpu()
@@ -209,7 +209,7 @@ type rangeQuery struct {
 	text       string
 	start, end time.Time
 	step       time.Duration
-	noStore    bool // evaluate it, and keep nothing
+	noStore    bool // evaluate the query without the results cache
 }
 
 // cost is the CPU time and the latency of a query.

@@ -35,8 +35,8 @@ const (
 	objectDelay = 30 * time.Millisecond
 )
 
-// remote is the long-term store of a data directory whose rows and objects are as far away
-// as those of a cloud, and what answers queries from it: the engine, and the frontend.
+// remote is the long-term store of a data directory with an engine and a frontend that answer
+// queries from it. Calls of the row store and the object store are as slow as those of a cloud.
 type remote struct {
 	dir     string
 	rows    rows.Store
@@ -142,7 +142,7 @@ func (r *remote) reopen() (err error) {
 	return nil
 }
 
-// versions are those of the store, and of an ingester that has no samples.
+// versions returns the versions of the store and of an ingester that has no samples.
 func (r *remote) versions(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error) {
 	v, err := r.store.Version(ctx, id, mint, maxt)
 	none := series.IngesterVersion{Instance: "ingester-1", Epoch: 1, Bound: math.MaxInt64, RecentBound: math.MaxInt64, Domain: "zone-a"}

@@ -25,7 +25,7 @@ type shape struct {
 	name   string
 	days   int
 	ms     []*labels.Matcher
-	values string // name of a label, for label values
+	values string // if set, the query returns the values of this label
 }
 
 func shapes() []shape {

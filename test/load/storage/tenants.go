@@ -19,7 +19,7 @@ type oneSeries struct {
 	seed   uint64
 }
 
-// kinds is the mix: 60 of 100 series are constant.
+// kinds has the kinds of 100 series: 60 are constant.
 var kinds = func() (k [100]kind) {
 	for i := range k {
 		k[i] = constant
@@ -41,7 +41,7 @@ var kinds = func() (k [100]kind) {
 	return k
 }()
 
-// spread returns the kinds in an order in which neighbours differ.
+// spread returns the kind of the i-th series. Kinds are ordered so that neighbors differ.
 func spread(i int) kind { return kinds[i*37%100] }
 
 func sortSeries(list []oneSeries) []oneSeries {
@@ -51,7 +51,7 @@ func sortSeries(list []oneSeries) []oneSeries {
 	return list
 }
 
-// nodeExporter creates about n series of hosts with 530 each.
+// nodeExporter creates about n series of hosts with 526 each.
 func nodeExporter(n int) []oneSeries {
 	type family struct {
 		prefix  string
@@ -121,8 +121,8 @@ const (
 	randomContainers
 )
 
-// kubernetes creates about n series of 350 metrics with 11 labels besides the name.
-// Every metric has one series per container.
+// kubernetes creates about n series of 350 metrics with 11 labels and the name. Every metric has
+// one series per container.
 func kubernetes(n int, containers containerLabels) []oneSeries {
 	rng := rand.New(rand.NewPCG(2, 2))
 	random := func(n int, alphabet string) string {

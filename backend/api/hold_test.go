@@ -1,0 +1,49 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// TestHold checks that reads which are not queries hold a slot of queriers, and no other route.
+func TestHold(t *testing.T) {
+	b := newReading(t, 64<<20)
+	for _, c := range allReadRoutes() {
+		b.holding, b.released = 0, 0
+		w := httptest.NewRecorder()
+		b.h.ServeHTTP(w, as("acme", c.request(b, "")))
+		want := 0
+		switch c.pattern {
+		case "read", "metadata", "query_exemplars":
+			want = 1
+		}
+		if w.Code/100 != 2 || b.holding != want || b.released != want {
+			t.Errorf("%s: %d, %d slots held and %d released, want %d", c, w.Code, b.holding, b.released, want)
+		}
+		b.clean(c.String())
+	}
+}
+
+// TestHoldFails checks the responses while no slot is free, and that nothing stays held.
+func TestHoldFails(t *testing.T) {
+	for _, c := range []readRoute{{method: "GET", pattern: "metadata", noText: true}, {method: "POST", pattern: "read"},
+		{method: "POST", pattern: "query_exemplars"}} {
+		b := newReading(t, 64<<20)
+		b.lim.QueryTimeout = limits.Duration(20 * time.Millisecond)
+		b.held = func(ctx context.Context) error {
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
+		w := httptest.NewRecorder()
+		b.h.ServeHTTP(w, as("acme", c.request(b, "")))
+		if w.Code != http.StatusServiceUnavailable {
+			t.Errorf("%s: %d %s", c, w.Code, w.Body)
+		}
+		b.clean(c.String())
+	}
+}
