@@ -19,14 +19,15 @@ import (
 )
 
 const (
-	// sampleInterval is a usual interval between two samples of a series.
+	// sampleInterval is the assumed interval between two samples of a series.
 	sampleInterval = 15 * time.Second
-	// countedMillis is the range of times, up to the last step, whose series are counted: those
-	// of a day are in one row of the index for each metric.
+	// countedMillis limits the range of times whose series are listed to choose the shards. The range
+	// ends at the last sample time that the steps read.
 	countedMillis = 24 * 60 * 60 * 1000
 )
 
-// evaluateSteps evaluates some steps: by ranges of series at the same time if there are many.
+// evaluateSteps evaluates a range of steps. It divides expressions with much work into shards. If a
+// process of an older version ignored a shard, it evaluates the steps again without shards.
 func (p *plan) evaluateSteps(ctx context.Context, steps split.Range) (*evaluated, *promql.Result) {
 	if ranges := p.ranges(ctx, steps); ranges != nil {
 		got, failed := p.evaluateShards(ctx, steps, ranges)
@@ -41,36 +42,40 @@ func (p *plan) evaluateSteps(ctx context.Context, steps split.Range) (*evaluated
 	return got, failed
 }
 
-// notSharded reports whether a process of an older version would have evaluated a shard.
+// notSharded reports whether a process of an older version ignored a shard.
 func notSharded(err error) bool {
 	var unreadable promql.ErrStorage
 	return errors.As(err, &unreadable) && errors.Is(unreadable.Err, evaluation.ErrNotSharded)
 }
 
-// selection is what the leaves of an expression select: the numbers of series, and some of these
-// at equal distances, ascending; none if the series were not listed.
+// selection describes the series that the leaves of an expression select.
 type selection struct {
-	counts  []int64
+	// counts has the number of series of each leaf. If samples is nil, it has an upper bound: the
+	// number of series of the selector that selected the most.
+	counts []int64
+	// samples has series of each leaf, ascending, at equal distances in the list of all. It is nil if
+	// the series were not listed.
 	samples [][]labels.Labels
-	at      time.Time
+	at      time.Time // when the series were listed or counted
 }
 
 const (
-	// mostSamples is the maximum number of series that are remembered of a leaf.
-	mostSamples = 16
-	// selectionAge is how long the remembered series are used to choose ranges. Older ones may
-	// have become an unequal division.
+	// minSamples is the number of series of a leaf that are remembered, unless Options.MaxShards is
+	// larger or the leaf has fewer.
+	minSamples = 16
+	// selectionAge is how long remembered series are used to choose ranges. With older ones, the
+	// shards may be of unequal size.
 	selectionAge = 10 * time.Minute
 )
 
-// remember notes what the leaves of the expression select.
+// remember stores the selection of the expression, unless the expression is too long.
 func (p *plan) remember(s *selection) {
 	if len(p.q.text) <= longestNoted {
 		p.f.selected.Put(notedKey{p.id, p.q.text}, s)
 	}
 }
 
-// sampleOf returns at most n of a list, at equal distances, in a slice of its own.
+// sampleOf returns a new slice with at most n elements of a list, at equal distances.
 func sampleOf(list []labels.Labels, n int) []labels.Labels {
 	n = min(n, len(list))
 	out := make([]labels.Labels, n)
@@ -80,7 +85,8 @@ func sampleOf(list []labels.Labels, n int) []labels.Labels {
 	return out
 }
 
-// shardsOf returns among how many evaluations this number of series of a leaf is divided.
+// shardsOf returns the number of shards for a leaf with count series. Less than two means that the
+// leaf is not divided.
 func (p *plan) shardsOf(leaf *shard.Leaf, count int64, steps split.Range) int {
 	window, _ := p.shape.Reads(steps.Start, steps.End)
 	read := time.Duration(min(window.To, maxTime)-max(window.After, -maxTime)) * time.Millisecond
@@ -97,8 +103,8 @@ func saturated(a, b int64) int64 {
 	return a * b
 }
 
-// ranges returns the ranges of series of each leaf, or nil if the series are not divided. The
-// answer does not depend on the ranges, so they may depend on what was seen before.
+// ranges returns the ranges of series of each leaf, or nil if no leaf is divided. The answer is the
+// same for any ranges, so a remembered selection need not be exact.
 func (p *plan) ranges(ctx context.Context, steps split.Range) [][]series.LabelRange {
 	if len(p.leaves) == 0 || p.f.o.MaxShards < 2 {
 		return nil
@@ -119,7 +125,7 @@ func (p *plan) ranges(ctx context.Context, steps split.Range) [][]series.LabelRa
 	return out
 }
 
-// divided reports whether the series of a leaf are to be divided.
+// divided reports whether any leaf is divided.
 func (p *plan) divided(s *selection, steps split.Range) bool {
 	for i, leaf := range p.leaves {
 		if p.shardsOf(leaf, s.counts[i], steps) > 1 {
@@ -129,8 +135,8 @@ func (p *plan) divided(s *selection, steps split.Range) bool {
 	return false
 }
 
-// list lists the series that the leaves select, and remembers some. It returns nil if that
-// failed: evaluating everything reports the error.
+// list lists the series that the leaves select, and remembers their number and some of them. It
+// returns nil after an error: the steps are then evaluated without shards.
 func (p *plan) list(ctx context.Context, steps split.Range) *selection {
 	held := memory.FromContext(ctx).Part()
 	defer held.Close()
@@ -143,7 +149,7 @@ func (p *plan) list(ctx context.Context, steps split.Range) *selection {
 			return nil
 		}
 		s.counts = append(s.counts, int64(len(all)))
-		s.samples = append(s.samples, sampleOf(all, max(mostSamples, p.f.o.MaxShards)))
+		s.samples = append(s.samples, sampleOf(all, max(minSamples, p.f.o.MaxShards)))
 	}
 	p.remember(s)
 	return s
@@ -157,7 +163,7 @@ type shardTask struct {
 	got   *evaluated
 }
 
-// evaluateShards evaluates some steps by ranges of the series of each leaf.
+// evaluateShards evaluates a range of steps in shards, one for each range of series of each leaf.
 func (p *plan) evaluateShards(ctx context.Context, steps split.Range, ranges [][]series.LabelRange) (*evaluated, *promql.Result) {
 	held := memory.FromContext(ctx).Part() // for the answers of the shards
 	defer held.Close()
@@ -165,7 +171,7 @@ func (p *plan) evaluateShards(ctx context.Context, steps split.Range, ranges [][
 	shares := false
 	defer func() {
 		if shares {
-			return // they are closed with the query
+			return // rangeQuery.Close closes the queries of the shards
 		}
 		for _, t := range tasks {
 			if t.query != nil {
@@ -206,7 +212,7 @@ func (p *plan) evaluateShards(ctx context.Context, steps split.Range, ranges [][
 	return out, nil
 }
 
-// execShards evaluates all shards, some at the same time.
+// execShards evaluates all shards, at most Options.MaxShards concurrently.
 func (p *plan) execShards(ctx context.Context, steps split.Range, ranges [][]series.LabelRange) ([]*shardTask, *promql.Result) {
 	var tasks []*shardTask
 	for i, leaf := range p.leaves {
@@ -227,7 +233,7 @@ func (p *plan) execShards(ctx context.Context, steps split.Range, ranges [][]ser
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if failed == nil { // later ones may fail because this one ended them
+			if failed == nil { // the first failure cancels the other shards
 				failed = res
 			}
 			return res.Err
@@ -237,7 +243,8 @@ func (p *plan) execShards(ctx context.Context, steps split.Range, ranges [][]ser
 	return tasks, failed
 }
 
-// collect returns the answers of the leaves, and adds to out what the shards have in common.
+// collect joins the answers of the shards into one answer for each leaf. It adds the costs of the
+// shards to out, and merges their readers, warnings and storable flags into it.
 func (p *plan) collect(tasks []*shardTask, steps split.Range, held *memory.Holding, out *evaluated) ([]shard.Answer, error) {
 	at := shard.Steps{Start: steps.Start, Step: p.step, N: int(stepsIn(steps, p.step))}
 	answers := make([]shard.Answer, 0, len(p.leaves))
@@ -250,7 +257,7 @@ func (p *plan) collect(tasks []*shardTask, steps split.Range, held *memory.Holdi
 			}
 			pieces = append(pieces, t.got.points)
 			selected += t.got.cost.Series
-			out.cost.Samples += t.got.cost.Samples // the engine would hold those of all
+			out.cost.Samples += t.got.cost.Samples // as if one engine had all of them in memory
 			out.cost.Read += t.got.cost.Read
 			out.readers = out.readers.And(t.got.readers)
 			out.storable = out.storable && t.got.storable
