@@ -74,7 +74,7 @@ type Options struct {
 	// a younger sample, the query does not use the cache.
 	Settle time.Duration
 	Engine split.Options
-	// Switches are the settings of this process that can change answers, as text.
+	// Switches has the versions of this process on which answers depend, as text.
 	Switches  string
 	Workers   int // maximum number of concurrent runs of parts of one query; less than 1 counts as 1
 	MaxShards int // maximum number of shards of a leaf of an expression; less than 2: leaves are not divided

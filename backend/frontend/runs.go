@@ -143,7 +143,7 @@ type evaluated struct {
 	warnings annotations.Annotations
 	cost     evaluation.Cost
 	readers  evaluation.Readers
-	storable bool // evaluated with the settings of this process
+	storable bool // evaluated by processes with the versions of this one
 }
 
 // evaluateWhole evaluates a range of steps without shards. If the evaluation failed, it returns
@@ -182,7 +182,7 @@ func (p *plan) execQuery(ctx context.Context, query promql.Query) (*evaluated, *
 	}
 	out := &evaluated{points: points, warnings: res.Warnings, cost: p.costOf(query), readers: p.f.o.Evaluator.Readers(query), storable: true}
 	if s, ok := query.(interface{ Storable() bool }); ok && !s.Storable() {
-		out.storable = false // another process evaluated it with other settings
+		out.storable = false // a process of another version evaluated it
 	}
 	return out, nil
 }

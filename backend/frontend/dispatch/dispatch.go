@@ -71,7 +71,7 @@ type Engine interface {
 type Options struct {
 	Engine Engine
 	Queue  *queue.Queue
-	// Switches are the settings of this process that can change answers, as text.
+	// Switches has the versions of this process on which answers depend, as text.
 	Switches string
 	// Timer returns a channel that receives after a duration, as time.After.
 	Timer      func(time.Duration) <-chan time.Time

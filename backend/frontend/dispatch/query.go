@@ -20,8 +20,8 @@ type query struct {
 	answer  *evaluation.Answer // of another process; nil before Exec
 }
 
-// Storable reports whether the answer was evaluated with the settings of this process, so that it may be
-// cached.
+// Storable reports whether the answer may be cached: it was evaluated in this process, or by a process
+// with the same versions.
 func (q *query) Storable() bool { return q.answer == nil || q.answer.Switches == q.d.o.Switches }
 
 // task is one attempt to evaluate a query.

@@ -100,7 +100,7 @@ type Answer struct {
 	Joinable bool
 	Cost     Cost
 	Readers  Readers
-	// Switches are the settings that can change answers, of the process that evaluated the request.
+	// Switches has the versions on which answers depend, of the process that evaluated the request.
 	Switches string
 	// Syntax are the PromQL switches that the process applied, as text; see switches.Set.String.
 	Syntax string

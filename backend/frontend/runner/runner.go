@@ -39,7 +39,7 @@ type Options struct {
 	Gate     *querier.Gate
 	Cost     func(promql.Query) (series, samples int64)
 	Readers  func(promql.Query) evaluation.Readers
-	Switches string // the settings of this process that can change answers
+	Switches string // the versions of this process on which answers depend, as text
 }
 
 // Runner runs evaluations. It is safe for concurrent use.
