@@ -39,7 +39,7 @@ type Queryable interface {
 }
 
 // Options configures the API. Without Push, write routes respond with 503; without Queryable, so do
-// read routes.
+// routes of the cost routes.Query.
 type Options struct {
 	Push        func(context.Context, *series.Batch) (series.Outcome, error)
 	Queryable   Queryable
