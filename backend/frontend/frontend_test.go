@@ -97,28 +97,28 @@ func TestShards(t *testing.T) {
 		want       int64 // shards
 	}{
 		{"an aggregation", "sum(load)", nil, 3},
-		{"two", "sum(load) / sum(requests_total)", nil, 6},
-		{"few series", "sum(latency)", nil, 0}, // one
+		{"two aggregations", "sum(load) / sum(requests_total)", nil, 6},
+		{"one series", "sum(latency)", nil, 0},
 		{"few points", "sum(load)", func(w *world) { w.front.o.ShardPoints = 1 << 40 }, 0},
 		{"delayed removal of names", "sum(load)", func(w *world) { w.switchTo(switches.Set{DelayedNameRemoval: true}) }, 0},
 		{"switched off", "sum(load)", func(w *world) { w.front.o.MaxShards = 1 }, 0},
 		{"queriers of an older version", "sum(load)", func(w *world) { w.old = true }, 3},
 		{"not divisible", "load + load", nil, 0},
-		{"remembered labels", "sum(load)", func(w *world) {
+		{"the series are known from an earlier query", "sum(load)", func(w *world) {
 			w.ask("sum(load)", origin, origin+day, hour)
 			w.lists.Store(0)
 			w.sharded.Store(0)
 			w.changes++
 			w.noLists = true
 		}, 3},
-		{"remembered for too long", "sum(load)", func(w *world) {
+		{"the series were listed too long ago", "sum(load)", func(w *world) {
 			w.ask("sum(load)", origin, origin+day, hour)
 			w.now += 11 * minute
 			w.sharded.Store(0)
 			w.changes++
 			w.wantLists = 2
 		}, 3},
-		{"remembered to be small", "sum(load)", func(w *world) {
+		{"few points in an earlier query", "sum(load)", func(w *world) {
 			w.front.o.ShardPoints = 1 << 20
 			w.ask("sum(load)", origin, origin+day, hour)
 			w.lists.Store(0)
@@ -145,7 +145,7 @@ func TestShards(t *testing.T) {
 	}
 }
 
-// TestLimitsOfShards checks that the limits on series and samples apply to the shards together.
+// TestLimitsOfShards checks that the limit on samples applies to the sum of all shards.
 func TestLimitsOfShards(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -180,19 +180,19 @@ func TestKept(t *testing.T) {
 		change     func(*world)
 		want       int64
 	}{
-		{"all days", "sum(load)", start, end, nil, 0},
-		{"a whole query", `label_replace(load, "x", "$1", "i", "(.*)")`, start, end, nil, 0},
+		{"days before the bound", "sum(load)", start, end, nil, 0},
+		{"a query that is not divided", `label_replace(load, "x", "$1", "i", "(.*)")`, start, end, nil, 0},
 		{"the last day is not settled", "sum(load)", start, origin + 5*day, nil, steps(origin+4*day, origin+5*day)},
 		{"a negative offset", "sum(load offset -1d)", start, origin + 4*day, nil, steps(origin+3*day, origin+4*day)},
 		{"@ after the bound", "sum(load @ 1772900000)", start, end, nil, steps(start, end)},
 		{"@ before the bound", "sum(load @ 1772500000)", start, end, nil, 0},
 		{"no samples", "time()", start, end, nil, steps(start, end)},
-		{"nothing there", "sum(nothing)", start, end, nil, 0},
+		{"no series", "sum(nothing)", start, end, nil, 0},
 		{"retention cuts the first day", "sum(load)", start, end, func(w *world) { w.keep = 98 * time.Hour },
 			steps(origin, origin+day)},
 		{"versions cannot be read", "sum(load)", start, end, func(w *world) { w.noVer = errors.New("down") }, steps(start, end)},
-		{"annotations, of which day is not known", "rate(load[10m])", start, end, nil, steps(start, end)},
-		{"annotations that are expected", "rate(load[10m])", start, end, func(w *world) { w.ask("rate(load[10m])", start, end, hour) }, 0},
+		{"annotations of days that were evaluated together", "rate(load[10m])", start, end, nil, steps(start, end)},
+		{"annotations of days that were evaluated separately", "rate(load[10m])", start, end, func(w *world) { w.ask("rate(load[10m])", start, end, hour) }, 0},
 		{"recent samples", "sum(load)", start, origin + 5*day, func(w *world) { w.recent = origin + 4*day + 8*hour },
 			steps(origin+4*day+8*hour, origin+5*day)},
 		{"around 1970", "sum(load)", -2 * day, 2 * day, nil, 0},
@@ -251,12 +251,12 @@ func TestSwitches(t *testing.T) {
 	steps := w.steps.Load()
 	w.ask("sum(load)", start, end-hour, hour)
 	if got := w.steps.Load() - steps; got != all-1 {
-		t.Errorf("a query whose names are removed late used the result of another range: %d steps were evaluated", got)
+		t.Errorf("a query with delayed name removal used the result of another range: %d steps were evaluated", got)
 	}
 }
 
-// TestStale changes each component of the versions, and checks that the parts that depend on it are
-// evaluated again. It compares the answers with those of the engine.
+// TestStale changes each component of the versions, and checks whether steps are evaluated again. It
+// compares the answers with those of the engine.
 func TestStale(t *testing.T) {
 	start, end := origin, origin+3*day-hour
 	perDay := day / hour
@@ -289,12 +289,13 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// TestRecent checks that samples between the bound and the recent bound make only cached recent
-// steps unusable, also after the bound has moved, until the day is stored again as settled.
+// TestRecent checks that a sample between the bound and the recent bound makes only recent cached
+// steps unusable. If the bound has moved since, these steps stay recent until they are cached again
+// as settled.
 func TestRecent(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
-	start, end := origin+2*day, origin+4*day+5*hour // a day begins at an hour
+	start, end := origin+2*day, origin+4*day+5*hour // days begin an hour after origin, origin+day, ...
 	w.recent = origin + 4*day + 10*hour
 	evaluated := func(when string, want int64) {
 		t.Helper()
@@ -308,7 +309,7 @@ func TestRecent(t *testing.T) {
 	evaluated("first", 54)
 	evaluated("again", 0)
 	late(w.bound + 2*hour)
-	evaluated("after a late sample", 29) // the day that begins at hour 97, and the day before, whose last step is at the bound
+	evaluated("after a late sample", 29) // the last day, and the day before, whose last step is at the bound
 	w.bound += 10 * hour
 	evaluated("after the bound has moved", 0) // and stores the day
 	w.recent += 10 * hour
@@ -323,11 +324,11 @@ func TestRecent(t *testing.T) {
 	before := w.steps.Load()
 	w.ask("max(load)", start, end, hour)
 	if w.steps.Load() != before {
-		t.Error("a settled entry did not grow after a late sample that it does not have")
+		t.Error("a settled entry did not grow after a late sample on which it does not depend")
 	}
 }
 
-// TestRuns checks which parts are evaluated together.
+// TestRuns checks how many evaluations a query needs, because adjacent parts are evaluated together.
 func TestRuns(t *testing.T) {
 	for _, tt := range []struct {
 		name, text string
@@ -337,9 +338,9 @@ func TestRuns(t *testing.T) {
 	}{
 		{"a few days", "sum(load)", origin, origin + 3*day, nil, 1},
 		{"with recent steps", "sum(load)", origin, origin + 5*day, nil, 1},
-		{"a week and a day", "sum(load)", origin - 5*day, origin + 3*day, nil, 2},
+		{"eight days", "sum(load)", origin - 5*day, origin + 3*day, nil, 2},
 		{"a part that is wider than a run", "sum_over_time(load[15d])", origin, origin + 5*day, nil, 1},
-		{"a day in the middle is kept", "sum(load)", origin, origin + 3*day, func(w *world) {
+		{"a day in the middle is cached", "sum(load)", origin, origin + 3*day, func(w *world) {
 			w.ask("sum(load)", origin+hour, origin+day, hour)
 			w.parts.Store(0)
 		}, 2},
@@ -348,7 +349,7 @@ func TestRuns(t *testing.T) {
 			w.parts.Store(0)
 			w.changes++
 		}, 4},
-		{"a limit of the whole", "sum(load)", origin, origin + 2*day, func(w *world) { w.longest = 24 }, 4}, // the first fails
+		{"all parts together exceed a limit", "sum(load)", origin, origin + 2*day, func(w *world) { w.longest = 24 }, 4}, // one fails
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -448,7 +449,7 @@ func TestGrows(t *testing.T) {
 	w.ask("sum(load)", from, to, hour)
 	w.ask("sum(load)", from+3*hour, to+9*hour, hour)
 	if got := w.steps.Load() - before; got != 0 {
-		t.Errorf("%d steps of ranges that were kept were evaluated", got)
+		t.Errorf("%d steps of cached ranges were evaluated", got)
 	}
 }
 
@@ -458,7 +459,7 @@ func TestLimitOnHit(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
 	if w.again("sum(load)", origin, origin+2*day, hour) != 0 {
-		t.Fatal("nothing was kept: the test is void")
+		t.Fatal("nothing was cached: the test checks nothing")
 	}
 	w.most = 3
 	before := w.steps.Load()
@@ -473,7 +474,7 @@ func TestOldEntry(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
 	if w.again("sum(load)", origin, origin+2*day, hour) != 0 {
-		t.Fatal("nothing was kept: the test is void")
+		t.Fatal("nothing was cached: the test checks nothing")
 	}
 	w.now += 25 * hour
 	before := w.steps.Load()
@@ -493,8 +494,7 @@ func TestFewSteps(t *testing.T) {
 	}
 }
 
-// TestExtremeTimes checks that queries with times that the engine cannot compute with exactly are not
-// divided.
+// TestExtremeTimes compares answers for times near and beyond the limits of int64 nanoseconds.
 func TestExtremeTimes(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -548,7 +548,7 @@ func TestAnnotationsOfSteps(t *testing.T) {
 	w.write(origin+3*hour+minute, 1, "__name__", "mixed")
 	whole := w.ask("rate(mixed[1h])", origin+hour, origin+20*hour, 30*minute)
 	if len(whole.Warnings) == 0 {
-		t.Fatal("no warning: the test is void")
+		t.Fatal("no warning: the test checks nothing")
 	}
 	w.ask("rate(mixed[1h])", origin+10*hour, origin+20*hour, 30*minute)
 	w.ask("rate(mixed[1h])", origin+hour, origin+20*hour, 30*minute)
@@ -569,7 +569,7 @@ func TestFailure(t *testing.T) {
 }
 
 // TestZonesOfReads checks that an answer is cached with the ingesters that answered all of its
-// reads, and used as long as enough of these are available.
+// reads, and that it is used while enough of these ingesters are available.
 func TestZonesOfReads(t *testing.T) {
 	w := newWorld(t)
 	w.fill()

@@ -34,9 +34,9 @@ func TestLimits(t *testing.T) {
 		{"two tenants", 4, 0.75, Instant, []tenant.ID{"a", "b"}, 4},
 		{"one range worker, one for others", 2, 1, Range, []tenant.ID{"a"}, 1},
 		{"range queries leave one", 4, 1, Range, []tenant.ID{"a"}, 3},
-		{"range queries of many leave one", 8, 0.75, Range, []tenant.ID{"a", "b", "c"}, 7},
-		{"range queries of one leave one to those of others", 4, 0.75, Range, []tenant.ID{"a"}, 2},
-		{"range queries of two leave one", 4, 0.75, Range, []tenant.ID{"a", "b"}, 3},
+		{"range queries of three tenants leave one", 8, 0.75, Range, []tenant.ID{"a", "b", "c"}, 7},
+		{"range queries of one tenant leave one to range queries of others", 4, 0.75, Range, []tenant.ID{"a"}, 2},
+		{"range queries of two tenants leave one", 4, 0.75, Range, []tenant.ID{"a", "b"}, 3},
 		{"three workers", 3, 0.75, Range, []tenant.ID{"a"}, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -282,8 +282,8 @@ func TestTakers(t *testing.T) {
 	}
 }
 
-// TestGiveUpWithAJob checks that a job whose Take ends at the same moment goes back to its position
-// in the queue, or to a waiting worker.
+// TestGiveUpWithAJob checks that a job goes back to its position in the queue, or to a waiting
+// worker, if the context of a Take ends just when the Take gets the job.
 func TestGiveUpWithAJob(t *testing.T) {
 	q := newQueue(t, 1, Options{})
 	push(q, "a", Instant, 3, 1e6)

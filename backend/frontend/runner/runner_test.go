@@ -135,7 +135,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestErrors checks the errors of queries that do not run.
+// TestErrors checks the errors of queries that cannot be parsed, are not allowed, or exceed a limit.
 func TestErrors(t *testing.T) {
 	e := &engine{}
 	account := memory.NewAccount(1<<30, prometheus.NewRegistry())
