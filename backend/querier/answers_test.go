@@ -123,8 +123,7 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// TestCostOfQueries checks that queries of all kinds tell what they have read: other processes
-// report it as the statistics of the query.
+// TestCostOfQueries checks that queries of all kinds have a cost after they ran, and none before.
 func TestCostOfQueries(t *testing.T) {
 	b := newBed(t)
 	ctx := b.as("a")

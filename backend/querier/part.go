@@ -65,7 +65,7 @@ func (e *Engine) NewRootQuery(ctx context.Context, text string, whole split.Time
 }
 
 // partQuery is the query of a part. After it has run, it holds memory only for its answer:
-// otherwise a query would need memory to read all its parts at the same time.
+// otherwise a query would hold the memory for reading all its parts until it ends.
 type partQuery struct {
 	*query
 	of *shard.Shard // nil: not divided by series
@@ -84,7 +84,7 @@ func (q partQuery) Exec(ctx context.Context) *promql.Result {
 	if res.Err != nil || !ok {
 		return res
 	}
-	if q.of != nil { // it is no response: it has no text
+	if q.of != nil { // the answer of a shard is not sent to a client: it needs no memory for its text
 		err := memory.FromContext(ctx).Take(pointsBytes(m, pointBytes))
 		if err != nil {
 			return q.failed(Explained(ctx, err))
@@ -115,8 +115,9 @@ func (e *Engine) Check(q promql.Query) error {
 	return nil
 }
 
-// CheckCost returns an error if a query with the cost of a cached answer exceeds a limit: series is
-// the number that the largest selector selected, samples the peak number in memory.
+// CheckCost returns an error if the cost of a query exceeds a limit, for example the cost of a cached
+// answer. series is the number of series of the selector with the most series, and samples the peak
+// number of samples in memory.
 func (e *Engine) CheckCost(ctx context.Context, series, samples int64) error {
 	lim, _, err := tenantLimits(ctx)
 	if err != nil {
@@ -142,13 +143,12 @@ func (e *Engine) TooLarge(err error) bool {
 	return errors.As(err, &unreadable) && errors.Is(unreadable.Err, memory.ErrFull)
 }
 
-// Failed returns the result of a query that failed with an error of Check, CheckCost or a part
-// that was too large, and counts it.
+// Failed returns the result of a query that failed with an error of Check, CheckCost, Take or
+// Charge, or because a part was too large, and counts the query as failed.
 func (e *Engine) Failed(err error) *promql.Result { return e.failed(err) }
 
-// Cost returns how much a query that ran has read: the number of series that its largest selector
-// selected, and the peak number of samples in the engine. For a query that did not run it returns
-// zeros.
+// Cost returns the cost of a query that ran: the number of series of the selector with the most
+// series, and the peak number of samples in the engine. For a query that did not run it returns zeros.
 func (e *Engine) Cost(q promql.Query) (series, samples int64) {
 	own, ok := q.(*query)
 	if part, is := q.(partQuery); is {
@@ -183,7 +183,7 @@ func (e *Engine) Charge(ctx context.Context, m promql.Matrix) error {
 	return Explained(ctx, err)
 }
 
-// pointsBytes returns the memory of an answer with this many bytes for a float.
+// pointsBytes returns the memory of an answer whose float points have each bytes.
 func pointsBytes(m promql.Matrix, each int64) int64 {
 	points := int64(0)
 	for i := range m {
@@ -197,8 +197,8 @@ func pointsBytes(m promql.Matrix, each int64) int64 {
 	return sumOf(int64(len(m))*seriesBytes, points, each)
 }
 
-// Explained returns the error that the engine returns to the client if err is of a limit or of the
-// memory account, and any other error unchanged.
+// Explained returns the error for the client if err says that a limit, the memory of the process or
+// an operator ended the query, and any other error unchanged.
 func Explained(ctx context.Context, err error) error {
 	if err == nil {
 		return nil

@@ -205,8 +205,8 @@ func newCollector(r *evaluation.Request, h *memory.Holding) *collector {
 }
 
 // The memory that is reserved for a received answer: answerFactor bytes for each byte of its
-// encoding (decoded points have twice the size, and the message and gRPC's copy exist as
-// well), and answerSeriesBytes for each series.
+// encoding (decoded points have twice the size; the message and gRPC's copy of it also use
+// memory), and answerSeriesBytes for each series.
 const (
 	answerFactor      = 4
 	answerSeriesBytes = 200
