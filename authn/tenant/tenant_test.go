@@ -35,7 +35,7 @@ func TestParseID(t *testing.T) {
 	}
 }
 
-// TestAccess checks that nothing is allowed without a tenant or a label policy.
+// TestAccess checks that an access needs both a valid tenant and a label policy.
 func TestAccess(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
