@@ -10,7 +10,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestHold checks that reads which are not queries hold a slot of queriers, and no other route.
+// TestHold checks that only remote read, metadata and exemplar requests hold a slot of a querier.
 func TestHold(t *testing.T) {
 	b := newReading(t, 64<<20)
 	for _, c := range allReadRoutes() {
