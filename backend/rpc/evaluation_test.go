@@ -74,7 +74,7 @@ func TestRequestEncoding(t *testing.T) {
 		"no policy":                  func(in *wire.EvaluationRequest) { in.Policy = "" },
 		"an unknown policy":          func(in *wire.EvaluationRequest) { in.Policy = "all but x" },
 		"a negative step":            func(in *wire.EvaluationRequest) { in.Step = -1 },
-		"an instant in part":         func(in *wire.EvaluationRequest) { in.Step = 0 },
+		"a part of an instant query": func(in *wire.EvaluationRequest) { in.Step = 0 },
 		"an end before the start":    func(in *wire.EvaluationRequest) { in.End = in.Start - 1 },
 		"an end a nanosecond before": func(in *wire.EvaluationRequest) { in.End, in.EndNanoseconds = in.Start, in.StartNanoseconds-1 },
 		"a part that ends before":    func(in *wire.EvaluationRequest) { in.Last = in.First - 1 },
@@ -211,7 +211,7 @@ func TestFailureEncoding(t *testing.T) {
 	}
 }
 
-// FuzzAnswer: decoding any message ends with an answer or an error.
+// FuzzAnswer checks that decoding any message returns an answer or an error.
 func FuzzAnswer(f *testing.F) {
 	r := exampleRequest()
 	_ = sendAnswer(r, &evaluation.Answer{Value: promql.Matrix{{Metric: labels.FromStrings("a", "1"),
@@ -234,7 +234,7 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// FuzzRequest: decoding any message ends with a request or an error.
+// FuzzRequest checks that decoding any message returns a request or an error.
 func FuzzRequest(f *testing.F) {
 	in, err := encodeRequest(context.Background(), exampleRequest())
 	if err != nil {
