@@ -29,7 +29,7 @@ import (
 type Evaluator interface {
 	promql.QueryEngine
 	// NewPartQuery returns a query for some steps of a range query; of is nil, or the shard to evaluate.
-	// The query fails with evaluation.ErrNotSharded if a process of an older version ignored the shard.
+	// The query's error wraps evaluation.ErrNotSharded if the shard cannot be evaluated alone.
 	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
 		of *shard.Shard) (promql.Query, error)
 	// NewRootQuery returns a query for some steps of a range query whose aggregations were evaluated

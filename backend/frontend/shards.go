@@ -27,22 +27,30 @@ const (
 )
 
 // evaluateSteps evaluates a range of steps. It divides expressions with much work into shards. If a
-// process of an older version ignored a shard, it evaluates the steps again without shards.
+// shard cannot be evaluated alone, a limit is exceeded, or the rest of the expression has an error,
+// it evaluates the steps again without shards: whether a query succeeds, and with which error it
+// fails, must not depend on shards.
 func (p *plan) evaluateSteps(ctx context.Context, steps split.Range) (*evaluated, *promql.Result) {
 	if ranges := p.ranges(ctx, steps); ranges != nil {
-		got, failed := p.evaluateShards(ctx, steps, ranges)
-		if failed == nil || !notSharded(failed.Err) {
-			return got, failed
+		got, again, failed := p.evaluateShards(ctx, steps, ranges)
+		switch {
+		case failed == nil:
+			return got, nil
+		case notSharded(failed.Err):
+			p.remember(&selection{together: true, at: p.f.o.Now()})
+		case !again && !p.f.o.Evaluator.TooLarge(failed.Err):
+			return nil, failed
 		}
 	}
 	got, failed := p.evaluateWhole(ctx, steps)
-	if failed == nil && len(p.leaves) > 0 {
+	if failed == nil && len(p.leaves) > 0 && !p.together() {
 		p.remember(&selection{counts: slices.Repeat([]int64{got.cost.Series}, len(p.leaves)), at: p.f.o.Now()})
 	}
 	return got, failed
 }
 
-// notSharded reports whether a process of an older version ignored a shard.
+// notSharded reports whether a shard could not be evaluated alone: a process of an older version
+// ignored it, or its series have labels that functions drop (see shard.Inseparable).
 func notSharded(err error) bool {
 	var unreadable promql.ErrStorage
 	return errors.As(err, &unreadable) && errors.Is(unreadable.Err, evaluation.ErrNotSharded)
@@ -50,29 +58,52 @@ func notSharded(err error) bool {
 
 // selection describes the series that the leaves of an expression select.
 type selection struct {
-	// counts has the number of series of each leaf. If samples is nil, it has an upper bound: the
-	// number of series of the selector that selected the most.
+	// counts has the number of series of each leaf. If the series were not listed, it has an upper
+	// bound: the number of series of the selector that selected the most.
 	counts []int64
 	// samples has series of each leaf, ascending, at equal distances in the list of all. It is nil if
-	// the series were not listed.
+	// the series were not listed, or if these ones are larger than maxSampleBytes.
 	samples [][]labels.Labels
 	at      time.Time // when the series were listed or counted
+	// together is set if the expression must not be divided until selectionAge has passed. If it is
+	// set, of the other fields only at is used.
+	together bool
 }
 
 const (
 	// minSamples is the number of series of a leaf that are remembered, unless Options.MaxShards is
 	// larger or the leaf has fewer.
 	minSamples = 16
+	// maxSampleBytes is the maximum size of the series that are remembered for an expression, which
+	// may have hundreds of leaves. No query is charged for this memory.
+	maxSampleBytes = 32 << 10
 	// selectionAge is how long remembered series are used to choose ranges. With older ones, the
 	// shards may be of unequal size.
 	selectionAge = 10 * time.Minute
 )
+
+// bytes returns the size of the labels in samples.
+func (s *selection) bytes() uint64 {
+	n := uint64(0)
+	for _, list := range s.samples {
+		for _, ls := range list {
+			n += ls.ByteSize()
+		}
+	}
+	return n
+}
 
 // remember stores the selection of the expression, unless the expression is too long.
 func (p *plan) remember(s *selection) {
 	if len(p.q.text) <= longestNoted {
 		p.f.selected.Put(notedKey{p.id, p.q.text}, s)
 	}
+}
+
+// together reports whether a remembered selection says that the expression must not be divided.
+func (p *plan) together() bool {
+	known, ok := p.f.selected.Get(notedKey{p.id, p.q.text})
+	return ok && known.together && p.f.o.Now().Sub(known.at).Abs() <= selectionAge
 }
 
 // sampleOf returns a new slice with at most n elements of a list, at equal distances.
@@ -106,15 +137,15 @@ func saturated(a, b int64) int64 {
 // ranges returns the ranges of series of each leaf, or nil if no leaf is divided. The answer is the
 // same for any ranges, so a remembered selection need not be exact.
 func (p *plan) ranges(ctx context.Context, steps split.Range) [][]series.LabelRange {
-	if len(p.leaves) == 0 || p.f.o.MaxShards < 2 {
+	if len(p.leaves) == 0 || p.f.o.MaxShards < 2 || p.together() {
 		return nil
 	}
 	known, ok := p.f.selected.Get(notedKey{p.id, p.q.text})
-	if ok && !p.divided(known, steps) {
+	if ok && !known.together && !p.divided(known, steps) {
 		return nil
 	}
 	if !ok || known.samples == nil || p.f.o.Now().Sub(known.at).Abs() > selectionAge {
-		if known = p.list(ctx, steps); known == nil || !p.divided(known, steps) {
+		if known = p.list(ctx, steps); known == nil || known.together || !p.divided(known, steps) {
 			return nil
 		}
 	}
@@ -135,8 +166,9 @@ func (p *plan) divided(s *selection, steps split.Range) bool {
 	return false
 }
 
-// list lists the series that the leaves select, and remembers their number and some of them. It
-// returns nil after an error: the steps are then evaluated without shards.
+// list lists the series that the leaves select, and remembers their number and some of them. If the
+// expression must not be divided, it sets only selection.together. It returns nil after an error:
+// the steps are then evaluated without shards.
 func (p *plan) list(ctx context.Context, steps split.Range) *selection {
 	held := memory.FromContext(ctx).Part()
 	defer held.Close()
@@ -148,10 +180,18 @@ func (p *plan) list(ctx context.Context, steps split.Range) *selection {
 		if err != nil {
 			return nil
 		}
+		if slices.ContainsFunc(all, shard.Inseparable) {
+			s = &selection{together: true, at: s.at}
+			break
+		}
 		s.counts = append(s.counts, int64(len(all)))
 		s.samples = append(s.samples, sampleOf(all, max(minSamples, p.f.o.MaxShards)))
 	}
-	p.remember(s)
+	kept := *s
+	if s.bytes() > maxSampleBytes {
+		kept.samples = nil // the next evaluation lists the series again
+	}
+	p.remember(&kept)
 	return s
 }
 
@@ -164,7 +204,10 @@ type shardTask struct {
 }
 
 // evaluateShards evaluates a range of steps in shards, one for each range of series of each leaf.
-func (p *plan) evaluateShards(ctx context.Context, steps split.Range, ranges [][]series.LabelRange) (*evaluated, *promql.Result) {
+// After a failure that was not of a shard, it sets again: without shards, the result may differ.
+func (p *plan) evaluateShards(ctx context.Context, steps split.Range, ranges [][]series.LabelRange) (
+	out *evaluated, again bool, failed *promql.Result,
+) {
 	held := memory.FromContext(ctx).Part() // for the answers of the shards
 	defer held.Close()
 	tasks, failed := p.execShards(memory.NewContext(ctx, held), steps, ranges)
@@ -180,36 +223,42 @@ func (p *plan) evaluateShards(ctx context.Context, steps split.Range, ranges [][
 		}
 	}()
 	if failed != nil {
-		return nil, failed
+		return nil, false, failed
 	}
-	out := &evaluated{storable: true}
+	out = &evaluated{storable: true}
 	answers, err := p.collect(tasks, steps, held, out)
 	if err != nil {
-		return nil, &promql.Result{Err: err}
+		return nil, true, &promql.Result{Err: err}
 	}
 	if err := p.f.o.Evaluator.CheckCost(ctx, out.cost.Series, out.cost.Samples); err != nil {
-		return nil, &promql.Result{Err: err}
+		return nil, false, &promql.Result{Err: err}
 	}
-	shares = slices.ContainsFunc(answers, func(a shard.Answer) bool { return a.Shares() })
 	if m, ok := shard.Whole(answers); ok {
 		if err := p.f.o.Evaluator.Charge(ctx, m); err != nil {
-			return nil, &promql.Result{Err: err}
+			return nil, false, &promql.Result{Err: err}
 		}
 		out.points = m
-		return out, nil
+	} else if failed = p.evaluateRoot(ctx, steps, answers, out); failed != nil {
+		return nil, true, failed
 	}
+	shares = slices.ContainsFunc(answers, func(a shard.Answer) bool { return a.Shares() })
+	return out, false, nil
+}
+
+// evaluateRoot evaluates an expression with the answers of its leaves, and adds the answer to out.
+func (p *plan) evaluateRoot(ctx context.Context, steps split.Range, answers []shard.Answer, out *evaluated) *promql.Result {
 	root, err := p.f.o.Evaluator.NewRootQuery(ctx, p.q.text, p.q.times, steps, answers)
 	if err != nil {
-		return nil, &promql.Result{Err: err}
+		return &promql.Result{Err: err}
 	}
 	got, failed := p.execQuery(ctx, root)
 	if failed != nil {
 		p.q.close(root)
-		return nil, failed
+		return failed
 	}
 	out.points = got.points
 	out.warnings.Merge(got.warnings)
-	return out, nil
+	return nil
 }
 
 // execShards evaluates all shards, at most Options.MaxShards concurrently.

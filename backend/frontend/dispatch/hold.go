@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
 )
 
@@ -19,15 +20,15 @@ type hold struct {
 // holdCost is the estimated cost of a read that holds a slot, in samples.
 const holdCost = 100_000
 
-// Hold occupies a slot until the caller calls release. It waits for the slot in the queue, like a
-// range query of the tenant. If no querier has been connected for 5 seconds, it returns without a
-// slot. Its only error is the cause of the end of ctx.
-func (d *Dispatcher) Hold(ctx context.Context, id tenant.ID) (release func(), err error) {
+// Hold occupies a slot until the caller calls release. It waits for the slot in the queue, like an
+// instant query or a range query of the tenant. If no querier has been connected for 5 seconds, or
+// the frontend drains, it returns without a slot. Its only error is the cause of the end of ctx.
+func (d *Dispatcher) Hold(ctx context.Context, id tenant.ID, instant bool) (release func(), err error) {
 	h := &hold{granted: make(chan struct{}), released: make(chan struct{})}
-	job := &queue.Job{Tenant: id, Class: queue.Range, Cost: holdCost, Value: h}
+	job := &queue.Job{Tenant: id, Class: evaluation.ClassOf(ctx, instant), Cost: holdCost, Value: h}
 	release = sync.OnceFunc(func() { close(h.released) })
 	d.o.Queue.Push(job)
-	noQuerier := d.o.Timer(noQuerierWait)
+	noQuerier, draining := d.o.Timer(noQuerierWait), d.draining
 	for {
 		select {
 		case <-h.granted:
@@ -36,6 +37,10 @@ func (d *Dispatcher) Hold(ctx context.Context, id tenant.ID) (release func(), er
 			without := d.o.Queue.Without()
 			noQuerier = d.o.Timer(max(noQuerierWait-without, time.Second))
 			if without >= noQuerierWait && d.o.Queue.Remove(job) {
+				return release, nil
+			}
+		case <-draining: // no slot will be free
+			if draining = nil; d.o.Queue.Remove(job) {
 				return release, nil
 			}
 		case <-ctx.Done():

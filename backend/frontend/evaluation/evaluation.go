@@ -87,9 +87,9 @@ func (r *Request) CheckSyntax(a *Answer) error {
 	return fmt.Errorf("a process of another version evaluated the query with the PromQL switches %q, not %q", a.Syntax, want)
 }
 
-// ErrNotSharded is the error of an evaluation of a shard by a process of an older version,
-// which ignores the shard and evaluates everything.
-var ErrNotSharded = errors.New("a process of an older version evaluated a query without dividing its series")
+// ErrNotSharded is the error of an evaluation of a shard that cannot be evaluated alone: a process
+// of an older version ignored the shard, or the series must not be divided (see shard.Inseparable).
+var ErrNotSharded = errors.New("the series of the query could not be divided")
 
 // Answer is the result of an evaluation.
 type Answer struct {

@@ -135,6 +135,20 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestNotSharded checks that the answer for a shard that cannot be evaluated alone says that the
+// shard was ignored, so that the frontend evaluates the query without shards.
+func TestNotSharded(t *testing.T) {
+	e := &engine{result: promql.Result{Err: promql.ErrStorage{Err: evaluation.ErrNotSharded}}}
+	r := New(Options{Engine: e, Parts: e})
+	req := request()
+	req.Times.Step, req.Part, req.Shard = time.Minute, &split.Range{}, &shard.Shard{Of: 2}
+	a, release := r.Run(t.Context(), req)
+	defer release()
+	if a.Err != nil || a.Sharded || a.Value == nil {
+		t.Errorf("answer %+v", a)
+	}
+}
+
 // TestErrors checks the errors of queries that cannot be parsed, are not allowed, or exceed a limit.
 func TestErrors(t *testing.T) {
 	e := &engine{}

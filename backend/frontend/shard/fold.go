@@ -68,8 +68,9 @@ func (f *fold) addAll(pieces []promql.Matrix, groupOf func(labels.Labels) *group
 func (f *fold) groupBy(grouping []string, without bool) {
 	f.grouping, f.without = slices.Sorted(slices.Values(grouping)), without
 	f.key = f.grouping
-	if without { // like the engine, group without the metric name
-		f.key = slices.Sorted(slices.Values(append(slices.Clone(grouping), model.MetricNameLabel)))
+	if without { // like the engine, group without the metric name, the type and the unit
+		f.key = append(slices.Clone(grouping), model.MetricNameLabel, model.MetricTypeLabel, model.MetricUnitLabel)
+		slices.Sort(f.key)
 	}
 }
 

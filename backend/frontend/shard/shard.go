@@ -9,6 +9,9 @@
 //
 // # What is exact
 //
+// The series must not have labels that functions drop, other than the metric name; see
+// [Inseparable].
+//
 // An argument of an aggregation can be divided if it contains one selector, of one metric,
 // and only functions and operators that compute each series of the result from one series of
 // their input. The answers for all ranges of series are then together the whole answer.
@@ -32,6 +35,7 @@ package shard
 import (
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 
@@ -48,6 +52,13 @@ type Shard struct {
 	Range    series.LabelRange
 	// Of is the number of shards of the leaf.
 	Of int
+}
+
+// Inseparable reports whether a series has labels, other than the metric name, that functions drop.
+// Without them, two series of a metric could be equal: the engine merges such series or returns an
+// error, so they must not be in two shards.
+func Inseparable(ls labels.Labels) bool {
+	return ls.Has(model.MetricTypeLabel) || ls.Has(model.MetricUnitLabel)
 }
 
 // Everything is the value of Shard.Aggregation if the whole expression is evaluated.
