@@ -124,8 +124,8 @@ type reading struct {
 	held     func(context.Context) error // called by Hold; may be nil
 	holding  int                         // number of slots that Hold has returned
 	released int
-	instant  bool // of the last one
-	mu       sync.Mutex
+	instant  bool       // argument of the last call of Hold
+	mu       sync.Mutex // guards released
 
 	looked func(tenant.ID) // not nil: called when limits are looked up
 }

@@ -172,11 +172,11 @@ type readWriter struct {
 	gone     func() bool // reports whether the client has closed the connection
 	ended    func() bool // reports whether an operator ended the read
 	replaced bool        // the replacement was written: output of the handler is dropped
-	slow     func()      // called when the client does not read; may be nil
+	slow     func()      // called when a write takes longer than slowWrite; may be nil
 }
 
-// slowWrite is how long a client may take to receive a piece of a response before the read no
-// longer holds a slot of the queriers.
+// slowWrite is the maximum duration of a write of the response before the read releases its slot of
+// the queriers.
 const slowWrite = time.Second
 
 func (w *readWriter) WriteHeader(code int) {

@@ -156,7 +156,7 @@ func TestShards(t *testing.T) {
 	}
 }
 
-// TestLimitsOfShards checks that the limit on samples applies to the sum of all shards.
+// TestLimitsOfShards checks that the limit on samples applies to the whole query, not to each shard.
 func TestLimitsOfShards(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -172,9 +172,9 @@ func TestLimitsOfShards(t *testing.T) {
 	}
 }
 
-// TestLimitOfWhole checks that a query succeeds if the whole evaluation does, also if its shards
-// hold more samples together: the engine holds the arguments of two aggregations one after the
-// other.
+// TestLimitOfWhole checks that a query whose evaluation without shards is within the limit on samples
+// succeeds, even if its shards together exceed the limit: the engine has the arguments of two
+// aggregations in memory one after the other.
 func TestLimitOfWhole(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -187,12 +187,13 @@ func TestLimitOfWhole(t *testing.T) {
 		t.Errorf("the query needs %d samples, which is the limit: %v", w.most, res.Err)
 	}
 	if w.sharded.Load() != 4 {
-		t.Errorf("%d evaluations of shards: the test is void", w.sharded.Load())
+		t.Errorf("%d evaluations of shards, want 4", w.sharded.Load())
 	}
 }
 
-// TestErrorOfRoot checks that an error of the rest of an expression, which may name the first
-// series of an answer, is that of the engine: shards return groups in another order.
+// TestErrorOfRoot checks that a query with shards has the same error as without if the error is one
+// of the expression outside its aggregations. Such an error may name the first series of an answer,
+// and shards return groups in another order.
 func TestErrorOfRoot(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -213,12 +214,12 @@ func TestErrorOfRoot(t *testing.T) {
 		t.Errorf("error %v, want %v", res.Err, want)
 	}
 	if w.sharded.Load() == 0 {
-		t.Error("no shard was evaluated: the test is void")
+		t.Error("no shard was evaluated")
 	}
 }
 
-// TestTypeLabels checks that series with labels of a type or unit, which functions drop, are not
-// divided: those that are equal then would not be found in two shards.
+// TestTypeLabels checks that queries of series with a type label or a unit label, which functions
+// drop, are not divided: the engine would not notice equal series that are in different shards.
 func TestTypeLabels(t *testing.T) {
 	w := newWorld(t)
 	w.divideSeries(3)
@@ -240,8 +241,8 @@ func TestTypeLabels(t *testing.T) {
 	}
 }
 
-// TestRememberedSeries checks that series are remembered only if they are small: a tenant could
-// have thousands of expressions with hundreds of leaves.
+// TestRememberedSeries checks that series are remembered only if their labels are small: a tenant
+// could have thousands of expressions with hundreds of leaves.
 func TestRememberedSeries(t *testing.T) {
 	for label, want := range map[int]bool{100: true, 20_000: false} { // bytes
 		w := newWorld(t)
@@ -482,8 +483,8 @@ func TestRuns(t *testing.T) {
 	}
 }
 
-// TestChangedMeanwhile checks that an answer is not cached if a sample was written during its
-// evaluation, whether or not the evaluation read that sample.
+// TestChangedMeanwhile checks that an answer is not cached if a sample was written or its day was
+// published during its evaluation, whether or not the evaluation read the change.
 func TestChangedMeanwhile(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -738,8 +739,8 @@ func TestKey(t *testing.T) {
 		"look-back": func(in *input) { in.lookback++; in.lookback = in.lookback.Truncate(time.Second) + time.Second },
 		"step":      func(in *input) { in.step *= 2 }, "phase": func(in *input) { in.start += 30_000 },
 		"width": func(in *input) { in.interval *= 2 }, "day": func(in *input) { in.start += day }, "text": func(in *input) { in.text = "y" },
-		"end of an undivided query":  func(in *input) { in.fixed = true },
-		"another place of the parts": func(in *input) { in.id, in.policy = "acmea", "ll" },
+		"end of an undivided query":      func(in *input) { in.fixed = true },
+		"same text of tenant and policy": func(in *input) { in.id, in.policy = "acmea", "ll" },
 	} {
 		in := base
 		change(&in)

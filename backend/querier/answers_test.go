@@ -92,8 +92,8 @@ func TestPartExceedsLimit(t *testing.T) {
 	}
 }
 
-// TestRootMemory checks that the points that shards returned are charged again while the engine
-// aggregates its copy of them, and given back afterwards.
+// TestRootMemory checks that memory is taken for the engine's copy of the points of shards, and
+// released after the evaluation.
 func TestRootMemory(t *testing.T) {
 	b := newBed(t)
 	const text, steps, hour = "stddev(up)", 1000, 3_600_000
@@ -134,7 +134,7 @@ func TestRootMemory(t *testing.T) {
 	}
 }
 
-// TestSeriesMemory checks that listed labels, which are copies, are charged.
+// TestSeriesMemory checks that memory is taken for listed labels, which are copies.
 func TestSeriesMemory(t *testing.T) {
 	b := newBed(t)
 	list := oneADay(t, "up", 100)
@@ -152,7 +152,7 @@ func TestSeriesMemory(t *testing.T) {
 	}
 }
 
-// TestSeriesFault checks that labels that could not be read are no fault of the request.
+// TestSeriesFault checks that an error of Series is not noted as a fault of the request.
 func TestSeriesFault(t *testing.T) {
 	b := newBed(t)
 	b.source.err = errors.New("unreadable")
@@ -222,7 +222,8 @@ func TestCostOfQueries(t *testing.T) {
 	}
 }
 
-// TestInseparable checks that a shard of series with labels that functions drop has no answer.
+// TestInseparable checks that the evaluation of a shard fails if its series have labels, other than
+// the metric name, that functions drop.
 func TestInseparable(t *testing.T) {
 	for _, typed := range []bool{false, true} {
 		b := newBed(t)
@@ -239,7 +240,7 @@ func TestInseparable(t *testing.T) {
 		res := q.Exec(b.as("a"))
 		var unreadable promql.ErrStorage
 		if refused := errors.As(res.Err, &unreadable) && errors.Is(unreadable.Err, evaluations.ErrNotSharded); refused != typed {
-			t.Errorf("labels of a unit: %t: %v", typed, res.Err)
+			t.Errorf("with a unit label %t: %v", typed, res.Err)
 		}
 		q.Close()
 	}

@@ -63,7 +63,7 @@ func (e *Engine) NewRootQuery(ctx context.Context, text string, whole split.Time
 	if err != nil {
 		return nil, err
 	}
-	// The engine copies the points, and a slice that it fills may grow.
+	// The engine copies the points to slices, which may grow to twice the size.
 	copied := int64(0)
 	for i := range answers {
 		copied += pointsBytes(answers[i].Points(), 2*pointBytes)
@@ -77,7 +77,8 @@ func (e *Engine) NewRootQuery(ctx context.Context, text string, whole split.Time
 type partQuery struct {
 	*query
 	of *shard.Shard // nil: not divided by series
-	// copied are the bytes of points that do not come from a selection, which would account for them.
+	// copied is the memory in bytes of the engine's copy of points that are not from a selection: a
+	// selection takes this memory itself.
 	copied int64
 }
 
@@ -227,8 +228,8 @@ func Explained(ctx context.Context, err error) error {
 }
 
 // Series returns the labels of the series of a tenant that match and may have samples in a
-// range (Unix milliseconds, inclusive), ascending. An error is not one of the request, which may
-// do without.
+// range (Unix milliseconds, inclusive), ascending. An error is not noted as a fault of the request,
+// which may succeed without the labels.
 func (e *Engine) Series(ctx context.Context, q storage.Queryable, mint, maxt int64, matchers []*labels.Matcher) ([]labels.Labels, error) {
 	from, err := q.Querier(mint, maxt)
 	if err != nil {

@@ -29,7 +29,8 @@ type Frontend struct {
 	Unhealthy bool
 	// Query sends a query to the frontend.
 	Query func(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error)
-	// Hold waits until the frontend holds a slot for a read of a tenant.
+	// Hold waits, like an instant query or a range query, until the frontend holds a slot for a read of
+	// a tenant.
 	Hold func(ctx context.Context, id tenant.ID, instant bool) (release func(), err error)
 }
 
