@@ -51,7 +51,7 @@ type Evaluator interface {
 	Series(ctx context.Context, q storage.Queryable, mint, maxt int64, matchers []*labels.Matcher) ([]labels.Labels, error)
 	// Take reserves memory for the request.
 	Take(ctx context.Context, bytes int64) error
-	// Charge accounts for the memory of an answer that was not evaluated.
+	// Charge accounts for the memory of an answer from the cache or from shards.
 	Charge(ctx context.Context, m promql.Matrix) error
 	// Failed returns the result of a query that failed with an error of Check, Take or Charge, or
 	// because a part was too large, and counts it.
