@@ -13,6 +13,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // rangeQuery is a range query that is answered in parts. The embedded query is the whole query; it
@@ -114,7 +115,7 @@ func (p *plan) run(ctx context.Context) *promql.Result {
 	if err != nil {
 		return &promql.Result{Err: err}
 	}
-	p.count()
+	p.count(ctx)
 	return &promql.Result{Value: m, Warnings: notes}
 }
 
@@ -142,13 +143,16 @@ func (p *plan) charge(ctx context.Context) error {
 	return nil
 }
 
-// count adds the cost of all parts to the statistics of the query, and their steps to the metrics.
-func (p *plan) count() {
+// count adds the cost of all parts to the statistics of the query, their steps to the metrics, and
+// cached parts to the times of the query.
+func (p *plan) count(ctx context.Context) {
 	samples := p.q.Stats().Samples
 	kept, evaluated := int64(0), int64(0)
 	for i := range p.parts {
 		if e := p.parts[i].kept; e != nil {
-			kept += stepsIn(intersect(e.steps, p.parts[i].steps), p.step)
+			steps := intersect(e.steps, p.parts[i].steps)
+			kept += stepsIn(steps, p.step)
+			timing.Of(ctx).AddPart(timing.Part{Start: steps.Start, End: steps.End, Cached: true})
 			samples.TotalSamples += e.cost.Read
 			samples.PeakSamples = max(samples.PeakSamples, int(e.cost.Samples))
 		}
@@ -159,6 +163,7 @@ func (p *plan) count() {
 		samples.TotalSamples += t.cost.Read
 		samples.PeakSamples = max(samples.PeakSamples, int(t.cost.Samples))
 	}
+	timing.Of(ctx).Steps(kept, evaluated)
 	p.f.metrics.steps.WithLabelValues("cache").Add(float64(kept))
 	p.f.metrics.steps.WithLabelValues("evaluated").Add(float64(evaluated))
 }
