@@ -167,9 +167,9 @@ func noteFault(ctx context.Context, err error) {
 	}
 }
 
-// readWriter replaces the status 500 of Prometheus' handler: by 422 if a limit was exceeded or an
-// operator ended the read, and by 503 for a timeout and for other errors, with the same text as on
-// all routes. If the client is gone, the status is 499.
+// readWriter replaces the status 500 of Prometheus' handler: by 422 if a limit was exceeded, or an
+// operator or the memory account ended the read, and by 503 for a timeout and for other errors, with
+// the same text as on all routes. If the client is gone, the status is 499.
 type readWriter struct {
 	http.ResponseWriter
 	fault    *readFault

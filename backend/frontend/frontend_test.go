@@ -764,8 +764,8 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// TestTiming checks what is measured of a query: the steps and parts by where they came from, with
-// shards if the series are divided.
+// TestTiming checks the measurements of a query: the numbers of cached and evaluated steps, and the
+// parts, with one part for each shard.
 func TestTiming(t *testing.T) {
 	w := newWorld(t)
 	w.fill()

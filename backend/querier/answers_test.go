@@ -176,9 +176,9 @@ func TestChargeTakesAllOrNothing(t *testing.T) {
 	}
 }
 
-// TestEnded: a query that the memory account ended, while it was read (by the account) or
-// evaluated (by the context), fails with an error that no other process would be asked after:
-// not a storage error, and no fault is noted.
+// TestEnded checks the error of a query that the memory account ended, either while it took memory
+// (by the account) or at any other time (by the context). It is not a storage error, and no fault is
+// noted, so that no other process evaluates the query again.
 func TestEnded(t *testing.T) {
 	for name, cancels := range map[string]bool{"by the account": false, "by the context": true} {
 		b := newBed(t)

@@ -169,7 +169,7 @@ func TestAnswerEncoding(t *testing.T) {
 	}
 }
 
-// exampleTiming returns a report in which all numbers differ.
+// exampleTiming returns a report without zeros, so that a field that is not encoded is noticed.
 func exampleTiming() timing.Report {
 	r := timing.Report{Reads: 101, Bytes: 102, Cached: 103, Evaluated: 104, Omitted: 105, Parts: []timing.Part{
 		{Start: -1, End: 2, Cached: true}, {Start: 3, End: 4, Shard: true, Queue: 5, Evaluation: 6}}}
@@ -179,8 +179,8 @@ func exampleTiming() timing.Report {
 	return r
 }
 
-// TestTimingOfOtherVersions: a process of an older version sends no timing, one of a newer version
-// may send times of kinds that this one does not know.
+// TestTimingOfOtherVersions checks that processes of older versions, which send no timing, and of
+// newer versions, which may send times of unknown kinds, are supported.
 func TestTimingOfOtherVersions(t *testing.T) {
 	if got := decodeTiming(nil); !reflect.DeepEqual(got, timing.Report{}) {
 		t.Errorf("of an older version: %+v", got)

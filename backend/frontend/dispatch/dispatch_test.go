@@ -569,8 +569,8 @@ func TestCosts(t *testing.T) {
 	}
 }
 
-// TestTiming: the time in the queue is measured here, and what another process measured is added,
-// also of a failed evaluation.
+// TestTiming checks that the time in the queue is measured, and that the measurements of the querier
+// are added, also if the evaluation failed.
 func TestTiming(t *testing.T) {
 	for _, failed := range []error{nil, errFault} {
 		w := newWorld(t)

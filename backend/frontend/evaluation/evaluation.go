@@ -107,7 +107,7 @@ type Answer struct {
 	Syntax string
 	// Sharded is set if only the shard of the request was evaluated.
 	Sharded bool
-	Timing  timing.Report // empty from a process of an older version
+	Timing  timing.Report // empty if a process of an older version answered
 	Err     error
 	// Fault is the error of a failed read of data, or nil. A retry, perhaps by another process, may
 	// succeed.

@@ -341,7 +341,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// TestTiming: every query that an evaluation answers has its times, and only once.
+// TestTiming checks that the times of an evaluation are added once to every query that it answers.
 func TestTiming(t *testing.T) {
 	w := newWorld(t)
 	first := w.ask(t.Context(), "x", 0, 1)

@@ -34,7 +34,7 @@ type engine struct {
 	fault  error
 	closed bool
 
-	measured int64 // bytes that a query counts
+	measured int64 // number of bytes that Exec counts as read
 }
 
 func (e *engine) NewInstantQuery(_ context.Context, _ storage.Queryable, o promql.QueryOpts, text string, at time.Time) (promql.Query, error) {
@@ -204,7 +204,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestTiming: an answer has what was measured of its evaluation, also with an error.
+// TestTiming checks that an answer has the measurements of its evaluation, also if that failed.
 func TestTiming(t *testing.T) {
 	for _, err := range []error{nil, errors.New("x")} {
 		e := &engine{result: promql.Result{Value: promql.Scalar{V: 1}, Err: err}, measured: 7}
