@@ -754,7 +754,7 @@ func TestKey(t *testing.T) {
 	if key(a) == key(b) {
 		t.Error("two undivided queries with different ends: the same key")
 	}
-	if key(base) != key(base) {
+	if again := base; key(again) != key(base) {
 		t.Error("one query: two keys")
 	}
 	later := base
