@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/queue"
 )
 
-// hold is a job that occupies a slot while another process reads data without PromQL, for example for
-// a remote read.
+// hold is a job that occupies a slot while data is read without an evaluation, for example for a remote
+// read.
 type hold struct {
 	granted  chan struct{} // closed when the slot is occupied
 	released chan struct{} // closed when the read has ended

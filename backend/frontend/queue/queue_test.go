@@ -368,12 +368,12 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := testutil.GatherAndCompare(reg, strings.NewReader(`
-# HELP pallium_frontend_queue_jobs Evaluations and remote reads that wait for a worker of a querier.
+# HELP pallium_frontend_queue_jobs Evaluations and other reads that wait for a worker of a querier.
 # TYPE pallium_frontend_queue_jobs gauge
 pallium_frontend_queue_jobs{class="instant"} 0
 pallium_frontend_queue_jobs{class="range"} 1
 pallium_frontend_queue_jobs{class="rule"} 2
-# HELP pallium_frontend_running_jobs Evaluations and remote reads that occupy workers of queriers.
+# HELP pallium_frontend_running_jobs Evaluations and other reads that occupy workers of queriers.
 # TYPE pallium_frontend_running_jobs gauge
 pallium_frontend_running_jobs{class="instant"} 0
 pallium_frontend_running_jobs{class="range"} 1
