@@ -496,11 +496,11 @@ func TestChangedMeanwhile(t *testing.T) {
 	w.front.o.Workers = 1
 	w.ask("sum(load)", origin, origin+2*day, hour)
 	if w.cache.puts != 0 {
-		t.Errorf("%d answers were kept", w.cache.puts)
+		t.Errorf("%d answers were cached", w.cache.puts)
 	}
 	w.ask("sum(load)", origin, origin+2*day, hour)
 	if w.cache.puts == 0 {
-		t.Error("no answer was kept when nothing changed")
+		t.Error("no answer was cached when nothing changed")
 	}
 	w.changes++
 	before := w.cache.puts
@@ -510,7 +510,7 @@ func TestChangedMeanwhile(t *testing.T) {
 	}
 	w.ask("min(load)", origin+day, origin+2*day-2*hour, hour)
 	if w.cache.puts != before {
-		t.Error("an answer was kept though its day was published meanwhile")
+		t.Error("an answer was cached though its day was published meanwhile")
 	}
 	w.recent = w.bound + 4*hour
 	before = w.cache.puts
@@ -520,7 +520,7 @@ func TestChangedMeanwhile(t *testing.T) {
 	}
 	w.ask("max(load)", w.bound+2*hour, w.bound+3*hour, hour)
 	if w.cache.puts != before {
-		t.Error("an answer was kept though a recent sample was written meanwhile")
+		t.Error("an answer was cached though a recent sample was written meanwhile")
 	}
 }
 
@@ -627,7 +627,7 @@ func TestNotesAreKeptOnce(t *testing.T) {
 		}
 	}
 	if len(w.cache.last) == 0 {
-		t.Error("nothing was kept")
+		t.Error("nothing was cached")
 	}
 }
 
@@ -638,7 +638,7 @@ func TestWithoutCache(t *testing.T) {
 	ctx := WithoutCache(context.Background())
 	w.askWith(ctx, "sum(load)", origin, origin+2*day, hour)
 	if w.cache.puts != 0 || w.reads != 0 {
-		t.Errorf("%d answers were kept, versions were read %d times", w.cache.puts, w.reads)
+		t.Errorf("%d answers were cached, versions were read %d times", w.cache.puts, w.reads)
 	}
 	w.ask("sum(load)", origin, origin+2*day, hour)
 	before := w.steps.Load()
@@ -671,11 +671,11 @@ func TestFailure(t *testing.T) {
 	w.fill()
 	res := w.ask(`label_replace(load, "i", "x", "i", ".*")`, origin, origin+2*day, hour)
 	if res.Err == nil || w.cache.puts != 0 {
-		t.Errorf("error = %v, %d answers kept", res.Err, w.cache.puts)
+		t.Errorf("error = %v, %d answers cached", res.Err, w.cache.puts)
 	}
 	res = w.ask(`load + on () load`, origin, origin+2*day, hour)
 	if res.Err == nil || w.cache.puts != 0 {
-		t.Errorf("error = %v, %d answers kept", res.Err, w.cache.puts)
+		t.Errorf("error = %v, %d answers cached", res.Err, w.cache.puts)
 	}
 }
 
@@ -694,7 +694,7 @@ func TestZonesOfReads(t *testing.T) {
 	w.members = []string{"a", "b", "c"}
 	w.readers = evaluation.Readers{Any: true, IDs: []string{"c"}}
 	if ask(); ask() {
-		t.Error("kept an answer that was read from one zone")
+		t.Error("cached an answer that was read from one zone")
 	}
 	w.readers = evaluation.Readers{Any: true, IDs: []string{"b", "c"}}
 	if ask(); !ask() {
@@ -782,7 +782,7 @@ func TestTiming(t *testing.T) {
 	steps := (end-start)/(10*minute) + 1
 	first := ask(1, "load", start, end-10*minute)
 	if first.Cached != 0 || first.Evaluated != steps-1 || len(first.Parts) != 1 || first.Parts[0].Start != start || first.Parts[0].End != end-10*minute {
-		t.Errorf("nothing is kept: %+v", first)
+		t.Errorf("nothing is cached: %+v", first)
 	}
 	again := ask(1, "load", start, end+6*hour)
 	cached := int64(0)
@@ -792,7 +792,7 @@ func TestTiming(t *testing.T) {
 		}
 	}
 	if again.Cached != steps-1 || cached != again.Cached || again.Evaluated == 0 || len(again.Parts) != 3 || again.Of(timing.Cache) <= 0 {
-		t.Errorf("two days are kept: %+v", again)
+		t.Errorf("two days are cached: %+v", again)
 	}
 	divided := ask(3, "sum(load)", start, end)
 	shards := 0
