@@ -13,7 +13,7 @@ type timedObjects interface {
 	Now(context.Context) (time.Time, error)
 }
 
-// guardClock compares this process's clock with those of Redis and of the bucket, if
+// guardClock compares this process's clock with the clocks of Redis and the bucket, if
 // configured, until the process ends. Nothing is deleted by its age before the first
 // comparison.
 func (p *process) guardClock(ctx context.Context, obj objects.Store) *clock.Guard {
@@ -29,7 +29,7 @@ func (p *process) guardClock(ctx context.Context, obj objects.Store) *clock.Guar
 	if len(o.Sources) == 0 {
 		return guard
 	}
-	p.startup.step("comparing the clock with those of Redis and the bucket")
+	p.startup.step("comparing the clock with the clocks of Redis and the bucket")
 	guard.Ask(ctx)
 	p.start("clock comparison", guard.Run)
 	return guard

@@ -178,7 +178,7 @@ func (b *backend) watchZones(ctx context.Context) {
 }
 
 // shardSize returns the number of ingesters in a tenant's shard: enough for its limit of active
-// series, in steps, so that a small change of the limit moves no series. 0 means all.
+// series, in steps, so that most small changes of the limit move no series. 0 means all.
 func (m *membership) shardSize(lim *limits.Limits) int {
 	if lim.MaxActiveSeries <= 0 {
 		return 0

@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// TestWrongUsage: a wrong command line ends with exit code 2. The error names the mistake in the
-// words of the command line, and how to correct it. It never suggests a destructive command.
+// TestWrongUsage checks that a wrong command line ends with exit code 2, and that the error names
+// the mistake in the words of the command line and how to correct it, and never suggests a
+// destructive command.
 func TestWrongUsage(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -145,7 +146,7 @@ func TestWrongUsage(t *testing.T) {
 			}
 			for _, api := range []string{"main.", "Seconds", "?cascade", "strconv", "unmarshal"} {
 				if strings.Contains(first, api) {
-					t.Errorf("it has a word of the inside, %q: %s", api, first)
+					t.Errorf("it shows an internal name, %q: %s", api, first)
 				}
 			}
 		})

@@ -86,8 +86,8 @@ type Ingester struct {
 
 // Querier configures the querier.
 type Querier struct {
-	// Concurrency is the number of evaluations that a querier or a single process runs at the same
-	// time; 0 means one more than there are CPUs, at least 3.
+	// Concurrency is the maximum number of concurrent evaluations in a querier or a single process; 0
+	// means the number of CPUs plus one, at least 3.
 	Concurrency int `yaml:"concurrency"`
 	// LogQueriesLongerThan is the duration from which queries and other reads are logged; 0 disables this
 	// log.
@@ -100,11 +100,11 @@ type Frontend struct {
 	Cache   bool `yaml:"cache"`   // cache results
 	// CacheBytes is the size of the cache in memory; 0 means a share of the process's memory.
 	CacheBytes int64 `yaml:"cache_bytes"`
-	// MaxShards is the maximum number of evaluations (shards) among which the series of an
-	// aggregation are divided; 0 means the number of CPUs, or 16 in a cluster; 1 means that they
-	// are not divided.
+	// MaxShards is the maximum number of shards, separate evaluations of a range of series, of an
+	// aggregation; 0 means the number of CPUs, or 16 in a query frontend of a cluster; 1 means that
+	// aggregations are not divided.
 	MaxShards int `yaml:"max_shards"`
-	// ShardPoints is the minimum number of points and samples of a shard; 0 means the default.
+	// ShardPoints is the minimum work of a shard, in samples; 0 means the default.
 	ShardPoints int64 `yaml:"shard_points"`
 }
 
@@ -282,7 +282,7 @@ func checkAddress(key, addr, example string) error {
 }
 
 // checkDistinct returns an error if two listeners of a process have the same address. The
-// error begins with a key that the file has, for located: the other may be the default.
+// error begins with the key that is in the file, if only one is, so that located finds its line.
 func (c *Config) checkDistinct(key, addr, other, otherAddr string) error {
 	if addr == "" || addr != otherAddr || strings.HasSuffix(addr, ":0") {
 		return nil

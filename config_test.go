@@ -135,9 +135,9 @@ func TestMalformedConfig(t *testing.T) {
 					t.Errorf("%q lacks %q", err, part)
 				}
 			}
-			for _, inside := range []string{"main.", "authn.", "!!", "int64", "unmarshal", "struct", " yaml: ", "hunter2"} {
-				if strings.Contains(err.Error(), inside) {
-					t.Errorf("%q has a word of the inside, %q", err, inside)
+			for _, internal := range []string{"main.", "authn.", "!!", "int64", "unmarshal", "struct", " yaml: ", "hunter2"} {
+				if strings.Contains(err.Error(), internal) {
+					t.Errorf("%q must not contain %q", err, internal)
 				}
 			}
 		})
@@ -147,7 +147,7 @@ func TestMalformedConfig(t *testing.T) {
 	}
 }
 
-// TestTakenAddress: a start that fails because an address is in use writes nothing.
+// TestTakenAddress checks that a start that fails because an address is in use writes nothing.
 func TestTakenAddress(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -163,12 +163,13 @@ func TestTakenAddress(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := os.Stat(cfg.DataDir); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s: the data directory was made (%v)", name, err)
+			t.Errorf("%s: the data directory was created (%v)", name, err)
 		}
 	}
 }
 
-// TestVariables: variables are replaced in values, and not in comments; $${ is ${.
+// TestVariables checks that variables are replaced in values and not in comments, and that $${
+// stands for ${.
 func TestVariables(t *testing.T) {
 	env := environment(map[string]string{"DIR": "/data", "N": "7", "LIST": "[a, b]", "HASH": "x #y", "LINES": "/d\nlog: {level: debug}"})
 	for name, text := range map[string]string{
@@ -243,7 +244,7 @@ func TestRejectedAtStart(t *testing.T) {
 		{"gateway of a cluster by its secret", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET": long}, []string{"gateway of a cluster", "store.bigtable"}},
 		{"gateway of a cluster by its secret's file", Gateway, func(c *Config) { c.Upstream.URLs = []string{"http://x"} }, map[string]string{"PALLIUM_CLUSTER_SECRET_FILE": "/x"}, []string{"gateway of a cluster", "store.bigtable"}},
 		{"gateway of a cluster by certificates", Gateway, func(c *Config) { c.Upstream.URLs, c.Cluster.TLS.CertFile = []string{"http://x"}, "/x" }, secrets(), []string{"gateway of a cluster", "store.bigtable"}},
-		{"bad limits", All, func(c *Config) { c.Listen = "" }, nil, []string{"listen"}},
+		{"no address to listen on", All, func(c *Config) { c.Listen = "" }, nil, []string{"listen"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -267,9 +268,9 @@ func TestRejectedAtStart(t *testing.T) {
 					t.Errorf("%q lacks %q", err, part)
 				}
 			}
-			for _, inside := range []string{"main.", "authn.", "!!", "int64", "unmarshal", "struct", " yaml: "} {
-				if strings.Contains(err.Error(), inside) {
-					t.Errorf("%q has a word of the inside, %q", err, inside)
+			for _, internal := range []string{"main.", "authn.", "!!", "int64", "unmarshal", "struct", " yaml: "} {
+				if strings.Contains(err.Error(), internal) {
+					t.Errorf("%q must not contain %q", err, internal)
 				}
 			}
 		})

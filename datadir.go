@@ -61,9 +61,8 @@ const ingesterLock = "ingester.lock"
 
 // lockIngester keeps other processes from opening the ingester of this process's data directory:
 // two processes would write to one log, and each would delete files that the other needs. The
-// kernel releases the lock when the process ends, also after a crash. In a single process the
-// embedded row store has a lock of its own as well; an ingester of a cluster has no row store in
-// its directory.
+// kernel releases the lock when the process ends, also after a crash. The lock of the embedded row
+// store is not enough: an ingester of a cluster has no row store in its directory.
 func (p *process) lockIngester() error {
 	if !p.targets[TargetIngester] {
 		return nil

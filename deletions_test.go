@@ -136,8 +136,8 @@ func TestCleanTombstones(t *testing.T) {
 	}
 }
 
-// TestCloseDataDir checks that permissions of data directories of older versions are
-// removed, and that directories with other files or of another owner are unchanged.
+// TestCloseDataDir checks that other users lose their permissions for the data directories of older
+// versions, and that a data directory with other files or of another owner keeps its mode.
 func TestCloseDataDir(t *testing.T) {
 	mode := func(path string) os.FileMode {
 		t.Helper()

@@ -39,10 +39,10 @@ func (p *process) registerEarly(cs ...prometheus.Collector) {
 	p.admin.Early().MustRegister(cs...)
 }
 
-// buildSurface sets what the admin listener serves once the process serves requests. For a gateway
-// and a single process, that is the admin API, the operator page and profiles, protected by the
-// admin token. A backend has no admin token: its profiles need a token of their own, and it
-// receives commands from gateways.
+// buildSurface sets the surface of the admin listener, which is served once the process serves
+// requests. A gateway and a single process serve the admin API, the operator page and profiles,
+// protected by the admin token. A backend has no admin token: its profiles need a token of their
+// own, and it receives commands from gateways.
 func (p *process) buildSurface(token string) (err error) {
 	s := admin.Surface{Metrics: p.registry, Ready: func(ctx context.Context) (impaired, err error) {
 		if err := p.ready(ctx); err != nil {

@@ -16,8 +16,8 @@ import (
 )
 
 // AcceptLoss implements operator.Backend. The lost ingesters need not be running. Without
-// replication, each ingester records the samples that it lost with a damaged log itself, so the
-// ingesters are called as well.
+// replication, each ingester itself records the samples that it lost with a damaged log, so
+// AcceptLoss also calls the ingesters.
 func (o operations) AcceptLoss(ctx context.Context, day int64) (int, error) {
 	n, err := o.b.longTerm.AcceptLoss(ctx, day)
 	if err != nil {

@@ -162,7 +162,7 @@ func runServer(ctx context.Context, cfg Config, o Options) error {
 const sameSignal = 500 * time.Millisecond
 
 // stopSignals returns a context that ends with the first SIGTERM or interrupt, and a channel that
-// receives the next one after sameSignal.
+// receives the first signal that comes at least sameSignal later.
 func stopSignals() (ctx context.Context, second <-chan os.Signal, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals, again, done := make(chan os.Signal, 2), make(chan os.Signal, 1), make(chan struct{})
@@ -229,7 +229,7 @@ func reloadOnHangup(reload func() ([]string, error), hangup chan os.Signal, logg
 			reloaded, err := reload()
 			switch {
 			case err != nil:
-				logger.Error("reload failed: what could not be read stays as it was", "reloaded", strings.Join(reloaded, ", "), "err", err)
+				logger.Error("reload failed: the previous versions stay in use", "reloaded", strings.Join(reloaded, ", "), "err", err)
 			case len(reloaded) == 0:
 				logger.Info("nothing to reload: this process has no key sets of issuers and no certificate of the edge; " +
 					"other settings are read at the start only")

@@ -12,8 +12,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestNoStore: commands that open the stores do not create a missing store, because they would
-// report that the empty store is consistent.
+// TestNoStore checks that commands that open the store do not create a missing one, because they
+// would report that the empty store is consistent.
 func TestNoStore(t *testing.T) {
 	o := testOptions(All, nil, nil)
 	for name, run := range map[string]func(Config) error{
@@ -28,12 +28,12 @@ func TestNoStore(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := os.Stat(cfg.DataDir); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s made the data directory (%v)", name, err)
+			t.Errorf("%s created the data directory (%v)", name, err)
 		}
 	}
 }
 
-// TestVerifyUnknownTenant: a mistyped tenant is an error, not a tenant without findings.
+// TestVerifyUnknownTenant checks that a mistyped tenant is an error, not a tenant without findings.
 func TestVerifyUnknownTenant(t *testing.T) {
 	cfg := testConfig(t)
 	p, err := open(t.Context(), cfg, testOptions(All, nil, nil))

@@ -87,9 +87,9 @@ func TestMemoryOfRoles(t *testing.T) {
 	}
 }
 
-// TestPlanMemory: a process divides the limit of the configuration or of GOMEMLIMIT between its
-// parts, sets Go's limit, and watches its memory. A process for which the limit is too low does not
-// start.
+// TestPlanMemory checks that a process divides the limit of the configuration or of GOMEMLIMIT
+// between its parts, sets Go's limit, and watches its memory, and that a process whose limit is too
+// low does not start.
 func TestPlanMemory(t *testing.T) {
 	before := debug.SetMemoryLimit(-1)
 	t.Cleanup(func() { debug.SetMemoryLimit(before) })
@@ -144,8 +144,9 @@ func TestPlanMemory(t *testing.T) {
 	}
 }
 
-// TestEdgeMemory: a gateway takes memory from the account of the process. Reads have the tenant's
-// limit, writes get errors if they can never fit or no memory is free, and all memory is released.
+// TestEdgeMemory checks that a gateway takes memory from the account of the process, that reads
+// have the tenant's limit, that writes get errors if they can never fit or no memory is free, and
+// that all memory is released.
 func TestEdgeMemory(t *testing.T) {
 	account := memory.NewAccount(64*mib, nil)
 	edge := edgeMemory{account}

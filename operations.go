@@ -156,7 +156,7 @@ func (m *membership) compactAnywhere(ctx context.Context, expire bool) (compacto
 			}
 		}
 		if err = fmt.Errorf("compactor %s: %w", in.ID, err); !errors.Is(err, wire.ErrUnavailable) {
-			return compactor.Report{}, err // another compactor would fail as well
+			return compactor.Report{}, err // another compactor would also fail
 		}
 		errs = errors.Join(errs, err)
 	}

@@ -214,7 +214,7 @@ func (p *process) openControl(ctx context.Context, pepper *apikey.Pepper) (err e
 	p.onClose("control plane", func() error { p.control.Stop(); return nil })
 	p.limitsOf = p.tenantLimits
 	if p.opts.Role == Backend {
-		p.limitsOf = control.NewRemembered(p.background, p.control.Limits, p.limitsWithout, p.opts.Now).Limits
+		p.limitsOf = control.NewRemembered(p.background, p.control.Limits, p.fallbackLimits, p.opts.Now).Limits
 	}
 	return nil
 }
@@ -226,12 +226,14 @@ func (p *process) openControl(ctx context.Context, pepper *apikey.Pepper) (err e
 func (p *process) tenantLimits(id tenant.ID) limits.Limits {
 	lim, err := p.control.Limits(context.Background(), id)
 	if err != nil {
-		return p.limitsWithout(err)
+		return p.fallbackLimits(err)
 	}
 	return lim
 }
 
-func (p *process) limitsWithout(err error) limits.Limits {
+// fallbackLimits returns the limits to use after an error of reading a tenant's limits: the defaults,
+// without retention if the tenant may exist.
+func (p *process) fallbackLimits(err error) limits.Limits {
 	lim := limits.Merge(limits.Default(), p.cfg.Limits)
 	if !errors.Is(err, tenant.ErrUnknown) {
 		lim.Retention = 0
@@ -277,8 +279,8 @@ func (p *process) impaired(ctx context.Context) error {
 var errNotServing = errors.New("starting or stopping")
 
 // reload reads the key sets of issuers and the edge's certificate again, and returns the names of
-// those that it read. The error names those that it could not read; their previous versions stay in
-// use. A backend has neither.
+// the parts that it read. The error names the parts that it could not read; their previous versions
+// stay in use. A backend has neither part.
 func (p *process) reload() (reloaded []string, err error) {
 	if p.edge == nil {
 		return nil, nil

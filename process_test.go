@@ -207,9 +207,9 @@ func TestSecondStart(t *testing.T) {
 	}
 }
 
-// TestSecondIngester: a second ingester of a cluster with the same data directory exits with 1
-// before it touches the files there, even while the first one is starting. After the first one has
-// ended in any way, the directory can be used. Other roles may share the directory.
+// TestSecondIngester checks that a second ingester of a cluster with the same data directory exits
+// with 1 before it touches the files there, even while the first one is starting. After the first
+// one has ended in any way, the directory can be used. Other roles may share the directory.
 func TestSecondIngester(t *testing.T) {
 	dir := t.TempDir()
 	// begin starts a backend that waits for its Bigtable during the start. on is closed when it

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// TestProgressLines: without a terminal there is a line every ten seconds.
+// TestProgressLines checks that a line is written every ten seconds if there is no terminal.
 func TestProgressLines(t *testing.T) {
 	now := time.Unix(0, 0)
 	var out bytes.Buffer
@@ -22,7 +22,7 @@ func TestProgressLines(t *testing.T) {
 	}
 	var none *progressBar
 	if none.of("x") != nil {
-		t.Error("a bar that is nil must tell nobody")
+		t.Error("a nil bar returned a function")
 	}
 	none.end()
 }

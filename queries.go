@@ -30,10 +30,10 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// queries has the parts of a process that answer PromQL. A query passes these layers, without those
-// that the process does not have: the engine that sends it to its tenant's home, the engine that
-// joins equal queries, the frontend that divides it and caches results, the dispatcher that waits
-// for a slot, and the engine that evaluates it.
+// queries has the parts of a process that answer PromQL. A query passes up to five layers, depending
+// on the roles and settings of the process: the engine that sends it to its tenant's home, the engine
+// that joins equal queries, the frontend that divides it and caches results, the dispatcher that
+// waits for a slot, and the engine that evaluates it.
 type queries struct {
 	engine     *querier.Engine
 	dispatcher *dispatch.Dispatcher // nil without the role query-frontend
@@ -135,8 +135,8 @@ func (b *backend) holdHere() func(context.Context, tenant.ID, bool) (func(), err
 	return b.queries.dispatcher.Hold
 }
 
-// partsInCluster is the maximum number of parts of one query that wait for slots of queriers, or
-// are evaluated, at the same time.
+// partsInCluster is the maximum number of parts of one query that a query frontend of a cluster
+// evaluates or queues concurrently, and the default of frontend.max_shards there.
 const partsInCluster = 16
 
 // buildDispatcher returns a dispatcher. In a single process it has slots of its own; in a cluster, queriers
@@ -153,9 +153,9 @@ func (b *backend) buildDispatcher() *dispatch.Dispatcher {
 	return d
 }
 
-// slots returns the number of evaluations that run at the same time; if it is not configured, it is
-// one more than there are CPUs, and at least three. maxTenantShare keeps the long queries of one
-// tenant from holding all of them.
+// slots returns the maximum number of concurrent evaluations: the configured number, or the number of
+// CPUs plus one, at least three. maxTenantShare keeps the long queries of one tenant from holding all
+// slots.
 func (b *backend) slots() int {
 	if n := b.cfg.Querier.Concurrency; n > 0 {
 		return n
@@ -264,7 +264,7 @@ func (b *backend) lendSlots(ctx context.Context) {
 }
 
 // drainQueries waits for the queries of other processes that this frontend answers and for the
-// evaluations of this querier. Then it ends the loans of other queriers' slots.
+// evaluations of this querier. Then it returns the slots that queriers lent to this frontend.
 func (b *backend) drainQueries(ctx context.Context) {
 	if b.queries == nil {
 		return

@@ -46,7 +46,7 @@ func certificateFiles(t *testing.T) TLS {
 // without issuers and certificate. If only one of the two can be read, that one is reloaded.
 func TestReload(t *testing.T) {
 	const nothing, complete, failed = `level=INFO msg="nothing to reload`, `level=INFO msg="reload complete" reloaded=`,
-		`level=ERROR msg="reload failed: what could not be read stays as it was" reloaded=`
+		`level=ERROR msg="reload failed: the previous versions stay in use" reloaded=`
 	for _, tt := range []struct {
 		name        string
 		backend     bool

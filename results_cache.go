@@ -16,8 +16,8 @@ const maxResultsQueue = 64 << 20
 
 // resultsCache returns the cache of query results: in memory, and also in Redis if
 // cluster.cache_redis and a cluster secret are set; the values in Redis are sealed with the secret.
-// Without cluster.cache_redis, results are not stored in the ring's Redis: that one does not evict,
-// and must not become full.
+// Without cluster.cache_redis, results are not stored in Redis: the ring's Redis does not evict
+// values, and must not become full.
 func (p *process) resultsCache() (cache.Cache, error) {
 	near := cachememory.New(p.cfg.Frontend.CacheBytes, p.registry)
 	if !p.cfg.Cluster.CacheRedis.Set() || p.security == nil {

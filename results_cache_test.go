@@ -15,7 +15,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// resultsCacheOf returns the results cache of a backend, which closes with the test.
+// resultsCacheOf returns the results cache of a backend, which is closed when the test ends.
 func resultsCacheOf(t *testing.T, secret string, ring, forCache redisconn.Config) cache.Cache {
 	t.Helper()
 	cfg := testConfig(t)

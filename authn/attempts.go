@@ -38,16 +38,16 @@ const (
 	maxDelayedPerSource  = 250
 )
 
-// subject is a JWT subject from an address. Issuer and subject are unverified when they
-// are looked up; the address is included so that claiming another subject gains nothing
-// for a client that does not share that subject's address.
+// subject is a JWT subject from an address. Issuer and subject are not verified before they
+// are looked up. The address is included so that a client at another address gains nothing
+// by claiming the subject.
 type subject struct {
 	source   netip.Prefix
 	iss, sub string
 }
 
-// attempts counts failures and delays further attempts of addresses and networks with too many. It
-// never rejects: before the check, a valid credential cannot be distinguished from a wrong one, and
+// attempts counts failures, and delays further attempts of addresses and networks with too many
+// failures. It never rejects: before the check, a valid credential looks like a wrong one, and
 // guessing 256 bits is hopeless in any case. The delay bounds the cost of checks: a client that
 // waits for a response before its next attempt makes few attempts.
 type attempts struct {

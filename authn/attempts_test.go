@@ -52,7 +52,7 @@ func (l *login) jwt(sub, secret string, n int) string {
 	return sign(`{"alg":"HS256"}`, claims(m{"iss": "https://hs", "sub": sub, "iat": now, "exp": now + 600, "jti": fmt.Sprint(n)}), []byte(secret))
 }
 
-// fail makes n simultaneous failing attempts from an address and waits for them.
+// fail makes n concurrent failing attempts from an address and waits for them.
 func (l *login) fail(from string, n int) {
 	var wg sync.WaitGroup
 	for range n {
@@ -72,12 +72,13 @@ func (l *login) waited(credential, from string) time.Duration {
 }
 
 // TestValidIsNeverRejected checks that keys and tokens that are used for the first time are
-// accepted, and how long they wait, during a flood of wrong ones from the same address or network.
+// accepted, and how long they wait, during a flood of wrong credentials from the same address or
+// network.
 func TestValidIsNeverRejected(t *testing.T) {
 	const here, near = "192.0.2.1", "192.0.2.200"
 	tests := []struct {
 		name    string
-		flood   string // "": alternates between many addresses of the network
+		flood   string // source of the flood; "": many addresses of the network in turn
 		perSec  int
 		takes   time.Duration // duration of a read from the store
 		from    string
@@ -141,8 +142,8 @@ func forgedToken(l *login, n int) string {
 	return l.jwt(fmt.Sprint("sender", n%30), "another secret of 32 bytes, or so", n)
 }
 
-// TestDelay checks that an address with many failures waits before its credential is
-// looked up or its signature checked, and no longer after some time.
+// TestDelay checks that a credential from an address with many failures waits before it is looked up
+// or verified, and that the address is no longer delayed after some time.
 func TestDelay(t *testing.T) {
 	const here, near, far = "192.0.2.1", "192.0.2.200", "198.51.100.1"
 	synctest.Test(t, func(t *testing.T) {
@@ -263,7 +264,7 @@ func TestDelayRevealsNothing(t *testing.T) {
 				l := newLogin(t, 2)
 				l.waited(l.keys[0], here)
 				l.waited(l.jwt("s", hmacSecret, 1), here)
-				for range 1000 { // at one time: requests that fail could be delayed among themselves
+				for range 1000 { // not with requests: the later ones would be delayed
 					l.a.attempts.failed(netip.MustParseAddr(here))
 				}
 				begun := time.Now()

@@ -139,8 +139,8 @@ func (a *Authenticator) Authenticate(ctx context.Context, at Attempt) (Proof, er
 const keyPrefix = apikey.Prefix + "_"
 
 // apiKey verifies an API key: format and checksum, existence, secret, and then, only for a client
-// that knows the secret, revocation and expiry. A key that was valid recently is not delayed, even
-// while other clients try to guess its secret, because comparing costs almost nothing.
+// that knows the secret, revocation and expiry. A key that was valid recently is not delayed before
+// its check, even while other clients try to guess its secret: comparing costs almost nothing.
 func (a *Authenticator) apiKey(ctx context.Context, key string, src netip.Addr) (tenant.Identity, error) {
 	if a.keys == nil {
 		return tenant.Identity{}, invalid("api_keys_off")

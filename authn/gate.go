@@ -15,10 +15,10 @@ const (
 	maxWaiting = 1000
 	// maxWait is the longest wait at a gate.
 	maxWait = 5 * time.Second
-	// knownTurns limits the priority of requests with credentials that were valid recently: while
-	// both kinds wait at one address, this many of these requests are served for each of the other
-	// requests. The claims of a JWT are not verified before the check, so a client could otherwise
-	// lock out others at its address by claiming a known subject.
+	// knownTurns limits the priority of known requests, whose credentials were valid recently. While
+	// known and other requests wait at one address, knownTurns known requests are served for each
+	// other request. The claims of a JWT are not verified before the check, so without this limit a
+	// client could lock out others at its address by claiming a known subject.
 	knownTurns = 3
 )
 

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// gateWorld has a gate for one check at a time, which is in use, and records the requests that pass the gate.
+// gateWorld has a gate that allows one check at a time, and one check is running. It records the
+// requests that pass the gate.
 type gateWorld struct {
 	g      *gate
 	passed []string // not guarded: one waiter continues at a time
@@ -95,13 +96,13 @@ func TestGateRejectsMostWaiting(t *testing.T) {
 			t.Errorf("other addresses waited too long: %q", w.passed[:4])
 		}
 		if n := len(slices.DeleteFunc(w.passed, func(s string) bool { return s != "192.0.2.1 known" })); n != 10 {
-			t.Errorf("%d of 10 known ones passed", n)
+			t.Errorf("%d of 10 requests with known credentials passed", n)
 		}
 	})
 }
 
-// TestGateKnownAndOthers checks that an address's requests with known credentials go first,
-// but lock out no others of the address, neither by their turns nor by filling the queue.
+// TestGateKnownAndOthers checks that an address's requests with known credentials go first, but that
+// its other requests also pass, even if requests with known credentials fill the queue.
 func TestGateKnownAndOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newGateWorld(t)

@@ -106,9 +106,9 @@ func (i *issuer) findRule(v string) *tenantRule {
 	return nil
 }
 
-// scopes returns the scopes of a claim, which is a list, or one string of words separated by
-// spaces as in OAuth 2.0. Words that are not Pallium's scopes (openid, profile), or that the
-// mapping does not match if there is one, are ignored.
+// scopes returns the scopes of a claim: a list, or one string of words separated by spaces as in
+// OAuth 2.0. Without a mapping, it ignores words that are not Pallium's scopes (openid, profile).
+// With a mapping, it returns the scopes of all rules that match a word, and ignores other words.
 func (i *issuer) scopes(claim any) []tenant.Scope {
 	values, ok := stringList(claim)
 	if !ok {

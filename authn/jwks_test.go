@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// TestProviders checks that a token is accepted with key sets in the formats of well-known
-// providers, and that their other keys are ignored and logged.
+// TestProviders checks that a token is accepted with key sets in the formats of well-known providers,
+// and that keys that Pallium cannot verify signatures with are ignored and logged.
 func TestProviders(t *testing.T) {
 	sig, enc := &rsaKey().PublicKey, &rsaBad().PublicKey
 	okp := func(crv, more string) string {
@@ -22,7 +22,7 @@ func TestProviders(t *testing.T) {
 	}
 	tests := []struct {
 		name, jwks, kid string
-		leftOut         int
+		leftOut         int // number of ignored keys
 	}{
 		{"Keycloak", rsaJWK(enc, `,"kid":"vEyXpPIIrQf4W3WrTAKFMn4TqJ0","alg":"RSA-OAEP","use":"enc","x5c":["MIICmzCCAYMCBgGS"],"x5t":"9Xv","x5t#S256":"Q1h"`) + "," +
 			rsaJWK(sig, `,"kid":"FJ86GcF3jTbNLOco4NvZkUCIUmfYCqoqtOQeMfbhNlE","alg":"RS256","use":"sig","x5c":["MIICmzCCAYMCBgGS"],"x5t":"8aB","x5t#S256":"kk3"`),

@@ -99,8 +99,8 @@ func ecJWK(k *ecdsa.PublicKey, more string) string {
 	return fmt.Sprintf(`{"kty":"EC","crv":"P-256","x":%q,"y":%q%s}`, b64(raw[1:33]), b64(raw[33:]), more)
 }
 
-// testIssuers returns one issuer with an RSA and an EC key in a JWKS, one with an RSA key
-// in PEM and mappings for all claims, and one with a secret.
+// testIssuers returns one issuer with an RSA and an EC key in a JWKS, one with an RSA key in PEM and
+// mappings for tenants and scopes, and one with a secret.
 func testIssuers(t testing.TB) []IssuerConfig {
 	jwks := fmt.Sprintf(`{"keys":[%s,%s]}`, rsaJWK(&rsaKey().PublicKey, `,"kid":"r1","use":"sig"`), ecJWK(&ecKey().PublicKey, `,"kid":"e1","alg":"ES256"`))
 	return []IssuerConfig{
@@ -181,7 +181,7 @@ func TestJWT(t *testing.T) {
 		{"ES256 with the RSA key", sign(`{"alg":"ES256","kid":"r1"}`, good, ecKey()), "jwt_alg", Invalid},
 		{"RS256 with the EC key", sign(`{"alg":"RS256","kid":"e1"}`, good, k), "jwt_alg", Invalid},
 		{"alg in other case", sign(`{"alg":"rs256","kid":"r1"}`, good, k), "jwt_alg", Invalid},
-		{"another's key", sign(rs, good, rsaBad()), "jwt_signature", Invalid},
+		{"another issuer's key", sign(rs, good, rsaBad()), "jwt_signature", Invalid},
 		{"issuer two signs for one", sign(`{"alg":"RS256","kid":"r1"}`, good, rsaBad()), "jwt_signature", Invalid},
 		{"issuer one signs for two", sign(at, two(nil), k), "jwt_signature", Invalid},
 		{"payload changed", swapPayload(sign(rs, good, k), claims(m{"tenant": "b"})), "jwt_signature", Invalid},
@@ -215,8 +215,8 @@ func TestJWT(t *testing.T) {
 		{"exp negative", sign(rs, claims(m{"exp": -1}), k), "jwt_exp", Invalid},
 		{"exp a string", sign(rs, claims(m{"exp": "1900000000"}), k), "jwt_exp", Invalid},
 		{"exp null", sign(rs, strings.Replace(good, fmt.Sprint(s+600), "null", 1), k), "jwt_exp", Invalid},
-		{"exp beyond all", sign(rs, strings.Replace(good, fmt.Sprint(s+600), "1e300", 1), k), "jwt_exp", Invalid},
-		{"exp beyond a float", sign(rs, strings.Replace(good, fmt.Sprint(s+600), "1e999", 1), k), "jwt_exp", Invalid},
+		{"exp of 1e300", sign(rs, strings.Replace(good, fmt.Sprint(s+600), "1e300", 1), k), "jwt_exp", Invalid},
+		{"exp of 1e999", sign(rs, strings.Replace(good, fmt.Sprint(s+600), "1e999", 1), k), "jwt_exp", Invalid},
 		{"lives too long", sign(rs, claims(m{"exp": s + 25*3600}), k), "jwt_lifetime", Invalid},
 		{"lives too long, no iat", sign(rs, claims(m{"exp": s + 25*3600, "iat": nil}), k), "jwt_lifetime", Invalid},
 		{"iat ahead", sign(rs, claims(m{"iat": s + 31}), k), "jwt_iat", Invalid},
@@ -296,11 +296,11 @@ func TestTenantAndScopeClaims(t *testing.T) {
 	}{
 		{"list", one([]string{"b", "a", "b"}, []string{"metrics:read"}), "a b", "metrics:read"},
 		{"none", one(nil, nil), "", ""},
-		{"Pallium's own", one("pallium", "metrics:read"), "", "metrics:read"},
-		{"Pallium's own and another", one([]string{"a", "pallium"}, "metrics:read"), "", "metrics:read"},
-		{"Pallium's own in other case is not it", one("Pallium", "metrics:read"), "Pallium", "metrics:read"},
-		{"Pallium's own by a pattern", two("metrics-pallium", "viewer"), "", "metrics:read"},
-		{"Pallium's own by name", two("watchers", "viewer"), "pallium", "metrics:read"},
+		{"the tenant pallium", one("pallium", "metrics:read"), "", "metrics:read"},
+		{"the tenant pallium and another", one([]string{"a", "pallium"}, "metrics:read"), "", "metrics:read"},
+		{"Pallium with a capital letter is another tenant", one("Pallium", "metrics:read"), "Pallium", "metrics:read"},
+		{"the tenant pallium mapped with a group of the pattern", two("metrics-pallium", "viewer"), "", "metrics:read"},
+		{"the tenant pallium mapped by name", two("watchers", "viewer"), "pallium", "metrics:read"},
 		{"empty", one("", ""), "", ""},
 		{"number", one(7, 7), "", ""},
 		{"one of the list is not an ID", one([]string{"a", "../b"}, "metrics:read"), "", "metrics:read"},
@@ -313,9 +313,9 @@ func TestTenantAndScopeClaims(t *testing.T) {
 		{"mapped", two([]string{"metrics-x", "ops", "other"}, []string{"viewer"}), "ops x", "metrics:read"},
 		{"mapping is anchored", two([]string{"not-metrics-x", "ops2", "devops"}, "not-viewer"), "", ""},
 		{"mapping is anchored at line ends too", two("ops\nx", "viewer\n"), "", "metrics:read"},
-		{"mapped to no ID", two("metrics-", "editor"), "", "metrics:read metrics:write"},
+		{"mapped to an empty ID", two("metrics-", "editor"), "", "metrics:read metrics:write"},
 		{"mapped to a path", two("metrics-..", "editor"), "", "metrics:read metrics:write"},
-		{"unmapped are scopes of ours", two("ops", "metrics:write"), "ops", ""},
+		{"a Pallium scope that no mapping matches", two("ops", "metrics:write"), "ops", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -132,8 +132,8 @@ func rejectToken(reason string) (tenant.Identity, time.Time, error) {
 	return tenant.Identity{}, time.Time{}, invalid(reason)
 }
 
-// checkSignature returns the reason why the signature is invalid, or "". Keys come only
-// from the issuer's configuration: jku, jwk, x5u and x5c are ignored.
+// checkSignature returns the reason why the header or the signature is not accepted, or "".
+// Keys come only from the issuer's configuration: jku, jwk, x5u and x5c are ignored.
 func (i *issuer) checkSignature(header map[string]any, signed string, sig []byte) string {
 	for _, name := range []string{"crit", "b64"} {
 		if _, ok := header[name]; ok {

@@ -14,8 +14,8 @@ import (
 // Config is the section "gateway" of the configuration file. A value of 0 selects the
 // default.
 type Config struct {
-	// MaxInFlight bounds the requests that are forwarded to the backend at the same time,
-	// of all tenants; default 2000.
+	// MaxInFlight bounds the concurrent requests of all tenants to the backend; default
+	// 2000.
 	MaxInFlight int `yaml:"max_in_flight"`
 	// MaxQueued bounds the queued requests of one tenant; default 200.
 	MaxQueued int `yaml:"max_queued"`

@@ -22,7 +22,7 @@ import (
 type blocking struct {
 	tenants Tenants
 	auth    Authenticator
-	at      string // "limits", "keys" or something else
+	at      string // "keys", "limits" or "readiness"; with another text nothing blocks
 	reached chan struct{}
 }
 

@@ -247,7 +247,8 @@ func signJWT(claims map[string]any) string {
 	return signed + "." + enc(m.Sum(nil))
 }
 
-// fill replaces $NAME, and basic($USER,$NAME), by credentials.
+// fill replaces $NAME by a credential, and basic(USER,$NAME) by the base64 text of a user and a
+// credential.
 func (e *edge) fill(s string) string {
 	if user, rest, ok := strings.Cut(s, "basic("); ok {
 		inner, tail, _ := strings.Cut(rest, ")")

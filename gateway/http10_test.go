@@ -101,7 +101,7 @@ func TestHTTP10Responses(t *testing.T) {
 	}
 }
 
-// account is a Memory of a few bytes.
+// account is a Memory of limited size.
 type account struct {
 	mu       sync.Mutex
 	free     int64
@@ -138,7 +138,7 @@ func (h *holding) Close() {
 	h.free, h.taken = h.free+h.taken, 0
 }
 
-// is waits until free bytes are free and no account is open.
+// is waits until free bytes are free and no request holds memory.
 func (a *account) is(t *testing.T, free int64) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
@@ -149,7 +149,7 @@ func (a *account) is(t *testing.T, free int64) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d bytes are free, want %d; %d accounts are open", a.free, free, a.holdings)
+			t.Fatalf("%d bytes are free, want %d; %d requests hold memory", a.free, free, a.holdings)
 		}
 	}
 }

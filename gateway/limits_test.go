@@ -19,8 +19,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// rejectedBy checks that a response contains the limit, its value and the use, and has
-// Retry-After.
+// rejectedBy checks that a response has the status, that its body contains the parts, and that it has
+// Retry-After if the status is 429.
 func rejectedBy(t *testing.T, a answer, status int, parts ...string) {
 	t.Helper()
 	if a.status != status {
@@ -170,7 +170,7 @@ func TestBodySize(t *testing.T) {
 		}
 		rejectedBy(t, e.do(push, bearer("$A"), body), 413, "max_body_bytes", "1000 bytes", "1001 bytes")
 		if len(e.backend.take()) != 0 {
-			t.Error("a body of known size reached the backend")
+			t.Error("a request that announced a body beyond the limit reached the backend")
 		}
 		rejectedBy(t, e.do(push, bearer("$A", "Transfer-Encoding: chunked"), "3e9\r\n"+body+"\r\n0\r\n\r\n"), 413,
 			"max_body_bytes", "of 1000 bytes exceeded: the request body has more;")

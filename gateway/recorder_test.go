@@ -8,8 +8,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestWrittenCounts: only senders of remote write 2.0 get the counts, which prove that the receiver
-// understands 2.0. Senders of both versions are charged by the counts.
+// TestWrittenCounts checks that only senders of remote write 2.0 get the counts, which prove that the
+// receiver understands 2.0, and that writes of both versions are charged with the counts.
 func TestWrittenCounts(t *testing.T) {
 	const v2 = "Content-Type: application/x-protobuf;proto=io.prometheus.write.v2.Request"
 	names := []string{"Samples", "Histograms", "Exemplars"}

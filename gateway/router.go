@@ -69,7 +69,7 @@ func newRouter(table []routes.Route, own ownHandlers) (*router, error) {
 	return r, nil
 }
 
-// check returns an error if a route has no handler or a handler has no route.
+// check returns an error if a route of the gateway has no handler, or a handler has no route.
 func (h *ownHandlers) check(table []routes.Route) error {
 	var open, local []routes.Route
 	for i := range table {

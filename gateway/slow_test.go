@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestSlowBodies checks that requests whose bodies do not arrive hold no concurrent
-// requests of their tenant or the gateway, and no connection to a backend.
+// TestSlowBodies checks that requests whose bodies do not arrive do not count as concurrent requests
+// of their tenant or the gateway, and use no connection to a backend.
 func TestSlowBodies(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
@@ -79,7 +79,7 @@ func (a *account) left() int64 {
 	return a.free
 }
 
-// holds waits until n accounts are open.
+// holds waits until n requests hold memory.
 func (a *account) holds(t *testing.T, n int) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// source returns the client's address: that of the connection, or, if that is a trusted
-// proxy, the last address in X-Forwarded-For that is not a trusted proxy.
+// source returns the client's address: the peer of the connection or, if the peer is a
+// trusted proxy, the last address in X-Forwarded-For that is not a trusted proxy.
 func source(r *http.Request, trusted []netip.Prefix) netip.Addr {
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {

@@ -197,8 +197,8 @@ var headerRows = []row{
 	{"Connection names the bound", push, bearer("$A", "Connection: X-Pallium-Max-Decoded-Bytes"), "x", 200, "a", ""},
 	{"Connection names the request id", query, bearer("$A", "Connection: X-Request-Id"), "", 200, "a", ""},
 	{"Connection names the credential", query, bearer("$A", "Connection: Authorization"), "", 200, "a", ""},
-	{"policy of the client's", query, bearer("$A", "X-Pallium-Policy: none"), "", 200, "a", ""},
-	{"policy of the client's, twice", query, bearer("$A", "X-Pallium-Policy: x", "X-Pallium-Policy: unrestricted"), "", 200, "a", ""},
+	{"the client sends a policy", query, bearer("$A", "X-Pallium-Policy: none"), "", 200, "a", ""},
+	{"the client sends two policies", query, bearer("$A", "X-Pallium-Policy: x", "X-Pallium-Policy: unrestricted"), "", 200, "a", ""},
 	{"underscores", query, bearer("$A", "X_Scope_OrgID: b"), "", 200, "a", ""},
 	{"dots", query, bearer("$A", "X.Scope.OrgID: b"), "", 200, "a", ""},
 	{"mixed", query, bearer("$A", "x-scope_orgid: b", "X_PALLIUM-POLICY: none"), "", 200, "a", ""},
@@ -278,7 +278,7 @@ func TestStoreFailuresAre503(t *testing.T) {
 			}{
 				{"keys", down, nil, 503},
 				{"limits", nil, down, 503},
-				{"both back", nil, nil, 200},
+				{"both available again", nil, nil, 200},
 			}
 			for _, r := range rows {
 				e.keys.Fail(r.keys)

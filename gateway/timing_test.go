@@ -5,8 +5,7 @@ import (
 	"testing"
 )
 
-// TestServerTiming checks that the header with which a backend says where the time went reaches the
-// client unchanged.
+// TestServerTiming checks that the header Server-Timing of a backend reaches the client unchanged.
 func TestServerTiming(t *testing.T) {
 	const want = `response_time;dur=1.5, store_reads;desc="2"`
 	eachMode(t, func(t *testing.T, e *edge) {

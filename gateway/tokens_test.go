@@ -15,11 +15,11 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// tokenLimit is the limit of the token of $LIMITED and $ROTATED, which are two keys of it.
+// tokenLimit is the limit of the token that has the keys $LIMITED and $ROTATED.
 const tokenLimit = 3
 
-// TestTokenConcurrency: all keys of a token together have at most its limit of requests in
-// progress, for all of its tenants, and no other credential is affected.
+// TestTokenConcurrency checks that the limit of requests in progress applies to all keys and tenants
+// of a token together, and not to other credentials.
 func TestTokenConcurrency(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
@@ -33,8 +33,8 @@ func TestTokenConcurrency(t *testing.T) {
 	}
 }
 
-// holds checks that the token may have exactly its limit of requests in progress: that none of
-// earlier ones is still counted.
+// holds checks that exactly tokenLimit requests of the token can be in progress: no earlier request
+// is still counted.
 func (e *edge) holds(t *testing.T) {
 	t.Helper()
 	arrived, held := make(chan struct{}, tokenLimit), make(chan struct{})
@@ -61,7 +61,7 @@ func (e *edge) holds(t *testing.T) {
 		}
 	}
 	for _, key := range []string{"$LIMITED", "$ROTATED"} {
-		rejectedBy(t, e.do(query, limited(key, "b"), ""), 429, "limit token_max_concurrent_requests of 3 requests", "3 requests with this API key")
+		rejectedBy(t, e.do(query, limited(key, "b"), ""), 429, "limit token_max_concurrent_requests of 3 requests", "3 requests with the API keys of this token")
 	}
 	rejectedBy(t, e.do(push, limited("$LIMITED", "a"), "body"), 429, "token_max_concurrent_requests")
 	e.backend.answer = nil
@@ -78,7 +78,7 @@ func (e *edge) holds(t *testing.T) {
 	}
 }
 
-// TestTokenConcurrencyReleased: however a request ends, it does not count afterwards.
+// TestTokenConcurrencyReleased checks that a request does not count after it has ended in any way.
 func TestTokenConcurrencyReleased(t *testing.T) {
 	panics := func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, strings.Repeat("x", 100_000))
@@ -108,7 +108,7 @@ func TestTokenConcurrencyReleased(t *testing.T) {
 				busy, arrived := make(chan struct{}), make(chan struct{}, 2*tokenLimit)
 				free := sync.OnceFunc(func() { close(busy) })
 				t.Cleanup(free)
-				if tt.lim.MaxConcurrentRequests > 0 { // another token's request uses it up
+				if tt.lim.MaxConcurrentRequests > 0 { // a request of another token reaches this limit
 					e.tenants.set("a", tt.lim)
 					e.backend.answer = func(http.ResponseWriter, *http.Request) { arrived <- struct{}{}; <-busy }
 					go e.do(query, bearer("$A"), "")
@@ -146,7 +146,7 @@ func TestTokenConcurrencyReleased(t *testing.T) {
 	}
 }
 
-// fillAll fills in the credential of a whole request.
+// fillAll replaces the names of credentials in a request by the credentials.
 func (e *edge) fillAll(request string) string {
 	lines := strings.Split(request, "\r\n")
 	for i := range lines {
@@ -155,7 +155,8 @@ func (e *edge) fillAll(request string) string {
 	return strings.Join(lines, "\r\n")
 }
 
-// TestTokenConcurrencyBackendDown: requests for which there is no backend do not count afterwards.
+// TestTokenConcurrencyBackendDown checks that requests that no backend answered do not count
+// afterwards.
 func TestTokenConcurrencyBackendDown(t *testing.T) {
 	e := newEdge(t, "proxy", nil)
 	reach := e.gateway.next
@@ -174,8 +175,8 @@ func TestTokenConcurrencyBackendDown(t *testing.T) {
 	e.holds(t)
 }
 
-// TestTokenConcurrencyRace: of many clients of two keys at once, never more than the limit have a
-// request in progress, and all others are rejected.
+// TestTokenConcurrencyRace checks that, with many concurrent clients of two keys, never more requests
+// than the limit are in progress, and that the others are rejected.
 func TestTokenConcurrencyRace(t *testing.T) {
 	eachMode(t, func(t *testing.T, e *edge) {
 		var inside, most atomic.Int64

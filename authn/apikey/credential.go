@@ -11,8 +11,8 @@ import (
 // key store means that it is unavailable.
 var ErrNotFound = errors.New("API key does not exist")
 
-// Credential is what a key store stores of an API key, joined with the rights that its
-// access policy grants. The secret itself is not stored anywhere.
+// Credential is the stored record of an API key, joined with the rights that its access
+// policy grants. The secret itself is not stored anywhere.
 type Credential struct {
 	KeyID     string          // the public part of the key
 	Hash      [32]byte        // HMAC-SHA-256(pepper, secret)

@@ -1,5 +1,5 @@
 // Package apikey generates, parses, verifies and hashes the API keys that Pallium issues.
-// It does no I/O; authn/control stores the hashes and authn uses both packages.
+// It does no I/O; package authn/control stores the hashes.
 //
 // A key has the form <prefix>_<keyid>_<secret>_<crc>, all in base62: 12 characters that
 // identify the key, 43 that contain 256 bits of secret, and 6 with a CRC32 of everything

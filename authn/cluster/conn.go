@@ -28,9 +28,9 @@ const (
 var ErrStranger = errors.New("peer did not prove that it belongs to this cluster: its PALLIUM_CLUSTER_SECRET or cluster.tls authority " +
 	"differs, or it runs an older version")
 
-// Client authenticates and encrypts a connection that was dialed to host. It returns
-// after both sides have proved that they belong to the cluster. On an error the
-// connection is closed.
+// Client authenticates a connection that was dialed to host and, unless PlainText is set,
+// encrypts it. It returns after both sides have proved that they belong to the cluster. On
+// an error the connection is closed.
 func (m *Member) Client(ctx context.Context, raw net.Conn, host string, protocols ...string) (net.Conn, error) {
 	return m.handshake(ctx, raw, func(ctx context.Context) (net.Conn, error) {
 		config := m.config(protocols)
@@ -172,8 +172,8 @@ func (m *Member) proveSecond(conn net.Conn, binding string) error {
 // handshake. New connections beyond it are closed at once.
 const maxUnauthenticated = 512
 
-// Bound limits the unauthenticated connections of a listener: those for which Server has
-// not returned yet.
+// Bound limits the number of connections of a listener for which Server has not returned
+// yet.
 func Bound(l net.Listener) net.Listener { return &bounded{Listener: l} }
 
 type bounded struct {

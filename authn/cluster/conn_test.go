@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestConnections checks that two processes can connect if both belong to the cluster, even at each
+// TestConnections checks that two processes can connect if both belong to the cluster, also at each
 // step of a rotation of secrets. Otherwise the client gets an error, and the server too if it has a
 // secret.
 func TestConnections(t *testing.T) {

@@ -63,7 +63,7 @@ func (a *authority) write(name, kind string, der []byte) string {
 	return path
 }
 
-// files writes a certificate for a host with a kind of key.
+// files writes a certificate for a host and its key of the kind "rsa", "ed25519" or "ecdsa".
 func (a *authority) files(host, kind string) TLSFiles {
 	a.t.Helper()
 	var key crypto.Signer
@@ -148,7 +148,7 @@ func serve(m *Member, raw net.Conn) chan end {
 	return out
 }
 
-// talk sends a line in both directions.
+// talk sends a text in both directions.
 func talk(t *testing.T, a, b net.Conn) {
 	t.Helper()
 	for _, way := range [][2]net.Conn{{a, b}, {b, a}} {

@@ -25,8 +25,8 @@ const (
 var ErrNotSigned = errors.New("not signed by a member of this cluster: the writer has a different PALLIUM_CLUSTER_SECRET or cluster.tls, " +
 	"or does not belong to the cluster")
 
-// ErrExpired is an ErrNotSigned: a member signed the data with a certificate that was
-// valid then and has expired since.
+// ErrExpired is an ErrNotSigned: the data was signed with a certificate of the cluster that
+// has expired.
 var ErrExpired error = expiredError{}
 
 // expiredError has a different text than ErrNotSigned, since the signer is a member of the cluster.
@@ -36,7 +36,7 @@ func (expiredError) Error() string {
 	return "the certificate of the signing process has expired: renew it and restart that process"
 }
 
-// Is reports that an expired signature counts as none.
+// Is makes ErrExpired match ErrNotSigned.
 func (expiredError) Is(target error) bool { return target == ErrNotSigned }
 
 // maxChain bounds the number of certificates in a signature.

@@ -6,8 +6,6 @@
 // names, so that a revocation takes effect immediately in the process that made it and
 // within a second in all others. Cached entries expire after 30 s regardless of the log;
 // if the store is unavailable then, a lookup fails and never returns an outdated result.
-//
-// All access of a gateway to the row store goes through this package.
 package control
 
 import (

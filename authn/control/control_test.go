@@ -155,8 +155,8 @@ func TestRotate(t *testing.T) {
 	wantKind(t, "long grace", err, Invalid)
 }
 
-// TestTokenConcurrency: the limit of a token's requests in progress applies to all of its keys, in
-// every process, and stays when it is rotated.
+// TestTokenConcurrency checks that the limit of a token's requests in progress applies to all of the
+// token's keys, in every process, and remains when the token is rotated.
 func TestTokenConcurrency(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()

@@ -6,7 +6,7 @@ import (
 )
 
 // Kind is the kind of an Error; the admin API derives its status codes from it. An error
-// that is not an *Error means that the store is unavailable.
+// that is not an *Error is not a mistake of the caller: usually the store is unavailable.
 type Kind uint8
 
 // The kinds of errors.

@@ -59,7 +59,7 @@ func (f *flaky) CheckAndMutate(ctx context.Context, key string, c rows.Condition
 	return f.Store.CheckAndMutate(ctx, key, c, then, otherwise)
 }
 
-// MutateRows fails the rows that check fails.
+// MutateRows returns an error for each row for which check returns one.
 func (f *flaky) MutateRows(ctx context.Context, ms []rows.RowMutation) []error {
 	errs, failed := make([]error, len(ms)), false
 	for i, m := range ms {

@@ -152,7 +152,7 @@ func (r Request) open(sealed []byte) (*Answer, error) {
 	return &a, nil
 }
 
-// sweepIdempotency deletes records that are older than keepRequests.
+// sweepIdempotency deletes at most 10,000 records that are older than keepRequests or damaged.
 func (c *Control) sweepIdempotency(ctx context.Context) error {
 	var old []rows.RowMutation
 	err := c.store.ReadRows(ctx, []rows.Range{rows.Prefix(prefRequest)}, newest, func(r rows.Row) bool {

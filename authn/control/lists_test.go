@@ -44,7 +44,7 @@ func TestTouch(t *testing.T) {
 }
 
 // TestTouchRetried checks that a use that could not be written is written by the next flush,
-// with its own time, and that the others of the same flush count as written.
+// with its own time, and that other uses of the first flush count as written.
 func TestTouchRetried(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()
@@ -66,7 +66,7 @@ func TestTouchRetried(t *testing.T) {
 		t.Fatalf("used at %s and %s", used(tk.ID), used(other.ID))
 	}
 	w.clock.Advance(10 * time.Second)
-	c.Touch(otherKey.ID()) // was written less than a minute ago
+	c.Touch(otherKey.ID()) // its last use was written less than a minute ago
 	c.flushUses(ctx)
 	w.store.set(nil)
 	c.flushUses(ctx)

@@ -24,8 +24,8 @@ type tenantLimits struct {
 
 // Credential returns the API key with the given ID, from the cache if it was read within
 // the last 30 s. Deleted tenants are removed from its tenants. A key that does not exist,
-// or whose policy or last tenant was deleted, is apikey.ErrNotFound. Any other error
-// means that the store is unavailable.
+// or whose policy or tenants were all deleted, is apikey.ErrNotFound. Any other error
+// means that the store could not be read or a record is damaged.
 func (c *Control) Credential(ctx context.Context, keyID string) (apikey.Credential, error) {
 	if v, found, ok := c.credentials.get(keyID); ok {
 		c.metrics.lookups.WithLabelValues("credential", "cache").Inc()
@@ -49,7 +49,7 @@ func (c *Control) Credential(ctx context.Context, keyID string) (apikey.Credenti
 }
 
 // readCredential joins index, token, policy and tenants. It returns errNoRow if one of
-// them does not exist.
+// them does not exist or belongs to another key.
 func (c *Control) readCredential(ctx context.Context, keyID string) (credential, error) {
 	if len(keyID) != apikey.KeyIDLength {
 		return credential{}, errNoRow
@@ -96,7 +96,7 @@ func (c *Control) readCredential(ctx context.Context, keyID string) (credential,
 
 // Limits returns the tenant's limits, merged from the defaults, its plan and its
 // overrides. A tenant that does not exist or was deleted is tenant.ErrUnknown. Any other
-// error means that the store is unavailable.
+// error means that the store could not be read or a record is damaged.
 func (c *Control) Limits(ctx context.Context, id tenant.ID) (limits.Limits, error) {
 	if v, found, ok := c.limits.get(string(id)); ok {
 		c.metrics.lookups.WithLabelValues("limits", "cache").Inc()
@@ -123,8 +123,8 @@ func (c *Control) Limits(ctx context.Context, id tenant.ID) (limits.Limits, erro
 	return l, nil
 }
 
-// Defaults returns the limits of a tenant without plan and overrides: the built-in ones
-// and those of the configuration.
+// Defaults returns the limits of a tenant without plan and overrides: the built-in limits
+// with the changes of the configuration.
 func (c *Control) Defaults() limits.Limits { return c.defaults }
 
 // Effective returns the merged limits of a tenant, without using the cache.

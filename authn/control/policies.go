@@ -104,7 +104,7 @@ func (c *Control) checkPolicy(ctx context.Context, p *Policy, had []tenant.ID) e
 	return nil
 }
 
-// asRealm turns the error of a tenant that does not exist into that of a policy.
+// asRealm turns an *Error about a tenant into an Invalid error of the field realms.
 func asRealm(err error) error {
 	var e *Error
 	if errors.As(err, &e) {
@@ -115,7 +115,8 @@ func asRealm(err error) error {
 	return err
 }
 
-// ActiveTenants returns the IDs of those tenants that exist and are not deleted.
+// ActiveTenants returns the given IDs without the ones whose tenant does not exist or was
+// deleted.
 func (c *Control) ActiveTenants(ctx context.Context, ids []tenant.ID) ([]tenant.ID, error) {
 	if len(ids) == 0 {
 		return nil, nil
@@ -250,7 +251,7 @@ func (c *Control) UpdatePolicy(ctx context.Context, p Policy) (Policy, error) {
 }
 
 // DeletePolicy deletes a policy. If the policy has API keys, that is a Conflict unless
-// cascade is set, which deletes the keys as well.
+// cascade is set, which also deletes the keys.
 func (c *Control) DeletePolicy(ctx context.Context, name, etag string, cascade bool) error {
 	p, err := c.Policy(ctx, name)
 	if err != nil {

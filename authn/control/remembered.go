@@ -19,8 +19,8 @@ const (
 	// idle must not start with limits that are an hour old: a query would show samples
 	// that a shorter retention has deleted.
 	idleAge = 5 * time.Second
-	// firstWait bounds the wait for that refresh, or for the first read of a tenant's limits. After
-	// it, the last known limits are used, or those of without if there are none.
+	// firstWait bounds the wait for a refresh, or for the first read of a tenant's limits. After
+	// it, the tenant's last known limits are used, or else the result of fallback.
 	firstWait          = 2 * time.Second
 	maxRemembered      = 200_000
 	maxConcurrentReads = 16
@@ -29,11 +29,11 @@ const (
 // Remembered caches the last known limits of tenants. A process of a cluster continues to
 // use them while the row store is unavailable.
 type Remembered struct {
-	ask     func(context.Context, tenant.ID) (limits.Limits, error)
-	without func(error) limits.Limits
-	now     func() time.Time
-	slots   chan struct{}
-	asking  *background.Group
+	ask      func(context.Context, tenant.ID) (limits.Limits, error)
+	fallback func(error) limits.Limits
+	now      func() time.Time
+	slots    chan struct{}
+	asking   *background.Group
 
 	mu   sync.Mutex
 	byID map[tenant.ID]*knownLimits
@@ -46,13 +46,13 @@ type knownLimits struct {
 }
 
 // NewRemembered returns a cache that reads limits with ask. Refreshes run in the group, and end
-// with it. without returns the limits of a tenant that does not exist or whose limits were never
-// read, depending on the error of reading them.
+// with it. fallback gets the error of a read, and returns the limits to use if the tenant does not
+// exist or its limits were never read.
 func NewRemembered(
-	asking *background.Group, ask func(context.Context, tenant.ID) (limits.Limits, error), without func(error) limits.Limits,
+	asking *background.Group, ask func(context.Context, tenant.ID) (limits.Limits, error), fallback func(error) limits.Limits,
 	now func() time.Time,
 ) *Remembered {
-	return &Remembered{ask: ask, without: without, now: now, asking: asking,
+	return &Remembered{ask: ask, fallback: fallback, now: now, asking: asking,
 		slots: make(chan struct{}, maxConcurrentReads), byID: map[tenant.ID]*knownLimits{}}
 }
 
@@ -115,8 +115,8 @@ func (r *Remembered) refresh(id tenant.ID, k *knownLimits) {
 	})
 }
 
-// put stores the result of a read and returns the limits to use: after an error, the last known
-// ones. If there are none, or if the tenant does not exist, they are those of without.
+// put stores the result of a read and returns the limits to use. After an error, it returns the last
+// known limits; if there are none, or the tenant does not exist, it returns the result of fallback.
 func (r *Remembered) put(id tenant.ID, lim limits.Limits, err error) limits.Limits {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,7 +130,7 @@ func (r *Remembered) put(id tenant.ID, lim limits.Limits, err error) limits.Limi
 		}
 		k = &knownLimits{limits: lim}
 		if err != nil {
-			k.limits = r.without(err)
+			k.limits = r.fallback(err)
 		}
 		r.byID[id] = k
 	}
@@ -143,7 +143,7 @@ func (r *Remembered) put(id tenant.ID, lim limits.Limits, err error) limits.Limi
 	case err == nil:
 		k.limits = lim
 	case errors.Is(err, tenant.ErrUnknown):
-		k.limits = r.without(err)
+		k.limits = r.fallback(err)
 	}
 	return k.limits
 }

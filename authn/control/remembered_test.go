@@ -113,8 +113,8 @@ func TestIdleTenants(t *testing.T) {
 	}
 }
 
-// TestLimitsWithoutStore checks that the last known limits are used while the store is
-// down, and that callers wait for it once, not each time.
+// TestLimitsWithoutStore checks that the last known limits are used while the store is down, and that
+// only the first call reads the store.
 func TestLimitsWithoutStore(t *testing.T) {
 	s := (&limitsStore{}).set(24)
 	r, clock := remember(t, s)

@@ -110,7 +110,7 @@ func (c *Control) RevokeToken(ctx context.Context, id string) (Token, error) {
 				return Token{}, err
 			}
 			if !ok {
-				continue // a concurrent rotation: revoke its new key as well
+				continue // changed concurrently, for example rotated: also revoke the new key
 			}
 		}
 		if err := c.publish(ctx, changedKey, t.keyIDs()...); err != nil {

@@ -40,15 +40,15 @@ func ParseID(s string) (ID, error) {
 	if s == "." || s == ".." {
 		return "", fmt.Errorf("tenant ID %q is not allowed, because it is a path element", s)
 	}
-	for i := 0; i < len(s); i++ {
-		if !validIDByte(s[i]) {
-			return "", fmt.Errorf("tenant ID %q contains the character %q: use only letters, digits and !_.*'()-", s, s[i])
+	for _, c := range s {
+		if !validIDRune(c) {
+			return "", fmt.Errorf("tenant ID %q contains the character %q: use only letters, digits and !_.*'()-", s, c)
 		}
 	}
 	return ID(s), nil
 }
 
-func validIDByte(c byte) bool {
+func validIDRune(c rune) bool {
 	switch {
 	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
 		return true

@@ -19,7 +19,7 @@ func TestParseID(t *testing.T) {
 		{"", "empty"}, {".", "path element"}, {"..", "path element"},
 		{strings.Repeat("a", MaxIDLength+1), "has 151 bytes; the limit is 150"},
 		{"a/b", `the character '/'`}, {"a|b", `the character '|'`}, {"a b", `the character ' '`}, {"a\x00b", "the character"}, {"a\nb", "the character"},
-		{"ä", "the character"}, {"a%2Fb", `the character '%'`}, {"a\\b", "the character"}, {"a,b", "the character"}, {"a:b", "the character"},
+		{"ä", `the character 'ä'`}, {"a\xff", "the character"}, {"a%2Fb", `the character '%'`}, {"a\\b", "the character"}, {"a,b", "the character"}, {"a:b", "the character"},
 	} {
 		got, err := ParseID(tt.in)
 		if ok := err == nil; ok != (tt.says == "") || ok && string(got) != tt.in || !ok && (!strings.Contains(err.Error(), tt.says) || got != "") {
@@ -35,7 +35,7 @@ func TestParseID(t *testing.T) {
 	}
 }
 
-// TestAccess checks that nothing is allowed without a tenant or a label policy.
+// TestAccess checks that an access needs both a valid tenant and a label policy.
 func TestAccess(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

@@ -139,12 +139,11 @@ func (e *Entry) Read(samples, peak int64) {
 	}
 }
 
-// Status records the HTTP status of the response. Only the first call has an effect. It reports
-// whether this is the first call.
+// Status records the HTTP status of the response. Only the first call has an effect, and returns true.
 func (e *Entry) Status(code int) bool { return e != nil && e.status.CompareAndSwap(0, int64(code)) }
 
-// Details sets what returns further attributes of the log line if the read is slow. It must be
-// called before the read runs.
+// Details sets the function that returns further attributes for the log line of a slow read. It must
+// be called before the read runs.
 func (e *Entry) Details(attrs func() []any) {
 	if e != nil {
 		e.details = attrs

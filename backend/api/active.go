@@ -46,8 +46,8 @@ func textOf(r *http.Request) string {
 	return strings.Join(list, " ")
 }
 
-// statusNoter records the status of a response in the entry of the read, and adds to the
-// response where the time went.
+// statusNoter records the status of a response in the entry of the read, and adds the header
+// Server-Timing to the response.
 type statusNoter struct {
 	http.ResponseWriter
 	entry  *active.Entry
@@ -124,8 +124,8 @@ func endedByOperator(r *http.Request) bool {
 	return errors.Is(context.Cause(r.Context()), active.ErrEnded)
 }
 
-// ended returns the reason for which a request was ended before its response: an operator, or
-// its memory. It is nil if it was not ended.
+// ended returns active.ErrEnded if an operator ended the request, memory.ErrEnded if the memory
+// account ended it, and otherwise nil.
 func ended(r *http.Request) error {
 	switch cause := context.Cause(r.Context()); {
 	case errors.Is(cause, active.ErrEnded):

@@ -125,7 +125,7 @@ func (a *api) hold(next http.Handler) http.Handler {
 	})
 }
 
-// holdSlot waits for a slot and holds it until release.
+// holdSlot waits for a slot, like an instant query or a range query, and holds it until release.
 func (a *api) holdSlot(r *http.Request, instant bool) (release func(), err error) {
 	if a.Hold == nil {
 		return func() {}, nil

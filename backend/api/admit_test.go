@@ -122,10 +122,10 @@ type reading struct {
 	reg     *prometheus.Registry
 
 	held     func(context.Context) error // called by Hold; may be nil
-	holding  int                         // slots
+	holding  int                         // number of slots that Hold has returned
 	released int
-	instant  bool // of the last one
-	mu       sync.Mutex
+	instant  bool       // argument of the last call of Hold
+	mu       sync.Mutex // guards released
 
 	looked func(tenant.ID) // not nil: called when limits are looked up
 }
@@ -172,7 +172,7 @@ func newReading(t testing.TB, account int64) *reading {
 	return b
 }
 
-// fill adds n series with samples up to now.
+// fill replaces the series of the source by n series with samples up to now.
 func (b *reading) fill(n, samples int, every time.Duration) {
 	b.t.Helper()
 	list := make([]series.Sample, 0, samples)
@@ -281,8 +281,8 @@ func (c readRoute) String() string {
 // whether it took effect.
 func (c readRoute) deletes() bool { return strings.HasSuffix(c.pattern, "delete_series") }
 
-// request returns a request of the route for the series whose label a matches a
-// pattern or, without a pattern, for all series.
+// request returns a request of the route for the series of m whose label a matches a pattern or,
+// without a pattern, for all series of m.
 func (c readRoute) request(b *reading, pattern string) *http.Request {
 	b.t.Helper()
 	if c.pattern == "read" {
@@ -340,7 +340,7 @@ func (c readRoute) readRequest(b *reading, pattern string) *http.Request {
 func TestReadRoutes(t *testing.T) {
 	b := newReading(t, 64<<20)
 	var want, queries []string
-	others := map[string]bool{} // they parse nothing
+	others := map[string]bool{} // routes with another cost
 	for _, rt := range routes.Table() {
 		for _, method := range rt.Methods {
 			if rt.Cost == routes.Query {

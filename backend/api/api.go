@@ -39,7 +39,7 @@ type Queryable interface {
 }
 
 // Options configures the API. Without Push, write routes respond with 503; without Queryable, so do
-// read routes.
+// routes of the cost routes.Query.
 type Options struct {
 	Push        func(context.Context, *series.Batch) (series.Outcome, error)
 	Queryable   Queryable
@@ -55,7 +55,8 @@ type Options struct {
 	Memory          *memory.Account // nil: the memory of requests is not accounted for
 	Gate            *querier.Gate   // nil: New creates one
 	// Hold waits until a slot of queriers is free for a read that is not a query, and holds it
-	// until release; nil: such reads do not wait.
+	// until release; nil: such reads do not wait. The read waits like an instant query if instant is
+	// set, otherwise like a range query.
 	Hold     func(ctx context.Context, id tenant.ID, instant bool) (release func(), err error)
 	Active   *active.Registry // nil: New creates one
 	Lookback time.Duration

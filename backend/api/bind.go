@@ -41,7 +41,7 @@ func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
 }
 
 // bind assigns a handler to every route of the table that backends serve. Routes of roles
-// that this process does not have answer with 503.
+// that this process does not have respond with 503.
 func (a *api) bind(r chi.Router, table []routes.Route) error {
 	var prom http.Handler
 	if a.Queryable != nil {

@@ -54,7 +54,7 @@ func TestBind(t *testing.T) {
 		{"no handler", more(routes.Route{Name: "x", By: routes.Backend, Methods: get, Paths: []string{"/x"}}), "route x has no handler"},
 		{"no route", change("metadata", func(r *routes.Route) { r.Name = "meta" }), "handler metadata has no route"},
 		{"removed route", change("read", func(r *routes.Route) { r.By = routes.Gateway }), "handler read has no route"},
-		{"renamed where Prometheus answers", change("read", func(r *routes.Route) { r.Name = "remote_read" }), "handler read has no route"},
+		{"renamed route", change("read", func(r *routes.Route) { r.Name = "remote_read" }), "handler read has no route"},
 		{"not in Prometheus", more(routes.Route{Name: "x", By: routes.Prometheus, Methods: get, Paths: []string{routes.PrometheusAPI + "/nothing"}}), "does not have GET /nothing"},
 		{"unknown method", change("label_values", func(r *routes.Route) { r.Methods = []string{"GET", "POST"} }), "does not have POST /label/x/values"},
 		{"unknown path", change("query", func(r *routes.Route) { r.Paths = []string{routes.PrometheusAPI + "/query/"} }), "does not have GET /query/"},
@@ -68,8 +68,8 @@ func TestBind(t *testing.T) {
 	}
 }
 
-// TestRolesHaveTheirRoutes checks that a process serves exactly the routes of its roles, and
-// responds to those of other roles with 503, after which senders retry.
+// TestRolesHaveTheirRoutes checks that a process serves exactly the routes of its roles, and that
+// the response on routes of other roles is 503, after which clients retry.
 func TestRolesHaveTheirRoutes(t *testing.T) {
 	for _, tt := range []struct{ push, read bool }{{true, true}, {true, false}, {false, true}, {false, false}} {
 		h := newAPI(forRoles(tt.push, tt.read))

@@ -103,8 +103,8 @@ func TestBadParameters(t *testing.T) {
 	}
 }
 
-// TestCountedWhen checks which series are counted: active ones, with a sample within 30 minutes;
-// and ones in memory, also with a sample since the start of the oldest window that is not sealed.
+// TestCountedWhen checks which series are counted. Active series have a sample within 30 minutes.
+// Series in memory have a sample since the start of the oldest window that is not sealed.
 func TestCountedWhen(t *testing.T) {
 	b := newBackend(t)
 	window := b.now.Truncate(2 * time.Hour).Add(-2 * time.Hour)
@@ -244,7 +244,7 @@ func TestReplicasCountOnce(t *testing.T) {
 	var last *backend
 	for i := range 3 {
 		last = newBackend(t)
-		for k := range 4 { // each series is on all three, those of the last metric only on two
+		for k := range 4 { // the series of m3 are on two ingesters, all others on three
 			if k < 3 || i > 0 {
 				last.write("a", fmt.Sprintf("m%d", k), 5)
 			}

@@ -50,8 +50,8 @@ func withFrontend(t *testing.T, b *backend) (http.Handler, *prometheus.Registry)
 		Limits: func(tenant.ID) limits.Limits { return b.lim }, Lookback: querier.LookbackDelta}), reg
 }
 
-// TestCeilingsOfDividedQueries checks a query that is answered in parts and from the cache if it
-// has no ceilings: with ceilings, they apply to the whole query, and so does the cost.
+// TestCeilingsOfDividedQueries checks that ceilings and costs apply to the whole query, although the
+// query is answered in parts and from the cache without them.
 func TestCeilingsOfDividedQueries(t *testing.T) {
 	b := newBackend(t)
 	end := b.now.Truncate(24 * time.Hour)
@@ -81,7 +81,7 @@ func TestCeilingsOfDividedQueries(t *testing.T) {
 		more, kind string
 		code       int
 	}{
-		{"&max_series=6", "", 200}, {"&max_series=5", "cost_limit", 422}, {"&max_series=2", "cost_limit", 422}, // fewer than all days together, more than one day
+		{"&max_series=6", "", 200}, {"&max_series=5", "cost_limit", 422}, {"&max_series=2", "cost_limit", 422}, // less than all days have, and enough for one day
 		{fmt.Sprint("&max_samples_read=", samples), "", 200}, {fmt.Sprint("&max_samples_read=", samples-1), "cost_limit", 422},
 		{"&max_series=6&max_samples_read=300", "cost_limit", 422}, {"&max_query_duration=1m", "", 200}, {"&max_series=500001", "bad_data", 400},
 	} {

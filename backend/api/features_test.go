@@ -65,7 +65,7 @@ func (empty) Select(context.Context, series.Request) (*series.Selection, error) 
 	return &series.Selection{}, nil
 }
 
-// probe returns a request that succeeds only with the feature.
+// probe returns a query that succeeds only with the feature.
 func probe(category, name string) (string, error) {
 	switch category {
 	case features.PromQLFunctions:
@@ -243,7 +243,7 @@ func receives(path string) func(*backend) bool {
 }
 
 // TestFeaturesByData checks for each feature outside PromQL's syntax that it works if and only if
-// the response says so, and that the response has no other features.
+// the response says so, and that there is a probe for each feature of the API and the TSDB.
 func TestFeaturesByData(t *testing.T) {
 	for _, on := range []bool{false, true} {
 		t.Run(fmt.Sprintf("optional parts %v", on), func(t *testing.T) {

@@ -118,10 +118,9 @@ func TestNoMemoryFree(t *testing.T) {
 	}
 }
 
-// TestEnded checks that a read that the memory account ends as a last resort is 422 with the
-// way out and without Retry-After, independent of the error that its source returns: the
-// memory of this process (by the context, or from the account), or that of another one. A
-// deletion, which may have taken effect in part, is 503.
+// TestEnded checks the response to a read that the memory account of this process or of another one
+// ends: it has status 422 and no Retry-After, and says what the client can do. The status of a
+// deletion is 503, because it may have taken effect in part.
 func TestEnded(t *testing.T) {
 	b := newReading(t, 64<<20)
 	end := func(ctx context.Context) error {

@@ -10,7 +10,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestHold checks that reads which are not queries hold a slot of queriers, and no other route.
+// TestHold checks that only remote read, metadata and exemplar requests hold a slot of a querier.
 func TestHold(t *testing.T) {
 	b := newReading(t, 64<<20)
 	for _, c := range allReadRoutes() {
@@ -51,7 +51,7 @@ func TestHoldFails(t *testing.T) {
 	}
 }
 
-// slowClient is a client that reads the response after the slot of its read was released.
+// slowClient is a client that does not read the response before the slot of its read is released.
 type slowClient struct {
 	*httptest.ResponseRecorder
 	b *reading
@@ -69,15 +69,15 @@ func (c slowClient) Write(p []byte) (int, error) {
 	return c.ResponseRecorder.Write(p)
 }
 
-// TestHoldSlowClient checks that a remote read whose client does not read the response does not
-// hold a slot of queriers.
+// TestHoldSlowClient checks that a remote read releases its slot if the client does not read the
+// response.
 func TestHoldSlowClient(t *testing.T) {
 	for _, streamed := range []bool{false, true} {
 		b := newReading(t, 64<<20)
 		c := readRoute{method: "POST", pattern: "read", streamed: streamed}
 		w := slowClient{httptest.NewRecorder(), b}
 		b.h.ServeHTTP(w, as("acme", c.request(b, "")))
-		if w.Code != http.StatusOK || b.released < 2 { // while it was read, and at the end
+		if w.Code != http.StatusOK || b.released < 2 { // during a write, and at the end
 			t.Errorf("%s: %d, released %d times", c, w.Code, b.released)
 		}
 		b.clean(c.String())

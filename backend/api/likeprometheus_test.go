@@ -79,8 +79,8 @@ func newReference(t *testing.T, req *prompb.WriteRequest) http.Handler {
 	return http.StripPrefix("/prometheus/api/v1", router)
 }
 
-// asPrometheus returns a backend and Prometheus' own API with the same samples of the last
-// seconds: n series of each metric.
+// asPrometheus returns a backend and Prometheus' own API with the same recent samples. metrics has
+// the number of series of each metric.
 func asPrometheus(t *testing.T, metrics map[string]int) (*backend, http.Handler) {
 	t.Helper()
 	b := newBackend(t)

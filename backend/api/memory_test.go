@@ -20,7 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// ranged returns a range query request for the last hour.
+// ranged returns the response to a range query for the last hour.
 func (b *reading) ranged(text string, step int) *httptest.ResponseRecorder {
 	b.t.Helper()
 	params := url.Values{"query": {text}, "start": {fmt.Sprint(b.now.Add(-time.Hour).Unix())}, "end": {fmt.Sprint(b.now.Unix())}, "step": {fmt.Sprint(step)}}
@@ -40,7 +40,8 @@ func (w *peakWriter) Write(p []byte) (int, error) {
 	return w.ResponseRecorder.Write(p)
 }
 
-// peak returns the maximum memory that a request holds, and its response.
+// peak returns the maximum memory that a request holds while its response is written, and the
+// response.
 func (b *reading) peak(r *http.Request) (int64, *httptest.ResponseRecorder) {
 	w := &peakWriter{ResponseRecorder: httptest.NewRecorder(), account: b.account}
 	b.h.ServeHTTP(w, as("acme", r))
@@ -69,7 +70,7 @@ func TestQueryBombs(t *testing.T) {
 		{"label_join", join},
 		{"label_replace", replace},
 		{"count_values", `count_values("v", m * on () group_left () m{instance="none"})`},
-		{"count_values of what is computed", `count_values("v", m * time())`},
+		{"count_values of an expression", `count_values("v", m * time())`},
 		{"group_left", `label_join(m, "x", ",", "instance", "instance", "instance") * on (job) group_left (x) ` + join},
 		{"steps of a subquery", `max_over_time(m[1h:1s])`},
 		{"steps of a subquery of a constant", `max_over_time(vector(1)[50d:1s])`},
@@ -145,8 +146,8 @@ func TestLabelBombs(t *testing.T) {
 	}
 }
 
-// histograms adds n series of native histograms with the given numbers of
-// samples and buckets, and returns the memory of one histogram in bytes.
+// histograms replaces the series of the source by n series of native histograms with the given
+// numbers of samples and buckets. It returns the memory of one histogram in bytes.
 func (b *reading) histograms(n, samples, buckets int) (each int64) {
 	b.t.Helper()
 	h := &histogram.Histogram{Schema: 3, ZeroThreshold: 0.001, Count: uint64(buckets), Sum: 1,
@@ -167,8 +168,8 @@ func (b *reading) histograms(n, samples, buckets int) (each int64) {
 	return int64(buckets) * 8
 }
 
-// TestOrdinaryQueries checks that the memory charged for ordinary queries is an
-// upper bound of the memory they hold, and at most a few times as much.
+// TestOrdinaryQueries checks that the memory charged for ordinary queries is at least the memory
+// that they hold, and at most four times as much.
 func TestOrdinaryQueries(t *testing.T) {
 	b := newReading(t, 4<<30)
 	b.lim.MaxQueryRange = 0
@@ -234,8 +235,8 @@ func TestHistogramMemory(t *testing.T) {
 }
 
 // TestTextsTakeMemory checks that the parameters of a read are charged as received and as decoded,
-// before data is read: the size of a form three times, that of a remote read, whose matchers become
-// structs, many times.
+// before data is read: a form with at least three times its size, and a remote read, whose matchers
+// become structs, with at least 34 times its size.
 func TestTextsTakeMemory(t *testing.T) {
 	b := newReading(t, 1<<30)
 	b.lim.MaxQueryLength = 0

@@ -74,7 +74,7 @@ func newAPI(o Options) http.Handler {
 	return h
 }
 
-// pushAPI returns an API that has only write routes. It counts all samples as
+// pushAPI returns an API that has only write routes. If push is nil, it counts all samples as
 // written.
 func pushAPI(lim limits.Limits, push func(context.Context, *series.Batch) (series.Outcome, error)) *pushing {
 	if push == nil {

@@ -172,8 +172,8 @@ func (s *stalledBody) Read(p []byte) (int, error) {
 
 func (s *stalledBody) Close() error { return nil }
 
-// TestStalledBody checks that memory is charged as a body is received, not by
-// Content-Length, and that the capacity of a reused buffer is charged, too.
+// TestStalledBody checks that memory is charged for the received part of a body, not for its
+// Content-Length.
 func TestStalledBody(t *testing.T) {
 	a := newAccounted(1<<30, limits.Default())
 	for _, tt := range []struct {

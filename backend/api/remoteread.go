@@ -167,20 +167,20 @@ func noteFault(ctx context.Context, err error) {
 	}
 }
 
-// readWriter replaces the status 500 of Prometheus' handler: by 422 if a limit was exceeded or an
-// operator ended the read, and by 503 for a timeout and for other errors, with the same text as on
-// all routes. If the client is gone, the status is 499.
+// readWriter replaces the status 500 of Prometheus' handler: by 422 if a limit was exceeded, or an
+// operator or the memory account ended the read, and by 503 for a timeout and for other errors, with
+// the same text as on all routes. If the client is gone, the status is 499.
 type readWriter struct {
 	http.ResponseWriter
 	fault    *readFault
 	gone     func() bool  // reports whether the client has closed the connection
 	ended    func() error // returns why the read was ended, or nil
 	replaced bool         // the replacement was written: output of the handler is dropped
-	slow     func()       // called when the client does not read; may be nil
+	slow     func()       // called when a write takes longer than slowWrite; may be nil
 }
 
-// slowWrite is how long a client may take to receive a piece of a response before the read no
-// longer holds a slot of the queriers.
+// slowWrite is the maximum duration of a write of the response before the read releases its slot of
+// the queriers.
 const slowWrite = time.Second
 
 func (w *readWriter) WriteHeader(code int) {

@@ -23,7 +23,6 @@ const maxSearchLimit = 10000
 
 // errNotSearchable is the error of a Queryable whose queriers do not implement storage.Searcher,
 // which Prometheus' handlers of search/* need.
-
 var errNotSearchable = errors.New("internal error: the storage does not implement searches")
 
 // SearchLabelNames implements storage.Searcher.

@@ -9,8 +9,8 @@ import (
 	"github.com/palliumhq/pallium/backend/timing"
 )
 
-// renderStats returns the statistics of a query for the response, if the parameter stats is not
-// empty, as Prometheus does, with where the time went.
+// renderStats returns the statistics of a query for the response, with the measured times. Like
+// Prometheus, it returns none if the parameter stats is empty.
 func renderStats(ctx context.Context, s *stats.Statistics, param string) stats.QueryStats {
 	if param == "" {
 		return nil
@@ -21,7 +21,7 @@ func renderStats(ctx context.Context, s *stats.Statistics, param string) stats.Q
 
 type statsKey struct{}
 
-// withStats returns a context for a query with a value of the parameter stats.
+// withStats returns a context that carries the value of the parameter stats if it is deprecated.
 func withStats(ctx context.Context, param string) context.Context {
 	switch param {
 	case "", "true", "all":
@@ -30,8 +30,8 @@ func withStats(ctx context.Context, param string) context.Context {
 	return context.WithValue(ctx, statsKey{}, param)
 }
 
-// statsWarning returns the warning with which Prometheus answers values of the parameter stats
-// that it will reject. It returns none itself because the statistics are rendered here.
+// statsWarning returns Prometheus' warning about a deprecated value of the parameter stats, or nil.
+// Prometheus adds this warning only if it renders the statistics itself.
 func statsWarning(ctx context.Context) error {
 	param, ok := ctx.Value(statsKey{}).(string)
 	if !ok {

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// TestServerTiming checks that the answers of all reads, and errors, say where the time went.
+// TestServerTiming checks that the responses to all reads, also errors, have the header
+// Server-Timing.
 func TestServerTiming(t *testing.T) {
 	b := newReading(t, 64<<20)
 	for _, err := range []error{nil, errors.New("down")} {
@@ -32,8 +33,8 @@ func TestServerTiming(t *testing.T) {
 	}
 }
 
-// TestStats checks that the statistics of a query have Pallium's numbers beside Prometheus' own, and
-// that values that Prometheus will reject have its warning.
+// TestStats checks that the statistics of a query contain Pallium's numbers and those of Prometheus,
+// and that a deprecated value of the parameter has Prometheus' warning.
 func TestStats(t *testing.T) {
 	b := newReading(t, 64<<20)
 	b.source.set(func(context.Context) error { b.now = b.now.Add(time.Second); return nil })

@@ -34,7 +34,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// backend is the whole backend of one process with its API.
+// backend is the API of one process with a distributor, an ingester and an engine, but without the
+// long-term store.
 type backend struct {
 	t   testing.TB
 	now time.Time
@@ -129,8 +130,8 @@ func (b *backend) get(id tenant.ID, path string, params url.Values) *httptest.Re
 	return do(b.h, as(id, httptest.NewRequest(http.MethodGet, path+"?"+params.Encode(), nil)))
 }
 
-// TestQueryLimitsOverHTTP checks on every endpoint that selects series that the response to a query
-// beyond a limit is 422, or 503 for query_timeout, with the limit's name and value.
+// TestQueryLimitsOverHTTP checks on endpoints that select series that the response to a query beyond
+// a limit is 422, or 503 for query_timeout, with the limit's name and value.
 func TestQueryLimitsOverHTTP(t *testing.T) {
 	b := newBackend(t)
 	b.write("a", "up", 5)
@@ -159,7 +160,7 @@ func TestQueryLimitsOverHTTP(t *testing.T) {
 			url.Values{"label_names[]": manyNames(300)}, "limit max_memory_bytes of 100000 bytes exceeded"},
 		{"memory of a search", func(l *limits.Limits) { l.MaxMemoryBytes = 100 }, "search/label_values", url.Values{"label": {"i"}}, "limit max_memory_bytes of 100 bytes exceeded"},
 		{"length of a selector", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "cardinality/active_series", url.Values{"selector": {"up{}  "}}, "limit max_query_length of 4 bytes exceeded: the expressions and selectors of the request have 6"},
-		{"length of what is searched", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "search/metric_names", url.Values{"search[]": {"abc", "de"}}, "limit max_query_length of 4 bytes exceeded: the expressions and selectors of the request have 5"},
+		{"length of search texts", func(l *limits.Limits) { l.MaxQueryLength = 4 }, "search/metric_names", url.Values{"search[]": {"abc", "de"}}, "limit max_query_length of 4 bytes exceeded: the expressions and selectors of the request have 5"},
 		{"time", func(l *limits.Limits) { l.QueryTimeout = limits.Duration(1) }, "query", url.Values{"query": {"up"}}, "limit query_timeout of"},
 	}
 	for _, tt := range tests {
@@ -377,7 +378,7 @@ func TestRemoteRead(t *testing.T) {
 }
 
 // TestRemoteReadFunction checks that the name of a function, which a client may choose, does not
-// change the samples of a response, even one that the API uses itself.
+// change the samples of a response, even if the API itself uses that name.
 func TestRemoteReadFunction(t *testing.T) {
 	b := newBackend(t)
 	b.write("a", "up", 3)

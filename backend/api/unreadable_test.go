@@ -39,8 +39,8 @@ func (b broken) Exemplars(context.Context, tenant.ID, int64, int64, [][]*labels.
 	return nil, b.err
 }
 
-// TestUnreadable checks on every route that the response to a read error is 503, and to an exceeded
-// limit 422.
+// TestUnreadable checks on routes that select series that the response to a read error is 503, and
+// to an exceeded limit 422.
 func TestUnreadable(t *testing.T) {
 	lim := func(tenant.ID) limits.Limits { return limits.Default() }
 	for name, tc := range map[string]struct {

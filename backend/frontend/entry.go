@@ -82,7 +82,7 @@ func boolByte(v bool) byte {
 	return 0
 }
 
-// decodedBytes returns the memory that decoding a value needs.
+// decodedBytes estimates the memory that decoding a value needs.
 func decodedBytes(value []byte) int64 {
 	if len(value) == 0 {
 		return 0

@@ -1,6 +1,7 @@
 // Package frontend answers range queries in parts: it divides the range, reads parts from a results
-// cache, and evaluates the others. Its answers are the ones that the engine gives for the whole
-// range, and never older than the data. See docs/frontend.md.
+// cache, and evaluates the other parts, in shards if they are large. Its answers equal the engine's
+// answers for the whole range, and a cached part is used only if its data has not changed. See
+// docs/frontend.md.
 package frontend
 
 import (
@@ -27,22 +28,22 @@ import (
 // Evaluator is the engine that evaluates queries and their parts.
 type Evaluator interface {
 	promql.QueryEngine
-	// NewPartQuery returns a query for some steps of a range query, or for a shard of these steps. The
-	// error of a shard that cannot be evaluated alone wraps evaluation.ErrNotSharded.
+	// NewPartQuery returns a query for some steps of a range query; of is nil, or the shard to evaluate.
+	// The query's error wraps evaluation.ErrNotSharded if the shard cannot be evaluated alone.
 	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
 		of *shard.Shard) (promql.Query, error)
 	// NewRootQuery returns a query for some steps of a range query whose aggregations were evaluated
 	// in shards. This process evaluates it.
 	NewRootQuery(ctx context.Context, text string, whole split.Times, part split.Range, answers []shard.Answer) (promql.Query, error)
-	// Check returns an error if a query exceeds a limit before it runs, CheckCost if an answer of
-	// that cost exceeds one.
+	// Check returns an error if a query that has not run yet exceeds a limit.
 	Check(q promql.Query) error
+	// CheckCost returns an error if an evaluation of this cost exceeds a limit.
 	CheckCost(ctx context.Context, series, samples int64) error
 	// TooLarge reports whether an evaluation failed because it read too much, so that one of
 	// fewer steps may succeed.
 	TooLarge(err error) bool
-	// Cost returns how many series the selector that selected most has selected, and the peak
-	// number of samples in memory.
+	// Cost returns the number of series of the selector that selected the most, and the peak number
+	// of samples in memory.
 	Cost(q promql.Query) (series, samples int64)
 	// Readers returns the ingesters that answered all reads of a query that ran.
 	Readers(q promql.Query) evaluation.Readers
@@ -50,7 +51,7 @@ type Evaluator interface {
 	Series(ctx context.Context, q storage.Queryable, mint, maxt int64, matchers []*labels.Matcher) ([]labels.Labels, error)
 	// Take reserves memory for the request.
 	Take(ctx context.Context, bytes int64) error
-	// Charge accounts for the memory of an answer that was not evaluated.
+	// Charge accounts for the memory of an answer from the cache or from shards.
 	Charge(ctx context.Context, m promql.Matrix) error
 	// Failed returns the result of a query that failed with an error of Check, Take or Charge, or
 	// because a part was too large, and counts it.
@@ -69,16 +70,16 @@ type Options struct {
 	// milliseconds, inclusive) depend.
 	Versions func(ctx context.Context, id tenant.ID, mint, maxt int64) (series.Versions, error)
 	Cache    cache.Cache // nil: answers are not cached
-	// Settle is the least age of samples that may be cached. If the first step of a query needs younger ones,
-	// the cache is not used.
+	// Settle is the age below which samples are never cached. If the first step of a query depends on
+	// a younger sample, the query does not use the cache.
 	Settle time.Duration
 	Engine split.Options
-	// Switches are the settings of this process that can change answers, as text.
+	// Switches has the versions of this process on which answers depend, as text.
 	Switches  string
-	Workers   int // parts of one query that are evaluated at the same time; at least 1
-	MaxShards int // maximum number of shards of the series of an aggregation; less than 2: they are not divided
-	// ShardPoints is the minimum number of points and samples of a shard: with fewer, the fixed cost of
-	// an evaluation would be too high; default 1<<19.
+	Workers   int // maximum number of concurrent runs of parts of one query; less than 1 counts as 1
+	MaxShards int // maximum number of shards of a leaf of an expression; less than 2: leaves are not divided
+	// ShardPoints is the minimum work of a shard in samples (see shard.Leaf.Work): with less, the fixed
+	// cost of an evaluation would be too high; default 1<<19.
 	ShardPoints int64
 	Now         func() time.Time
 	Logger      *slog.Logger
@@ -89,9 +90,9 @@ type Options struct {
 type Frontend struct {
 	o       Options
 	metrics metrics
-	// noted are the expressions whose evaluations had annotations.
+	// noted has recent expressions whose evaluations had annotations.
 	noted *lru.Cache[notedKey, struct{}]
-	// selected has what the leaves of expressions select that were evaluated before.
+	// selected has the selections of recently evaluated expressions.
 	selected *lru.Cache[notedKey, *selection]
 }
 
@@ -100,12 +101,10 @@ type notedKey struct {
 	text   string
 }
 
-// mostNoted is the maximum number of expressions in noted, longestNoted the maximum length of one.
-// Longer expressions are treated as noted.
 const (
-	mostNoted    = 10_000
-	mostSelected = 2_000 // expressions, each with some labels
-	longestNoted = 2 << 10
+	mostNoted    = 10_000  // maximum number of expressions in noted
+	mostSelected = 2_000   // maximum number of expressions in selected
+	longestNoted = 2 << 10 // maximum length of these expressions; longer ones are treated as noted
 )
 
 type metrics struct {
@@ -140,9 +139,9 @@ func New(o Options) *Frontend {
 			notKept: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_results_not_kept_total",
 				Help: "Results that could have been cached but were not, by reason."}, []string{"reason"}),
 			whole: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_frontend_undivided_queries_total",
-				Help: "Range queries that were evaluated as one part because their steps depend on each other."}),
+				Help: "Range queries that were not divided by time because their steps depend, or may depend, on each other."}),
 			shards: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_frontend_shards_total",
-				Help: "Evaluations of a range of the series of an aggregation."}),
+				Help: "Evaluations of a shard: a range of the series of an aggregation, or of an expression without aggregations."}),
 		}}
 }
 

@@ -102,8 +102,8 @@ func TestShards(t *testing.T) {
 		want       int64 // shards
 	}{
 		{"an aggregation", "sum(load)", nil, 3},
-		{"two", "sum(load) / sum(requests_total)", nil, 6},
-		{"few series", "sum(latency)", nil, 0}, // one
+		{"two aggregations", "sum(load) / sum(requests_total)", nil, 6},
+		{"one series", "sum(latency)", nil, 0},
 		{"few points", "sum(load)", func(w *world) { w.front.o.ShardPoints = 1 << 40 }, 0},
 		{"delayed removal of names", "sum(load)", func(w *world) { w.switchTo(switches.Set{DelayedNameRemoval: true}) }, 0},
 		{"switched off", "sum(load)", func(w *world) { w.front.o.MaxShards = 1 }, 0},
@@ -116,21 +116,21 @@ func TestShards(t *testing.T) {
 			w.changes++
 		}, 3},
 		{"not divisible", "load + load", nil, 0},
-		{"remembered labels", "sum(load)", func(w *world) {
+		{"the series are known from an earlier query", "sum(load)", func(w *world) {
 			w.ask("sum(load)", origin, origin+day, hour)
 			w.lists.Store(0)
 			w.sharded.Store(0)
 			w.changes++
 			w.noLists = true
 		}, 3},
-		{"remembered for too long", "sum(load)", func(w *world) {
+		{"the series were listed too long ago", "sum(load)", func(w *world) {
 			w.ask("sum(load)", origin, origin+day, hour)
 			w.now += 11 * minute
 			w.sharded.Store(0)
 			w.changes++
 			w.wantLists = 2
 		}, 3},
-		{"remembered to be small", "sum(load)", func(w *world) {
+		{"few points in an earlier query", "sum(load)", func(w *world) {
 			w.front.o.ShardPoints = 1 << 20
 			w.ask("sum(load)", origin, origin+day, hour)
 			w.lists.Store(0)
@@ -157,7 +157,7 @@ func TestShards(t *testing.T) {
 	}
 }
 
-// TestLimitsOfShards checks that the limits on series and samples apply to the shards together.
+// TestLimitsOfShards checks that the limit on samples applies to the whole query, not to each shard.
 func TestLimitsOfShards(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -173,9 +173,9 @@ func TestLimitsOfShards(t *testing.T) {
 	}
 }
 
-// TestLimitOfWhole checks that a query succeeds if the whole evaluation does, also if its shards
-// hold more samples together: the engine holds the arguments of two aggregations one after the
-// other.
+// TestLimitOfWhole checks that a query whose evaluation without shards is within the limit on samples
+// succeeds, even if its shards together exceed the limit: the engine has the arguments of two
+// aggregations in memory one after the other.
 func TestLimitOfWhole(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -188,12 +188,13 @@ func TestLimitOfWhole(t *testing.T) {
 		t.Errorf("the query needs %d samples, which is the limit: %v", w.most, res.Err)
 	}
 	if w.sharded.Load() != 4 {
-		t.Errorf("%d evaluations of shards: the test is void", w.sharded.Load())
+		t.Errorf("%d evaluations of shards, want 4", w.sharded.Load())
 	}
 }
 
-// TestErrorOfRoot checks that an error of the rest of an expression, which may name the first
-// series of an answer, is that of the engine: shards return groups in another order.
+// TestErrorOfRoot checks that a query with shards has the same error as without if the error is one
+// of the expression outside its aggregations. Such an error may name the first series of an answer,
+// and shards return groups in another order.
 func TestErrorOfRoot(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -214,12 +215,12 @@ func TestErrorOfRoot(t *testing.T) {
 		t.Errorf("error %v, want %v", res.Err, want)
 	}
 	if w.sharded.Load() == 0 {
-		t.Error("no shard was evaluated: the test is void")
+		t.Error("no shard was evaluated")
 	}
 }
 
-// TestTypeLabels checks that series with labels of a type or unit, which functions drop, are not
-// divided: those that are equal then would not be found in two shards.
+// TestTypeLabels checks that queries of series with a type label or a unit label, which functions
+// drop, are not divided: the engine would not notice equal series that are in different shards.
 func TestTypeLabels(t *testing.T) {
 	w := newWorld(t)
 	w.divideSeries(3)
@@ -241,8 +242,8 @@ func TestTypeLabels(t *testing.T) {
 	}
 }
 
-// TestRememberedSeries checks that series are remembered only if they are small: a tenant could
-// have thousands of expressions with hundreds of leaves.
+// TestRememberedSeries checks that series are remembered only if their labels are small: a tenant
+// could have thousands of expressions with hundreds of leaves.
 func TestRememberedSeries(t *testing.T) {
 	for label, want := range map[int]bool{100: true, 20_000: false} { // bytes
 		w := newWorld(t)
@@ -280,19 +281,19 @@ func TestKept(t *testing.T) {
 		change     func(*world)
 		want       int64
 	}{
-		{"all days", "sum(load)", start, end, nil, 0},
-		{"a whole query", `label_replace(load, "x", "$1", "i", "(.*)")`, start, end, nil, 0},
+		{"days before the bound", "sum(load)", start, end, nil, 0},
+		{"a query that is not divided", `label_replace(load, "x", "$1", "i", "(.*)")`, start, end, nil, 0},
 		{"the last day is not settled", "sum(load)", start, origin + 5*day, nil, steps(origin+4*day, origin+5*day)},
 		{"a negative offset", "sum(load offset -1d)", start, origin + 4*day, nil, steps(origin+3*day, origin+4*day)},
 		{"@ after the bound", "sum(load @ 1772900000)", start, end, nil, steps(start, end)},
 		{"@ before the bound", "sum(load @ 1772500000)", start, end, nil, 0},
 		{"no samples", "time()", start, end, nil, steps(start, end)},
-		{"nothing there", "sum(nothing)", start, end, nil, 0},
+		{"no series", "sum(nothing)", start, end, nil, 0},
 		{"retention cuts the first day", "sum(load)", start, end, func(w *world) { w.keep = 98 * time.Hour },
 			steps(origin, origin+day)},
 		{"versions cannot be read", "sum(load)", start, end, func(w *world) { w.noVer = errors.New("down") }, steps(start, end)},
-		{"annotations, of which day is not known", "rate(load[10m])", start, end, nil, steps(start, end)},
-		{"annotations that are expected", "rate(load[10m])", start, end, func(w *world) { w.ask("rate(load[10m])", start, end, hour) }, 0},
+		{"annotations of days that were evaluated together", "rate(load[10m])", start, end, nil, steps(start, end)},
+		{"annotations of days that were evaluated separately", "rate(load[10m])", start, end, func(w *world) { w.ask("rate(load[10m])", start, end, hour) }, 0},
 		{"recent samples", "sum(load)", start, origin + 5*day, func(w *world) { w.recent = origin + 4*day + 8*hour },
 			steps(origin+4*day+8*hour, origin+5*day)},
 		{"around 1970", "sum(load)", -2 * day, 2 * day, nil, 0},
@@ -351,12 +352,12 @@ func TestSwitches(t *testing.T) {
 	steps := w.steps.Load()
 	w.ask("sum(load)", start, end-hour, hour)
 	if got := w.steps.Load() - steps; got != all-1 {
-		t.Errorf("a query whose names are removed late used the result of another range: %d steps were evaluated", got)
+		t.Errorf("a query with delayed name removal used the result of another range: %d steps were evaluated", got)
 	}
 }
 
-// TestStale changes each component of the versions, and checks that the parts that depend on it are
-// evaluated again. It compares the answers with those of the engine.
+// TestStale changes each component of the versions, and checks whether steps are evaluated again. It
+// compares the answers with those of the engine.
 func TestStale(t *testing.T) {
 	start, end := origin, origin+3*day-hour
 	perDay := day / hour
@@ -389,12 +390,13 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// TestRecent checks that samples between the bound and the recent bound make only cached recent
-// steps unusable, also after the bound has moved, until the day is stored again as settled.
+// TestRecent checks that a sample between the bound and the recent bound makes only recent cached
+// steps unusable. If the bound has moved since, these steps stay recent until they are cached again
+// as settled.
 func TestRecent(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
-	start, end := origin+2*day, origin+4*day+5*hour // a day begins at an hour
+	start, end := origin+2*day, origin+4*day+5*hour // days begin an hour after origin, origin+day, ...
 	w.recent = origin + 4*day + 10*hour
 	evaluated := func(when string, want int64) {
 		t.Helper()
@@ -408,7 +410,7 @@ func TestRecent(t *testing.T) {
 	evaluated("first", 54)
 	evaluated("again", 0)
 	late(w.bound + 2*hour)
-	evaluated("after a late sample", 29) // the day that begins at hour 97, and the day before, whose last step is at the bound
+	evaluated("after a late sample", 29) // the last day, and the day before, whose last step is at the bound
 	w.bound += 10 * hour
 	evaluated("after the bound has moved", 0) // and stores the day
 	w.recent += 10 * hour
@@ -423,11 +425,11 @@ func TestRecent(t *testing.T) {
 	before := w.steps.Load()
 	w.ask("max(load)", start, end, hour)
 	if w.steps.Load() != before {
-		t.Error("a settled entry did not grow after a late sample that it does not have")
+		t.Error("a settled entry did not grow after a late sample on which it does not depend")
 	}
 }
 
-// TestRuns checks which parts are evaluated together.
+// TestRuns checks how many evaluations a query needs, because adjacent parts are evaluated together.
 func TestRuns(t *testing.T) {
 	for _, tt := range []struct {
 		name, text string
@@ -437,9 +439,9 @@ func TestRuns(t *testing.T) {
 	}{
 		{"a few days", "sum(load)", origin, origin + 3*day, nil, 1},
 		{"with recent steps", "sum(load)", origin, origin + 5*day, nil, 1},
-		{"a week and a day", "sum(load)", origin - 5*day, origin + 3*day, nil, 2},
+		{"eight days", "sum(load)", origin - 5*day, origin + 3*day, nil, 2},
 		{"a part that is wider than a run", "sum_over_time(load[15d])", origin, origin + 5*day, nil, 1},
-		{"a day in the middle is kept", "sum(load)", origin, origin + 3*day, func(w *world) {
+		{"a day in the middle is cached", "sum(load)", origin, origin + 3*day, func(w *world) {
 			w.ask("sum(load)", origin+hour, origin+day, hour)
 			w.parts.Store(0)
 		}, 2},
@@ -448,7 +450,7 @@ func TestRuns(t *testing.T) {
 			w.parts.Store(0)
 			w.changes++
 		}, 4},
-		{"a limit of the whole", "sum(load)", origin, origin + 2*day, func(w *world) { w.longest = 24 }, 4}, // the first fails
+		{"all parts together exceed a limit", "sum(load)", origin, origin + 2*day, func(w *world) { w.longest = 24 }, 4}, // one fails
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -482,8 +484,8 @@ func TestRuns(t *testing.T) {
 	}
 }
 
-// TestChangedMeanwhile checks that an answer is not cached if a sample was written during its
-// evaluation, whether or not the evaluation read that sample.
+// TestChangedMeanwhile checks that an answer is not cached if a sample was written or its day was
+// published during its evaluation, whether or not the evaluation read the change.
 func TestChangedMeanwhile(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -494,11 +496,11 @@ func TestChangedMeanwhile(t *testing.T) {
 	w.front.o.Workers = 1
 	w.ask("sum(load)", origin, origin+2*day, hour)
 	if w.cache.puts != 0 {
-		t.Errorf("%d answers were kept", w.cache.puts)
+		t.Errorf("%d answers were cached", w.cache.puts)
 	}
 	w.ask("sum(load)", origin, origin+2*day, hour)
 	if w.cache.puts == 0 {
-		t.Error("no answer was kept when nothing changed")
+		t.Error("no answer was cached when nothing changed")
 	}
 	w.changes++
 	before := w.cache.puts
@@ -508,7 +510,7 @@ func TestChangedMeanwhile(t *testing.T) {
 	}
 	w.ask("min(load)", origin+day, origin+2*day-2*hour, hour)
 	if w.cache.puts != before {
-		t.Error("an answer was kept though its day was published meanwhile")
+		t.Error("an answer was cached though its day was published meanwhile")
 	}
 	w.recent = w.bound + 4*hour
 	before = w.cache.puts
@@ -518,7 +520,7 @@ func TestChangedMeanwhile(t *testing.T) {
 	}
 	w.ask("max(load)", w.bound+2*hour, w.bound+3*hour, hour)
 	if w.cache.puts != before {
-		t.Error("an answer was kept though a recent sample was written meanwhile")
+		t.Error("an answer was cached though a recent sample was written meanwhile")
 	}
 }
 
@@ -558,7 +560,7 @@ func TestGrows(t *testing.T) {
 	w.ask("sum(load)", from, to, hour)
 	w.ask("sum(load)", from+3*hour, to+9*hour, hour)
 	if got := w.steps.Load() - before; got != 0 {
-		t.Errorf("%d steps of ranges that were kept were evaluated", got)
+		t.Errorf("%d steps of cached ranges were evaluated", got)
 	}
 }
 
@@ -568,7 +570,7 @@ func TestLimitOnHit(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
 	if w.again("sum(load)", origin, origin+2*day, hour) != 0 {
-		t.Fatal("nothing was kept: the test is void")
+		t.Fatal("nothing was cached: the test checks nothing")
 	}
 	w.most = 3
 	before := w.steps.Load()
@@ -583,7 +585,7 @@ func TestOldEntry(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
 	if w.again("sum(load)", origin, origin+2*day, hour) != 0 {
-		t.Fatal("nothing was kept: the test is void")
+		t.Fatal("nothing was cached: the test checks nothing")
 	}
 	w.now += 25 * hour
 	before := w.steps.Load()
@@ -603,8 +605,7 @@ func TestFewSteps(t *testing.T) {
 	}
 }
 
-// TestExtremeTimes checks that queries with times that the engine cannot compute with exactly are not
-// divided.
+// TestExtremeTimes compares answers for times near and beyond the limits of int64 nanoseconds.
 func TestExtremeTimes(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -626,7 +627,7 @@ func TestNotesAreKeptOnce(t *testing.T) {
 		}
 	}
 	if len(w.cache.last) == 0 {
-		t.Error("nothing was kept")
+		t.Error("nothing was cached")
 	}
 }
 
@@ -637,7 +638,7 @@ func TestWithoutCache(t *testing.T) {
 	ctx := WithoutCache(context.Background())
 	w.askWith(ctx, "sum(load)", origin, origin+2*day, hour)
 	if w.cache.puts != 0 || w.reads != 0 {
-		t.Errorf("%d answers were kept, versions were read %d times", w.cache.puts, w.reads)
+		t.Errorf("%d answers were cached, versions were read %d times", w.cache.puts, w.reads)
 	}
 	w.ask("sum(load)", origin, origin+2*day, hour)
 	before := w.steps.Load()
@@ -658,7 +659,7 @@ func TestAnnotationsOfSteps(t *testing.T) {
 	w.write(origin+3*hour+minute, 1, "__name__", "mixed")
 	whole := w.ask("rate(mixed[1h])", origin+hour, origin+20*hour, 30*minute)
 	if len(whole.Warnings) == 0 {
-		t.Fatal("no warning: the test is void")
+		t.Fatal("no warning: the test checks nothing")
 	}
 	w.ask("rate(mixed[1h])", origin+10*hour, origin+20*hour, 30*minute)
 	w.ask("rate(mixed[1h])", origin+hour, origin+20*hour, 30*minute)
@@ -670,16 +671,16 @@ func TestFailure(t *testing.T) {
 	w.fill()
 	res := w.ask(`label_replace(load, "i", "x", "i", ".*")`, origin, origin+2*day, hour)
 	if res.Err == nil || w.cache.puts != 0 {
-		t.Errorf("error = %v, %d answers kept", res.Err, w.cache.puts)
+		t.Errorf("error = %v, %d answers cached", res.Err, w.cache.puts)
 	}
 	res = w.ask(`load + on () load`, origin, origin+2*day, hour)
 	if res.Err == nil || w.cache.puts != 0 {
-		t.Errorf("error = %v, %d answers kept", res.Err, w.cache.puts)
+		t.Errorf("error = %v, %d answers cached", res.Err, w.cache.puts)
 	}
 }
 
 // TestZonesOfReads checks that an answer is cached with the ingesters that answered all of its
-// reads, and used as long as enough of these are available.
+// reads, and that it is used while enough of these ingesters are available.
 func TestZonesOfReads(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -693,7 +694,7 @@ func TestZonesOfReads(t *testing.T) {
 	w.members = []string{"a", "b", "c"}
 	w.readers = evaluation.Readers{Any: true, IDs: []string{"c"}}
 	if ask(); ask() {
-		t.Error("kept an answer that was read from one zone")
+		t.Error("cached an answer that was read from one zone")
 	}
 	w.readers = evaluation.Readers{Any: true, IDs: []string{"b", "c"}}
 	if ask(); !ask() {
@@ -739,8 +740,8 @@ func TestKey(t *testing.T) {
 		"look-back": func(in *input) { in.lookback++; in.lookback = in.lookback.Truncate(time.Second) + time.Second },
 		"step":      func(in *input) { in.step *= 2 }, "phase": func(in *input) { in.start += 30_000 },
 		"width": func(in *input) { in.interval *= 2 }, "day": func(in *input) { in.start += day }, "text": func(in *input) { in.text = "y" },
-		"end of an undivided query":  func(in *input) { in.fixed = true },
-		"another place of the parts": func(in *input) { in.id, in.policy = "acmea", "ll" },
+		"end of an undivided query":      func(in *input) { in.fixed = true },
+		"same text of tenant and policy": func(in *input) { in.id, in.policy = "acmea", "ll" },
 	} {
 		in := base
 		change(&in)
@@ -753,7 +754,7 @@ func TestKey(t *testing.T) {
 	if key(a) == key(b) {
 		t.Error("two undivided queries with different ends: the same key")
 	}
-	if key(base) != key(base) {
+	if again := base; key(again) != key(base) {
 		t.Error("one query: two keys")
 	}
 	later := base
@@ -763,8 +764,8 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// TestTiming checks what is measured of a query: the steps and parts by where they came from, with
-// shards if the series are divided.
+// TestTiming checks the measurements of a query: the numbers of cached and evaluated steps, and the
+// parts, with one part for each shard.
 func TestTiming(t *testing.T) {
 	w := newWorld(t)
 	w.fill()
@@ -781,7 +782,7 @@ func TestTiming(t *testing.T) {
 	steps := (end-start)/(10*minute) + 1
 	first := ask(1, "load", start, end-10*minute)
 	if first.Cached != 0 || first.Evaluated != steps-1 || len(first.Parts) != 1 || first.Parts[0].Start != start || first.Parts[0].End != end-10*minute {
-		t.Errorf("nothing is kept: %+v", first)
+		t.Errorf("nothing is cached: %+v", first)
 	}
 	again := ask(1, "load", start, end+6*hour)
 	cached := int64(0)
@@ -791,7 +792,7 @@ func TestTiming(t *testing.T) {
 		}
 	}
 	if again.Cached != steps-1 || cached != again.Cached || again.Evaluated == 0 || len(again.Parts) != 3 || again.Of(timing.Cache) <= 0 {
-		t.Errorf("two days are kept: %+v", again)
+		t.Errorf("two days are cached: %+v", again)
 	}
 	divided := ask(3, "sum(load)", start, end)
 	shards := 0

@@ -102,7 +102,7 @@ func (p *plan) usable(ctx context.Context, part *part, value []byte) *entry {
 	case empty(intersect(e.steps, part.keepable)):
 		reason = "other_steps"
 	case len(e.notes) > 0 && (e.steps.Start < part.steps.Start || e.steps.End > part.steps.End):
-		reason = "annotations" // it is not known to which of its steps they belong
+		reason = "annotations" // the steps to which they belong are unknown
 	case !p.shape.Splittable && e.steps != part.steps:
 		reason = "other_steps"
 	default:

@@ -23,9 +23,8 @@ const (
 	// maxParts is the maximum number of parts of a query. Longer ranges have wider parts,
 	// and are not cached.
 	maxParts = 1000
-	// retentionMargin is added to the start of a tenant's retention: a part that reads older
-	// samples is not cached, since its samples depend on the time, and on the clock of the process
-	// that reads.
+	// retentionMargin is added to the start of a tenant's retention. A part that reads older samples
+	// is not cached: whether a sample has expired depends on the clock of the process that reads it.
 	retentionMargin = time.Hour
 )
 
@@ -37,7 +36,7 @@ type plan struct {
 	policy   string
 	syntax   string // the switches of PromQL that are on
 	shape    split.Shape
-	leaves   []*shard.Leaf // aggregations whose series may be divided
+	leaves   []*shard.Leaf // of shard.Analyze
 	step     int64
 	parts    []part
 	tasks    []task
@@ -46,7 +45,7 @@ type plan struct {
 	cached   bool         // the cache may be used
 
 	versions series.Versions // before the first read; only if cached
-	bound    int64           // of versions
+	bound    int64           // the first result of versions.Bounds
 }
 
 // part is one part of a query and its entry in the cache.

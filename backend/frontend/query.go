@@ -17,7 +17,7 @@ import (
 )
 
 // rangeQuery is a range query that is answered in parts. The embedded query is the whole query; it
-// runs only if the query cannot be divided, or if the annotations of its parts cannot be joined.
+// runs only if there is no plan, or if the annotations of its parts cannot be joined.
 type rangeQuery struct {
 	promql.Query
 	f       *Frontend
@@ -28,7 +28,7 @@ type rangeQuery struct {
 
 	mu      sync.Mutex
 	cancel  context.CancelFunc
-	running []promql.Query // the evaluated parts; they own the points of the answer until Close
+	running []promql.Query // evaluations of parts and shards; they own the points of the answer until Close
 }
 
 // Exec implements promql.Query.
@@ -69,7 +69,7 @@ func (q *rangeQuery) Close() {
 	q.running = nil
 }
 
-// close closes a part whose answer is not used.
+// close closes the query of a part or shard whose points are not used any more.
 func (q *rangeQuery) close(part promql.Query) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -128,7 +128,7 @@ func (p *plan) unjoinable() bool {
 	return slices.ContainsFunc(p.tasks, func(t task) bool { return evaluation.Unjoinable(t.warnings) })
 }
 
-// charge accounts for the memory of the kept answers.
+// charge accounts for the memory of the cached answers.
 func (p *plan) charge(ctx context.Context) error {
 	for i := range p.parts {
 		part := &p.parts[i]
@@ -143,7 +143,8 @@ func (p *plan) charge(ctx context.Context) error {
 	return nil
 }
 
-// count adds the cost to the statistics of the query, and the steps to the metrics.
+// count adds the cost of all parts to the statistics of the query, their steps to the metrics, and
+// cached parts to the times of the query.
 func (p *plan) count(ctx context.Context) {
 	samples := p.q.Stats().Samples
 	kept, evaluated := int64(0), int64(0)

@@ -56,7 +56,8 @@ func (p *plan) follows(t *task, run []*task) bool {
 	return near && last.steps.End+p.step == t.steps.Start
 }
 
-// noted reports whether evaluations of the query's expression had annotations.
+// noted reports whether a recent evaluation of the query's expression had annotations, or the
+// expression is too long to record that.
 func (p *plan) noted() bool {
 	if len(p.q.text) > longestNoted {
 		return true
@@ -65,8 +66,8 @@ func (p *plan) noted() bool {
 	return noted
 }
 
-// evaluate evaluates all runs, at most Options.Workers at the same time. It returns the result of
-// the first one that failed, or nil.
+// evaluate evaluates all runs, at most Options.Workers concurrently. It returns the result of the
+// first run that failed, or nil.
 func (p *plan) evaluate(ctx context.Context) *promql.Result {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(p.f.o.Workers)
@@ -80,7 +81,7 @@ func (p *plan) evaluate(ctx context.Context) *promql.Result {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if failed == nil { // later ones may fail because this one ended them
+			if failed == nil { // the first failure cancels the other runs
 				failed = res
 			}
 			return res.Err
@@ -90,8 +91,8 @@ func (p *plan) evaluate(ctx context.Context) *promql.Result {
 	return failed
 }
 
-// evaluateRun evaluates the tasks of a run together, or one by one if that exceeds a limit:
-// whether a query succeeds must not depend on which of its parts are cached.
+// evaluateRun evaluates the tasks of a run together. If that exceeds a limit, it evaluates them one
+// by one: whether a query succeeds must not depend on which of its parts are cached.
 func (p *plan) evaluateRun(ctx context.Context, run []*task) *promql.Result {
 	res := p.evaluateTasks(ctx, run)
 	if len(run) == 1 || !p.f.o.Evaluator.TooLarge(res.Err) {
@@ -105,7 +106,7 @@ func (p *plan) evaluateRun(ctx context.Context, run []*task) *promql.Result {
 	return res
 }
 
-// evaluateTasks evaluates adjacent tasks together, and sets the answer of each.
+// evaluateTasks evaluates adjacent tasks together, and sets the answer of each task.
 func (p *plan) evaluateTasks(ctx context.Context, run []*task) *promql.Result {
 	q := p.q
 	steps := split.Range{Start: run[0].steps.Start, End: run[len(run)-1].steps.End}
@@ -119,7 +120,7 @@ func (p *plan) evaluateTasks(ctx context.Context, run []*task) *promql.Result {
 	}
 	storable := got.storable && joinable
 	if len(run) > 1 && len(notes) > 0 {
-		storable = false // it is not known to which task they belong
+		storable = false // the task to which an annotation belongs is unknown
 	}
 	p.answered.Add(1)
 	run[0].warnings = got.warnings
@@ -127,7 +128,7 @@ func (p *plan) evaluateTasks(ctx context.Context, run []*task) *promql.Result {
 	for _, t := range run {
 		t.notes, t.storable, t.readers = notes, storable, got.readers
 		n := stepsIn(t.steps, p.step)
-		t.cost = got.cost // series and samples are those of the whole run
+		t.cost = got.cost // Series and Samples are counted for the whole run
 		t.cost.Read = int64(float64(read) * (float64(n) / float64(left)))
 		left, read = left-n, read-t.cost.Read
 		if t.points = got.points; len(run) > 1 {
@@ -137,26 +138,26 @@ func (p *plan) evaluateTasks(ctx context.Context, run []*task) *promql.Result {
 	return &promql.Result{}
 }
 
-// evaluated is the answer for some steps.
+// evaluated is the answer for a range of steps.
 type evaluated struct {
 	points   promql.Matrix
 	warnings annotations.Annotations
 	cost     evaluation.Cost
 	readers  evaluation.Readers
-	storable bool // it is one of this version and these settings
+	storable bool // evaluated by processes with the versions of this one
 }
 
-// evaluateWhole evaluates some steps without dividing the series. It returns the result if that
-// failed.
+// evaluateWhole evaluates a range of steps without shards. If the evaluation failed, it returns
+// its result.
 func (p *plan) evaluateWhole(ctx context.Context, steps split.Range) (*evaluated, *promql.Result) {
 	got, query, failed := p.exec(ctx, steps, nil)
 	if failed != nil && query != nil {
-		p.q.close(query) // so that it holds nothing while fewer steps are evaluated
+		p.q.close(query) // frees its memory before fewer steps are evaluated
 	}
 	return got, failed
 }
 
-// exec evaluates some steps, or a shard of them.
+// exec evaluates a range of steps: everything if of is nil, otherwise one shard.
 func (p *plan) exec(ctx context.Context, steps split.Range, of *shard.Shard) (*evaluated, promql.Query, *promql.Result) {
 	q := p.q
 	query, err := p.f.o.Evaluator.NewPartQuery(ctx, q.storage, q.opts, q.text, q.times, steps, of)
@@ -173,12 +174,12 @@ func (p *plan) exec(ctx context.Context, steps split.Range, of *shard.Shard) (*e
 	return got, query, failed
 }
 
-// partOf returns the times of the evaluation of some steps.
+// partOf returns the times of the evaluation of a range of steps.
 func partOf(steps split.Range, ofShard bool, r timing.Report) timing.Part {
 	return timing.Part{Start: steps.Start, End: steps.End, Shard: ofShard, Queue: r.Of(timing.Queue), Evaluation: r.Of(timing.Evaluation)}
 }
 
-// execQuery executes a query, which is closed with the whole one.
+// execQuery executes a query, which rangeQuery.Close closes.
 func (p *plan) execQuery(ctx context.Context, query promql.Query) (*evaluated, *promql.Result) {
 	p.q.mu.Lock()
 	p.q.running = append(p.q.running, query)
@@ -193,12 +194,12 @@ func (p *plan) execQuery(ctx context.Context, query promql.Query) (*evaluated, *
 	}
 	out := &evaluated{points: points, warnings: res.Warnings, cost: p.costOf(query), readers: p.f.o.Evaluator.Readers(query), storable: true}
 	if s, ok := query.(interface{ Storable() bool }); ok && !s.Storable() {
-		out.storable = false // evaluated by another version
+		out.storable = false // a process of another version evaluated it
 	}
 	return out, nil
 }
 
-// costOf returns what an evaluation has read.
+// costOf returns the cost of an evaluation that ran.
 func (p *plan) costOf(query promql.Query) evaluation.Cost {
 	var cost evaluation.Cost
 	cost.Series, cost.Samples = p.f.o.Evaluator.Cost(query)

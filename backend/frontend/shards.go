@@ -19,16 +19,17 @@ import (
 )
 
 const (
-	// sampleInterval is a usual interval between two samples of a series.
+	// sampleInterval is the assumed interval between two samples of a series.
 	sampleInterval = 15 * time.Second
-	// countedMillis is the range of times, up to the last step, whose series are counted: those
-	// of a day are in one row of the index for each metric.
+	// countedMillis limits the range of times whose series are listed to choose the shards. The range
+	// ends at the last sample time that the steps read.
 	countedMillis = 24 * 60 * 60 * 1000
 )
 
-// evaluateSteps evaluates some steps: by ranges of series at the same time if there are many. If
-// that exceeds a limit or the rest of the expression has an error, everything is evaluated:
-// whether a query succeeds, and with which error it fails, must not depend on shards.
+// evaluateSteps evaluates a range of steps. It divides expressions with much work into shards. If a
+// shard cannot be evaluated alone, a limit is exceeded, or the rest of the expression has an error,
+// it evaluates the steps again without shards: whether a query succeeds, and with which error it
+// fails, must not depend on shards.
 func (p *plan) evaluateSteps(ctx context.Context, steps split.Range) (*evaluated, *promql.Result) {
 	if ranges := p.ranges(ctx, steps); ranges != nil {
 		got, again, failed := p.evaluateShards(ctx, steps, ranges)
@@ -48,36 +49,40 @@ func (p *plan) evaluateSteps(ctx context.Context, steps split.Range) (*evaluated
 	return got, failed
 }
 
-// notSharded reports whether a shard could not be evaluated: by a process of an older version, or
-// since series are equal without the labels that functions drop.
+// notSharded reports whether a shard could not be evaluated alone: a process of an older version
+// ignored it, or its series have labels that functions drop (see shard.Inseparable).
 func notSharded(err error) bool {
 	var unreadable promql.ErrStorage
 	return errors.As(err, &unreadable) && errors.Is(unreadable.Err, evaluation.ErrNotSharded)
 }
 
-// selection is what the leaves of an expression select: the numbers of series, and some of these
-// at equal distances, ascending; none if the series were not listed.
+// selection describes the series that the leaves of an expression select.
 type selection struct {
-	counts  []int64
+	// counts has the number of series of each leaf. If the series were not listed, it has an upper
+	// bound: the number of series of the selector that selected the most.
+	counts []int64
+	// samples has series of each leaf, ascending, at equal distances in the list of all. It is nil if
+	// the series were not listed, or if these ones are larger than maxSampleBytes.
 	samples [][]labels.Labels
-	at      time.Time
-	// together is set if the series must be evaluated together until selectionAge; the other
-	// fields but at are not set.
+	at      time.Time // when the series were listed or counted
+	// together is set if the expression must not be divided until selectionAge has passed. If it is
+	// set, of the other fields only at is used.
 	together bool
 }
 
 const (
-	// mostSamples is the maximum number of series that are remembered of a leaf.
-	mostSamples = 16
-	// mostSampleBytes is the maximum size of the series that are remembered of an expression, which
-	// may have hundreds of leaves: the memory of all is not that of a query.
-	mostSampleBytes = 32 << 10
-	// selectionAge is how long the remembered series are used to choose ranges. Older ones may
-	// have become an unequal division.
+	// minSamples is the number of series of a leaf that are remembered, unless Options.MaxShards is
+	// larger or the leaf has fewer.
+	minSamples = 16
+	// maxSampleBytes is the maximum size of the series that are remembered for an expression, which
+	// may have hundreds of leaves. No query is charged for this memory.
+	maxSampleBytes = 32 << 10
+	// selectionAge is how long remembered series are used to choose ranges. With older ones, the
+	// shards may be of unequal size.
 	selectionAge = 10 * time.Minute
 )
 
-// bytes returns the size of the series that s has.
+// bytes returns the size of the labels in samples.
 func (s *selection) bytes() uint64 {
 	n := uint64(0)
 	for _, list := range s.samples {
@@ -88,20 +93,20 @@ func (s *selection) bytes() uint64 {
 	return n
 }
 
-// remember notes what the leaves of the expression select.
+// remember stores the selection of the expression, unless the expression is too long.
 func (p *plan) remember(s *selection) {
 	if len(p.q.text) <= longestNoted {
 		p.f.selected.Put(notedKey{p.id, p.q.text}, s)
 	}
 }
 
-// together reports whether it is known that the series must be evaluated together.
+// together reports whether a remembered selection says that the expression must not be divided.
 func (p *plan) together() bool {
 	known, ok := p.f.selected.Get(notedKey{p.id, p.q.text})
 	return ok && known.together && p.f.o.Now().Sub(known.at).Abs() <= selectionAge
 }
 
-// sampleOf returns at most n of a list, at equal distances, in a slice of its own.
+// sampleOf returns a new slice with at most n elements of a list, at equal distances.
 func sampleOf(list []labels.Labels, n int) []labels.Labels {
 	n = min(n, len(list))
 	out := make([]labels.Labels, n)
@@ -111,7 +116,8 @@ func sampleOf(list []labels.Labels, n int) []labels.Labels {
 	return out
 }
 
-// shardsOf returns among how many evaluations this number of series of a leaf is divided.
+// shardsOf returns the number of shards for a leaf with count series. Less than two means that the
+// leaf is not divided.
 func (p *plan) shardsOf(leaf *shard.Leaf, count int64, steps split.Range) int {
 	window, _ := p.shape.Reads(steps.Start, steps.End)
 	read := time.Duration(min(window.To, maxTime)-max(window.After, -maxTime)) * time.Millisecond
@@ -128,8 +134,8 @@ func saturated(a, b int64) int64 {
 	return a * b
 }
 
-// ranges returns the ranges of series of each leaf, or nil if the series are not divided. The
-// answer does not depend on the ranges, so they may depend on what was seen before.
+// ranges returns the ranges of series of each leaf, or nil if no leaf is divided. The answer is the
+// same for any ranges, so a remembered selection need not be exact.
 func (p *plan) ranges(ctx context.Context, steps split.Range) [][]series.LabelRange {
 	if len(p.leaves) == 0 || p.f.o.MaxShards < 2 || p.together() {
 		return nil
@@ -150,7 +156,7 @@ func (p *plan) ranges(ctx context.Context, steps split.Range) [][]series.LabelRa
 	return out
 }
 
-// divided reports whether the series of a leaf are to be divided.
+// divided reports whether any leaf is divided.
 func (p *plan) divided(s *selection, steps split.Range) bool {
 	for i, leaf := range p.leaves {
 		if p.shardsOf(leaf, s.counts[i], steps) > 1 {
@@ -160,8 +166,9 @@ func (p *plan) divided(s *selection, steps split.Range) bool {
 	return false
 }
 
-// list lists the series that the leaves select, and remembers some. It returns nil if that
-// failed: evaluating everything reports the error.
+// list lists the series that the leaves select, and remembers their number and some of them. If the
+// expression must not be divided, it sets only selection.together. It returns nil after an error:
+// the steps are then evaluated without shards.
 func (p *plan) list(ctx context.Context, steps split.Range) *selection {
 	held := memory.FromContext(ctx).Part()
 	defer held.Close()
@@ -178,11 +185,11 @@ func (p *plan) list(ctx context.Context, steps split.Range) *selection {
 			break
 		}
 		s.counts = append(s.counts, int64(len(all)))
-		s.samples = append(s.samples, sampleOf(all, max(mostSamples, p.f.o.MaxShards)))
+		s.samples = append(s.samples, sampleOf(all, max(minSamples, p.f.o.MaxShards)))
 	}
 	kept := *s
-	if s.bytes() > mostSampleBytes {
-		kept.samples = nil // they are listed again
+	if s.bytes() > maxSampleBytes {
+		kept.samples = nil // the next evaluation lists the series again
 	}
 	p.remember(&kept)
 	return s
@@ -196,8 +203,8 @@ type shardTask struct {
 	got   *evaluated
 }
 
-// evaluateShards evaluates some steps by ranges of the series of each leaf. After a failure, again
-// is set if that was not of a shard: evaluating everything may have another result.
+// evaluateShards evaluates a range of steps in shards, one for each range of series of each leaf.
+// After a failure that was not of a shard, it sets again: without shards, the result may differ.
 func (p *plan) evaluateShards(ctx context.Context, steps split.Range, ranges [][]series.LabelRange) (
 	out *evaluated, again bool, failed *promql.Result,
 ) {
@@ -207,7 +214,7 @@ func (p *plan) evaluateShards(ctx context.Context, steps split.Range, ranges [][
 	shares := false
 	defer func() {
 		if shares {
-			return // they are closed with the query
+			return // rangeQuery.Close closes the queries of the shards
 		}
 		for _, t := range tasks {
 			if t.query != nil {
@@ -254,7 +261,7 @@ func (p *plan) evaluateRoot(ctx context.Context, steps split.Range, answers []sh
 	return nil
 }
 
-// execShards evaluates all shards, some at the same time.
+// execShards evaluates all shards, at most Options.MaxShards concurrently.
 func (p *plan) execShards(ctx context.Context, steps split.Range, ranges [][]series.LabelRange) ([]*shardTask, *promql.Result) {
 	var tasks []*shardTask
 	for i, leaf := range p.leaves {
@@ -275,7 +282,7 @@ func (p *plan) execShards(ctx context.Context, steps split.Range, ranges [][]ser
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if failed == nil { // later ones may fail because this one ended them
+			if failed == nil { // the first failure cancels the other shards
 				failed = res
 			}
 			return res.Err
@@ -285,7 +292,8 @@ func (p *plan) execShards(ctx context.Context, steps split.Range, ranges [][]ser
 	return tasks, failed
 }
 
-// collect returns the answers of the leaves, and adds to out what the shards have in common.
+// collect joins the answers of the shards into one answer for each leaf. It adds the costs of the
+// shards to out, and merges their readers, warnings and storable flags into it.
 func (p *plan) collect(tasks []*shardTask, steps split.Range, held *memory.Holding, out *evaluated) ([]shard.Answer, error) {
 	at := shard.Steps{Start: steps.Start, Step: p.step, N: int(stepsIn(steps, p.step))}
 	answers := make([]shard.Answer, 0, len(p.leaves))
@@ -298,7 +306,7 @@ func (p *plan) collect(tasks []*shardTask, steps split.Range, held *memory.Holdi
 			}
 			pieces = append(pieces, t.got.points)
 			selected += t.got.cost.Series
-			out.cost.Samples += t.got.cost.Samples // the engine would hold those of all
+			out.cost.Samples += t.got.cost.Samples // as if one engine had all of them in memory
 			out.cost.Read += t.got.cost.Read
 			out.readers = out.readers.And(t.got.readers)
 			out.storable = out.storable && t.got.storable

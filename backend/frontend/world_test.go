@@ -73,10 +73,10 @@ type world struct {
 	shards    int // maximum number of shards of an aggregation; must be set before frontend is called
 	sharded   atomic.Int64
 	old       bool         // queriers ignore shards
-	lists     atomic.Int64 // number of lists of series
+	lists     atomic.Int64 // how often series were listed
 	noLists   bool         // the series must not be listed
 	wantLists int64        // how often the series must be listed; 0: any number
-	peak      atomic.Int64 // the most samples of one evaluation
+	peak      atomic.Int64 // maximum number of samples of an evaluation
 }
 
 // spy counts the calls of a cache.
@@ -229,7 +229,8 @@ func (w *world) must(_ storage.SeriesRef, err error) {
 	}
 }
 
-// ask returns the answer of the frontend, after comparing it with that of the engine.
+// ask returns the answer of the frontend. It compares the answer, unless it is an error, with that of
+// the engine.
 func (w *world) ask(text string, start, end, step int64) *promql.Result {
 	w.t.Helper()
 	return w.askWith(w.t.Context(), text, start, end, step)
@@ -372,7 +373,7 @@ func (w *within) Next() bool {
 	return false
 }
 
-// oldQuerier is the query of a shard that a querier of an older version evaluated.
+// oldQuerier is the query of a shard at a querier of an older version, which ignores the shard.
 type oldQuerier struct{ promql.Query }
 
 func (oldQuerier) Exec(context.Context) *promql.Result {

@@ -93,8 +93,8 @@ func TestPartExceedsLimit(t *testing.T) {
 	}
 }
 
-// TestRootMemory checks that the points that shards returned are charged again while the engine
-// aggregates its copy of them, and given back afterwards.
+// TestRootMemory checks that memory is taken for the engine's copy of the points of shards, and
+// released after the evaluation.
 func TestRootMemory(t *testing.T) {
 	b := newBed(t)
 	const text, steps, hour = "stddev(up)", 1000, 3_600_000
@@ -135,7 +135,7 @@ func TestRootMemory(t *testing.T) {
 	}
 }
 
-// TestSeriesMemory checks that listed labels, which are copies, are charged.
+// TestSeriesMemory checks that memory is taken for listed labels, which are copies.
 func TestSeriesMemory(t *testing.T) {
 	b := newBed(t)
 	list := oneADay(t, "up", 100)
@@ -153,7 +153,7 @@ func TestSeriesMemory(t *testing.T) {
 	}
 }
 
-// TestSeriesFault checks that labels that could not be read are no fault of the request.
+// TestSeriesFault checks that an error of Series is not noted as a fault of the request.
 func TestSeriesFault(t *testing.T) {
 	b := newBed(t)
 	b.source.err = errors.New("unreadable")
@@ -176,9 +176,9 @@ func TestChargeTakesAllOrNothing(t *testing.T) {
 	}
 }
 
-// TestEnded: a query that the memory account ended, while it was read (by the account) or
-// evaluated (by the context), fails with an error that no other process would be asked after:
-// not a storage error, and no fault is noted.
+// TestEnded checks the error of a query that the memory account ended, either while it took memory
+// (by the account) or at any other time (by the context). It is not a storage error, and no fault is
+// noted, so that no other process evaluates the query again.
 func TestEnded(t *testing.T) {
 	for name, cancels := range map[string]bool{"by the account": false, "by the context": true} {
 		b := newBed(t)
@@ -232,8 +232,8 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// TestTimeOfEngine: what an evaluation does while it does not wait for series is the time of the
-// engine, and parts that run at the same time do not count for each other.
+// TestTimeOfEngine checks that the time of the engine is that of an evaluation without the time of
+// its selections.
 func TestTimeOfEngine(t *testing.T) {
 	b := newBed(t)
 	now := time.Unix(0, 0)
@@ -254,8 +254,7 @@ func TestTimeOfEngine(t *testing.T) {
 	}
 }
 
-// TestCostOfQueries checks that queries of all kinds tell what they have read: other processes
-// report it as the statistics of the query.
+// TestCostOfQueries checks that queries of all kinds have a cost after they ran, and none before.
 func TestCostOfQueries(t *testing.T) {
 	b := newBed(t)
 	ctx := b.as("a")
@@ -281,7 +280,8 @@ func TestCostOfQueries(t *testing.T) {
 	}
 }
 
-// TestInseparable checks that a shard of series with labels that functions drop has no answer.
+// TestInseparable checks that the evaluation of a shard fails if its series have labels, other than
+// the metric name, that functions drop.
 func TestInseparable(t *testing.T) {
 	for _, typed := range []bool{false, true} {
 		b := newBed(t)
@@ -298,7 +298,7 @@ func TestInseparable(t *testing.T) {
 		res := q.Exec(b.as("a"))
 		var unreadable promql.ErrStorage
 		if refused := errors.As(res.Err, &unreadable) && errors.Is(unreadable.Err, evaluations.ErrNotSharded); refused != typed {
-			t.Errorf("labels of a unit: %t: %v", typed, res.Err)
+			t.Errorf("with a unit label %t: %v", typed, res.Err)
 		}
 		q.Close()
 	}

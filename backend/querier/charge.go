@@ -55,8 +55,8 @@ type evaluation struct {
 	peak     func() int64
 	shape    shape
 	selected int64 // number of series of the largest selection so far
-	// inseparable is set if a selection of a shard has a series that may be equal to one of another
-	// shard when functions have dropped labels.
+	// inseparable is set if a selection of a shard has a series that must not be divided; see
+	// shard.Inseparable.
 	inseparable bool
 	next        int         // position in shape.selectors of the next selection
 	series      int64       // number of series selected so far

@@ -206,8 +206,8 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 	return res
 }
 
-// timed returns a context for an evaluation that measures its time. The function that it returns
-// ends it. What the engine does while it does not wait for series is the time of the engine.
+// timed returns a context for an evaluation, whose time it measures until the function that it
+// returns is called. The time of the engine is this time without that of selections.
 func timed(ctx context.Context) (context.Context, func()) {
 	whole := timing.Of(ctx)
 	own := whole.Child()

@@ -158,8 +158,8 @@ func TestGateOtherLimit(t *testing.T) {
 	}
 }
 
-// TestGateRace checks that slots are neither lost nor given twice if reads give
-// up at the moment when they get a slot.
+// TestGateRace checks that slots are neither lost nor given twice if reads give up just when they
+// get a slot.
 func TestGateRace(t *testing.T) {
 	g := NewGate(nil)
 	lim := limits.Limits{MaxConcurrentQueries: 3, MaxQueuedQueries: 1000}
@@ -192,8 +192,8 @@ func TestGateRace(t *testing.T) {
 	}
 }
 
-// TestGateTurnTooLate: a read whose context ends at the moment when it gets a slot
-// either returns an error or takes the slot and releases it.
+// TestGateTurnTooLate checks that a read whose context ends just when it gets a slot either returns
+// an error or takes the slot and releases it.
 func TestGateTurnTooLate(t *testing.T) {
 	lim := limits.Limits{MaxConcurrentQueries: 1, MaxQueuedQueries: 1}
 	late := 0

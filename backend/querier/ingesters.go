@@ -46,7 +46,7 @@ type IngestersOptions struct {
 	// state LEAVING.
 	Peers func(context.Context) ([]Peer, error)
 	// Tolerate is the number of domains that may be unavailable. Every acknowledged sample is on a
-	// majority of the replicas, which are in distinct domains, so it is one less than a majority.
+	// majority of the replicas, which are in distinct domains, so Tolerate is one less than a majority.
 	Tolerate int
 	// Lost returns the domains in which an ingester was lost together with samples of the tenant
 	// and range that are not in the long-term store. They count as unavailable, even if all their
@@ -57,9 +57,9 @@ type IngestersOptions struct {
 	HedgeAfter time.Duration
 }
 
-// Ingesters queries all ingesters. It sends requests to as many domains as are needed to find every
-// acknowledged sample, and to the others if one of these fails or is slow; the result is the union.
-// If too few domains respond, it returns peers.ErrTooFew, never an incomplete result.
+// Ingesters queries ingesters. It first sends requests to as many domains as are needed to find every
+// acknowledged sample. It also queries the remaining domains if one of the first domains fails or is
+// slow. The result is the union. If too few domains respond, it returns peers.ErrTooFew.
 type Ingesters struct {
 	o    IngestersOptions
 	late *background.Group // runs requests whose responses are no longer needed

@@ -82,7 +82,7 @@ func (p *peer) Version(context.Context, tenant.ID) (series.IngesterVersion, erro
 
 func id(n byte) (u ulid.ULID) { u[0] = n; return u }
 
-// isAll reports whether an error is the wanted one, or all of those that it joins.
+// isAll reports whether err wraps want, or every error that want joins.
 func isAll(err, want error) bool {
 	joined, ok := want.(interface{ Unwrap() []error })
 	if !ok {
@@ -106,7 +106,7 @@ func TestIngesters(t *testing.T) {
 		set   func(p map[string]*peer)
 		lost  []string
 		want  error // nil: all series
-		asked int   // number of called peers of 6; 0: not checked
+		asked int   // maximum number of called peers, of 6; 0: not checked
 		stop  bool  // the query ends only at its deadline
 	}{
 		{name: "all respond", asked: 4},
@@ -223,7 +223,7 @@ func TestIngesters(t *testing.T) {
 					n += int(x.asked.Load())
 				}
 				if n > tt.asked {
-					t.Errorf("%d ingesters were called, want %d", n, tt.asked)
+					t.Errorf("%d ingesters were called, want at most %d", n, tt.asked)
 				}
 			}
 			for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {

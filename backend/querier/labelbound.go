@@ -282,7 +282,7 @@ func (l *labelSet) addRest(sums map[labelOf]int64) {
 }
 
 // size returns a bound of the size of all labels of a series, summed by source: no label of a
-// selected series is larger than all its labels.
+// selected series is larger than all labels of that series together.
 func (l *labelSet) size() labelPeak {
 	var p labelPeak
 	sums := map[labelOf]int64{}

@@ -18,8 +18,8 @@ import (
 
 var withExperimental = parser.Options{EnableExperimentalFunctions: true, EnableBinopFillModifiers: true}
 
-// labelBed returns a bed with series of the metrics m, n and target_info with
-// labels of several lengths, and the size in bytes of the largest labels.
+// labelBed returns a bed with series of several metrics with labels of several lengths, and the
+// largest size in bytes of the labels of a series.
 func labelBed(t testing.TB) (*bed, int64) {
 	t.Helper()
 	b := newBed(t)

@@ -103,7 +103,7 @@ func (s labelSum) moved(n int) labelSum {
 // labelSet holds upper bounds of the labels of an expression's series.
 type labelSet struct {
 	made    map[string]labelSum
-	rest    bool          // all other labels are those of source 0
+	rest    bool          // all other labels come from source 0
 	infos   map[int]int64 // number of series by source, for sources that info() joins: any label may come from them
 	sources int
 }

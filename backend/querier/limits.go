@@ -16,10 +16,10 @@ type limitsKey struct{}
 // errNoLimits is returned for a query whose context has no limits.
 var errNoLimits = errors.New("internal error: query without tenant limits")
 
-// WithLimits returns a context for the queries of one request, with its tenant's limits at the time
-// when it reached the process, so that the engine and all selections use the same limits. They are
-// in the context because Prometheus' API, which calls the engine and the queryable, passes on
-// nothing else of a request. lim is not modified.
+// WithLimits returns a context for the queries of one request. It has the limits that the tenant had
+// when the request reached the process, so that the engine and all selections use the same limits.
+// They are in the context because Prometheus' API, which calls the engine and the queryable, passes
+// on nothing else of a request. lim is not modified.
 func WithLimits(ctx context.Context, lim *limits.Limits) context.Context {
 	return context.WithValue(ctx, limitsKey{}, lim)
 }

@@ -63,7 +63,7 @@ func (e *Engine) NewRootQuery(ctx context.Context, text string, whole split.Time
 	if err != nil {
 		return nil, err
 	}
-	// The engine copies the points, and a slice that it fills may grow.
+	// The engine copies the points to slices, which may grow to twice the size.
 	copied := int64(0)
 	for i := range answers {
 		copied += pointsBytes(answers[i].Points(), 2*pointBytes)
@@ -73,11 +73,12 @@ func (e *Engine) NewRootQuery(ctx context.Context, text string, whole split.Time
 }
 
 // partQuery is the query of a part. After it has run, it holds memory only for its answer:
-// otherwise a query would need memory to read all its parts at the same time.
+// otherwise a query would hold the memory for reading all its parts until it ends.
 type partQuery struct {
 	*query
 	of *shard.Shard // nil: not divided by series
-	// copied are the bytes of points that do not come from a selection, which would account for them.
+	// copied is the memory in bytes of the engine's copy of points that are not from a selection: a
+	// selection takes this memory itself.
 	copied int64
 }
 
@@ -101,7 +102,7 @@ func (q partQuery) Exec(ctx context.Context) *promql.Result {
 	if res.Err != nil || !ok {
 		return res
 	}
-	if q.of != nil { // it is no response: it has no text
+	if q.of != nil { // the answer of a shard is not sent to a client: it needs no memory for its text
 		err := memory.FromContext(ctx).Take(pointsBytes(m, pointBytes))
 		if err != nil {
 			return q.failed(Explained(ctx, err))
@@ -132,8 +133,9 @@ func (e *Engine) Check(q promql.Query) error {
 	return nil
 }
 
-// CheckCost returns an error if a query with the cost of a cached answer exceeds a limit: series is
-// the number that the largest selector selected, samples the peak number in memory.
+// CheckCost returns an error if the cost of a query exceeds a limit, for example the cost of a cached
+// answer. series is the number of series of the selector with the most series, and samples the peak
+// number of samples in memory.
 func (e *Engine) CheckCost(ctx context.Context, series, samples int64) error {
 	lim, _, err := tenantLimits(ctx)
 	if err != nil {
@@ -159,13 +161,12 @@ func (e *Engine) TooLarge(err error) bool {
 	return errors.As(err, &unreadable) && errors.Is(unreadable.Err, memory.ErrFull)
 }
 
-// Failed returns the result of a query that failed with an error of Check, CheckCost or a part
-// that was too large, and counts it.
+// Failed returns the result of a query that failed with an error of Check, CheckCost, Take or
+// Charge, or because a part was too large, and counts the query as failed.
 func (e *Engine) Failed(err error) *promql.Result { return e.failed(err) }
 
-// Cost returns how much a query that ran has read: the number of series that its largest selector
-// selected, and the peak number of samples in the engine. For a query that did not run it returns
-// zeros.
+// Cost returns the cost of a query that ran: the number of series of the selector with the most
+// series, and the peak number of samples in the engine. For a query that did not run it returns zeros.
 func (e *Engine) Cost(q promql.Query) (series, samples int64) {
 	own, ok := q.(*query)
 	if part, is := q.(partQuery); is {
@@ -200,7 +201,7 @@ func (e *Engine) Charge(ctx context.Context, m promql.Matrix) error {
 	return Explained(ctx, err)
 }
 
-// pointsBytes returns the memory of an answer with this many bytes for a float.
+// pointsBytes returns the memory of an answer whose float points have each bytes.
 func pointsBytes(m promql.Matrix, each int64) int64 {
 	points := int64(0)
 	for i := range m {
@@ -214,8 +215,8 @@ func pointsBytes(m promql.Matrix, each int64) int64 {
 	return sumOf(int64(len(m))*seriesBytes, points, each)
 }
 
-// Explained returns the error that the engine returns to the client if err is of a limit or of the
-// memory account, and any other error unchanged.
+// Explained returns the error for the client if err says that a limit, the memory of the process or
+// an operator ended the query, and any other error unchanged.
 func Explained(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
@@ -227,8 +228,8 @@ func Explained(ctx context.Context, err error) error {
 }
 
 // Series returns the labels of the series of a tenant that match and may have samples in a
-// range (Unix milliseconds, inclusive), ascending. An error is not one of the request, which may
-// do without.
+// range (Unix milliseconds, inclusive), ascending. An error is not noted as a fault of the request,
+// which may succeed without the labels.
 func (e *Engine) Series(ctx context.Context, q storage.Queryable, mint, maxt int64, matchers []*labels.Matcher) ([]labels.Labels, error) {
 	from, err := q.Querier(mint, maxt)
 	if err != nil {

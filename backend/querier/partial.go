@@ -28,7 +28,7 @@ func Partial(ctx context.Context) bool { return ctx.Value(partialKey{}) != nil }
 // Limits of a partial read.
 const (
 	mostMissing = 16 // maximum number of days that are left out; with more the query fails
-	daysAtOnce  = 8  // maximum number of ranges of days that are read at the same time
+	daysAtOnce  = 8  // maximum number of ranges of days that are read concurrently
 )
 
 // days is a range of UTC days.
@@ -76,7 +76,7 @@ func leftOut(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && explain(ctx, err) == nil && !errors.Is(err, series.ErrLost) && !errors.Is(err, context.Canceled)
 }
 
-// partialRead reads a range of days, and halves ranges that cannot be read until it knows which days cannot.
+// partialRead reads ranges of days. It halves a range that cannot be read, down to single days.
 type partialRead struct {
 	b       *both
 	req     series.Request

@@ -126,7 +126,7 @@ func (r *reader) selectSeries(
 		return nil, req, err
 	}
 	r.selections = append(r.selections, sel)
-	if !req.Range.All() { // an ingester of an older version returns the others too
+	if !req.Range.All() { // an ingester of an older version returns the series of all ranges
 		sel.Series = slices.DeleteFunc(sel.Series, func(s series.WithChunks) bool { return !req.Range.Contains(s.Labels) })
 	}
 	if e, ok := ctx.Value(evaluationKey{}).(*evaluation); ok {

@@ -58,7 +58,7 @@ func TestSearch(t *testing.T) {
 	}{
 		{"values", "a", "__name__", &all, "up"},
 		{"values of b", "b", "__name__", &all, "secret"},
-		{"nobody's", "c", "__name__", &all, ""},
+		{"a tenant without series", "c", "__name__", &all, ""},
 		{"names", "a", "", &all, "__name__ i"},
 		{"nil hints", "a", "", nil, "__name__ i"},
 		{"limit", "a", "", &storage.SearchHints{Limit: 1}, "__name__"},

@@ -8,8 +8,8 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// TestCopies checks the number of matrices of the size of a selection that are
-// held at once, for each selector of an expression.
+// TestCopies checks, for each selector of an expression, how many matrices of the size of its
+// selection the engine holds at once.
 func TestCopies(t *testing.T) {
 	b := newBed(t)
 	for _, tt := range []struct {

@@ -77,8 +77,8 @@ func complete[T any](domains map[string]*domainAnswer[T]) (n int, errs error) {
 func (in *Ingesters) replication() int { return 2*in.o.Tolerate + 1 }
 
 // Metadata returns the metadata of a tenant's metrics from the ingesters, unsorted, with each
-// metric once per ingester that has it. As for samples, so many domains must respond completely
-// that at least one of them has each acknowledged write; otherwise the error wraps peers.ErrTooFew.
+// metric once per ingester that has it. All ingesters of enough domains must respond, so that the
+// result has every acknowledged write; otherwise the error wraps peers.ErrTooFew.
 func (in *Ingesters) Metadata(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
 	domains, err := byDomain(ctx, in,
 		func(ctx context.Context, ing Ingester) ([]series.MetricMetadata, error) { return ing.Metadata(ctx, id) })

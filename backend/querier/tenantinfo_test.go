@@ -179,6 +179,6 @@ func TestMetadata(t *testing.T) {
 	}
 	ing.err = errors.New("down")
 	if got, err := Metadata(t.Context(), OneIngester(ing), long, "t", now); err == nil {
-		t.Errorf("Metadata without ingesters: error = %v", got)
+		t.Errorf("Metadata without ingesters = %v, want an error", got)
 	}
 }

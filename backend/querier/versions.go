@@ -46,8 +46,8 @@ var (
 	errTooFewZones  = fmt.Errorf("%w: versions of too few ingesters", peers.ErrTooFew)
 )
 
-// versions requests the versions of all healthy ingesters. It fails unless all ingesters of enough
-// domains respond, and if a domain counts as lost.
+// versions requests the versions of all healthy ingesters. It fails if a domain counts as lost, or
+// if there are too few domains of which all ingesters respond.
 func (in *Ingesters) versions(ctx context.Context, id tenant.ID, mint, maxt int64, out *series.Versions) error {
 	list, q, err := in.quorum(ctx, id, mint, maxt)
 	if err != nil {

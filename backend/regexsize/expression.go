@@ -11,8 +11,8 @@ import (
 // expression or selector: the strings after =~ and !~, and every string if
 // label_replace or count_values occurs. It returns a *TooLargeError if the sum
 // exceeds most. It reads tokens, because Prometheus' parser compiles the
-// expressions that it parses. In a text with a syntax error it counts what precedes
-// the error, because the parser does not read further.
+// expressions that it parses. It stops at a token that the lexer rejects, because
+// the parser does not read further.
 func Expression(promql string, most int) (int, error) {
 	all := callsWithPatterns(promql)
 	sum, wanted := 0, false

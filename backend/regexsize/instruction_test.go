@@ -7,8 +7,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// TestInstructionBytes: InstructionBytes is at least the memory of an instruction in a compiled
-// matcher that has run. Compiling it allocates at most twice as much.
+// TestInstructionBytes checks that InstructionBytes is at least the memory of an instruction in a
+// compiled matcher that has run, and that compiling it allocates at most twice as much.
 func TestInstructionBytes(t *testing.T) {
 	for _, pattern := range []string{`(?:abcd){1000}`, `(?:a|b?c){300}x`, `x{0,900}y`, `(?:[a-c].){500}`, `(?:a*b){1000}`, `(?:\w\d){400}`} {
 		n, err := Pattern(pattern, most)

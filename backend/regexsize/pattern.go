@@ -20,7 +20,7 @@ const frame = 4 + 8
 
 const (
 	bytesInUnit = 8    // bytes of a pattern that cost at least one instruction
-	freeNodes   = 1000 // nodes of the parsed tree that are free: each takes 200 bytes, twice
+	freeNodes   = 1000 // nodes of the parsed tree that are free; a node takes 200 bytes, and Prometheus parses a pattern twice
 )
 
 // TooLargeError is the error for regular expressions with more instructions than allowed.
@@ -32,7 +32,8 @@ type TooLargeError struct {
 // Error implements error.
 func (e *TooLargeError) Error() string {
 	return fmt.Sprintf("the regular expression %q, together with the others of the request, compiles to more than %d instructions: "+
-		"use fewer or smaller repetitions ({n}, \\pL, (?i) over wide ranges) or fewer alternatives", e.Pattern, e.Most)
+		"use fewer or smaller repetitions ({n}), fewer Unicode classes (\\pL), no (?i) with wide ranges, or fewer alternatives",
+		e.Pattern, e.Most)
 }
 
 func tooLarge(pattern string, most int) *TooLargeError {

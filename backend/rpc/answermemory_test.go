@@ -64,8 +64,8 @@ func (generous) ActiveSeries(context.Context, string, func(*ingester.ActiveSerie
 	return nil
 }
 
-// TestAnswersTakeMemory: the server takes memory for a response until it was sent, and for a list
-// of active series, in addition to the memory that the ingester took.
+// TestAnswersTakeMemory checks that the server takes memory for a response until it was sent, and
+// for a list of active series, in addition to the memory that the ingester took.
 func TestAnswersTakeMemory(t *testing.T) {
 	sec := member(t, secret, cluster.TLSFiles{})
 	a := newAccounted(t, generous{}, sec, sec)

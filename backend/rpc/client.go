@@ -91,7 +91,7 @@ func (p *Pool) Peer(addr string) (*Peer, error) {
 	return peer, nil
 }
 
-// Keep closes the connections to all other addresses.
+// Keep closes the connections to all addresses that are not in addrs.
 func (p *Pool) Keep(addrs map[string]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

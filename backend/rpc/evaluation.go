@@ -93,7 +93,7 @@ func checkRequest(r *evaluation.Request, in *wire.EvaluationRequest) error {
 	case r.Part != nil && r.Part.End < r.Part.Start:
 		return errors.New("the last step of the part is before the first")
 	case r.Shard != nil && (r.Part == nil || r.Shard.Of < 1):
-		return fmt.Errorf("one of %d shards, of a part: %t", r.Shard.Of, r.Part != nil)
+		return fmt.Errorf("invalid shard: %d shards, request for a part: %t", r.Shard.Of, r.Part != nil)
 	case in.Timeout < 0 || in.Timeout > math.MaxInt64/int64(time.Millisecond):
 		return fmt.Errorf("timeout of %d ms", in.Timeout) // it would overflow, and the evaluation would have no timeout
 	}
@@ -206,8 +206,8 @@ func newCollector(r *evaluation.Request, h *memory.Holding) *collector {
 }
 
 // The memory that is reserved for a received answer: answerFactor bytes for each byte of its
-// encoding (decoded points have twice the size, and the message and gRPC's copy exist as
-// well), and answerSeriesBytes for each series.
+// encoding (decoded points have twice the size; the message and gRPC's copy of it also use
+// memory), and answerSeriesBytes for each series.
 const (
 	answerFactor      = 4
 	answerSeriesBytes = 200

@@ -75,7 +75,7 @@ func TestRequestEncoding(t *testing.T) {
 		"no policy":                  func(in *wire.EvaluationRequest) { in.Policy = "" },
 		"an unknown policy":          func(in *wire.EvaluationRequest) { in.Policy = "all but x" },
 		"a negative step":            func(in *wire.EvaluationRequest) { in.Step = -1 },
-		"an instant in part":         func(in *wire.EvaluationRequest) { in.Step = 0 },
+		"a part of an instant query": func(in *wire.EvaluationRequest) { in.Step = 0 },
 		"an end before the start":    func(in *wire.EvaluationRequest) { in.End = in.Start - 1 },
 		"an end a nanosecond before": func(in *wire.EvaluationRequest) { in.End, in.EndNanoseconds = in.Start, in.StartNanoseconds-1 },
 		"a part that ends before":    func(in *wire.EvaluationRequest) { in.Last = in.First - 1 },
@@ -169,7 +169,7 @@ func TestAnswerEncoding(t *testing.T) {
 	}
 }
 
-// exampleTiming returns a report in which all numbers differ.
+// exampleTiming returns a report without zeros, so that a field that is not encoded is noticed.
 func exampleTiming() timing.Report {
 	r := timing.Report{Reads: 101, Bytes: 102, Cached: 103, Evaluated: 104, Omitted: 105, Parts: []timing.Part{
 		{Start: -1, End: 2, Cached: true}, {Start: 3, End: 4, Shard: true, Queue: 5, Evaluation: 6}}}
@@ -179,8 +179,8 @@ func exampleTiming() timing.Report {
 	return r
 }
 
-// TestTimingOfOtherVersions: a process of an older version sends no timing, one of a newer version
-// may send times of kinds that this one does not know.
+// TestTimingOfOtherVersions checks that processes of older versions, which send no timing, and of
+// newer versions, which may send times of unknown kinds, are supported.
 func TestTimingOfOtherVersions(t *testing.T) {
 	if got := decodeTiming(nil); !reflect.DeepEqual(got, timing.Report{}) {
 		t.Errorf("of an older version: %+v", got)
@@ -242,7 +242,7 @@ func TestFailureEncoding(t *testing.T) {
 	}
 }
 
-// FuzzAnswer: decoding any message ends with an answer or an error.
+// FuzzAnswer checks that decoding any message returns an answer or an error.
 func FuzzAnswer(f *testing.F) {
 	r := exampleRequest()
 	_ = sendAnswer(r, &evaluation.Answer{Value: promql.Matrix{{Metric: labels.FromStrings("a", "1"),
@@ -265,7 +265,7 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// FuzzRequest: decoding any message ends with a request or an error.
+// FuzzRequest checks that decoding any message returns a request or an error.
 func FuzzRequest(f *testing.F) {
 	in, err := encodeRequest(context.Background(), exampleRequest())
 	if err != nil {

@@ -29,7 +29,7 @@ type Frontend interface {
 	Serve(ctx context.Context, slot dispatch.Slot) error
 	// Hold waits until a slot is free for a read of a tenant, and holds it until release.
 	Hold(ctx context.Context, id tenant.ID, instant bool) (release func(), err error)
-	// Draining is closed when slots are no longer held.
+	// Draining returns a channel that is closed when the frontend drains.
 	Draining() <-chan struct{}
 }
 
@@ -101,9 +101,10 @@ func (s frontendServer) Hold(in *wire.HoldRequest, out wire.Frontend_HoldServer)
 	return nil
 }
 
-// Hold waits until the frontend holds a slot for a read of a tenant. The caller must call
-// release when the read has ended. The error wraps wire.ErrUnavailable or wire.ErrRejected if
-// the frontend does not respond or does not know the call.
+// Hold waits, like an instant query or a range query, until the frontend holds a slot for a read of a
+// tenant. The caller must call release when the read has ended. The error wraps wire.ErrUnavailable
+// if the frontend does not respond, or wire.ErrRejected if it rejects the tenant or does not know the
+// call.
 func (p *Peer) Hold(ctx context.Context, id tenant.ID, instant bool) (release func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
@@ -205,8 +206,9 @@ func (w *slot) Evaluate(ctx context.Context, r *evaluation.Request) (answer *eva
 	}
 }
 
-// understood returns the answer or, if the querier did not apply the switches of the request, a
-// failed answer, so that the evaluation is repeated on another querier.
+// understood returns the answer. If the querier did not apply the switches of the request, or
+// ignored its shard, understood returns a failed answer: the evaluation is then repeated on another
+// querier, or without shards.
 func understood(r *evaluation.Request, a *evaluation.Answer) *evaluation.Answer {
 	if r.Shard != nil && a.Err == nil && !a.Sharded {
 		return &evaluation.Answer{Err: promql.ErrStorage{Err: evaluation.ErrNotSharded}}
@@ -219,8 +221,8 @@ func understood(r *evaluation.Request, a *evaluation.Answer) *evaluation.Answer 
 	return &evaluation.Answer{Err: promql.ErrStorage{Err: err}, Fault: err}
 }
 
-// aliveTimeout is how long a frontend may take to send the first, empty piece of an answer.
-// Without it, a process that hangs would be detected by its connection only after 13 s.
+// aliveTimeout is how long a frontend may take to send the first, empty message of an answer or of a
+// held slot. Without it, a process that hangs would be detected by its connection only after 13 s.
 const aliveTimeout = 2 * time.Second
 
 // Query sends a query to a frontend. The error wraps wire.ErrUnavailable if another

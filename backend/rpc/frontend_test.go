@@ -217,7 +217,7 @@ func TestHoldSlot(t *testing.T) {
 	own, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
 	if _, err := p.Hold(own, "waits", true); err == nil {
-		t.Error("no error of a read whose time is over")
+		t.Error("no error for a read whose deadline has passed")
 	}
 	if _, err := p.Hold(ctx, "../x", true); !errors.Is(err, wire.ErrRejected) {
 		t.Errorf("an invalid tenant: %v", err)
@@ -313,8 +313,8 @@ func TestQueryMemory(t *testing.T) {
 	stream.Close()
 }
 
-// TestMemoryOfIncompleteAnswer: the memory of an incomplete answer is released when the rest does
-// not arrive, since the evaluation is repeated within the same request.
+// TestMemoryOfIncompleteAnswer checks that the memory of an incomplete answer is released when the
+// rest does not arrive, since the evaluation is repeated within the same request.
 func TestMemoryOfIncompleteAnswer(t *testing.T) {
 	r := exampleRequest()
 	r.Part, r.Times.Step = nil, 0
@@ -365,7 +365,7 @@ func vector() promql.Vector {
 	return v
 }
 
-// hung is a frontend whose process does not run.
+// hung is a frontend that never responds.
 type hung struct{ wire.FrontendServer }
 
 func (hung) Query(_ *wire.EvaluationRequest, out wire.Frontend_QueryServer) error {

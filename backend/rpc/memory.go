@@ -131,8 +131,8 @@ func one(md metadata.MD, key string) string {
 	return ""
 }
 
-// note returns the decoded error of a call that is not a push. It wraps
-// memory.ErrEndedElsewhere if the peer ended the call because it held most of its memory.
+// note returns the decoded error of a call that is not a push. It is memory.ErrEndedElsewhere if the
+// peer ended the call because the call held most of the peer's memory.
 func (p *Peer) note(_ context.Context, err error) error {
 	if s, ok := status.FromError(err); ok && s.Code() == codes.Aborted {
 		return memory.ErrEndedElsewhere

@@ -129,7 +129,7 @@ func TestSelectReleases(t *testing.T) {
 	}
 }
 
-// endedIngester ends the heaviest read, which is the one that it answers.
+// endedIngester ends each read as the one that holds most memory.
 type endedIngester struct {
 	Ingester
 	account func() *memory.Account
@@ -145,8 +145,8 @@ func (i endedIngester) Select(ctx context.Context, _ series.Request) (*series.Se
 	return nil, nil, fmt.Errorf("read: %w", h.Take(1))
 }
 
-// TestReadEnded: the caller of a read that an ingester ended because of its memory learns that,
-// and its own memory is not the reason.
+// TestReadEnded checks the error of a read that an ingester ended because of the ingester's memory,
+// and that the caller then holds no memory.
 func TestReadEnded(t *testing.T) {
 	sec := member(t, secret, cluster.TLSFiles{})
 	var a *accounted

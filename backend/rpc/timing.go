@@ -19,8 +19,8 @@ func encodeTiming(r *timing.Report) *wire.EvaluationTiming {
 	return out
 }
 
-// decodeTiming returns the report of another process. Kinds that this version does not know are
-// left out; a process of an older version sends nothing.
+// decodeTiming returns the report of another process. It ignores kinds that this version does not
+// know. in is nil if the process has an older version.
 func decodeTiming(in *wire.EvaluationTiming) timing.Report {
 	if in == nil {
 		return timing.Report{}

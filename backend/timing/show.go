@@ -12,7 +12,8 @@ import (
 	"github.com/prometheus/prometheus/util/stats"
 )
 
-// HeaderName is the name of the header of Header (https://www.w3.org/TR/server-timing/).
+// HeaderName is the name of the HTTP header whose value Header returns
+// (https://www.w3.org/TR/server-timing/).
 const HeaderName = "Server-Timing"
 
 // shown are the kinds that users see, in the order of the header. response_time and
@@ -26,7 +27,7 @@ var shown = [...]struct {
 }
 
 // Header returns the value of the header Server-Timing: times in milliseconds, and numbers as
-// descriptions. response is the time since the request arrived. It has no entry for single
+// descriptions. response is the time since the request arrived. The header has no entries for single
 // parts, so its length is bounded.
 func (r *Report) Header(response time.Duration) string {
 	var b strings.Builder
@@ -44,7 +45,7 @@ func (r *Report) Header(response time.Duration) string {
 	return b.String()
 }
 
-// millis returns milliseconds with microseconds.
+// millis returns a duration in milliseconds, with at most three decimals.
 func millis(d time.Duration) string {
 	return strconv.FormatFloat(float64(d.Microseconds())/1000, 'f', -1, 64)
 }
@@ -59,8 +60,8 @@ func (r *Report) Attrs() []any {
 		slog.Int64("evaluated_steps", r.Evaluated), slog.Int64("parts", int64(len(r.Parts))+r.Omitted))
 }
 
-// Stats are the statistics of a query in an answer of Prometheus' API, with those of Pallium
-// under a key of their own.
+// Stats are the statistics of a query in a response of Prometheus' API. Those of Pallium have their
+// own key.
 type Stats struct {
 	stats.BuiltinStats
 	Pallium Numbers `json:"pallium"`
@@ -69,7 +70,7 @@ type Stats struct {
 // Builtin implements stats.QueryStats.
 func (s *Stats) Builtin() stats.BuiltinStats { return s.BuiltinStats }
 
-// Numbers is a Report as JSON. Times are in seconds, as those of Prometheus.
+// Numbers is the JSON of a Report. Times are in seconds, like those of Prometheus.
 type Numbers struct {
 	Timings struct {
 		Queue      float64 `json:"queueTime"`

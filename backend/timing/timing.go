@@ -1,6 +1,6 @@
-// Package timing measures where the time of a read goes: in queues, in the index, in the
-// engine. The measurements of a read are in its context, and travel between processes with
-// its answer. docs/frontend.md explains the numbers to users.
+// Package timing measures the time that a read spends in each of its steps, such as queues, the
+// index and the engine. A context carries the measurements of a read, and the answer of another
+// process contains those of that process. docs/frontend.md explains the numbers to users.
 package timing
 
 import (
@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// Kind is what time was spent on. The numbers are part of the protocol between processes: new
-// kinds are added at the end.
+// Kind is what time was spent on. The values are part of the protocol between processes: new kinds
+// must be added at the end.
 type Kind int
 
-// The kinds. Times of a kind are summed over all parts of a query, which run at the same time:
-// they can be more than the time of the response.
+// The kinds. The time of a kind is the sum for all parts of a query. Parts run concurrently, so it can
+// be longer than the time of the response.
 const (
 	Queue      Kind = iota // waiting for one of the tenant's queries to end, or for a slot of a querier
-	Cache                  // reading versions and kept results
+	Cache                  // reading versions and cached results
 	Ingesters              // waiting for series of ingesters
 	Index                  // waiting for rows of the long-term store: which pages have matching series
 	Chunks                 // waiting for samples of the long-term store
@@ -27,25 +27,26 @@ const (
 	kinds
 )
 
-// maxParts is the number of parts of a query that a Report has. The others are only counted.
+// maxParts is the maximum number of parts in a Report. Further parts are only counted.
 const maxParts = 400
 
-// Part is some steps of a query that was divided, or a shard of the series of these steps.
+// Part is a range of steps of a range query, or a shard of such a range.
 type Part struct {
 	Start, End int64 // first and last step, Unix milliseconds
-	Cached     bool  // a kept result
-	Shard      bool  // evaluated for some of the series
-	// Queue is how long it waited for a slot, Evaluation what it took from then on.
+	Cached     bool  // read from the results cache
+	Shard      bool  // evaluated for a range of series
+	// Queue and Evaluation are the times of these kinds for the part.
 	Queue, Evaluation time.Duration
 }
 
 // Report is what a Record has measured.
 type Report struct {
 	Times [kinds]time.Duration
-	// Reads is the number of reads of rows and objects of the long-term store, Bytes those
-	// of objects that were read.
+	// Reads is the number of reads of rows and objects of the long-term store, Bytes the number of
+	// bytes that were read from objects.
 	Reads, Bytes int64
-	// Cached and Evaluated are steps of range queries, by where they came from.
+	// Cached and Evaluated are the numbers of steps of range queries that were read from the results
+	// cache and that were evaluated.
 	Cached, Evaluated int64
 	Parts             []Part
 	Omitted           int64 // parts that are not in Parts
@@ -110,7 +111,8 @@ func (r *Record) Add(k Kind, took time.Duration) {
 	r.report.Times[k] += took
 }
 
-// Read counts a read of the long-term store of this many bytes of an object; 0 for rows.
+// Read counts a read of the long-term store. bytes is the number of bytes read from an object; 0 for
+// a read of rows.
 func (r *Record) Read(bytes int64) {
 	if r == nil {
 		return
@@ -121,7 +123,7 @@ func (r *Record) Read(bytes int64) {
 	r.report.Bytes += bytes
 }
 
-// Steps counts steps of a range query by where they came from.
+// Steps counts steps of a range query that were read from the results cache and that were evaluated.
 func (r *Record) Steps(cached, evaluated int64) {
 	if r == nil {
 		return
@@ -150,7 +152,7 @@ func (r *Record) addPart(p Part) {
 	r.report.Parts = append(r.report.Parts, p)
 }
 
-// Merge adds a report, which may be one of another process. Negative numbers count as 0.
+// Merge adds a report, for example of another process. Negative numbers count as 0.
 func (r *Record) Merge(o Report) {
 	if r == nil {
 		return

@@ -17,7 +17,7 @@ import (
 
 var start = time.Date(2026, 11, 30, 0, 0, 0, 0, time.UTC)
 
-// TestRecord checks what is measured, of a part and of the whole.
+// TestRecord checks the report of a Record to which reports of another one were added.
 func TestRecord(t *testing.T) {
 	c := kit.NewClock(start)
 	whole := New(c.Now)
@@ -27,7 +27,7 @@ func TestRecord(t *testing.T) {
 	if took := end(); took != 3*time.Second {
 		t.Errorf("took %s", took)
 	}
-	Of(ctx).Add(Engine, -time.Second) // of a clock that was set back
+	Of(ctx).Add(Engine, -time.Second) // as if the clock was set back
 	Of(ctx).Read(0)
 	Of(ctx).Read(100)
 	Of(ctx).Steps(5, 7)
@@ -42,11 +42,11 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// TestNone: without a Record nothing is measured.
+// TestNone checks that all methods can be called on a nil Record.
 func TestNone(t *testing.T) {
 	r := Of(context.Background())
 	if r.Child() != nil {
-		t.Error("nothing has a child")
+		t.Error("a nil Record has a child")
 	}
 	r.Measure(Queue)()
 	r.Add(Queue, 1)
@@ -59,8 +59,8 @@ func TestNone(t *testing.T) {
 	}
 }
 
-// TestBounds: whatever another process sends, the report has at most maxParts parts and no
-// negative numbers, and the header is short.
+// TestBounds checks that, whatever another process sends, the report has at most maxParts parts and
+// no negative numbers, and that the header is short.
 func TestBounds(t *testing.T) {
 	r := New(time.Now)
 	bad := Report{Reads: -1, Bytes: -1, Cached: -1, Evaluated: -1, Omitted: -1, Parts: make([]Part, 3*maxParts)}
@@ -82,7 +82,7 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// TestRace: parts of a query measure at the same time.
+// TestRace checks that a Record can be used concurrently.
 func TestRace(t *testing.T) {
 	r := New(time.Now)
 	var all sync.WaitGroup

@@ -11,9 +11,9 @@ import (
 	"github.com/golang/snappy"
 )
 
-// Codec encodes gRPC messages: a byte for the kind of encoding (plain or compressed), then
-// the protobuf message, compressed with snappy if that is shorter. It is passed to gRPC
-// explicitly and not registered globally.
+// Codec encodes gRPC messages: a byte for the kind of encoding (plain or compressed), then the
+// protobuf message. A message of at least compressAbove bytes is compressed with snappy if that makes
+// it shorter. The codec is passed to gRPC explicitly and not registered globally.
 type Codec struct{}
 
 const (

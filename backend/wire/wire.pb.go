@@ -1662,7 +1662,7 @@ func (m *EvaluationEnd) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_EvaluationEnd proto.InternalMessageInfo
 
-// EvaluationTiming says where the time of an evaluation went; see package timing.
+// EvaluationTiming is the timing.Report of an evaluation.
 type EvaluationTiming struct {
 	Times     []int64               `protobuf:"varint,1,rep,packed,name=times,proto3" json:"times,omitempty"`
 	Reads     int64                 `protobuf:"varint,2,opt,name=reads,proto3" json:"reads,omitempty"`

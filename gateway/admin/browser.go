@@ -22,10 +22,10 @@ func CheckHosts(names []string) error {
 	return nil
 }
 
-// RequireHost accepts only requests whose Host is an IP address, localhost or one of the
-// names. It sets headers on every response that keep other sites from using the response. Without
-// the check, a site that makes its own name resolve to this listener (DNS rebinding)
-// would have the same origin as the listener and could read /metrics.
+// RequireHost accepts only requests whose Host is missing, an IP address, localhost or one
+// of the names. It sets headers on every response that keep other sites from using the
+// response. Without the check, a site that makes its own name resolve to this listener (DNS
+// rebinding) would have the same origin as the listener and could read /metrics.
 func RequireHost(names []string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()

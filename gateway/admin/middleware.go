@@ -86,7 +86,7 @@ func changes(r *http.Request) bool {
 	return true
 }
 
-// limitBody limits the size of the body and requires JSON.
+// limitBody limits the size of the body, and rejects a Content-Type other than JSON.
 func (a *api) limitBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength > maxBody {

@@ -297,7 +297,8 @@ func TestServers(t *testing.T) {
 	}
 }
 
-// TestAdminURL: the flag takes precedence over the environment, and the environment over the default.
+// TestAdminURL checks that the flag takes precedence over the environment, and the environment over
+// the default.
 func TestAdminURL(t *testing.T) {
 	for _, tt := range []struct{ flag, env, want string }{
 		{"", "", "http://127.0.0.1:9010"}, {"", "http://env:1", "http://env:1"}, {"http://flag:1", "http://env:1", "http://flag:1"},

@@ -26,7 +26,7 @@ func (f *full) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// with runs a command with a standard output.
+// with runs a command whose standard output is out.
 func (s *shell) with(line string, out interface{ Write([]byte) (int, error) }) (code int, stderr string) {
 	var errs bytes.Buffer
 	args := append(strings.Fields(line), "-admin-url", s.url)
@@ -62,7 +62,7 @@ func TestLostOutput(t *testing.T) {
 	}
 }
 
-// TestDiscardedKey checks that no key is issued for a standard output that discards it.
+// TestDiscardedKey checks that no key is issued if standard output is /dev/null or closed.
 func TestDiscardedKey(t *testing.T) {
 	s := newShell(t)
 	s.must("token issue -create-tenant -tenant a -scopes metrics:read -name n")

@@ -114,8 +114,8 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-// TestProxy checks that the admin token is not sent to a proxy of the environment in clear
-// text. The environment is read once per process, so this runs in its own.
+// TestProxy checks that the admin token is not sent in clear text to a proxy that the environment
+// sets. The environment is read once per process, so the test runs in a process of its own.
 func TestProxy(t *testing.T) {
 	if os.Getenv("PALLIUM_TEST_PROXY") == "" {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProxy$")
@@ -133,8 +133,8 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// TestEmptyFlags checks that a flag with an empty value, such as an unset variable, is not
-// taken for the default: one year, all tenants, all ingesters, or this machine.
+// TestEmptyFlags checks that a flag with an empty value, for example from an unset variable, is
+// rejected. It must not mean the default: one year, all tenants, all ingesters, or this machine.
 func TestEmptyFlags(t *testing.T) {
 	s := newShell(t)
 	s.must("tenant create a")

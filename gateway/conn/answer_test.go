@@ -287,8 +287,9 @@ func dialServer(t *testing.T, s *httptest.Server) net.Conn {
 	return c
 }
 
-// TestUnreadPipeline checks that responses that fit into a buffer of the server are
-// bounded as well, whether the handler or the server writes them.
+// TestUnreadPipeline checks that the server closes the connection of a client that sends requests and
+// reads no responses, even if each response fits into a buffer of the server. In some cases the
+// handler writes nothing, and net/http writes the response.
 func TestUnreadPipeline(t *testing.T) {
 	for name, h := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"nothing":  func(http.ResponseWriter, *http.Request) error { return nil },
@@ -364,8 +365,8 @@ func TestSlowReaders(t *testing.T) {
 	}
 }
 
-// TestSlowHandler checks that pauses of a handler do not count against the client, and
-// that it gets what was flushed before.
+// TestSlowHandler checks that pauses of a handler do not count against the client, and that the client
+// gets flushed data during a pause.
 func TestSlowHandler(t *testing.T) {
 	p := impatient()
 	for _, http2 := range []bool{false, true} {
@@ -452,7 +453,7 @@ func TestHijack(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		taken := <-conns
-		pl.done.Wait() // the middleware has returned as well
+		pl.done.Wait() // the middleware has returned, too
 		if _, err := io.WriteString(taken, "taken"); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -463,8 +464,8 @@ func TestHijack(t *testing.T) {
 	}
 }
 
-// TestHasty checks that a client has only a few seconds before the handler calls Patient,
-// however much was sent.
+// TestHasty checks that a write has a deadline of five seconds until the handler calls Patient,
+// however much the response has sent.
 func TestHasty(t *testing.T) {
 	w := &slowWriter{header: http.Header{}, clock: time.Unix(1_000_000, 0)}
 	p := answerPace()

@@ -44,9 +44,9 @@ const (
 // accepts only lines that end in CRLF, no folded lines, and one Content-Length. net/http splits
 // everything that is passed on into the same requests.
 //
-// A header is passed on line by line as it arrives. When a request is rejected, lines are added to
-// those that were passed on, so that they form a valid request. Its handler then responds with the
-// rejection: net/http alone would respond to some invalid requests itself, and accept the others.
+// A header is passed on line by line as it arrives. When a request is rejected, further lines are
+// passed on, so that all lines form a valid request. Its handler then responds with the rejection:
+// net/http alone would respond to some invalid requests itself, and accept the others.
 type framing struct {
 	limit int // maximum bytes of a header
 

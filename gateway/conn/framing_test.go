@@ -209,8 +209,8 @@ func TestRejectionsOnTheWire(t *testing.T) {
 	}
 }
 
-// TestHeaderMemory checks that long headers reserve memory while they are read and
-// served, and that a header is rejected if none is left.
+// TestHeaderMemory checks that long headers reserve memory while they are read and served, and that a
+// long header is rejected if no memory is left.
 func TestHeaderMemory(t *testing.T) {
 	r := &headerBudget{limit: 3 * budgetStep}
 	request := func(size int) string { return "GET /" + strings.Repeat("a", size) + " HTTP/1.1\r\nHost: x\r\n\r\n" }

@@ -80,8 +80,7 @@ const (
 )
 
 // Limit bounds the connections of a TCP listener. A connection beyond a limit is reset
-// right after it was accepted. Addresses in trusted, those of proxies, count only against
-// Max.
+// right after it was accepted. Connections of trusted proxies count only against Max.
 func Limit(l net.Listener, limits Limits, trusted []netip.Prefix, reg prometheus.Registerer) net.Listener {
 	out := &limitListener{Listener: l, limits: limits, trusted: trusted,
 		addresses: map[netip.Addr]int{}, networks: map[netip.Prefix]int{},

@@ -11,8 +11,8 @@ import (
 )
 
 // Serve serves a listener until the server is shut down, and returns the same errors as
-// http.Server.Serve. Without a TLS configuration it serves HTTP/1. With one, it also serves HTTP/2,
-// with the second server, which must be shut down as well. (It sets NextProtos in a copy of the
+// http.Server.Serve. Without a TLS configuration it serves HTTP/1. With one, it also serves HTTP/2
+// with the second server; the caller must shut down both. (It sets NextProtos in a copy of the
 // configuration.) HTTP/1 is guarded as by Guard.
 func Serve(srv, two *http.Server, l net.Listener, config *tls.Config, headerBytes int) error {
 	if config == nil {

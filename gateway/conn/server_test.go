@@ -43,7 +43,7 @@ func TestReadHeaderTimeout(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second)) // before which an idle connection stays open
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second)) // shorter than the idle timeout
 		if _, err := io.WriteString(c, send); err != nil {
 			t.Fatal(err)
 		}

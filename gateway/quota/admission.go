@@ -66,7 +66,7 @@ func (t *Tenants) Admit(r Request) (Admission, *Rejection) {
 
 // Enter reserves what the request needs after its body of length bytes has arrived, until
 // Done: the samples that a write is expected to contain, and one of the concurrent requests
-// of the token and of the tenant. A request whose body arrives slowly reserves none.
+// of the token and of the tenant. While its body arrives, a request reserves none of these.
 func (a *Admission) Enter(length int64) *Rejection {
 	if most := a.request.TokenLimit; most > 0 {
 		if rej := a.tokens.enter(a.request.Token, most); rej != nil {

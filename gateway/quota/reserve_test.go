@@ -17,8 +17,8 @@ func admitWrite(st *state, now time.Time, l *limits.Limits, length int64) (float
 	return st.reserve(now, l, length)
 }
 
-// TestReservationIsReplaced checks that a write is finally charged by its response,
-// whatever was reserved.
+// TestReservationIsReplaced checks that a write is charged with the samples that its response
+// reports, whatever was reserved.
 func TestReservationIsReplaced(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	lim := limits.Limits{SamplesPerSecond: 1000, SampleBurst: 10_000}

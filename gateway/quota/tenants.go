@@ -17,7 +17,7 @@ import (
 
 const (
 	shardCount = 64
-	// The state of an idle tenant with full buckets is dropped: new buckets are full as well.
+	// The state of an idle tenant with full buckets is dropped: new buckets are also full.
 	tenantIdle  = 5 * time.Minute
 	sweepPeriod = time.Minute
 )
@@ -250,9 +250,8 @@ func (st *state) checkSamples(now time.Time, l *limits.Limits, r *rates) *Reject
 // whole rounds a number of samples or bytes to an integer.
 func whole(v float64) int64 { return int64(math.RoundToEven(v)) }
 
-// done ends an admitted request and charges its actual cost: the samples written instead
-// of those reserved, and the bytes of the body that were received instead of those
-// announced.
+// done ends an admitted request and charges its actual cost: the written samples replace
+// the reserved samples, and the received bytes of the body replace Content-Length.
 func (st *state) done(now time.Time, length int64, reserved float64, o Outcome) {
 	st.mu.Lock()
 	defer st.mu.Unlock()

@@ -18,14 +18,15 @@ type tokens struct {
 	inflight map[string]int
 }
 
-// enter counts a request of a token, until leave, or rejects it if most are in progress.
+// enter counts a request of a token until leave, or rejects it if already most requests of the token
+// are in progress.
 func (t *tokens) enter(token string, most int) *Rejection {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.inflight[token]
 	if n >= most {
 		return &Rejection{Limit: TokenConcurrency, Retry: time.Second, Text: fmt.Sprintf(
-			"limit %s of %d requests exceeded: %d requests with this API key are in progress at this gateway; "+
+			"limit %s of %d requests exceeded: %d requests with the API keys of this token are in progress at this gateway; "+
 				"send fewer at the same time, or ask the administrator for a higher limit of the token", TokenConcurrency, most, n)}
 	}
 	t.inflight[token] = n + 1

@@ -29,7 +29,7 @@ func TestMatch(t *testing.T) {
 		{"regular expression", "~u.", "up", "~u."},
 		{"space after the tilde", "~ u.", "up", "~ u."},
 		{"anchored at the end", "~u.", "upp", ""},
-		{"anchored at the begin", "~p", "up", ""},
+		{"anchored at the beginning", "~p", "up", ""},
 		{"anchored alternatives", "~up|down", "up + down", ""},
 		{"one of the alternatives", "~up|down", "down", "~up|down"},
 		{"anywhere", "~.*node_load1.*", "sum(\n  node_load1{a=\"b\"}\n)", "~.*node_load1.*"},

@@ -1,7 +1,7 @@
 // Package cardinality counts a tenant's recent series by label names and values: the endpoints
 // status/tsdb, with Prometheus' answer, and cardinality/*, with Mimir's. It counts the series that
-// the querier returns for the request: those of one tenant that the label policy of the credential
-// allows, each once however many ingesters have it.
+// the querier returns for the request: the tenant's series that the label policy of the credential
+// allows, each once, even if several ingesters have it.
 package cardinality
 
 import (
@@ -32,8 +32,8 @@ type Options struct {
 }
 
 // API has the endpoints. Each returns the answer to encode as JSON, and charges its memory to the
-// holding in the request's context. Errors are a *ParameterError, or those of the Queryable, of
-// Head and of package memory.
+// holding in the request's context. Errors are a *ParameterError, or errors of the Queryable, of
+// Head, and of packages memory and tenant.
 type API struct{ o Options }
 
 // New returns an API.

@@ -38,7 +38,7 @@ func FuzzParameters(f *testing.F) {
 		var wrong *ParameterError
 		if err != nil {
 			if !errors.As(err, &wrong) || err.Error() == "" {
-				t.Errorf("%q: %v is not a mistake of the caller", query, err)
+				t.Errorf("%q: %v is not a ParameterError", query, err)
 			}
 			return
 		}
@@ -57,7 +57,7 @@ func FuzzParameters(f *testing.F) {
 			t.Errorf("%q: active %v", query, p.active)
 		}
 		if _, err := statusLimit(form); err != nil && !errors.As(err, &wrong) {
-			t.Errorf("%q: %v is not a mistake of the caller", query, err)
+			t.Errorf("%q: %v is not a ParameterError", query, err)
 		}
 	})
 }
@@ -135,8 +135,8 @@ func TestTop(t *testing.T) {
 	}
 }
 
-// TestCounterMemory checks that counting ends at the memory limit, and that a counter of some
-// names does not grow with others.
+// TestCounterMemory checks that counting ends at the memory limit, and that a counter of given names
+// does not count other names.
 func TestCounterMemory(t *testing.T) {
 	account := memory.NewAccount(1<<30, nil)
 	h := account.Begin(memory.Request{Tenant: "a", Limit: 1 << 20})

@@ -151,7 +151,7 @@ func TestFormat(t *testing.T) {
 	}
 }
 
-// TestBytes checks that Bytes is at least the size of the text, and that of the largest family.
+// TestBytes checks that Bytes is at least the size of the text.
 func TestBytes(t *testing.T) {
 	var small, large []Sample
 	for i := range 1000 {

@@ -11,7 +11,7 @@ import (
 	"github.com/palliumhq/pallium/backend/cache"
 )
 
-// simple is the simplest cache, with a fault.
+// simple is a simple cache with a fault.
 type simple struct {
 	fault string
 

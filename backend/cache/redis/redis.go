@@ -143,8 +143,8 @@ func (c *Cache) Get(ctx context.Context, id tenant.ID, keys []string) map[string
 	return out
 }
 
-// getBatch adds the values of a few keys to out and returns their bytes. The context
-// limited is that of the caller, ctx, with the time limit.
+// getBatch adds the values of a few keys to out and returns their bytes. limited is ctx
+// with a time limit.
 func (c *Cache) getBatch(ctx, limited context.Context, id tenant.ID, keys []string, out map[string][]byte) int {
 	var names [][]*goredis.StringCmd // by key, then secret
 	err := c.pipeline(limited, func(p goredis.Pipeliner) {

@@ -6,20 +6,20 @@ import (
 	"github.com/palliumhq/pallium/backend/lru"
 )
 
-// costs estimates how many samples an evaluation will read: the samples per step that the last
-// evaluation of the same expression read, times the number of steps.
+// costs estimates how many samples an evaluation will read: the number of steps times the samples per
+// step that the last evaluation of the same expression read, plus costBase.
 type costs struct{ perStep *lru.Cache[costKey, float64] }
 
 type costKey struct {
 	tenant      tenant.ID
 	text        string
-	aggregation int // of which shards are evaluated; -1 for the whole expression
+	aggregation int // Shard.Aggregation; -1 without a shard
 }
 
 // Sizes of costs. The base is the cost, in samples, of an evaluation that reads nothing.
 const (
 	costBase       = 10_000
-	costPerStep    = 10_000 // of an expression that was not evaluated before
+	costPerStep    = 10_000 // for an expression that is not among the last knownCosts
 	knownCosts     = 10_000 // expressions
 	longestCostKey = 2 << 10
 )
@@ -49,7 +49,7 @@ func stepsOf(r *evaluation.Request) int64 {
 	return int64(r.Times.End.Sub(r.Times.Start)/r.Times.Step) + 1
 }
 
-// estimate returns the expected cost in samples, at least 1.
+// estimate returns the expected cost of an evaluation in samples.
 func (c *costs) estimate(r *evaluation.Request) int64 {
 	each, ok := c.perStep.Get(keyOf(r))
 	if !ok {
@@ -63,7 +63,7 @@ func (c *costs) learn(r *evaluation.Request, read int64) {
 	c.perStep.Put(keyOf(r), float64(read)*shardsOf(r)/float64(max(stepsOf(r), 1)))
 }
 
-// shardsOf returns the number of evaluations among which the series are divided.
+// shardsOf returns the number of shards of the leaf that the request evaluates; 1 without a shard.
 func shardsOf(r *evaluation.Request) float64 {
 	if r.Shard == nil {
 		return 1

@@ -32,12 +32,12 @@ var (
 	ErrNotBegun = errors.New("the querier disappeared before it began")
 	// ErrSlotBroken is returned if the slot cannot be used again: the evaluation was
 	// canceled, or its answer was not received completely.
-	ErrSlotBroken = errors.New("the answer of the querier is not wanted any more")
+	ErrSlotBroken = errors.New("the slot of the querier cannot be used again")
 )
 
 // Errors of queries.
 var (
-	// ErrNoQuerier is the error of a query for which no querier was connected.
+	// ErrNoQuerier is the error of a query that waited while no querier was connected for noQuerierWait.
 	ErrNoQuerier = errors.New("no querier is connected to the query frontend")
 	// errSuspect is the error of a query whose querier disappeared twice.
 	errSuspect = errors.New("the query may have ended a querier: two queriers disappeared while they evaluated it; " +
@@ -71,7 +71,7 @@ type Engine interface {
 type Options struct {
 	Engine Engine
 	Queue  *queue.Queue
-	// Switches are the settings of this process that can change answers, as text.
+	// Switches has the versions of this process on which answers depend, as text.
 	Switches string
 	// Timer returns a channel that receives after a duration, as time.After.
 	Timer      func(time.Duration) <-chan time.Time
@@ -111,7 +111,7 @@ func New(o Options) *Dispatcher {
 			repeated: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_repeated_evaluations_total",
 				Help: "Evaluations that were repeated, by reason: querier_ended, or unreadable."}, []string{"reason"}),
 			suspects: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_frontend_suspect_queries_total",
-				Help: "Queries that were rejected because two queriers disappeared while they evaluated them."}),
+				Help: "Queries that were rejected because two queriers disappeared while they evaluated the query or an earlier one like it."}),
 		}}
 	for _, reason := range []string{"querier_ended", "unreadable"} {
 		d.metrics.repeated.WithLabelValues(reason)
@@ -199,8 +199,8 @@ func inner(q promql.Query) promql.Query {
 	return q
 }
 
-// Drain makes the slots of queriers end as soon as they are idle. All queries must have ended
-// before: a query that still waits fails.
+// Drain ends each slot when it is idle. All queries must have ended before: a query that still waits
+// fails.
 func (d *Dispatcher) Drain() { d.drain.Do(func() { close(d.draining) }) }
 
 // Serve gives evaluations to a slot until it leaves or ends, ctx ends, or the frontend
@@ -218,7 +218,7 @@ func (d *Dispatcher) Serve(ctx context.Context, slot Slot) error {
 	})
 }
 
-// ServeHere gives evaluations to a slot of this process, until ctx ends.
+// ServeHere gives evaluations to a slot of this process until ctx ends or the frontend drains.
 func (d *Dispatcher) ServeHere(ctx context.Context) {
 	remove := d.o.Queue.AddWorkers("", 1)
 	defer remove()
@@ -230,8 +230,8 @@ func (d *Dispatcher) ServeHere(ctx context.Context) {
 	})
 }
 
-// each runs fn for one task after another until ctx ends, leaving is closed or the frontend drains (it then
-// returns nil), or fn fails.
+// each takes one job after another: it runs fn for a task and occupies the slot for a hold. It returns
+// nil when ctx ends, leaving is closed or the frontend drains, or the first error of fn.
 func (d *Dispatcher) each(ctx context.Context, querier string, leaving <-chan struct{}, fn func(*task) error) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

@@ -32,9 +32,9 @@ type engine struct {
 	frontend.Evaluator // nil: its other methods are not called
 	mu                 sync.Mutex
 	noted              []error
-	failed             int // queries counted as failed
-	here               *promql.Result
-	began              chan struct{} // receives when a query of this process begins; may be nil
+	failed             int            // queries counted as failed
+	here               *promql.Result // of queries that this process evaluates
+	began              chan struct{}  // gets a value when a query begins in this process; may be nil
 }
 
 type fixed struct {
@@ -94,7 +94,7 @@ func (e *engine) Request(context.Context) (evaluation.Request, error) {
 	return evaluation.Request{Access: tenant.Access{Tenant: "acme", Policy: tenant.Unrestricted()}}, nil
 }
 
-// querierSlot is a slot whose evaluations run a function of the test.
+// querierSlot is a slot that evaluates with a function of the test.
 type querierSlot struct {
 	name    string
 	leaving chan struct{}
@@ -246,8 +246,8 @@ func TestHere(t *testing.T) {
 }
 
 // TestStatistics checks that a query with statistics for each step is evaluated in this process,
-// because queriers do not send these: it waits for a slot of this process if there is one, and is
-// evaluated without a slot otherwise.
+// because queriers do not send statistics. The query waits for a slot of this process. If this
+// process has no slots, it is evaluated without one.
 func TestStatistics(t *testing.T) {
 	w := newWorld(t)
 	w.engine.here = &promql.Result{Value: promql.Scalar{V: 3}}
@@ -261,7 +261,7 @@ func TestStatistics(t *testing.T) {
 	statistics := promql.NewPrometheusQueryOpts(true, 0, nil)
 	w.slot("a", ok)
 	if res := query(statistics).Exec(t.Context()); res != w.engine.here || len(w.seen) > 0 {
-		t.Errorf("result %v of %v, want that of this process", res, w.seen)
+		t.Errorf("result %v, evaluations by queriers %v; want the result of this process", res, w.seen)
 	}
 
 	ctx := evaluation.WithPrice(t.Context()) // the same for a query whose cost is counted
@@ -270,7 +270,7 @@ func TestStatistics(t *testing.T) {
 		t.Fatal(err)
 	}
 	if res := priced.Exec(ctx); res != w.engine.here || len(w.seen) > 0 {
-		t.Errorf("result %v of %v, want that of this process", res, w.seen)
+		t.Errorf("result %v, evaluations by queriers %v; want the result of this process", res, w.seen)
 	}
 
 	w = newWorld(t)
@@ -383,8 +383,7 @@ func TestNotBegun(t *testing.T) {
 	}
 }
 
-// TestRepeats checks after which errors an evaluation is repeated on another querier, and that the
-// second error is returned.
+// TestRepeats checks after which errors an evaluation is repeated on another querier.
 func TestRepeats(t *testing.T) {
 	lim := limits.Limits{MaxQuerySamples: 1}
 	for name, tt := range map[string]struct {
@@ -441,7 +440,7 @@ func TestRepeatSucceeds(t *testing.T) {
 	}
 }
 
-// TestCancel checks that a canceled query leaves the queue, or ends its evaluation.
+// TestCancel checks that a canceled query ends while it waits and while it runs.
 func TestCancel(t *testing.T) {
 	w := newWorld(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -478,7 +477,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// TestNoQuerier checks that a query fails if no querier connects.
+// TestNoQuerier checks that a waiting query fails if no querier has been connected for five seconds,
+// and that a running query does not.
 func TestNoQuerier(t *testing.T) {
 	w := newWorld(t)
 	done := make(chan *promql.Result)
@@ -488,7 +488,7 @@ func TestNoQuerier(t *testing.T) {
 		w.now = w.now.Add(d)
 	}
 	pass(time.Hour)
-	gone := w.slot("q", ok) // stops at the end of the five seconds, as if it restarted
+	gone := w.slot("q", ok) // disconnects just before the query, so the five seconds begin now
 	close(gone.leaving)
 	w.until(func() bool { return w.d.o.Queue.Workers() == 0 })
 	go func() { done <- w.exec(t.Context(), "x") }()
@@ -521,7 +521,8 @@ func TestNoQuerier(t *testing.T) {
 	}
 }
 
-// TestLeave checks that a slot that leaves completes its evaluation, and gets no other.
+// TestLeave checks that a slot that leaves completes its evaluation and then ends, and that Drain
+// ends idle slots.
 func TestLeave(t *testing.T) {
 	w := newWorld(t)
 	began, held := make(chan struct{}), make(chan struct{})
@@ -568,8 +569,8 @@ func TestCosts(t *testing.T) {
 	}
 }
 
-// TestTiming: the time in the queue is measured here, and what another process measured is added,
-// also of a failed evaluation.
+// TestTiming checks that the time in the queue is measured, and that the measurements of the querier
+// are added, also if the evaluation failed.
 func TestTiming(t *testing.T) {
 	for _, failed := range []error{nil, errFault} {
 		w := newWorld(t)

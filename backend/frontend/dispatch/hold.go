@@ -10,20 +10,19 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/queue"
 )
 
-// hold is a read that another part of the system performs while it holds a slot: a read whose
-// answer is not that of an evaluation, such as a remote read.
+// hold is a job that occupies a slot while data is read without an evaluation, for example for a remote
+// read.
 type hold struct {
-	granted  chan struct{} // closed when a slot is held
+	granted  chan struct{} // closed when the slot is occupied
 	released chan struct{} // closed when the read has ended
 }
 
 // holdCost is the estimated cost of a read that holds a slot, in samples.
 const holdCost = 100_000
 
-// Hold waits in the queue as a query of the tenant, an instant one or a range query, until a slot is free, and holds it:
-// nothing is evaluated in that slot meanwhile. The caller must call release. If no querier is
-// connected for five seconds, or the frontend drains, the read does not wait. The error is the
-// cause of the end of ctx.
+// Hold occupies a slot until the caller calls release. It waits for the slot in the queue, like an
+// instant query or a range query of the tenant. If no querier has been connected for 5 seconds, or
+// the frontend drains, it returns without a slot. Its only error is the cause of the end of ctx.
 func (d *Dispatcher) Hold(ctx context.Context, id tenant.ID, instant bool) (release func(), err error) {
 	h := &hold{granted: make(chan struct{}), released: make(chan struct{})}
 	job := &queue.Job{Tenant: id, Class: evaluation.ClassOf(ctx, instant), Cost: holdCost, Value: h}
@@ -46,14 +45,14 @@ func (d *Dispatcher) Hold(ctx context.Context, id tenant.ID, instant bool) (rele
 			}
 		case <-ctx.Done():
 			if !d.o.Queue.Remove(job) {
-				release() // a slot was given at the same moment
+				release() // the job got a slot at the same moment
 			}
 			return nil, context.Cause(ctx)
 		}
 	}
 }
 
-// serve gives the slot to the read until it ends, or ctx does.
+// serve occupies the slot until the read or ctx ends.
 func (h *hold) serve(ctx context.Context) {
 	close(h.granted)
 	select {
@@ -62,5 +61,6 @@ func (h *hold) serve(ctx context.Context) {
 	}
 }
 
-// Draining is closed when the frontend drains. Reads that hold slots go on without them.
+// Draining returns a channel that is closed when the frontend drains. Reads that occupy slots then
+// continue without them.
 func (d *Dispatcher) Draining() <-chan struct{} { return d.draining }

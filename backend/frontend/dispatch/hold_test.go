@@ -9,7 +9,8 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 )
 
-// TestHold checks that a read holds a slot, which evaluations wait for, until it is released.
+// TestHold checks that a read holds a slot until it calls release, and that evaluations and other
+// reads wait for the slot.
 func TestHold(t *testing.T) {
 	w := newWorld(t)
 	w.slot("a", ok)
@@ -44,8 +45,7 @@ func TestHold(t *testing.T) {
 	}
 }
 
-// TestHoldEnds checks that a slot that ends during a read is not held any more, and that the
-// frontend can drain.
+// TestHoldEnds checks that a held slot ends when its querier leaves, and when the frontend drains.
 func TestHoldEnds(t *testing.T) {
 	w := newWorld(t)
 	s := w.slot("a", ok)
@@ -80,7 +80,8 @@ func TestHoldEnds(t *testing.T) {
 	release()
 }
 
-// TestHoldCanceledAtOnce checks that no slot stays held if clients leave at any moment.
+// TestHoldCanceledAtOnce checks that no slot stays held if a client leaves just when its read gets
+// the slot.
 func TestHoldCanceledAtOnce(t *testing.T) {
 	w := newWorld(t)
 	w.slot("a", ok)
@@ -96,8 +97,7 @@ func TestHoldCanceledAtOnce(t *testing.T) {
 	}
 }
 
-// TestHoldWithoutQuerier checks that a read is delayed by five seconds at most if no querier is
-// connected: another process performs it.
+// TestHoldWithoutQuerier checks that Hold returns after five seconds if no querier is connected.
 func TestHoldWithoutQuerier(t *testing.T) {
 	w := newWorld(t)
 	gone := w.slot("q", func(context.Context, *evaluation.Request) (*evaluation.Answer, error) { return answer(1) })
@@ -111,7 +111,7 @@ func TestHoldWithoutQuerier(t *testing.T) {
 		}
 		done <- err
 	}()
-	w.timer <- time.Time{} // too early
+	w.timer <- time.Time{} // the five seconds have not passed
 	w.mu.Lock()
 	w.now = w.now.Add(noQuerierWait)
 	w.mu.Unlock()

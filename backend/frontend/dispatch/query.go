@@ -12,18 +12,17 @@ import (
 	"github.com/palliumhq/pallium/backend/timing"
 )
 
-// query is a query that is evaluated by a slot. The embedded query has the text; it runs only in
-// this process.
+// query is a query that a slot evaluates. Only slots of this process run the embedded query.
 type query struct {
 	promql.Query
 	d       *Dispatcher
 	request evaluation.Request
-	local   bool               // must be evaluated in this process: the answer of another one would lack statistics
+	local   bool               // not evaluation.Portable: the answer of another process would be incomplete
 	answer  *evaluation.Answer // of another process; nil before Exec
 }
 
-// Storable reports whether the answer was evaluated with the settings of this process, so that it may be
-// cached.
+// Storable reports whether the answer may be cached: it was evaluated in this process, or by a process
+// with the same versions.
 func (q *query) Storable() bool { return q.answer == nil || q.answer.Switches == q.d.o.Switches }
 
 // task is one attempt to evaluate a query.
@@ -42,7 +41,7 @@ type task struct {
 	unbegun bool // the querier disappeared before it began the evaluation
 }
 
-// read returns the samples that the attempt has read; -1 if that is unknown.
+// read returns the number of samples that the attempt has read; -1 if that is unknown.
 func (t *task) read() int64 {
 	switch {
 	case t.answer != nil && t.answer.Err == nil:
@@ -160,8 +159,8 @@ func (q *query) finish(ctx context.Context, t *task) *promql.Result {
 	return t.answer.Result()
 }
 
-// repeatable reports whether another querier may succeed where this one failed: it could not read
-// the data, or had no memory left.
+// repeatable reports whether another querier may succeed: this one could not read the data, or had no
+// memory left.
 func repeatable(a *evaluation.Answer) bool {
 	var timeout promql.ErrQueryTimeout
 	var canceled promql.ErrQueryCanceled

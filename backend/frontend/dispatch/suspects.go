@@ -8,8 +8,8 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 )
 
-// suspects are the queries during which queriers disappeared. Two queries that differ only in their
-// start are the same: a dashboard sends its query again with other times.
+// suspects are the queries during which two queriers disappeared. Queries with the same tenant, label
+// policy, text, length and step count as the same: a dashboard repeats its query with other times.
 type suspects struct {
 	now func() time.Time
 
@@ -26,7 +26,7 @@ type suspect struct {
 
 const (
 	suspectFor = 5 * time.Minute
-	// maxSuspects is the maximum number of suspects. Another one replaces the oldest.
+	// maxSuspects is the maximum number of suspects. A further one replaces the oldest.
 	maxSuspects = 1000
 )
 

@@ -23,8 +23,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Request is one evaluation: of an instant query, of a range query, or of some steps of
-// a range query.
+// Request is one evaluation: of an instant query, of a range query, of some steps of a range query, or
+// of a shard for these steps.
 type Request struct {
 	Access tenant.Access
 	Limits limits.Limits
@@ -48,8 +48,8 @@ type Request struct {
 }
 
 // Portable reports whether a query with these options can be answered in parts, by another process,
-// or with an equal query. It cannot if it wants the statistics of each step, if its cost is
-// counted, or if it overrides the setting for start timestamps.
+// or with the result of an equal query. It cannot if it wants the statistics of each step, if its
+// context is one of WithPrice, or if it overrides the setting for start timestamps.
 func Portable(ctx context.Context, opts promql.QueryOpts) bool {
 	return !Priced(ctx) && (opts == nil || !opts.EnablePerStepStats() && opts.UseStartTimestamps() == nil)
 }
@@ -88,9 +88,8 @@ func (r *Request) CheckSyntax(a *Answer) error {
 	return fmt.Errorf("a process of another version evaluated the query with the PromQL switches %q, not %q", a.Syntax, want)
 }
 
-// ErrNotSharded is the error of an evaluation of a shard by a process of an older version,
-// which ignores the shard and evaluates everything, or of series that must not be divided; see
-// shard.Inseparable.
+// ErrNotSharded is the error of an evaluation of a shard that cannot be evaluated alone: a process
+// of an older version ignored the shard, or the series must not be divided (see shard.Inseparable).
 var ErrNotSharded = errors.New("the series of the query could not be divided")
 
 // Answer is the result of an evaluation.
@@ -102,13 +101,13 @@ type Answer struct {
 	Joinable bool
 	Cost     Cost
 	Readers  Readers
-	// Switches are the settings of the process that evaluated, as far as they can change answers.
+	// Switches has the versions on which answers depend, of the process that evaluated the request.
 	Switches string
-	// Syntax are the PromQL switches that it applied, as text; see switches.Set.String.
+	// Syntax are the PromQL switches that the process applied, as text; see switches.Set.String.
 	Syntax string
 	// Sharded is set if only the shard of the request was evaluated.
 	Sharded bool
-	Timing  timing.Report // empty from a process of an older version
+	Timing  timing.Report // empty if a process of an older version answered
 	Err     error
 	// Fault is the error of a failed read of data, or nil. A retry, perhaps by another process, may
 	// succeed.
@@ -122,7 +121,7 @@ type Readers struct {
 	IDs []string // ascending
 }
 
-// And returns the readers of two evaluations whose answers are one together.
+// And returns the readers of an answer that is joined from the answers of two evaluations.
 func (r Readers) And(o Readers) Readers {
 	switch {
 	case !o.Any:
@@ -134,10 +133,10 @@ func (r Readers) And(o Readers) Readers {
 	return Readers{Any: true, IDs: ids}
 }
 
-// Cost is what an evaluation has read.
+// Cost is the cost of an evaluation.
 type Cost struct {
-	Series  int64 // selected by the selector that selected most
-	Samples int64 // peak number in memory at the same time
+	Series  int64 // selected by the selector that selected the most
+	Samples int64 // peak number in memory
 	Read    int64 // samples read in total
 }
 
@@ -148,7 +147,8 @@ func (c Cost) Report(q promql.Query) {
 	}
 }
 
-// And returns the cost of two evaluations together.
+// And returns the cost of an answer that is joined from two evaluations: the larger Series and Samples,
+// and the sum of Read.
 func (c Cost) And(o Cost) Cost {
 	return Cost{Series: max(c.Series, o.Series), Samples: max(c.Samples, o.Samples), Read: saturated(c.Read, o.Read)}
 }

@@ -63,8 +63,8 @@ func FuzzPoints(f *testing.F) {
 	})
 }
 
-// TestNotes checks that annotations that were sent as text are printed as before, and that those
-// with a state are recognized, even after they were sent twice.
+// TestNotes checks that annotations that were sent as text, once or twice, are printed as before, and
+// that annotations with a state are still recognized.
 func TestNotes(t *testing.T) {
 	const query = "histogram_quantile(0.9, x)"
 	pos := posrange.PositionRange{Start: 2, End: 5}
@@ -143,7 +143,7 @@ func TestClassOf(t *testing.T) {
 	}
 }
 
-// TestKey checks that everything that may change an answer is in the key.
+// TestKey checks that the key depends on the fields of a request that may change its answer or class.
 func TestKey(t *testing.T) {
 	base := func() *Request { return &Request{Text: "x"} }
 	for name, change := range map[string]func(*Request){

@@ -14,8 +14,8 @@ type Note struct {
 	Info   bool
 }
 
-// NotesOf returns annotations as notes. joinable is false if one of them has a state that is not in
-// its text and that Prometheus merges with that of others of its kind.
+// NotesOf returns annotations as notes. joinable is false if an annotation has state outside its text
+// that Prometheus merges with the state of other annotations of its kind.
 func NotesOf(all annotations.Annotations, query string) (list []Note, joinable bool) {
 	joinable = true
 	for raw, err := range all {

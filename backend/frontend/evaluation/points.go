@@ -79,7 +79,7 @@ func ReadSeries(d *encoding.Decbuf, b *labels.ScratchBuilder, start, step int64)
 	return s
 }
 
-// Take removes and returns the next n bytes.
+// Take removes and returns the next n bytes. If there are fewer, it returns nil and sets d.E.
 func Take(d *encoding.Decbuf, n int) []byte {
 	if d.Err() != nil || n < 0 || d.Len() < n {
 		d.E = ErrDamaged

@@ -30,7 +30,8 @@ type Frontend struct {
 	Unhealthy bool
 	// Query sends a query to the frontend.
 	Query func(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error)
-	// Hold waits until the frontend holds a slot for a read of a tenant.
+	// Hold waits, like an instant query or a range query, until the frontend holds a slot for a read of
+	// a tenant.
 	Hold func(ctx context.Context, id tenant.ID, instant bool) (release func(), err error)
 }
 
@@ -50,11 +51,11 @@ type Options struct {
 	Request func(ctx context.Context) (evaluation.Request, error)
 	// Uncached reports whether a query must not use the results cache.
 	Uncached func(ctx context.Context) bool
-	// Failed returns the result of a query that failed with an error in or on the way to another
-	// process. Unreadable records an error with which that process failed to read data.
+	// Failed returns the result of a query that failed in another process, or could not be sent to it.
 	Failed func(err error) *promql.Result
 	// Canceled returns the result of a query whose context has ended.
-	Canceled   func(ctx context.Context) *promql.Result
+	Canceled func(ctx context.Context) *promql.Result
+	// Unreadable records the error with which another process failed to read data for a query.
 	Unreadable func(ctx context.Context, err error)
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -79,8 +80,8 @@ const (
 func New(o Options) *Engine {
 	e := &Engine{o: o, queries: promauto.With(o.Registerer).NewCounterVec(prometheus.CounterOpts{
 		Name: "pallium_frontend_passed_queries_total",
-		Help: "Queries by who answered them: home (the tenant's query frontend), other (another one, since the home was not available), " +
-			"or here (this process).",
+		Help: "Queries by who answered them: home (the tenant's query frontend, in another process), " +
+			"other (another query frontend, since the home was not available), or here (this process, which may be the home).",
 	}, []string{"by"})}
 	for _, by := range []string{byHome, byOther, byHere} {
 		e.queries.WithLabelValues(by)
@@ -161,9 +162,10 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 	return q.Query.Exec(ctx)
 }
 
-// Hold waits until the tenant's home, or another frontend if that is not available, holds a slot
-// for a read that this process performs. The caller must call release. Without a frontend, the
-// read is not delayed. The error is the cause of the end of ctx.
+// Hold waits until the tenant's home, or another frontend if the home is not available, holds a slot
+// for a read that this process performs. The caller must call release. If Frontends returns none,
+// and this process has no frontend, Hold returns without a slot. Its only error is the cause of the
+// end of ctx.
 func (e *Engine) Hold(ctx context.Context, id tenant.ID, instant bool) (release func(), err error) {
 	list, err := e.o.Frontends(ctx)
 	if err != nil {

@@ -102,7 +102,7 @@ func TestExec(t *testing.T) {
 	away := func(string) (*evaluation.Answer, error) { return nil, errAway }
 	for name, tt := range map[string]struct {
 		say   map[int]func(id string) (*evaluation.Answer, error) // response by position in the order
-		self  int                                                 // position of this process; -1 = no frontend
+		self  int                                                 // position of this process; -1: it is no frontend
 		rings error
 		local local
 		opts  promql.QueryOpts
@@ -111,17 +111,17 @@ func TestExec(t *testing.T) {
 		err   string
 		asked int
 	}{
-		"home":                    {self: -1, want: "home", asked: 1},
-		"home is this process":    {self: 0, want: "here"},
-		"home is not available":   {self: -1, say: map[int]func(string) (*evaluation.Answer, error){0: away}, want: "second", asked: 2},
-		"then this process":       {self: 1, say: map[int]func(string) (*evaluation.Answer, error){0: away}, want: "here", asked: 1},
-		"three are not available": {self: -1, say: map[int]func(string) (*evaluation.Answer, error){0: away, 1: away, 2: away}, want: "here", asked: 3},
-		"no ring":                 {self: -1, rings: errAway, want: "here"},
-		"another error":           {self: -1, say: map[int]func(string) (*evaluation.Answer, error){0: func(string) (*evaluation.Answer, error) { return nil, fault }}, err: fault.Error(), asked: 1},
-		"a failed query":          {self: -1, say: map[int]func(string) (*evaluation.Answer, error){0: func(string) (*evaluation.Answer, error) { return &evaluation.Answer{Err: fault, Fault: fault}, nil }}, err: fault.Error(), asked: 1},
-		"rejected before parsing": {self: -1, local: local{unparsed: true}, want: "here"},
-		"statistics of each step": {self: -1, opts: promql.NewPrometheusQueryOpts(true, 0, nil), want: "here"},
-		"its cost counts":         {self: -1, price: true, want: "here"},
+		"home":                     {self: -1, want: "home", asked: 1},
+		"home is this process":     {self: 0, want: "here"},
+		"home is not available":    {self: -1, say: map[int]func(string) (*evaluation.Answer, error){0: away}, want: "second", asked: 2},
+		"the next is this process": {self: 1, say: map[int]func(string) (*evaluation.Answer, error){0: away}, want: "here", asked: 1},
+		"three are not available":  {self: -1, say: map[int]func(string) (*evaluation.Answer, error){0: away, 1: away, 2: away}, want: "here", asked: 3},
+		"no ring":                  {self: -1, rings: errAway, want: "here"},
+		"another error":            {self: -1, say: map[int]func(string) (*evaluation.Answer, error){0: func(string) (*evaluation.Answer, error) { return nil, fault }}, err: fault.Error(), asked: 1},
+		"a failed query":           {self: -1, say: map[int]func(string) (*evaluation.Answer, error){0: func(string) (*evaluation.Answer, error) { return &evaluation.Answer{Err: fault, Fault: fault}, nil }}, err: fault.Error(), asked: 1},
+		"rejected before parsing":  {self: -1, local: local{unparsed: true}, want: "here"},
+		"statistics of each step":  {self: -1, opts: promql.NewPrometheusQueryOpts(true, 0, nil), want: "here"},
+		"its cost is counted":      {self: -1, price: true, want: "here"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var list []Frontend
@@ -248,7 +248,7 @@ func TestServer(t *testing.T) {
 	s.Drain(ctx) // returns although a query is in progress
 }
 
-// TestHold checks by which frontend a slot is held for a read.
+// TestHold checks which frontend holds a slot for a read.
 func TestHold(t *testing.T) {
 	down := errors.New("down")
 	var asked []string

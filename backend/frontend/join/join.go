@@ -1,6 +1,6 @@
-// Package join evaluates equal queries that wait at the same time only once: many viewers of one
-// dashboard cost little more than one. Queries are equal if their tenant, label policy, limits,
-// text, times, class and look-back are.
+// Package join evaluates equal queries that wait together only once: many viewers of one dashboard
+// cost little more than one viewer. Queries are equal if they have the same tenant, label policy,
+// limits, text, times, class and look-back.
 //
 // A query must not get the answer of one that was already running when it was sent: samples that
 // were acknowledged in between could be missing. So equal queries that arrive while one is running
@@ -32,7 +32,7 @@ type Options struct {
 	// Uncached reports whether a query must not use the results of other queries.
 	Uncached func(ctx context.Context) bool
 	// Faults returns a context that collects errors of reads of data, and a function that returns
-	// the first of them. Unreadable records such an error.
+	// the first error. Unreadable records such an error for a query.
 	Faults     func(ctx context.Context) (context.Context, func() error)
 	Unreadable func(ctx context.Context, err error)
 	// Timer returns a channel that receives after a duration, as time.After.

@@ -32,7 +32,7 @@ type world struct {
 
 	mu     sync.Mutex
 	closed int
-	fault  error // recorded by the next query
+	fault  error // recorded by every query that ends
 	noted  []error
 }
 
@@ -105,7 +105,7 @@ func (w *world) ask(ctx context.Context, text string, start, step int64) <-chan 
 	return done
 }
 
-// waiting waits until n queries wait in the flight that has not started.
+// waiting waits until n queries wait in flights that have not started.
 func (w *world) waiting(n int) {
 	w.t.Helper()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -200,7 +200,7 @@ func (w *world) done(queries int) {
 	}
 }
 
-// TestWaitEnds checks that a query waits only for a bounded time for a long equal one.
+// TestWaitEnds checks that a query waits for a running equal query only for a bounded time.
 func TestWaitEnds(t *testing.T) {
 	w := newWorld(t)
 	first := w.ask(t.Context(), "x", 0, 1)
@@ -341,7 +341,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// TestTiming: every query that an evaluation answers has its times, and only once.
+// TestTiming checks that the times of an evaluation are added once to every query that it answers.
 func TestTiming(t *testing.T) {
 	w := newWorld(t)
 	first := w.ask(t.Context(), "x", 0, 1)

@@ -1,7 +1,7 @@
 package queue
 
 // MaxDebt is the maximum number of samples by which a tenant (or a class) can be behind or ahead of
-// the others when it starts to wait again: 1000 quanta of a million samples.
+// the others when it starts to wait again.
 const MaxDebt = 1e9
 
 // account records how much one of several competitors (tenants of a class, or classes) was served.
@@ -10,8 +10,7 @@ const MaxDebt = 1e9
 // quantum of zero, but without a loop over rounds.
 //
 // Amounts are samples divided by the competitor's weight. They are floating-point numbers so that
-// they never overflow: at 1e11 samples per second they are exact to one sample for a day, and to a
-// million samples for three hundred years.
+// they never overflow: at 1e11 samples per second they are exact to one sample for a day.
 type account struct {
 	served float64 // level at which the competitor became active, plus its costs since then
 	debt   float64 // cost in excess from before it became active, at least 0

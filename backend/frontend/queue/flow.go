@@ -99,8 +99,8 @@ func (c *class) top() *account {
 	return &c.flows[0].account
 }
 
-// next returns the flow that the querier avoid serves next, and its job, or nil. The search goes
-// beyond the first flow only if none of its jobs may be run by that querier.
+// next returns the flow that is served next and its job, or nil; for avoid, see flow.first. The
+// search goes beyond the first flow only if the querier may run none of its jobs.
 func (c *class) next(avoid string) (*flow, *Job) {
 	var best *flow
 	var job *Job

@@ -22,15 +22,15 @@ func newMetrics(reg prometheus.Registerer) metrics {
 	return metrics{
 		jobs: auto.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "pallium_frontend_queue_jobs",
-			Help: "Evaluations that wait for a worker of a querier.",
+			Help: "Evaluations and other reads that wait for a worker of a querier.",
 		}, []string{"class"}),
 		running: auto.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "pallium_frontend_running_jobs",
-			Help: "Evaluations that workers of queriers are running.",
+			Help: "Evaluations and other reads that occupy workers of queriers.",
 		}, []string{"class"}),
 		wait: auto.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "pallium_frontend_queue_wait_seconds",
-			Help:    "Time that evaluations waited for a worker of a querier.",
+			Help:    "Time that evaluations and other reads waited for a worker of a querier.",
 			Buckets: []float64{0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120},
 		}, []string{"class"}),
 		workers: auto.NewGauge(prometheus.GaugeOpts{

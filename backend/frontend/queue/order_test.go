@@ -25,7 +25,7 @@ func TestOrder(t *testing.T) {
 			push(q, "a", Range, 3, 4e6)
 			push(q, "b", Range, 8, 1e6)
 		}, "a0 b0 b1 b2 b3 a1 b4 b5 b6 b7 a2"},
-		{"a cost without a bound is one step", func(q *Queue) {
+		{"a huge cost", func(q *Queue) {
 			push(q, "a", Range, 2, 1<<62)
 			push(q, "b", Range, 3, 1e6)
 		}, "a0 b0 b1 b2 a1"},
@@ -87,7 +87,7 @@ func TestActualCost(t *testing.T) {
 	}
 }
 
-// actualNames is names with the actual cost of tenant a's jobs.
+// actualNames is like names, but jobs of tenant a are done with an actual cost.
 func actualNames(q *Queue, n int, actual int64) string {
 	s := ""
 	for range n {
@@ -102,8 +102,8 @@ func actualNames(q *Queue, n int, actual int64) string {
 	return s
 }
 
-// TestTenantReturns checks the account of a tenant that has jobs again: no credit for the time
-// without jobs, and its debt up to MaxDebt.
+// TestTenantReturns checks the account of a tenant that has jobs again: it gets no credit for the
+// time without jobs, and keeps its debt up to MaxDebt.
 func TestTenantReturns(t *testing.T) {
 	t.Run("no credit", func(t *testing.T) {
 		q := newQueue(t, 1, Options{})
@@ -155,7 +155,7 @@ func TestTenantReturns(t *testing.T) {
 		}
 		push(q, "b", Instant, 20, 1e6)
 		if got := actualNames(q, 10, 1e6); strings.Count(got, "b") < 4 {
-			t.Errorf("a new tenant waits until the others have read what they were estimated to: %s", got)
+			t.Errorf("a new tenant waits because the estimates of another tenant were too high: %s", got)
 		}
 	})
 	t.Run("class", func(t *testing.T) {

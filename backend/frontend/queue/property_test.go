@@ -9,8 +9,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// model is the expected state of the queue after some operations, without the structures of the
-// queue.
+// model is the expected state of the queue after some operations. It does not use the data
+// structures of the queue.
 type model struct {
 	t        *testing.T
 	r        *rand.Rand
@@ -209,7 +209,7 @@ func (m *model) settle() {
 }
 
 // checkOrder checks that a job is the oldest job of its tenant and class that its worker may run,
-// and that the worker has waited longest of those of its querier.
+// and that the worker has waited longest of the workers of its querier.
 func (m *model) checkOrder(t *taker, j *Job) {
 	alone := len(m.queriers) == 1
 	if j.Avoid == t.querier && j.Avoid != "" && !alone {
@@ -261,9 +261,9 @@ func (m *model) check() {
 	}
 }
 
-// TestRandomOperations checks after each of many random operations that no job is lost
-// or given twice, no limit is exceeded, no worker waits while there is a job that it
-// may run, jobs and workers are served in order.
+// TestRandomOperations checks after each of many random operations that no job is lost or given
+// twice, no limit is exceeded, no worker waits while there is a job that it may run, and jobs and
+// workers are served in order.
 func TestRandomOperations(t *testing.T) {
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 1))

@@ -11,10 +11,10 @@
 // Classes share the workers in the same way, by weight: range queries 2, instant queries 1, rule
 // queries 1. If jobs of all classes wait all the time, range queries read half of the samples.
 // Limits keep workers free for new jobs, even when nothing else waits. Range queries never hold the
-// last worker (if there are two or more). One tenant never holds more than MaxShare of the workers.
-// Its range queries never hold the last worker that range queries may hold, nor the last one that
-// the tenant may hold (if these are two or more). A tenant that has been alone for Options.Alone is
-// limited only by the first of these rules.
+// last worker (if there are two or more). One tenant never holds more than MaxShare of the workers,
+// except a single worker. Its range queries never hold the last worker that range queries may hold,
+// nor the last one that the tenant may hold (if these are two or more). A tenant that has been alone
+// for Options.Alone is limited only by the first rule.
 //
 // A waiting job is given to the worker that has waited longest among those that may run it. Every
 // operation costs at most O(log n) in the number of tenants, with two exceptions that cost O(n): a

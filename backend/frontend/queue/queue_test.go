@@ -34,9 +34,9 @@ func TestLimits(t *testing.T) {
 		{"two tenants", 4, 0.75, Instant, []tenant.ID{"a", "b"}, 4},
 		{"one range worker, one for others", 2, 1, Range, []tenant.ID{"a"}, 1},
 		{"range queries leave one", 4, 1, Range, []tenant.ID{"a"}, 3},
-		{"range queries of many leave one", 8, 0.75, Range, []tenant.ID{"a", "b", "c"}, 7},
-		{"range queries of one leave one to those of others", 4, 0.75, Range, []tenant.ID{"a"}, 2},
-		{"range queries of two leave one", 4, 0.75, Range, []tenant.ID{"a", "b"}, 3},
+		{"range queries of three tenants leave one", 8, 0.75, Range, []tenant.ID{"a", "b", "c"}, 7},
+		{"range queries of one tenant leave one to range queries of others", 4, 0.75, Range, []tenant.ID{"a"}, 2},
+		{"range queries of two tenants leave one", 4, 0.75, Range, []tenant.ID{"a", "b"}, 3},
 		{"three workers", 3, 0.75, Range, []tenant.ID{"a"}, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -282,8 +282,8 @@ func TestTakers(t *testing.T) {
 	}
 }
 
-// TestGiveUpWithAJob checks that a job whose Take ends at the same moment goes back to its position
-// in the queue, or to a waiting worker.
+// TestGiveUpWithAJob checks that a job goes back to its position in the queue, or to a waiting
+// worker, if the context of a Take ends just when the Take gets the job.
 func TestGiveUpWithAJob(t *testing.T) {
 	q := newQueue(t, 1, Options{})
 	push(q, "a", Instant, 3, 1e6)
@@ -368,12 +368,12 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := testutil.GatherAndCompare(reg, strings.NewReader(`
-# HELP pallium_frontend_queue_jobs Evaluations that wait for a worker of a querier.
+# HELP pallium_frontend_queue_jobs Evaluations and other reads that wait for a worker of a querier.
 # TYPE pallium_frontend_queue_jobs gauge
 pallium_frontend_queue_jobs{class="instant"} 0
 pallium_frontend_queue_jobs{class="range"} 1
 pallium_frontend_queue_jobs{class="rule"} 2
-# HELP pallium_frontend_running_jobs Evaluations that workers of queriers are running.
+# HELP pallium_frontend_running_jobs Evaluations and other reads that occupy workers of queriers.
 # TYPE pallium_frontend_running_jobs gauge
 pallium_frontend_running_jobs{class="instant"} 0
 pallium_frontend_running_jobs{class="range"} 1

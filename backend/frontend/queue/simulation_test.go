@@ -10,9 +10,9 @@ import (
 )
 
 // TestHeavyNeighbour checks how long a small tenant waits next to a heavy one. Tenant A has pushed
-// 200 range queries of 1e8 samples, which take ten seconds each; tenant B pushes a small one twice
-// a second. With three workers or more, B gets a free one at once. With fewer, it waits for the
-// running job and for its own earlier jobs, but for no waiting job of A.
+// 200 range queries of 1e8 samples, which take ten seconds each; tenant B pushes a small query twice
+// a second. With three workers or more, and no other tenant, B gets a worker at once. With fewer, it
+// waits for A's running job and for its own earlier jobs, but for no waiting job of A.
 func TestHeavyNeighbour(t *testing.T) {
 	const (
 		rate  = 1e7
@@ -21,7 +21,7 @@ func TestHeavyNeighbour(t *testing.T) {
 		every = 0.5
 	)
 	for _, c := range []struct {
-		workers, others int // heavy tenants besides A
+		workers, others int // others: number of further heavy tenants
 		share           float64
 		bound           float64 // seconds
 	}{
@@ -66,9 +66,9 @@ func TestHeavyNeighbour(t *testing.T) {
 	}
 }
 
-// TestShares checks that tenants that always have waiting jobs are served the same number of
-// samples, not of queries, at every moment: up to the charged cost of one job for each worker.
-// Estimates may be wrong by a factor of 100 either way.
+// TestShares checks that tenants that always have waiting jobs are served about equal numbers of
+// samples, not of queries. At every moment the numbers differ by at most the largest cost of a job,
+// estimated or actual, for each worker. Estimates of one tenant are wrong by a factor of up to 100.
 func TestShares(t *testing.T) {
 	tenants := []struct {
 		id    tenant.ID

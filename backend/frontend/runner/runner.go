@@ -24,7 +24,7 @@ import (
 
 // Parts evaluates parts of range queries.
 type Parts interface {
-	// NewPartQuery returns the query of some steps of a range query.
+	// NewPartQuery returns a query for some steps of a range query; of is nil, or the shard to evaluate.
 	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
 		of *shard.Shard) (promql.Query, error)
 }
@@ -35,11 +35,13 @@ type Options struct {
 	Parts     Parts // nil: requests of parts fail
 	Queryable storage.Queryable
 	Memory    *memory.Account // nil: memory is not accounted for
-	Gate      *querier.Gate   // limits the queries of a tenant; nil in a querier of parts, whose whole query passed the gate of its frontend
-	Cost      func(promql.Query) (series, samples int64)
-	Readers   func(promql.Query) evaluation.Readers
-	Switches  string // the settings of this process that can change answers
-	Now       func() time.Time
+	// Gate limits the queries of a tenant. It is nil where evaluations come from a query frontend, which
+	// has its own gate.
+	Gate     *querier.Gate
+	Cost     func(promql.Query) (series, samples int64)
+	Readers  func(promql.Query) evaluation.Readers
+	Switches string // the versions of this process on which answers depend, as text
+	Now      func() time.Time
 }
 
 // Runner runs evaluations. It is safe for concurrent use.

@@ -34,7 +34,7 @@ type engine struct {
 	fault  error
 	closed bool
 
-	measured int64 // bytes that a query counts
+	measured int64 // number of bytes that Exec counts as read
 }
 
 func (e *engine) NewInstantQuery(_ context.Context, _ storage.Queryable, o promql.QueryOpts, text string, at time.Time) (promql.Query, error) {
@@ -139,8 +139,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestNotSharded checks that a shard whose series must not be divided is answered like one that
-// was ignored, after which the frontend evaluates everything.
+// TestNotSharded checks that the answer for a shard that cannot be evaluated alone says that the
+// shard was ignored, so that the frontend evaluates the query without shards.
 func TestNotSharded(t *testing.T) {
 	e := &engine{result: promql.Result{Err: promql.ErrStorage{Err: evaluation.ErrNotSharded}}}
 	r := New(Options{Engine: e, Parts: e})
@@ -153,7 +153,7 @@ func TestNotSharded(t *testing.T) {
 	}
 }
 
-// TestErrors checks the errors of queries that do not run.
+// TestErrors checks the errors of queries that cannot be parsed, are not allowed, or exceed a limit.
 func TestErrors(t *testing.T) {
 	e := &engine{}
 	account := memory.NewAccount(1<<30, prometheus.NewRegistry())
@@ -204,7 +204,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestTiming: an answer has what was measured of its evaluation, also with an error.
+// TestTiming checks that an answer has the measurements of its evaluation, also if that failed.
 func TestTiming(t *testing.T) {
 	for _, err := range []error{nil, errors.New("x")} {
 		e := &engine{result: promql.Result{Value: promql.Scalar{V: 1}, Err: err}, measured: 7}

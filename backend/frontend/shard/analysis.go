@@ -12,8 +12,7 @@ import (
 type analysis struct{ leaves []*Leaf }
 
 // visit finds the leaves of an expression; nested is set inside an aggregation. It returns false
-// if a selector is not in a leaf, or if an operation would distinguish the answer of a leaf
-// from the leaf.
+// if the expression must be evaluated as a whole.
 func (a *analysis) visit(expr parser.Expr, nested bool) bool {
 	switch n := expr.(type) {
 	case *parser.NumberLiteral, *parser.StringLiteral:
@@ -51,7 +50,8 @@ func (a *analysis) call(n *parser.Call, nested bool) bool {
 	return true
 }
 
-// aggregation adds a leaf, or visits what is inside an aggregation that is none.
+// aggregation adds an aggregation as a leaf if its argument can be divided. Otherwise it visits the
+// argument.
 func (a *analysis) aggregation(n *parser.AggregateExpr, nested bool) bool {
 	if n.Param != nil && !constant(n.Param) {
 		return false
@@ -69,8 +69,8 @@ func (a *analysis) aggregation(n *parser.AggregateExpr, nested bool) bool {
 	}
 	switch n.Op {
 	case parser.MIN, parser.MAX, parser.COUNT, parser.GROUP:
-		// The engine sorts what it returns by labels, but has groups in the order in which
-		// they appear, on which an aggregation of them may depend.
+		// An outer aggregation may depend on the order in which the groups first appear in the
+		// input. The answers of shards have lost it: the engine sorts them by labels.
 		l.again = !nested
 	}
 	a.leaves = append(a.leaves, l)
@@ -78,7 +78,7 @@ func (a *analysis) aggregation(n *parser.AggregateExpr, nested bool) bool {
 }
 
 // divisible returns the selector of an expression that is evaluated series by series, or nil
-// for any other expression. It adds the ranges of functions to window.
+// for any other expression. It adds the ranges of range selectors and subqueries to window.
 func divisible(expr parser.Expr, window *time.Duration) *parser.VectorSelector {
 	switch n := expr.(type) {
 	case *parser.ParenExpr:
@@ -111,8 +111,8 @@ func divisible(expr parser.Expr, window *time.Duration) *parser.VectorSelector {
 	return nil
 }
 
-// ofOneMetric reports whether a selector selects series of one name only: without their names,
-// those of several could be equal, which is an error of the engine.
+// ofOneMetric reports whether a selector has a matcher for exactly one metric name. Series of several
+// metrics could have equal labels after their names are removed, and the engine returns an error then.
 func ofOneMetric(n *parser.VectorSelector) bool {
 	for _, m := range n.LabelMatchers {
 		if m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual && m.Value != "" {
@@ -122,7 +122,8 @@ func ofOneMetric(n *parser.VectorSelector) bool {
 	return false
 }
 
-// divisibleCall returns the selector in the one argument that has one.
+// divisibleCall returns the selector of a function call that is evaluated series by series, or nil for
+// any other call.
 func divisibleCall(n *parser.Call, window *time.Duration) *parser.VectorSelector {
 	if !seriesBySeries(n.Func.Name) {
 		return nil
@@ -157,7 +158,7 @@ func seriesBySeries(name string) bool {
 	return false
 }
 
-// constant reports whether an expression is arithmetic with numbers and the time of evaluation.
+// constant reports whether an expression consists of literals, time(), pi() and operators only.
 func constant(expr parser.Expr) bool {
 	switch n := expr.(type) {
 	case *parser.NumberLiteral, *parser.StringLiteral:

@@ -24,13 +24,14 @@ type Steps struct {
 // Answer is the answer for a leaf.
 type Answer struct {
 	leaf *Leaf
-	// argument is set if it is that of the argument, which the engine must aggregate.
+	// argument is set if points are the series of the argument, which the engine must still aggregate.
 	argument bool
 	points   promql.Matrix
 }
 
-// Collect returns the answer of a leaf from those of its shards, in the order of their ranges.
-// It may share points with them. It calls take before it allocates bytes, and returns its error.
+// Collect joins the answers of the shards of a leaf, given in the order of their ranges. The result
+// may share points with them. Collect calls take with the memory of each group before it adds the
+// group, and returns an error of take.
 func (l *Leaf) Collect(pieces []promql.Matrix, steps Steps, take func(bytes int64) error) (Answer, error) {
 	if l.agg == nil {
 		return Answer{leaf: l, points: slices.Concat(pieces...)}, nil
@@ -54,9 +55,9 @@ func (l *Leaf) Collect(pieces []promql.Matrix, steps Steps, take func(bytes int6
 	return Answer{leaf: l, points: f.result()}, err
 }
 
-// inStorageOrder sorts the answer of a shard, which the engine sorted by labels, in the order
-// in which the engine had the series. That is the order of their labels with the name, which
-// functions drop. It is another order only if a label sorts before the name.
+// inStorageOrder sorts the series of a shard's answer in the order of the storage: by their labels
+// including the metric name. The engine sorted them after a function had removed the name. The
+// two orders differ only if a label name sorts before __name__.
 func (l *Leaf) inStorageOrder(m promql.Matrix) {
 	before := func(s promql.Series) bool {
 		found := false
@@ -88,16 +89,17 @@ func (l *Leaf) inStorageOrder(m promql.Matrix) {
 	}
 }
 
-// Points returns the points that the engine reads when it evaluates the expression with Root.
+// Points returns the points that the engine reads when it evaluates the expression with [Root].
 func (a *Answer) Points() promql.Matrix { return a.points }
 
-// Shares reports whether the answer of the expression may share points or histograms with those
-// of the shards.
+// Shares reports whether the answer of the expression may share points or histograms with the
+// answers of the shards.
 func (a *Answer) Shares() bool {
 	return a.leaf.agg == nil || slices.ContainsFunc(a.points, func(s promql.Series) bool { return len(s.Histograms) > 0 })
 }
 
-// Whole returns the answer of the whole expression, if that is one leaf and this is its answer.
+// Whole returns the answer of the expression, sorted by labels, if the expression is a single leaf
+// that needs no further aggregation.
 func Whole(answers []Answer) (m promql.Matrix, ok bool) {
 	if len(answers) != 1 || !answers[0].leaf.root || answers[0].argument {
 		return nil, false
@@ -108,8 +110,8 @@ func Whole(answers []Answer) (m promql.Matrix, ok bool) {
 }
 
 // Root returns the parser and the storage for the engine that evaluates an expression with the
-// answers of its leaves. Its look-back must be a millisecond, so that no point is seen at
-// another step.
+// answers of its leaves. The look-back of the query must be one millisecond, so that each point
+// is used only at its own step.
 func Root(inner parser.Parser, answers []Answer) (parser.Parser, storage.Queryable) {
 	return rootParser(inner, answers), queryable(answers)
 }

@@ -18,7 +18,7 @@ type fold struct {
 	op       parser.ItemType
 	grouping []string // ascending
 	without  bool
-	key      []string // labels by which series are grouped, or by which they are not; ascending
+	key      []string // labels in the key of a group, or, if without is set, labels not in it; ascending
 	steps    Steps
 	take     func(bytes int64) error
 	err      error // of take
@@ -32,15 +32,15 @@ type fold struct {
 // group is the state of a group at each step.
 type group struct {
 	labels labels.Labels
-	count  []float64 // values so far
-	value  []float64 // of sum and avg without the compensation
-	c      []float64 // compensation; of sum and avg only
-	mean   []float64 // of avg where the sum overflowed; nil until the first one does
-	over   []bool    // it did
+	count  []float64 // number of values so far
+	value  []float64 // result so far; the sum without its compensation for sum and avg
+	c      []float64 // compensation; only for sum and avg
+	mean   []float64 // for avg, at steps where the sum overflowed; nil before the first overflow
+	over   []bool    // whether the sum overflowed; nil before the first overflow
 }
 
-// groupStepBytes is the memory of a group for each step, with its point in the result;
-// groupBytes is that of the rest.
+// groupStepBytes is the memory of a group for each step: count, value, c, and the point of the
+// result. groupBytes is an estimate of the fixed memory of a group.
 const (
 	groupStepBytes = 5 * 8
 	groupBytes     = 500
@@ -68,7 +68,7 @@ func (f *fold) addAll(pieces []promql.Matrix, groupOf func(labels.Labels) *group
 func (f *fold) groupBy(grouping []string, without bool) {
 	f.grouping, f.without = slices.Sorted(slices.Values(grouping)), without
 	f.key = f.grouping
-	if without { // the engine's hash of the other labels has no name, type and unit either
+	if without { // like the engine, group without the metric name, the type and the unit
 		f.key = append(slices.Clone(grouping), model.MetricNameLabel, model.MetricTypeLabel, model.MetricUnitLabel)
 		slices.Sort(f.key)
 	}
@@ -103,7 +103,8 @@ func (f *fold) group(ls labels.Labels) *group {
 	})
 }
 
-// at returns the group whose key is in f.buf, with the labels of fn if it is new.
+// at returns the group whose key is in f.buf. It creates a missing group with the labels that fn
+// returns. It returns nil if take failed.
 func (f *fold) at(fn func() labels.Labels) *group {
 	g, ok := f.index[string(f.buf)]
 	if ok {
@@ -150,8 +151,7 @@ func (f *fold) add(g *group, points []promql.FPoint) {
 	}
 }
 
-// average adds a value to the mean at step i: to the sum, or, from the value on with which that
-// overflows, to the mean.
+// average adds a value to the sum at step i, or to the mean if the sum overflows or has overflowed.
 func (g *group) average(i int, v float64, n int) {
 	count := g.count[i]
 	if g.over == nil || !g.over[i] {

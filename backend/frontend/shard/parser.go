@@ -9,9 +9,9 @@ import (
 	"github.com/prometheus/prometheus/promql/parser/posrange"
 )
 
-// Parser returns a parser for the engine that evaluates a shard: of an expression, it returns
-// the aggregation of the shard, or its argument. The positions of all nodes are kept, since
-// annotations print them.
+// Parser returns a parser for the engine that evaluates a shard. The parser parses the whole query and
+// returns the aggregation of the shard, the argument of that aggregation, or everything. It does not
+// change the positions of nodes, since annotations print them.
 func Parser(inner parser.Parser, s *Shard) parser.Parser {
 	return changed{inner, func(expr parser.Expr) (parser.Expr, error) {
 		if s.Aggregation == Everything {
@@ -33,7 +33,7 @@ func Parser(inner parser.Parser, s *Shard) parser.Parser {
 	}}
 }
 
-// changed is a parser that changes what it parsed.
+// changed is a parser that applies change to the parsed expression.
 type changed struct {
 	parser.Parser
 	change func(parser.Expr) (parser.Expr, error)
@@ -48,8 +48,8 @@ func (c changed) ParseExpr(text string) (parser.Expr, error) {
 	return c.change(expr)
 }
 
-// rootParser returns a parser for the engine that evaluates an expression whose leaves, or
-// their arguments, are replaced by selectors of a stored answer.
+// rootParser returns a parser that replaces each leaf, or the argument of the leaf, by a selector of
+// its stored answer.
 func rootParser(inner parser.Parser, answers []Answer) parser.Parser {
 	byStart := map[posrange.Pos]int{}
 	for i := range answers {
@@ -85,8 +85,8 @@ func stored(i int, at posrange.PositionRange) parser.Expr {
 		LabelMatchers: []*labels.Matcher{{Type: labels.MatchEqual, Name: answerLabel, Value: strconv.Itoa(i)}}}
 }
 
-// replace replaces aggregations by what fn returns for them, unless that is nil, in the
-// expressions that Analyze visits.
+// replace replaces each aggregation for which fn does not return nil. It visits the same nodes as
+// Analyze.
 func replace(expr parser.Expr, fn func(*parser.AggregateExpr) parser.Expr) parser.Expr {
 	switch n := expr.(type) {
 	case *parser.ParenExpr:

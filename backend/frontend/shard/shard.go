@@ -1,33 +1,35 @@
-// Package shard divides the series of aggregations in a PromQL expression into shards that
-// are evaluated separately, and puts their answers together. Answers are those of the whole
-// expression, to the bit.
+// Package shard divides the series of a PromQL expression, or of its aggregations, into shards
+// that are evaluated separately, and joins their answers. The result equals the answer of the
+// whole expression, to the bit.
 //
 // The order of calls is: [Analyze] the expression, choose the ranges of series of each
 // [Leaf], evaluate each range of each leaf with an engine whose parser is [Parser], join the
-// answers with [Leaf.Collect] in the order of the ranges, and evaluate the rest of the
-// expression with [Root].
+// answers of each leaf with [Leaf.Collect] in the order of the ranges, and evaluate the rest
+// of the expression with [Root], unless [Whole] already returns the result.
 //
 // # What is exact
 //
-// The series must have no label that functions drop besides the name; see [Inseparable].
+// The series must not have labels that functions drop, other than the metric name; see
+// [Inseparable].
 //
-// The engine evaluates the argument of an aggregation series by series, if that argument is
-// one selector of one metric inside functions and operators that do the same. So the answers
-// for ranges of its series are together its answer for all of them.
+// An argument of an aggregation can be divided if it contains one selector, of one metric,
+// and only functions and operators that compute each series of the result from one series of
+// their input. The answers for all ranges of series are then together the whole answer.
 //
-//   - min, max, count and group are evaluated for each range, and their answers are
-//     aggregated again: the result does not depend on how values were grouped before. (min
-//     and max return the first of 0 and -0, so the order of the ranges counts.)
-//   - For sum and avg, ranges return the argument. [Leaf.Collect] adds the values in the order
-//     of the series, with the same compensated addition as the engine. Sums of partial sums
-//     would differ in the last bits from one division to another, and cached results from
-//     evaluated ones.
-//   - If the argument has native histograms, and for all other aggregations, the engine
-//     aggregates what the ranges returned.
+//   - min, max, count and group are evaluated for each range, unless they are inside another
+//     aggregation. Leaf.Collect aggregates the answers again: the result does not depend on how
+//     the values are divided. (min and max return the first of 0 and -0, so the order of the
+//     ranges matters.)
+//   - For sum and avg, each shard returns the series of the argument. Leaf.Collect adds their
+//     values in the order of the series, with the same compensated addition as the engine.
+//     Sums of partial sums would have other last bits for each division, and cached results
+//     would differ from evaluated ones.
+//   - For all other aggregations, and if the argument has native histograms, each shard returns
+//     the series of the argument, and the engine aggregates them.
 //
-// After operators between a vector and a scalar, and functions of instant vectors, the engine
-// has the series in the order of a Go map, another one each time. There, the order here is
-// that of labels, one of those that Prometheus may have.
+// After operators between a vector and a scalar, and after functions of instant vectors, the
+// engine has the series in the random order of a Go map. This package then uses the order of
+// labels, which is one of the possible orders.
 package shard
 
 import (
@@ -40,34 +42,36 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Shard is a part of an expression for a range of series.
+// Shard restricts the evaluation of a leaf to a range of series.
 type Shard struct {
-	// Aggregation is the offset in bytes of the aggregation in the text of the query, where no
-	// two begin; Everything for the whole expression. Argument is set if its argument is
-	// evaluated, not the aggregation.
+	// Aggregation identifies the aggregation by its offset in bytes in the text of the query: no
+	// two aggregations begin at the same byte. It is Everything if the whole expression is evaluated.
 	Aggregation int
-	Argument    bool
-	Range       series.LabelRange
-	// Of is the number of shards of the aggregation.
+	// Argument is set if the argument of the aggregation is evaluated instead of the aggregation.
+	Argument bool
+	Range    series.LabelRange
+	// Of is the number of shards of the leaf.
 	Of int
 }
 
-// Inseparable reports whether a series may be equal to another one of its metric without the labels
-// that functions drop. Such series are merged, or an error, so they must not be in two shards.
+// Inseparable reports whether a series has labels, other than the metric name, that functions drop.
+// Without them, two series of a metric could be equal: the engine merges such series or returns an
+// error, so they must not be in two shards.
 func Inseparable(ls labels.Labels) bool {
 	return ls.Has(model.MetricTypeLabel) || ls.Has(model.MetricUnitLabel)
 }
 
-// Everything is the Shard.Aggregation of an expression that is divided as a whole.
+// Everything is the value of Shard.Aggregation if the whole expression is evaluated.
 const Everything = -1
 
-// Leaf is an aggregation whose series can be divided, or an expression without one.
+// Leaf is an aggregation whose series can be divided, or a whole expression without aggregations
+// whose series can be divided.
 type Leaf struct {
 	agg      *parser.AggregateExpr // nil: the whole expression
 	selector *parser.VectorSelector
-	// window is the sum of the ranges over which functions in the leaf go at each step.
+	// window is the sum of the ranges of the range selector and the subqueries in the leaf.
 	window time.Duration
-	// again is set if aggregating the answers of ranges gives the answer of all series.
+	// again is set if aggregating the answers of the shards again gives the answer for all series.
 	again bool
 	// root is set if the leaf is the whole expression.
 	root bool
@@ -89,18 +93,18 @@ func (l *Leaf) Shards(ranges []series.LabelRange) []Shard {
 	return out
 }
 
-// windowPoints is how many samples of a window that a function goes over, again at each step,
-// take the time of one sample that is read.
+// windowPoints is the number of samples in the window of a function that cost as much time as
+// reading one sample. A function processes the samples of its window again at each step.
 const windowPoints = 16
 
-// Work returns about how many points and samples a series of the leaf has: for a number of
-// steps, and samples at an interval over the time that is read.
+// Work estimates the work for one series of the leaf, in samples read. read is the range of times
+// that is read, interval the interval between two samples of the series.
 func (l *Leaf) Work(steps int64, read, interval time.Duration) int64 {
 	return steps*(1+int64(l.window/interval)/windowPoints) + int64(read/interval)
 }
 
-// Analyze returns the leaves of an expression, which no engine may have evaluated yet. It
-// returns none if the series of a selector cannot be divided: then all are evaluated together.
+// Analyze returns the leaves of an expression that no engine has evaluated yet. It returns none if
+// the expression must be evaluated as a whole.
 func Analyze(expr parser.Expr) []*Leaf {
 	var window time.Duration
 	if sel := divisible(expr, &window); sel != nil {

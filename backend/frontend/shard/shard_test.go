@@ -24,10 +24,10 @@ import (
 
 const (
 	minute = int64(60_000)
-	points = 40 // of a series
+	points = 40 // steps of a query, and the maximum number of points of a series
 )
 
-// db is a storage with the series of a range, sorted by labels.
+// db is a storage that returns the series in a range, sorted by labels.
 type db struct {
 	points promql.Matrix
 	within series.LabelRange
@@ -50,9 +50,9 @@ func (q dbQuerier) Select(_ context.Context, _ bool, _ *storage.SelectHints, mat
 	return out
 }
 
-// random returns a storage: x has series in groups, some of which have labels that sort before
-// the name, and values that overflow, cancel out or are not numbers; h has native histograms,
-// mixed has both; le has buckets.
+// random returns a storage with several series for each name and job. Some series have a label that
+// sorts before the name, and some have values that overflow, cancel out or are not numbers. h has
+// native histograms, mixed has series of floats and series of histograms, and le has buckets.
 func random(rnd *rand.Rand) db {
 	values := []float64{1e308, -1e308, math.Inf(1), math.Inf(-1), math.NaN(), 0, math.Copysign(0, -1), 1e-300, 1e16, -1e16, 0.1, 0.2, 3}
 	var d db
@@ -106,7 +106,7 @@ func evaluate(t *testing.T, p parser.Parser, q storage.Queryable, text string, l
 
 func none(int64) error { return nil }
 
-// divided evaluates an expression with the series of each leaf in n ranges.
+// divided evaluates an expression in shards: the series of each leaf are divided into n ranges.
 func divided(t *testing.T, d db, leaves []*Leaf, text string, n int) *promql.Result {
 	t.Helper()
 	var answers []Answer
@@ -146,8 +146,8 @@ func divided(t *testing.T, d db, leaves []*Leaf, text string, n int) *promql.Res
 	return res
 }
 
-// expressions are divided, into this number of leaves. Those of the second half were wrong in
-// shards of other systems.
+// expressions are the tested expressions and their numbers of leaves. Other systems that evaluate
+// shards gave wrong answers to the expressions after the empty line.
 var expressions = map[string]int{
 	"sum(x)": 1, "sum by (job) (x)": 1, "sum without (i) (x)": 1, "sum without (i) (typed)": 1, "sum without (i, A) (rate(x[5m]))": 1, "avg(x)": 1, "avg by (A) (x)": 1,
 	"min(x)": 1, "max by (job) (x)": 1, "count by (job, A) (x > 1)": 1, "group(x)": 1, "stddev(x)": 1, "stdvar by (job) (x)": 1,
@@ -166,8 +166,8 @@ var expressions = map[string]int{
 	"sum(x * time())": 1, "max(x * 0)": 1, "min(x * -0)": 1, "count(x) == bool 24": 1, "quantile(0.5, mixed)": 1,
 }
 
-// TestExact compares the answers of shards with those of the whole expression: every bit, and
-// annotations as the API prints them.
+// TestExact compares the answers in shards with those of the whole expression: every bit (except for
+// open expressions), and annotations as the API prints them.
 func TestExact(t *testing.T) {
 	seed := time.Now().UnixNano()
 	t.Logf("seed %d", seed)
@@ -192,7 +192,7 @@ func TestExact(t *testing.T) {
 	}
 }
 
-// open are expressions for which the engine adds values in the order of a Go map.
+// open are expressions whose values in the engine's answer depend on the order of a Go map.
 var open = []string{"sum(-x)", "avg(-x)", "sum by (A) (time() - x)", "sum(x * time())", "max(x * 0)", "min(x * -0)",
 	"sum(sgn(clamp(x, -1, 1)))", "sum(timestamp(x))", "avg(count by (job) (x))"}
 
@@ -242,7 +242,7 @@ func bits(m promql.Matrix) string {
 	return out
 }
 
-// TestNotDivided has expressions whose series are evaluated together.
+// TestNotDivided checks expressions without leaves: all their series are evaluated together.
 func TestNotDivided(t *testing.T) {
 	for _, text := range []string{
 		"1 < bool 0", "time()", "vector(1)", "vector(time())", "sum(vector(1))", "absent(x)", "absent(sum(x))", "absent_over_time(x[5m])",
@@ -262,7 +262,7 @@ func TestNotDivided(t *testing.T) {
 	}
 }
 
-// TestNoMemory checks that an answer is not collected beyond the memory there is.
+// TestNoMemory checks that Collect fails if there is too little memory.
 func TestNoMemory(t *testing.T) {
 	full := errors.New("full")
 	expr, err := plain.ParseExpr("sum by (i) (x)")
@@ -285,7 +285,8 @@ func TestNoMemory(t *testing.T) {
 	}
 }
 
-// TestUnknownAggregation checks that a shard of another expression is an error.
+// TestUnknownAggregation checks that the parser fails if the expression does not have the
+// aggregation of the shard.
 func TestUnknownAggregation(t *testing.T) {
 	if _, err := Parser(plain, &Shard{Aggregation: 3}).ParseExpr("sum(x)"); err == nil {
 		t.Error("no error")

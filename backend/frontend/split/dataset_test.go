@@ -72,8 +72,8 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// lives reports whether series n exists at scrape i: some always exist, some for a few hours, all
-// with gaps.
+// lives reports whether series n exists at scrape i. Some series exist only in the first or last
+// hours, some have gaps of two hours, and the others have short gaps.
 func lives(n int, i int64) bool {
 	h := i * scrape / hour
 	switch n % 5 {
@@ -149,7 +149,7 @@ func addHistograms(rnd *rand.Rand, add func(int, string, func(int64) (float64, *
 				if b > 0 {
 					below = buckets[b-1]
 				}
-				// Now and then the buckets are not monotonic.
+				// The buckets grow independently, so their rates are not always monotonic.
 				buckets[b] = max(buckets[b], below) + rnd.Float64()*float64(5-rnd.Intn(6))
 				return buckets[b], nil, true
 			}, "pod", pod, "le", le)
@@ -173,7 +173,7 @@ func oddFloat(rnd *rand.Rand) float64 {
 	return rnd.NormFloat64() * 30
 }
 
-// only is a storage with the samples in a window of another one.
+// only is a storage with the samples of another storage whose times keep accepts.
 type only struct {
 	storage.Queryable
 	keep func(ts int64) bool

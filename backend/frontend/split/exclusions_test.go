@@ -8,9 +8,9 @@ import (
 	"github.com/prometheus/prometheus/storage"
 )
 
-// groups returns series of two groups. In the order of labels, the first series is of group b; it
-// ends with the first hour, so in the second hour group a comes first. a and b are the values of
-// the second hour.
+// groups returns series of two groups. In the order of labels, the first series is of group b. It
+// ends with the first hour, so in the second hour group a comes first. a and b are the sums of the
+// groups in the second hour.
 func groups(a, b string) string {
 	return "load 10m\n" +
 		"  x{a=\"1\",g=\"b\"} 1x5 _x20\n" +
@@ -18,8 +18,8 @@ func groups(a, b string) string {
 		"  x{a=\"3\",g=\"b\"} " + b + "x20\n"
 }
 
-// TestExclusions shows for everything that Analyze excludes that the split query has a different
-// answer.
+// TestExclusions shows that queries that Analyze does not allow to split would have other answers in
+// parts.
 func TestExclusions(t *testing.T) {
 	for name, c := range map[string]struct {
 		load     string
@@ -147,8 +147,8 @@ func TestExclusions(t *testing.T) {
 }
 
 // bits are groups whose sum depends on the order, even if it is compensated: next to 1e100, the
-// compensation has to add 1 and twice 2^-53. The 1 is first in the first hour, and last but one in
-// the second.
+// compensation has to add 1 and twice 2^-53. In the second hour, the 1 is that of group b, which is
+// first in the order of the whole query, and last but one in the order of the second part.
 const bits = `load 10m
   x{a="1",g="b"} 1x5 _x20
   x{a="2",g="a"} 1e100x20
@@ -158,8 +158,7 @@ const bits = `load 10m
   x{a="6",g="e"} -1e100x20
 `
 
-// resets are two histograms of which one has a counter reset at the first step
-// of the second hour.
+// resets are two histograms. The first has a counter reset at the first step of the second hour.
 const resets = `load 10m
   h{a="1"} {{schema:0 sum:5 count:5 buckets:[5]}}x5 {{schema:0 sum:1 count:1 buckets:[1]}}x20
   h{a="2"} {{schema:0 sum:5 count:5 buckets:[5]}}x20

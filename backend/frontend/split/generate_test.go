@@ -10,9 +10,9 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// generator generates expressions: a third of them with promqlsmith, which has the whole grammar of
-// an earlier version, the others with its own grammar, which prefers expressions that move windows
-// or make steps depend on each other.
+// generator generates expressions: about a third with promqlsmith, which knows the whole grammar of
+// an earlier Prometheus version, and the others with its own grammar, which prefers expressions that
+// move windows or make steps depend on each other.
 type generator struct {
 	*rand.Rand
 	smith *promqlsmith.PromQLSmith
@@ -45,7 +45,7 @@ func (g *generator) query() query {
 		q.text = g.vector(3)
 	}
 	if _, err := testParser().ParseExpr(q.text); err != nil {
-		return g.query() // promqlsmith generates some that are no longer valid
+		return g.query() // promqlsmith generates some expressions that are no longer valid
 	}
 	return q
 }
@@ -152,7 +152,8 @@ func (g *generator) call(depth int) string {
 	return fmt.Sprintf("clamp(%s, %s, 5)", in, g.of("0", "scalar(up)"))
 }
 
-// seedOf returns the seed of a test run: the number in env, the time for "now", or a fixed one.
+// seedOf returns the seed of a test run: a fixed number if env is empty, the number in env, or the
+// current time if env is another text, such as "now".
 func seedOf(env string) int64 {
 	if env == "" {
 		return 16

@@ -111,8 +111,8 @@ func shapeOf(t testing.TB, q query) Shape {
 	return Analyze(r, testOptions)
 }
 
-// diff returns the difference of two answers to the same query, or "" if they are equal in series,
-// times, the bits of all values except NaN, and annotations.
+// diff returns the difference of two answers to the same query. It returns "" if both have an error,
+// or if they are equal in series, times, the bits of all values except NaN, and annotations.
 func diff(q query, want, got answer) string {
 	if want.err != nil || got.err != nil {
 		if want.err != nil && got.err != nil {

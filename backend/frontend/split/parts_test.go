@@ -128,8 +128,8 @@ func TestIntervalBoundsDays(t *testing.T) {
 	}
 }
 
-// checkDays compares the days that the parts of a range read with those of the
-// whole range.
+// checkDays checks that the parts of a range together read at most twice as many days as the whole
+// range.
 func checkDays(t *testing.T, s Shape, start, end int64) {
 	t.Helper()
 	extra := int64(0)

@@ -56,8 +56,7 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// positions returns the positions of all nodes, except parentheses, which the engine removes, and
-// functions that become numbers.
+// positions returns the positions of all nodes except parentheses, which the engine removes.
 func positions(expr parser.Expr) string {
 	var b strings.Builder
 	parser.Inspect(expr, func(n parser.Node, _ []parser.Node) error {

@@ -35,10 +35,9 @@ type Shape struct {
 	// name has the same effect, but does not set Open.
 	Open bool
 
-	// Moves is set if samples are read relative to the step: the value at t depends on those in
-	// (t-Before, t+After], in milliseconds. Both can be negative, with offsets: x offset 1h has an
-	// After of minus one hour. A value that would overflow, or is unknown, is the smallest or
-	// largest int64.
+	// Moves is set if samples are read relative to the step: the value at t depends on samples in
+	// (t-Before, t+After], in milliseconds. Before and After can be negative: x offset 1h has an After
+	// of minus one hour. A value that would overflow, or is unknown, is the smallest or largest int64.
 	Moves         bool
 	Before, After int64
 	// Fixed are the times of the samples that are read at absolute times,

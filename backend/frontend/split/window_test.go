@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/prometheus/storage"
 )
 
-// inWindows returns a storage with only the samples that are read, by the shape, for steps from
-// start to end.
+// inWindows returns a storage with only the samples that, according to the shape, the steps from
+// start to end read.
 func inWindows(db storage.Queryable, s Shape, start, end int64) storage.Queryable {
 	return only{db, func(ts int64) bool {
 		if s.Fixed != nil && ts > s.Fixed.After && ts <= s.Fixed.To {
@@ -21,8 +21,8 @@ func inWindows(db storage.Queryable, s Shape, start, end int64) storage.Queryabl
 	}}
 }
 
-// TestNothingOutsideWindows evaluates random expressions at one step, and over a few steps, with
-// all samples and with only those in their windows.
+// TestNothingOutsideWindows evaluates random expressions at up to four steps, with all samples and
+// with only the samples in their windows.
 func TestNothingOutsideWindows(t *testing.T) {
 	seed := seedOf(os.Getenv("SPLIT_SEED")) + 1
 	queries := 200
@@ -46,7 +46,7 @@ func TestNothingOutsideWindows(t *testing.T) {
 		want := ask(t, db, testParser(), q)
 		got := ask(t, inWindows(db, s, q.start, q.end), testParser(), q)
 		if want.err != nil || got.err != nil {
-			// Over several steps, an error may also be that of a subquery between two steps.
+			// If there are several steps, an error may come from a subquery between two steps.
 			if q.start == q.end && (want.err == nil) != (got.err == nil) {
 				t.Errorf("%s: error %v, want %v", q, got.err, want.err)
 			}
@@ -64,8 +64,8 @@ func TestNothingOutsideWindows(t *testing.T) {
 	}
 }
 
-// TestWindowsAreTight removes the outermost samples of a window one by one, and checks that the
-// value changes.
+// TestWindowsAreTight removes the first or the last sample of a window, and checks whether the value
+// changes.
 func TestWindowsAreTight(t *testing.T) {
 	db := promqltest.LoadedStorage(t, "load 1m\n  x 0+1x600")
 	const step = 300 * minute

@@ -48,7 +48,7 @@ type Options struct {
 	Frontends func(ctx context.Context) ([]Frontend, error)
 	// Run runs an evaluation; release frees the answer.
 	Run        func(ctx context.Context, r *evaluation.Request) (a *evaluation.Answer, release func())
-	Slots      int // evaluations at the same time
+	Slots      int // maximum number of concurrent evaluations
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -72,15 +72,14 @@ type loan struct{ leave context.CancelFunc } // ends it after its evaluation
 func New(o Options) *Worker {
 	auto := promauto.With(o.Registerer)
 	auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_querier_slots",
-		Help: "Evaluations that the querier runs for query frontends at the same time."}).Set(float64(o.Slots))
+		Help: "Maximum number of evaluations that the querier runs concurrently for query frontends."}).Set(float64(o.Slots))
 	return &Worker{o: o, slots: semaphore.NewWeighted(int64(o.Slots)), lent: map[string][]*loan{}, ended: make(chan struct{}),
 		running: auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_querier_running_evaluations",
 			Help: "Evaluations that the querier is running for query frontends."})}
 }
 
 const (
-	// interval is how often the frontends of the ring are compared with those that have
-	// slots.
+	// interval is how often Run reads the frontends of the ring and adjusts their slots.
 	interval = time.Second
 	// retryAfter is the minimum time before a slot is lent again after a failed Open or Next.
 	retryAfter = 500 * time.Millisecond
@@ -138,9 +137,9 @@ func (w *Worker) Wait(ctx context.Context) {
 	}
 }
 
-// adjust lends further slots to a frontend, or ends excess loans, until it has n. Without the
-// latter, more slots than exist would remain lent after a frontend was temporarily absent, and
-// evaluations of one frontend would wait for those of another.
+// adjust lends further slots to a frontend, or ends excess loans, until the frontend has n slots. Excess
+// loans exist after another frontend was temporarily absent: if they did not end, evaluations of one
+// frontend would wait for evaluations of another.
 func (w *Worker) adjust(ctx context.Context, f Frontend, n int, running *sync.WaitGroup) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -210,7 +209,7 @@ func pause(ctx context.Context) {
 }
 
 // evaluate runs an evaluation in a slot of the process, or in all slots if it must run alone. It
-// waits until they are free, since more slots may be lent than exist.
+// waits until the slots are free, since more slots may be lent than exist.
 func (w *Worker) evaluate(s Stream, r *evaluation.Request) error {
 	n := int64(1)
 	if r.Alone {

@@ -166,7 +166,7 @@ func TestLeastPart(t *testing.T) {
 }
 
 // TestPartsAgain checks that a frontend loses the slots that it got while another one was absent,
-// and that an unhealthy frontend, which may never return, gets none.
+// and that an unhealthy frontend, which may never return, does not reduce the slots of the others.
 func TestPartsAgain(t *testing.T) {
 	w := newWorld("a")
 	worker := w.worker(16)
@@ -232,7 +232,7 @@ func TestSlots(t *testing.T) {
 		t.Errorf("%d calls of Began for evaluations that must run alone, want 3", n)
 	}
 	if w.most.Load() > 4 || w.alone.Load() {
-		t.Errorf("%d evaluations at the same time, want at most 4; one that must run alone did not: %v", w.most.Load(), w.alone.Load())
+		t.Errorf("%d concurrent evaluations, want at most 4; one that must run alone did not: %v", w.most.Load(), w.alone.Load())
 	}
 }
 

@@ -13,9 +13,9 @@ import (
 	"github.com/palliumhq/pallium/gateway/admin"
 )
 
-// TestForward checks that a gateway forwards commands to the first backend that it can
-// reach, with no headers or body of the client, and that it never repeats a command that
-// a backend may have executed.
+// TestForward checks that a gateway forwards commands to the first backend that it can reach, without
+// the client's credentials and body, and that it never repeats a command that a backend may have
+// executed.
 func TestForward(t *testing.T) {
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -25,8 +25,8 @@ const Root = "/internal/operator"
 
 // Backend executes commands for the whole cluster, or for the only process. For a wrong command,
 // methods return an error of admin.Fail, which is sent to the client. For a command that may
-// succeed later, the error wraps ErrUnavailable. All errors except those of Fail are logged by
-// Commands, with the ID of the request, so implementations do not log them.
+// succeed later, the error wraps ErrUnavailable. Implementations do not log errors: Commands logs
+// each error that is not an error of admin.Fail, with the ID of the request.
 type Backend interface {
 	// Flush seals and uploads everything in memory: of all ingesters, or only of the
 	// named instance.

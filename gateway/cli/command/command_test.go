@@ -47,7 +47,7 @@ func TestRun(t *testing.T) {
 	for _, tt := range []struct {
 		line string
 		code int
-		want string // in stdout, of an error in stderr
+		want string // part of stdout, or of stderr if the code is not 0
 	}{
 		{"", 0, "serve small []"},
 		{"-oven big", 0, "serve big []"},

@@ -56,7 +56,7 @@ func TestFish(t *testing.T) {
 	}
 }
 
-// TestZsh checks that the script can be loaded by a zsh without completion, too.
+// TestZsh checks that the script can be loaded by a zsh that has not loaded its completion system.
 func TestZsh(t *testing.T) {
 	if out := inShell(t, "zsh", "print $_comps[bakery]\n", "-f"); out != "_bakery\n" {
 		t.Errorf("zsh has the completion function %q", out)
