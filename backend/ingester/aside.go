@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	// DefaultAsideBytes is the default disk space, in bytes, for a tenant's series
-	// set aside.
+	// DefaultAsideBytes is the default limit of disk space, in bytes, for a tenant's
+	// series set aside.
 	DefaultAsideBytes = 1 << 30
 	// asideCharge is the minimum number of bytes that is counted for a file, because
 	// small files have a cost too.
@@ -112,7 +112,7 @@ func asideLimit(bytes int64) int64 {
 }
 
 // open registers a file to be served. A file whose header cannot be read is
-// registered as damaged, with the tenant and window of its name.
+// registered as damaged, with the tenant and window of its path.
 func (s *asideSet) open(path string) error {
 	rel, err := filepath.Rel(s.dir, path)
 	if err != nil {

@@ -84,9 +84,9 @@ func (ing *Ingester) rejectsNew(th *tenantHead) bool {
 }
 
 // takesEstablished reports whether an established series of size bytes can be
-// accepted beyond its tenant's share. Without a memory budget it limits the number
-// of such series instead of their bytes: to a tenth of limit, the tenant's local
-// series limit. The caller holds th.mu.
+// accepted although a new one would be rejected. Without a memory budget it limits
+// the number of such series instead of their bytes: to a tenth of limit, the
+// tenant's local series limit. The caller holds th.mu.
 func (ing *Ingester) takesEstablished(th *tenantHead, size int64, limit int) bool {
 	if m := ing.opts.MemoryBytes; m > 0 {
 		return ing.account.established.Load()+size <= m/establishedPart

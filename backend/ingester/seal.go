@@ -158,8 +158,7 @@ func (ing *Ingester) sealLocked(bound int64) error {
 	return nil
 }
 
-// metadataOf returns the metadata of the metrics in the list, which is sorted by
-// metric.
+// metadataOf returns the metadata of the metrics in the list, sorted by metric.
 func (th *tenantHead) metadataOf(list []sealedSeries) []series.MetricMetadata {
 	th.mu.RLock()
 	defer th.mu.RUnlock()
