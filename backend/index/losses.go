@@ -33,8 +33,8 @@ func InstanceOf(name string) string {
 func IsLost(ingester string) bool { return strings.Contains(ingester, lostMark) }
 
 // MarkLost records that an ingester's disk is gone, together with its windows that were
-// never uploaded: it renames the ingester in its intents and in its records of series
-// set aside to LostName, with the lost incarnation (or the one that replaced it). also
+// never uploaded: in the ingester's intents and records of series set aside, it replaces
+// the ingester by LostName. incarnation is the lost one, or the one that replaced it. also
 // lists further windows for which the ingester may have had samples without an intent
 // yet. MarkLost is idempotent. It returns the number of intents and records marked as
 // lost.
