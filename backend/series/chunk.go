@@ -33,8 +33,9 @@ type WithChunks struct {
 
 // ChunkBuilder encodes samples, given in ascending order of time, into chunks
 // that are cut at sub-chunk boundaries, at a change of the sample type, at
-// MaxChunkSamples and at MaxChunkBytes. The cuts depend only on the samples, so
-// replicas cut at the same samples. The zero value is ready to use.
+// MaxChunkSamples and at MaxChunkBytes, and where the encoding of histograms
+// needs a new chunk. The cuts depend only on the samples, so replicas cut at the
+// same samples. The zero value is ready to use.
 type ChunkBuilder struct {
 	open     chunkenc.Chunk
 	app      chunkenc.Appender
