@@ -57,7 +57,7 @@ type Guard struct {
 }
 
 // New returns a guard. Without sources the clock is trusted until it jumps; with
-// sources it is not trusted until one of them responded.
+// sources it is not trusted until one of them has responded.
 func New(o Options) *Guard {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -78,7 +78,8 @@ func New(o Options) *Guard {
 	}, []string{"source"})
 	auto.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pallium_clock_trusted",
-		Help: "1 while this process's clock is within ten minutes of all clocks that it is compared with; while 0, nothing is deleted by time.",
+		Help: "1 while this process's clock is trusted; 0 if it differs from another clock by more than ten minutes, if an uploaded pack " +
+			"was sealed more than ten minutes in the future, or if no other clock has responded yet. While 0, nothing is deleted by time.",
 	}, func() float64 {
 		if _, err := g.Now(); err != nil {
 			return 0

@@ -170,8 +170,8 @@ func (a *Account) take(h *Holding, n, held int64) error {
 	return nil
 }
 
-// admit checks whether a tenant may hold n more bytes for a request that holds some
-// bytes already. The caller holds a.mu.
+// admit checks whether a tenant may hold n more bytes for a request that already has
+// the number of bytes in held. The caller holds a.mu.
 func (a *Account) admit(h *Holding, s *share, n, held int64) error {
 	most := a.mostFor(h.req)
 	switch {
@@ -233,10 +233,10 @@ func (a *Account) give(h *Holding, n, left int64) {
 	}
 }
 
-// EndHeaviest ends the read that holds most memory, of the tenant whose reads hold
-// most, if it holds at least the given number of bytes. It returns the tenant and
-// the bytes held, or 0 if there is none. A request that was ended but still holds
-// its bytes counts, because its memory is about to be freed.
+// EndHeaviest ends one of the reads that hold at least the given number of bytes: the
+// largest of the tenant whose reads hold most. It returns the tenant and the bytes
+// held, or 0 if there is no such read. A read that was ended but still holds its bytes
+// counts, because its memory is about to be freed.
 func (a *Account) EndHeaviest(least int64) (tenant.ID, int64) {
 	a.mu.Lock()
 	reads := map[tenant.ID]int64{}

@@ -92,8 +92,8 @@ func (h *Holding) Most() int64 {
 }
 
 // Part returns a holding for a part of the request's work. Everything that the part
-// takes is counted in h too. Close of the part returns those bytes to h, and the request
-// continues.
+// takes is counted in h too. Close of the part subtracts these bytes from h, and the
+// request continues.
 func (h *Holding) Part() *Holding {
 	if h == nil {
 		return nil

@@ -10,7 +10,7 @@ import (
 	"fmt"
 )
 
-// maxConcurrent is how many processes All and Each call at the same time.
+// maxConcurrent is how many processes All and Each call concurrently.
 const maxConcurrent = 16
 
 // Peer is a process of the cluster. Domain is its failure domain: its zone, or the
