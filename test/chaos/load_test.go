@@ -159,8 +159,8 @@ type load struct {
 	answers  sync.Map     // status → text of one response
 }
 
-// startLoad lets every sender send at most most requests. A sender stops at the first
-// request without a response: the process has ended.
+// startLoad lets every sender send most requests, unless the load is stopped. A sender
+// stops at the first request without a response: the process has ended.
 func startLoad(t testing.TB, url string, senders []*sender, most int) *load {
 	l := &load{}
 	for _, s := range senders {

@@ -100,8 +100,8 @@ func TestDocs(t *testing.T) {
 	}
 }
 
-// commandLine matches pallium commands: in shell blocks at the start of a line or
-// after a pipe or $(, elsewhere in backquotes.
+// commandLine matches pallium commands at the start of a line, in backquotes, and in the
+// middle of shell commands, and commands after the word "run".
 var commandLine = regexp.MustCompile("(?m)(?:^|[`|;]|\\$\\(|&& |sudo -u pallium |run )\\s*(pallium [a-z][^`|;&)\n]*)")
 
 // TestCommandsOfDocs: every pallium command in the documentation exists, and so do its

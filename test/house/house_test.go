@@ -1,6 +1,6 @@
-// Package house checks the repository against its own rules: which package imports
-// which, how many packages one may import, how long a file may be, and that every
-// package has tests. The linter checks the layers of packages, and the length and
+// Package house checks the repository against its own rules, such as which package
+// imports which, how many packages one may import, how long a file may be, and that
+// every package has tests. The linter checks the layers of packages, and the length and
 // complexity of functions.
 package house
 

@@ -61,8 +61,7 @@ func (w *world) dial(from string) net.Conn {
 	return c
 }
 
-// hangUp ends the attack and waits until the process has closed its side of all
-// connections.
+// hangUp ends the attack and waits until the process has closed nearly all connections.
 func (w *world) hangUp() {
 	for _, c := range w.open {
 		_ = c.(*net.TCPConn).SetLinger(0)

@@ -1,5 +1,5 @@
-// Package login attacks the authentication of a real process: valid credentials, each
-// used for the first time, arrive during a thousand bad ones a second. No valid
+// Package login attacks the authentication of a real process: valid credentials, most of
+// them used for the first time, arrive during a thousand bad ones a second. No valid
 // credential may be rejected.
 package login
 
