@@ -365,7 +365,7 @@ func (r *run) prove(t *Tenant, q *query) {
 	}
 }
 
-// patience is the timeout of a request. It is brokenPatience while a store is broken: the request
+// patience is the timeout of a request. It is brokenPatience while something is broken: the request
 // could otherwise wait very long, or forever.
 const (
 	patience       = 5 * time.Minute // includes compactions of many packs on a busy machine
