@@ -49,7 +49,7 @@ func uvarints(v ...uint64) (b []byte) {
 	return b
 }
 
-// evenTimes returns n timestamps one second apart.
+// evenTimes returns the column of n timestamps one second apart.
 func evenTimes(n uint64) []byte { return uvarints(n, 0, timesSteps, 1000, modeSparse, 0, 0, 0) }
 
 // integersOf returns encoded values for codecDelta, codecOffset or
@@ -190,8 +190,8 @@ func TestPadding(t *testing.T) {
 	}
 }
 
-// TestClaims checks that a few corrupt bytes that claim many samples do not
-// cause a large allocation.
+// TestClaims checks that corrupt bytes that claim many samples, series or chunks
+// do not cause a large allocation.
 func TestClaims(t *testing.T) {
 	const day = uint64(series.DayMillis)
 	most := uvarints(day, 0, timesSteps, 1, modeSparse, 0, 0, 0)

@@ -56,7 +56,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestNow checks that Now returns the Date header of a response, including one that rejects the request.
+// TestNow checks that Now returns the Date header of a response, even of one that rejects the request.
 func TestNow(t *testing.T) {
 	date := time.Date(2031, 2, 3, 4, 5, 6, 0, time.UTC)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

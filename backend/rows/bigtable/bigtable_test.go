@@ -100,7 +100,7 @@ func checkRequest(m any) error {
 	return nil
 }
 
-// TestChecked checks that the check added by checked works.
+// TestChecked checks that a Store opened with checked rejects too long requests.
 func TestChecked(t *testing.T) {
 	ctx := context.Background()
 	s := open(t, programs.Bigtable(t), "checked")

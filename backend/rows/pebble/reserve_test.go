@@ -14,7 +14,8 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// fullFS is a file system whose only free space is that of a released reserve.
+// fullFS is a file system that a test fills: the only free space is then that of a released
+// reserve.
 type fullFS struct {
 	vfs.FS
 	reserve string
