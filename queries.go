@@ -127,7 +127,7 @@ func (b *backend) buildEngines(parsers switches.Parsers) (promql.QueryEngine, er
 
 // holdHere returns the function that holds slots of this process's frontend for reads; nil if it
 // has no frontend.
-func (b *backend) holdHere() func(context.Context, tenant.ID) (func(), error) {
+func (b *backend) holdHere() func(context.Context, tenant.ID, bool) (func(), error) {
 	if b.queries.dispatcher == nil {
 		return nil
 	}
@@ -224,12 +224,12 @@ func (m *membership) homes(ctx context.Context) ([]home.Frontend, error) {
 			}
 			return p.Query(ctx, r)
 		}
-		f.Hold = func(ctx context.Context, id tenant.ID) (func(), error) {
+		f.Hold = func(ctx context.Context, id tenant.ID, instant bool) (func(), error) {
 			p, err := m.pool.Peer(in.Addr)
 			if err != nil {
 				return nil, err
 			}
-			return p.Hold(ctx, id)
+			return p.Hold(ctx, id, instant)
 		}
 		out = append(out, f)
 	}

@@ -115,7 +115,7 @@ func (a *api) partial(next http.Handler) http.Handler {
 // the queries of all tenants. It must be inside admit.
 func (a *api) hold(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		release, err := a.holdSlot(r)
+		release, err := a.holdSlot(r, true)
 		if err != nil {
 			a.fail(w, r, err)
 			return
@@ -126,11 +126,11 @@ func (a *api) hold(next http.Handler) http.Handler {
 }
 
 // holdSlot waits for a slot and holds it until release.
-func (a *api) holdSlot(r *http.Request) (release func(), err error) {
+func (a *api) holdSlot(r *http.Request, instant bool) (release func(), err error) {
 	if a.Hold == nil {
 		return func() {}, nil
 	}
-	return a.Hold(r.Context(), access(r))
+	return a.Hold(r.Context(), access(r), instant)
 }
 
 // enter checks the texts of a read (expressions and selectors), and waits for a slot of the gate.

@@ -124,6 +124,8 @@ type reading struct {
 	held     func(context.Context) error // called by Hold; may be nil
 	holding  int                         // slots
 	released int
+	instant  bool // of the last one
+	mu       sync.Mutex
 
 	looked func(tenant.ID) // not nil: called when limits are looked up
 }
@@ -148,14 +150,19 @@ func newReading(t testing.TB, account int64) *reading {
 		Metadata: b.source.metadata, Delete: func(ctx context.Context, _ Deletion) error { return b.source.asked(ctx) },
 		Head:   func(context.Context, tenant.ID) (series.HeadStats, error) { return series.NoHead(), nil },
 		Limits: lim, Memory: b.account, Gate: b.gate, Active: b.running, Lookback: querier.LookbackDelta,
-		Hold: func(ctx context.Context, _ tenant.ID) (func(), error) {
+		Hold: func(ctx context.Context, _ tenant.ID, instant bool) (func(), error) {
+			b.instant = instant
 			if b.held != nil {
 				if err := b.held(ctx); err != nil {
 					return nil, err
 				}
 			}
 			b.holding++
-			return func() { b.released++ }, nil
+			return func() {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				b.released++
+			}, nil
 		},
 	})
 	for i := range 500 {

@@ -56,7 +56,7 @@ type Options struct {
 	Gate            *querier.Gate   // nil: New creates one
 	// Hold waits until a slot of queriers is free for a read that is not a query, and holds it
 	// until release; nil: such reads do not wait.
-	Hold     func(ctx context.Context, id tenant.ID) (release func(), err error)
+	Hold     func(ctx context.Context, id tenant.ID, instant bool) (release func(), err error)
 	Active   *active.Registry // nil: New creates one
 	Lookback time.Duration
 	// Features sets which PromQL features are enabled for a request's tenant; nil: none is.

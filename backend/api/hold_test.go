@@ -25,6 +25,9 @@ func TestHold(t *testing.T) {
 		if w.Code/100 != 2 || b.holding != want || b.released != want {
 			t.Errorf("%s: %d, %d slots held and %d released, want %d", c, w.Code, b.holding, b.released, want)
 		}
+		if want == 1 && b.instant != (c.pattern != "read") {
+			t.Errorf("%s: waits as an instant query: %t", c, b.instant)
+		}
 		b.clean(c.String())
 	}
 }
@@ -43,6 +46,39 @@ func TestHoldFails(t *testing.T) {
 		b.h.ServeHTTP(w, as("acme", c.request(b, "")))
 		if w.Code != http.StatusServiceUnavailable {
 			t.Errorf("%s: %d %s", c, w.Code, w.Body)
+		}
+		b.clean(c.String())
+	}
+}
+
+// slowClient is a client that reads the response after the slot of its read was released.
+type slowClient struct {
+	*httptest.ResponseRecorder
+	b *reading
+}
+
+func (c slowClient) Write(p []byte) (int, error) {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		c.b.mu.Lock()
+		n := c.b.released
+		c.b.mu.Unlock()
+		if n > 0 || time.Now().After(end) {
+			break
+		}
+	}
+	return c.ResponseRecorder.Write(p)
+}
+
+// TestHoldSlowClient checks that a remote read whose client does not read the response does not
+// hold a slot of queriers.
+func TestHoldSlowClient(t *testing.T) {
+	for _, streamed := range []bool{false, true} {
+		b := newReading(t, 64<<20)
+		c := readRoute{method: "POST", pattern: "read", streamed: streamed}
+		w := slowClient{httptest.NewRecorder(), b}
+		b.h.ServeHTTP(w, as("acme", c.request(b, "")))
+		if w.Code != http.StatusOK || b.released < 2 { // while it was read, and at the end
+			t.Errorf("%s: %d, released %d times", c, w.Code, b.released)
 		}
 		b.clean(c.String())
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/model/labels"
@@ -34,7 +35,7 @@ func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 		defer a.bodies.put(buf)
 		w, r, entry := a.begin(w, r)
 		defer entry.Done()
-		leave, err := a.admitRead(w, r, lim, buf)
+		leave, release, err := a.admitRead(w, r, lim, buf)
 		if err != nil {
 			if cause := context.Cause(r.Context()); cause != nil {
 				err = errors.Join(err, cause)
@@ -43,6 +44,7 @@ func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 			return
 		}
 		defer leave()
+		defer release()
 		entry.Run()
 		ctx, cause := querier.NoteFaults(r.Context())
 		f := &readFault{cause: cause}
@@ -50,58 +52,56 @@ func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 		r = r.WithContext(querier.ReadRaw(ctx, func(err error) { noteFault(ctx, err) }))
 		r.Body = readCloser{bytes.NewReader(buf.Bytes())}
 		next.ServeHTTP(&readWriter{ResponseWriter: w, fault: f, gone: func() bool { return clientGone(r) },
-			ended: func() bool { return endedByOperator(r) }}, r)
+			ended: func() bool { return endedByOperator(r) }, slow: release}, r)
 	}
 }
 
-// admitRead reads and checks the body of a remote read, and takes a slot of the
-// gate.
-func (a *api) admitRead(w http.ResponseWriter, r *http.Request, lim *limits.Limits, buf *bytes.Buffer) (leave func(), err error) {
+// admitRead reads and checks the body of a remote read, takes a slot of the gate, and waits for a
+// slot of the queriers. leave gives back the first, release the second.
+func (a *api) admitRead(w http.ResponseWriter, r *http.Request, lim *limits.Limits, buf *bytes.Buffer) (leave, release func(), err error) {
 	h := memory.FromContext(r.Context())
 	if err := readBody(w, r, buf, lim.MaxBodyBytes, h); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	n, err := snappy.DecodedLen(buf.Bytes())
 	switch {
 	case err != nil:
-		return nil, badRequest{fmt.Errorf("remote read body: snappy: %w", err)}
+		return nil, nil, badRequest{fmt.Errorf("remote read body: snappy: %w", err)}
 	case lim.MaxDecodedBytes > 0 && int64(n) > lim.MaxDecodedBytes:
-		return nil, limits.MaxDecodedBytes.Exceeded(lim, int64(n))
+		return nil, nil, limits.MaxDecodedBytes.Exceeded(lim, int64(n))
 	case int64(n) > 64*int64(buf.Len())+64:
-		return nil, badRequest{errors.New("remote read body: snappy: the decompressed length in the header is impossible")}
+		return nil, nil, badRequest{errors.New("remote read body: snappy: the decompressed length in the header is impossible")}
 	}
 	// The body is decompressed and decoded twice, here and by Prometheus. A
 	// matcher of a few bytes becomes a struct of a hundred bytes.
 	if err := h.Take(2 * int64(n)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	texts := textCheck{lim: lim}
 	if texts.length(n); texts.err != nil {
-		return nil, texts.err
+		return nil, nil, texts.err
 	}
 	if err := h.Take(32 * int64(n)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	req, err := decodeRead(buf.Bytes())
 	if err != nil {
-		return nil, badRequest{fmt.Errorf("remote read body: %w", err)}
+		return nil, nil, badRequest{fmt.Errorf("remote read body: %w", err)}
 	}
 	if err := texts.read(req).take(h); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := checkMatchers(req); err != nil {
-		return nil, badRequest{fmt.Errorf("remote read body: %w", err)}
+		return nil, nil, badRequest{fmt.Errorf("remote read body: %w", err)}
 	}
-	leaveGate, err := a.Gate.Enter(r.Context(), access(r), lim)
-	if err != nil {
-		return nil, err
+	if leave, err = a.Gate.Enter(r.Context(), access(r), lim); err != nil {
+		return nil, nil, err
 	}
-	release, err := a.holdSlot(r)
-	if err != nil {
-		leaveGate()
-		return nil, err
+	if release, err = a.holdSlot(r, false); err != nil {
+		leave()
+		return nil, nil, err
 	}
-	return func() { release(); leaveGate() }, nil
+	return leave, release, nil
 }
 
 func decodeRead(compressed []byte) (*prompb.ReadRequest, error) {
@@ -172,7 +172,12 @@ type readWriter struct {
 	gone     func() bool // reports whether the client has closed the connection
 	ended    func() bool // reports whether an operator ended the read
 	replaced bool        // the replacement was written: output of the handler is dropped
+	slow     func()      // called when the client does not read; may be nil
 }
+
+// slowWrite is how long a client may take to receive a piece of a response before the read no
+// longer holds a slot of the queriers.
+const slowWrite = time.Second
 
 func (w *readWriter) WriteHeader(code int) {
 	if code >= http.StatusBadRequest { // the handler sets Content-Encoding before it knows whether it succeeds
@@ -204,6 +209,9 @@ func (w *readWriter) WriteHeader(code int) {
 func (w *readWriter) Write(p []byte) (int, error) {
 	if w.replaced {
 		return len(p), nil
+	}
+	if w.slow != nil {
+		defer time.AfterFunc(slowWrite, w.slow).Stop()
 	}
 	return w.ResponseWriter.Write(p)
 }

@@ -27,8 +27,8 @@ import (
 // Evaluator is the engine that evaluates queries and their parts.
 type Evaluator interface {
 	promql.QueryEngine
-	// NewPartQuery returns a query for some steps of a range query, or for a shard of these steps. A
-	// process of an older version returns evaluation.ErrNotSharded for a shard.
+	// NewPartQuery returns a query for some steps of a range query, or for a shard of these steps. The
+	// error of a shard that cannot be evaluated alone wraps evaluation.ErrNotSharded.
 	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
 		of *shard.Shard) (promql.Query, error)
 	// NewRootQuery returns a query for some steps of a range query whose aggregations were evaluated

@@ -7,12 +7,16 @@ import (
 	"math/rand"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/prometheus/model/timestamp"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -103,6 +107,13 @@ func TestShards(t *testing.T) {
 		{"delayed removal of names", "sum(load)", func(w *world) { w.switchTo(switches.Set{DelayedNameRemoval: true}) }, 0},
 		{"switched off", "sum(load)", func(w *world) { w.front.o.MaxShards = 1 }, 0},
 		{"queriers of an older version", "sum(load)", func(w *world) { w.old = true }, 3},
+		{"queriers of an older version, remembered", "sum(load)", func(w *world) {
+			w.old = true
+			w.ask("sum(load)", origin, origin+day, hour)
+			w.lists.Store(0)
+			w.noLists = true
+			w.changes++
+		}, 3},
 		{"not divisible", "load + load", nil, 0},
 		{"remembered labels", "sum(load)", func(w *world) {
 			w.ask("sum(load)", origin, origin+day, hour)
@@ -156,8 +167,96 @@ func TestLimitsOfShards(t *testing.T) {
 	}
 	w.changes++                // so that it is evaluated again
 	w.most = w.peak.Load() + 1 // more than a shard needs
-	if res := w.ask("sum(load)", origin, origin+day, hour); !errors.Is(res.Err, errTooMany) {
+	if res := w.ask("sum(load)", origin, origin+day, hour); !w.TooLarge(res.Err) {
 		t.Errorf("result %v, want the error of a limit", res.Err)
+	}
+}
+
+// TestLimitOfWhole checks that a query succeeds if the whole evaluation does, also if its shards
+// hold more samples together: the engine holds the arguments of two aggregations one after the
+// other.
+func TestLimitOfWhole(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	const text = "sum(load) / sum(requests_total)"
+	w.ask(text, origin+hour, origin+day, hour)
+	w.most = w.peak.Load()
+	w.divideSeries(2)
+	w.changes++
+	if res := w.ask(text, origin+hour, origin+day, hour); res.Err != nil {
+		t.Errorf("the query needs %d samples, which is the limit: %v", w.most, res.Err)
+	}
+	if w.sharded.Load() != 4 {
+		t.Errorf("%d evaluations of shards: the test is void", w.sharded.Load())
+	}
+}
+
+// TestErrorOfRoot checks that an error of the rest of an expression, which may name the first
+// series of an answer, is that of the engine: shards return groups in another order.
+func TestErrorOfRoot(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	w.divideSeries(2)
+	for k := range 6 {
+		w.write(origin+2*hour, 1, "__name__", "y", "i", strconv.Itoa(k), "job", strconv.Itoa(5-k))
+	}
+	const text = "sum(load) * on () max by (job) (y)"
+	ctx := t.Context()
+	whole, err := w.engine.NewRangeQuery(ctx, sorted{Queryable: w.db}, nil, text,
+		timestamp.Time(origin+2*hour), timestamp.Time(origin+3*hour), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer whole.Close()
+	want := whole.Exec(ctx).Err
+	if res := w.ask(text, origin+2*hour, origin+3*hour, minute); want == nil || res.Err == nil || res.Err.Error() != want.Error() {
+		t.Errorf("error %v, want %v", res.Err, want)
+	}
+	if w.sharded.Load() == 0 {
+		t.Error("no shard was evaluated: the test is void")
+	}
+}
+
+// TestTypeLabels checks that series with labels of a type or unit, which functions drop, are not
+// divided: those that are equal then would not be found in two shards.
+func TestTypeLabels(t *testing.T) {
+	w := newWorld(t)
+	w.divideSeries(3)
+	for i := range int64(20) {
+		at := origin + hour + i*5*minute
+		w.write(at, float64(i), "__name__", "typed_total", "__type__", "counter", "i", "1")
+		w.write(at, float64(i), "__name__", "typed_total", "i", "1")
+		w.write(at, float64(i), "__name__", "typed_total", "i", "2")
+	}
+	for _, text := range []string{"sum(rate(typed_total[10m]))", "abs(typed_total)", "sum(typed_total)", "sum without (i) (typed_total)"} {
+		res := w.ask(text, origin+hour, origin+3*hour, 5*minute)
+		if wantErr := !strings.HasPrefix(text, "sum") || strings.Contains(text, "rate"); (res.Err != nil) != wantErr ||
+			wantErr && res.Err.Error() != "vector cannot contain metrics with the same labelset" {
+			t.Errorf("%s: error %v", text, res.Err)
+		}
+	}
+	if n := w.sharded.Load(); n > 0 {
+		t.Errorf("%d shards", n)
+	}
+}
+
+// TestRememberedSeries checks that series are remembered only if they are small: a tenant could
+// have thousands of expressions with hundreds of leaves.
+func TestRememberedSeries(t *testing.T) {
+	for label, want := range map[int]bool{100: true, 20_000: false} { // bytes
+		w := newWorld(t)
+		w.divideSeries(3)
+		for i := range 3 {
+			w.write(origin+hour, 1, "__name__", "load", "i", strconv.Itoa(i), "long", strings.Repeat("x", label))
+		}
+		w.ask("sum(load)", origin+hour, origin+2*hour, minute)
+		if known, ok := w.front.selected.Get(notedKey{"t", "sum(load)"}); !ok || (known.samples != nil) != want {
+			t.Errorf("labels of %d bytes: remembered: %.200v", label, known)
+		}
+		w.changes++
+		if w.ask("sum(load)", origin+hour, origin+2*hour, minute); w.sharded.Load() != 6 || (w.lists.Load() == 1) != want {
+			t.Errorf("labels of %d bytes: %d shards, listed %d times", label, w.sharded.Load(), w.lists.Load())
+		}
 	}
 }
 
@@ -400,8 +499,18 @@ func TestChangedMeanwhile(t *testing.T) {
 	if w.cache.puts == 0 {
 		t.Error("no answer was kept when nothing changed")
 	}
-	w.recent = w.bound + 4*hour
+	w.changes++
 	before := w.cache.puts
+	w.evaluate = func() {
+		w.evaluate = nil
+		w.store.Days = []series.DayVersion{{Day: origin/day + 1, Digest: [16]byte{1}}}
+	}
+	w.ask("min(load)", origin+day, origin+2*day-2*hour, hour)
+	if w.cache.puts != before {
+		t.Error("an answer was kept though its day was published meanwhile")
+	}
+	w.recent = w.bound + 4*hour
+	before = w.cache.puts
 	w.evaluate = func() {
 		w.evaluate = nil
 		w.late++
@@ -600,5 +709,55 @@ func TestZonesOfReads(t *testing.T) {
 	w.readers = evaluation.Readers{Any: true, IDs: []string{"a", "b"}}
 	if ask(); !ask() {
 		t.Error("did not keep the answer of zones a and b")
+	}
+}
+
+// TestKey checks that everything that changes the result of a part, other than what its version
+// covers, is in its key.
+func TestKey(t *testing.T) {
+	type input struct {
+		id                     tenant.ID
+		policy, engine, syntax string
+		lookback               time.Duration
+		step, start, interval  int64
+		text                   string
+		fixed                  bool
+		end                    int64
+	}
+	base := input{id: "acme", policy: "all", engine: "1", syntax: "", lookback: time.Minute, step: minute, start: origin + 2*hour, interval: day, text: "x",
+		end: origin + day}
+	key := func(in input) string {
+		f := &Frontend{o: Options{Switches: in.engine}}
+		p := &plan{q: &rangeQuery{text: in.text, times: split.Times{Start: timestamp.Time(in.start), End: timestamp.Time(in.end)}}, f: f, id: in.id,
+			policy: in.policy, syntax: in.syntax, step: in.step}
+		return p.key(split.Range{Start: in.start, End: in.start + hour}, in.interval, in.lookback, in.fixed)
+	}
+	for name, change := range map[string]func(*input){
+		"tenant": func(in *input) { in.id = "acm" }, "policy": func(in *input) { in.policy = `{team="a"}` },
+		"version": func(in *input) { in.engine = "2" }, "switches": func(in *input) { in.syntax = "promql_x" },
+		"look-back": func(in *input) { in.lookback++; in.lookback = in.lookback.Truncate(time.Second) + time.Second },
+		"step":      func(in *input) { in.step *= 2 }, "phase": func(in *input) { in.start += 30_000 },
+		"width": func(in *input) { in.interval *= 2 }, "day": func(in *input) { in.start += day }, "text": func(in *input) { in.text = "y" },
+		"end of an undivided query":  func(in *input) { in.fixed = true },
+		"another place of the parts": func(in *input) { in.id, in.policy = "acmea", "ll" },
+	} {
+		in := base
+		change(&in)
+		if key(in) == key(base) {
+			t.Errorf("%s: the same key", name)
+		}
+	}
+	a, b := base, base
+	a.fixed, b.fixed, b.end = true, true, a.end+minute
+	if key(a) == key(b) {
+		t.Error("two undivided queries with different ends: the same key")
+	}
+	if key(base) != key(base) {
+		t.Error("one query: two keys")
+	}
+	later := base
+	later.start, later.end = base.start+hour, base.end+hour // of the same day
+	if key(later) != key(base) {
+		t.Error("the same day of two queries: two keys")
 	}
 }

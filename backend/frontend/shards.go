@@ -26,22 +26,30 @@ const (
 	countedMillis = 24 * 60 * 60 * 1000
 )
 
-// evaluateSteps evaluates some steps: by ranges of series at the same time if there are many.
+// evaluateSteps evaluates some steps: by ranges of series at the same time if there are many. If
+// that exceeds a limit or the rest of the expression has an error, everything is evaluated:
+// whether a query succeeds, and with which error it fails, must not depend on shards.
 func (p *plan) evaluateSteps(ctx context.Context, steps split.Range) (*evaluated, *promql.Result) {
 	if ranges := p.ranges(ctx, steps); ranges != nil {
-		got, failed := p.evaluateShards(ctx, steps, ranges)
-		if failed == nil || !notSharded(failed.Err) {
-			return got, failed
+		got, again, failed := p.evaluateShards(ctx, steps, ranges)
+		switch {
+		case failed == nil:
+			return got, nil
+		case notSharded(failed.Err):
+			p.remember(&selection{together: true, at: p.f.o.Now()})
+		case !again && !p.f.o.Evaluator.TooLarge(failed.Err):
+			return nil, failed
 		}
 	}
 	got, failed := p.evaluateWhole(ctx, steps)
-	if failed == nil && len(p.leaves) > 0 {
+	if failed == nil && len(p.leaves) > 0 && !p.together() {
 		p.remember(&selection{counts: slices.Repeat([]int64{got.cost.Series}, len(p.leaves)), at: p.f.o.Now()})
 	}
 	return got, failed
 }
 
-// notSharded reports whether a process of an older version would have evaluated a shard.
+// notSharded reports whether a shard could not be evaluated: by a process of an older version, or
+// since series are equal without the labels that functions drop.
 func notSharded(err error) bool {
 	var unreadable promql.ErrStorage
 	return errors.As(err, &unreadable) && errors.Is(unreadable.Err, evaluation.ErrNotSharded)
@@ -53,21 +61,44 @@ type selection struct {
 	counts  []int64
 	samples [][]labels.Labels
 	at      time.Time
+	// together is set if the series must be evaluated together until selectionAge; the other
+	// fields but at are not set.
+	together bool
 }
 
 const (
 	// mostSamples is the maximum number of series that are remembered of a leaf.
 	mostSamples = 16
+	// mostSampleBytes is the maximum size of the series that are remembered of an expression, which
+	// may have hundreds of leaves: the memory of all is not that of a query.
+	mostSampleBytes = 32 << 10
 	// selectionAge is how long the remembered series are used to choose ranges. Older ones may
 	// have become an unequal division.
 	selectionAge = 10 * time.Minute
 )
+
+// bytes returns the size of the series that s has.
+func (s *selection) bytes() uint64 {
+	n := uint64(0)
+	for _, list := range s.samples {
+		for _, ls := range list {
+			n += ls.ByteSize()
+		}
+	}
+	return n
+}
 
 // remember notes what the leaves of the expression select.
 func (p *plan) remember(s *selection) {
 	if len(p.q.text) <= longestNoted {
 		p.f.selected.Put(notedKey{p.id, p.q.text}, s)
 	}
+}
+
+// together reports whether it is known that the series must be evaluated together.
+func (p *plan) together() bool {
+	known, ok := p.f.selected.Get(notedKey{p.id, p.q.text})
+	return ok && known.together && p.f.o.Now().Sub(known.at).Abs() <= selectionAge
 }
 
 // sampleOf returns at most n of a list, at equal distances, in a slice of its own.
@@ -100,15 +131,15 @@ func saturated(a, b int64) int64 {
 // ranges returns the ranges of series of each leaf, or nil if the series are not divided. The
 // answer does not depend on the ranges, so they may depend on what was seen before.
 func (p *plan) ranges(ctx context.Context, steps split.Range) [][]series.LabelRange {
-	if len(p.leaves) == 0 || p.f.o.MaxShards < 2 {
+	if len(p.leaves) == 0 || p.f.o.MaxShards < 2 || p.together() {
 		return nil
 	}
 	known, ok := p.f.selected.Get(notedKey{p.id, p.q.text})
-	if ok && !p.divided(known, steps) {
+	if ok && !known.together && !p.divided(known, steps) {
 		return nil
 	}
 	if !ok || known.samples == nil || p.f.o.Now().Sub(known.at).Abs() > selectionAge {
-		if known = p.list(ctx, steps); known == nil || !p.divided(known, steps) {
+		if known = p.list(ctx, steps); known == nil || known.together || !p.divided(known, steps) {
 			return nil
 		}
 	}
@@ -142,10 +173,18 @@ func (p *plan) list(ctx context.Context, steps split.Range) *selection {
 		if err != nil {
 			return nil
 		}
+		if slices.ContainsFunc(all, shard.Inseparable) {
+			s = &selection{together: true, at: s.at}
+			break
+		}
 		s.counts = append(s.counts, int64(len(all)))
 		s.samples = append(s.samples, sampleOf(all, max(mostSamples, p.f.o.MaxShards)))
 	}
-	p.remember(s)
+	kept := *s
+	if s.bytes() > mostSampleBytes {
+		kept.samples = nil // they are listed again
+	}
+	p.remember(&kept)
 	return s
 }
 
@@ -157,8 +196,11 @@ type shardTask struct {
 	got   *evaluated
 }
 
-// evaluateShards evaluates some steps by ranges of the series of each leaf.
-func (p *plan) evaluateShards(ctx context.Context, steps split.Range, ranges [][]series.LabelRange) (*evaluated, *promql.Result) {
+// evaluateShards evaluates some steps by ranges of the series of each leaf. After a failure, again
+// is set if that was not of a shard: evaluating everything may have another result.
+func (p *plan) evaluateShards(ctx context.Context, steps split.Range, ranges [][]series.LabelRange) (
+	out *evaluated, again bool, failed *promql.Result,
+) {
 	held := memory.FromContext(ctx).Part() // for the answers of the shards
 	defer held.Close()
 	tasks, failed := p.execShards(memory.NewContext(ctx, held), steps, ranges)
@@ -174,36 +216,42 @@ func (p *plan) evaluateShards(ctx context.Context, steps split.Range, ranges [][
 		}
 	}()
 	if failed != nil {
-		return nil, failed
+		return nil, false, failed
 	}
-	out := &evaluated{storable: true}
+	out = &evaluated{storable: true}
 	answers, err := p.collect(tasks, steps, held, out)
 	if err != nil {
-		return nil, &promql.Result{Err: err}
+		return nil, true, &promql.Result{Err: err}
 	}
 	if err := p.f.o.Evaluator.CheckCost(ctx, out.cost.Series, out.cost.Samples); err != nil {
-		return nil, &promql.Result{Err: err}
+		return nil, false, &promql.Result{Err: err}
 	}
-	shares = slices.ContainsFunc(answers, func(a shard.Answer) bool { return a.Shares() })
 	if m, ok := shard.Whole(answers); ok {
 		if err := p.f.o.Evaluator.Charge(ctx, m); err != nil {
-			return nil, &promql.Result{Err: err}
+			return nil, false, &promql.Result{Err: err}
 		}
 		out.points = m
-		return out, nil
+	} else if failed = p.evaluateRoot(ctx, steps, answers, out); failed != nil {
+		return nil, true, failed
 	}
+	shares = slices.ContainsFunc(answers, func(a shard.Answer) bool { return a.Shares() })
+	return out, false, nil
+}
+
+// evaluateRoot evaluates an expression with the answers of its leaves, and adds the answer to out.
+func (p *plan) evaluateRoot(ctx context.Context, steps split.Range, answers []shard.Answer, out *evaluated) *promql.Result {
 	root, err := p.f.o.Evaluator.NewRootQuery(ctx, p.q.text, p.q.times, steps, answers)
 	if err != nil {
-		return nil, &promql.Result{Err: err}
+		return &promql.Result{Err: err}
 	}
 	got, failed := p.execQuery(ctx, root)
 	if failed != nil {
 		p.q.close(root)
-		return nil, failed
+		return failed
 	}
 	out.points = got.points
 	out.warnings.Merge(got.warnings)
-	return out, nil
+	return nil
 }
 
 // execShards evaluates all shards, some at the same time.

@@ -302,6 +302,9 @@ func (w *world) NewPartQuery(
 	}
 	w.steps.Add(stepsIn(part, whole.Step.Milliseconds()))
 	o := w.options(split.Parser(w.parser, whole.Start, whole.End, whole.Step))
+	if w.most > 0 {
+		o.MaxSamples = int(w.most)
+	}
 	if of != nil {
 		if w.sharded.Add(1); w.old {
 			return oldQuerier{}, nil
@@ -392,16 +395,15 @@ func (q tooLong) Close() { q.closed.Add(1) }
 
 func (w *world) TooLarge(err error) bool {
 	var exceeded *limits.Exceeded
-	return errors.As(err, &exceeded)
+	var tooMany promql.ErrTooManySamples
+	return errors.As(err, &exceeded) || errors.As(err, &tooMany)
 }
 
 func (w *world) Check(promql.Query) error { return nil }
 
-var errTooMany = errors.New("too many samples")
-
 func (w *world) CheckCost(_ context.Context, _, samples int64) error {
 	if w.most > 0 && samples > w.most {
-		return errTooMany
+		return limits.MaxQuerySamples.Exceeded(&limits.Limits{}, limits.More)
 	}
 	return nil
 }

@@ -11,9 +11,12 @@ import (
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	evaluations "github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -89,6 +92,76 @@ func TestPartExceedsLimit(t *testing.T) {
 	}
 }
 
+// TestRootMemory checks that the points that shards returned are charged again while the engine
+// aggregates its copy of them, and given back afterwards.
+func TestRootMemory(t *testing.T) {
+	b := newBed(t)
+	const text, steps, hour = "stddev(up)", 1000, 3_600_000
+	expr, err := parser.NewParser(parser.Options{}).ParseExpr(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var piece promql.Matrix
+	for i := range 100 {
+		s := promql.Series{Metric: labels.FromStrings("__name__", "up", "i", fmt.Sprint(i))}
+		for k := range int64(steps) {
+			s.Floats = append(s.Floats, promql.FPoint{T: start + k*hour, F: 1})
+		}
+		piece = append(piece, s)
+	}
+	answer, err := shard.Analyze(expr)[0].Collect([]promql.Matrix{piece}, shard.Steps{Start: start, Step: hour, N: steps},
+		func(int64) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for limit, want := range map[int64]bool{1 << 20: false, 1 << 24: true} {
+		h := memory.NewAccount(1<<30, nil).Begin(memory.Request{Tenant: "a", Limit: limit})
+		ctx := memory.NewContext(b.as("a"), h)
+		last := start + (steps-1)*hour
+		whole := split.Times{Start: time.UnixMilli(start), End: time.UnixMilli(last), Step: time.Hour}
+		q, err := b.engine.NewRootQuery(ctx, text, whole, split.Range{Start: start, End: last}, []shard.Answer{answer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res := q.Exec(ctx); (res.Err == nil) != want || !want && !b.engine.TooLarge(res.Err) {
+			t.Errorf("limit of %d bytes for points of %d: %v", limit, 100*steps*pointBytes, res.Err)
+		}
+		if n := h.Used(); n > 200_000 {
+			t.Errorf("%d bytes are held after the query", n)
+		}
+		q.Close()
+		h.Close()
+	}
+}
+
+// TestSeriesMemory checks that listed labels, which are copies, are charged.
+func TestSeriesMemory(t *testing.T) {
+	b := newBed(t)
+	list := oneADay(t, "up", 100)
+	for i := range list {
+		list[i].Labels = labels.FromStrings("__name__", "up", "long", fmt.Sprintf("%01000d", i))
+	}
+	b.source.data["a"] = list
+	for limit, want := range map[int64]bool{50_000: false, 150_000: true} {
+		h := memory.NewAccount(1<<30, nil).Begin(memory.Request{Tenant: "a", Limit: limit})
+		_, err := b.engine.Series(memory.NewContext(b.as("a"), h), b.q, start, start+1, []*labels.Matcher{everything})
+		if (err == nil) != want {
+			t.Errorf("limit of %d bytes: %v", limit, err)
+		}
+		h.Close()
+	}
+}
+
+// TestSeriesFault checks that labels that could not be read are no fault of the request.
+func TestSeriesFault(t *testing.T) {
+	b := newBed(t)
+	b.source.err = errors.New("unreadable")
+	ctx, fault := NoteFaults(b.as("a"))
+	if _, err := b.engine.Series(ctx, b.q, start, start+1, []*labels.Matcher{everything}); err == nil || fault() != nil {
+		t.Errorf("error %v, fault %v", err, fault())
+	}
+}
+
 // TestChargeTakesAllOrNothing checks that Charge reserves nothing if there is not enough memory.
 func TestChargeTakesAllOrNothing(t *testing.T) {
 	m := promql.Matrix{{Metric: labels.FromStrings("a", "b"), Floats: make([]promql.FPoint, 1000)}}
@@ -145,6 +218,29 @@ func TestCostOfQueries(t *testing.T) {
 		}
 		if n, samples := b.engine.Cost(q); n == 0 || samples == 0 {
 			t.Errorf("query %d: %d series, %d samples", i, n, samples)
+		}
+		q.Close()
+	}
+}
+
+// TestInseparable checks that a shard of series with labels that functions drop has no answer.
+func TestInseparable(t *testing.T) {
+	for _, typed := range []bool{false, true} {
+		b := newBed(t)
+		if typed {
+			list := b.source.data["a"]
+			list[1].Labels = labels.FromStrings("__name__", "up", "__unit__", "s", "i", "1")
+		}
+		whole := split.Times{Start: time.UnixMilli(start), End: b.now, Step: time.Hour}
+		q, err := b.engine.NewPartQuery(b.as("a"), b.q, nil, "abs(up)", whole, split.Range{Start: start, End: start + 5*3_600_000},
+			&shard.Shard{Aggregation: shard.Everything, Of: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		res := q.Exec(b.as("a"))
+		var unreadable promql.ErrStorage
+		if refused := errors.As(res.Err, &unreadable) && errors.Is(unreadable.Err, evaluations.ErrNotSharded); refused != typed {
+			t.Errorf("labels of a unit: %t: %v", typed, res.Err)
 		}
 		q.Close()
 	}

@@ -54,13 +54,16 @@ type evaluation struct {
 	// read.
 	peak     func() int64
 	shape    shape
-	selected int64       // number of series of the largest selection so far
-	next     int         // position in shape.selectors of the next selection
-	series   int64       // number of series selected so far
-	points   int64       // bytes held for points
-	raw      bool        // remote read: all samples are held in memory
-	note     func(error) // called with the error of take that ends the read; may be nil
-	readers  readers
+	selected int64 // number of series of the largest selection so far
+	// inseparable is set if a selection of a shard has a series that may be equal to one of another
+	// shard when functions have dropped labels.
+	inseparable bool
+	next        int         // position in shape.selectors of the next selection
+	series      int64       // number of series selected so far
+	points      int64       // bytes held for points
+	raw         bool        // remote read: all samples are held in memory
+	note        func(error) // called with the error of take that ends the read; may be nil
+	readers     readers
 }
 
 type evaluationKey struct{}

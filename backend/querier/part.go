@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
 
+	evaluations "github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
@@ -40,7 +41,8 @@ func (e *Engine) NewPartQuery(
 	if err != nil {
 		return nil, err
 	}
-	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}, of}, nil
+	own := &query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}
+	return partQuery{query: own, of: of}, nil
 }
 
 // NewRootQuery returns the query of a part of a range query whose aggregations have been
@@ -61,7 +63,13 @@ func (e *Engine) NewRootQuery(ctx context.Context, text string, whole split.Time
 	if err != nil {
 		return nil, err
 	}
-	return partQuery{&query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}, nil}, nil
+	// The engine copies the points, and a slice that it fills may grow.
+	copied := int64(0)
+	for i := range answers {
+		copied += pointsBytes(answers[i].Points(), 2*pointBytes)
+	}
+	own := &query{Query: inner, engine: e, id: id, lim: lim, start: first, end: last, step: whole.Step, part: true}
+	return partQuery{query: own, copied: copied}, nil
 }
 
 // partQuery is the query of a part. After it has run, it holds memory only for its answer:
@@ -69,6 +77,8 @@ func (e *Engine) NewRootQuery(ctx context.Context, text string, whole split.Time
 type partQuery struct {
 	*query
 	of *shard.Shard // nil: not divided by series
+	// copied are the bytes of points that do not come from a selection, which would account for them.
+	copied int64
 }
 
 // Exec implements promql.Query.
@@ -78,8 +88,15 @@ func (q partQuery) Exec(ctx context.Context) *promql.Result {
 	if q.of != nil {
 		inner = withRange(inner, q.of.Range)
 	}
+	if err := h.Take(q.copied); err != nil {
+		h.Close()
+		return q.failed(Explained(ctx, err))
+	}
 	res := q.query.Exec(inner)
 	h.Close()
+	if q.ran != nil && q.ran.inseparable {
+		return &promql.Result{Err: promql.ErrStorage{Err: evaluations.ErrNotSharded}}
+	}
 	m, ok := res.Value.(promql.Matrix)
 	if res.Err != nil || !ok {
 		return res
@@ -210,7 +227,8 @@ func Explained(ctx context.Context, err error) error {
 }
 
 // Series returns the labels of the series of a tenant that match and may have samples in a
-// range (Unix milliseconds, inclusive), ascending.
+// range (Unix milliseconds, inclusive), ascending. An error is not one of the request, which may
+// do without.
 func (e *Engine) Series(ctx context.Context, q storage.Queryable, mint, maxt int64, matchers []*labels.Matcher) ([]labels.Labels, error) {
 	from, err := q.Querier(mint, maxt)
 	if err != nil {
@@ -218,10 +236,15 @@ func (e *Engine) Series(ctx context.Context, q storage.Queryable, mint, maxt int
 	}
 	defer func() { _ = from.Close() }()
 	hints := &storage.SelectHints{Start: mint, End: maxt, Func: "series"}
+	ctx, _ = NoteFaults(ctx)
 	set := from.Select(Counting(ctx), true, hints, matchers...)
 	var out []labels.Labels
 	for set.Next() {
-		out = append(out, set.At().Labels().Copy())
+		ls := set.At().Labels()
+		if err := memory.FromContext(ctx).Take(int64(ls.ByteSize())); err != nil {
+			return nil, err
+		}
+		out = append(out, ls.Copy())
 	}
 	return out, set.Err()
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	evaluations "github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -127,6 +128,7 @@ func (r *reader) selectSeries(
 	}
 	if e, ok := ctx.Value(evaluationKey{}).(*evaluation); ok {
 		e.selected = max(e.selected, int64(len(sel.Series)))
+		e.inseparable = e.inseparable || ctx.Value(rangeKey{}) != nil && slices.ContainsFunc(sel.Series, inseparable)
 	}
 	if counts {
 		err = memory.FromContext(ctx).Take(int64(len(sel.Series)) * countedBytes)
@@ -138,6 +140,8 @@ func (r *reader) selectSeries(
 	}
 	return sel, req, nil
 }
+
+func inseparable(s series.WithChunks) bool { return shard.Inseparable(s.Labels) }
 
 // countedBytes is the memory in bytes of a series while it is counted, in addition to that
 // of the selection.

@@ -28,7 +28,7 @@ type Frontend interface {
 	// Serve gives evaluations to a slot of a querier, until the slot or ctx ends.
 	Serve(ctx context.Context, slot dispatch.Slot) error
 	// Hold waits until a slot is free for a read of a tenant, and holds it until release.
-	Hold(ctx context.Context, id tenant.ID) (release func(), err error)
+	Hold(ctx context.Context, id tenant.ID, instant bool) (release func(), err error)
 	// Draining is closed when slots are no longer held.
 	Draining() <-chan struct{}
 }
@@ -86,7 +86,7 @@ func (s frontendServer) Hold(in *wire.HoldRequest, out wire.Frontend_HoldServer)
 	if err := out.Send(&wire.Empty{}); err != nil {
 		return err
 	}
-	release, err := s.f.Hold(out.Context(), id)
+	release, err := s.f.Hold(out.Context(), id, in.Instant)
 	if err != nil {
 		return status.FromContextError(err).Err()
 	}
@@ -104,7 +104,7 @@ func (s frontendServer) Hold(in *wire.HoldRequest, out wire.Frontend_HoldServer)
 // Hold waits until the frontend holds a slot for a read of a tenant. The caller must call
 // release when the read has ended. The error wraps wire.ErrUnavailable or wire.ErrRejected if
 // the frontend does not respond or does not know the call.
-func (p *Peer) Hold(ctx context.Context, id tenant.ID) (release func(), err error) {
+func (p *Peer) Hold(ctx context.Context, id tenant.ID, instant bool) (release func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
@@ -113,7 +113,7 @@ func (p *Peer) Hold(ctx context.Context, id tenant.ID) (release func(), err erro
 	}()
 	hangs := time.AfterFunc(aliveTimeout, cancel)
 	defer hangs.Stop()
-	stream, err := p.frontend.Hold(ctx, &wire.HoldRequest{Tenant: string(id)})
+	stream, err := p.frontend.Hold(ctx, &wire.HoldRequest{Tenant: string(id), Instant: instant})
 	if err != nil {
 		return nil, wire.Error(err)
 	}

@@ -62,7 +62,10 @@ func (s *slots) Serve(ctx context.Context, slot dispatch.Slot) error {
 	}
 }
 
-func (s *slots) Hold(ctx context.Context, id tenant.ID) (func(), error) {
+func (s *slots) Hold(ctx context.Context, id tenant.ID, instant bool) (func(), error) {
+	if !instant {
+		return nil, errors.New("the kind of the read was not sent")
+	}
 	if id == "waits" {
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
@@ -188,7 +191,7 @@ func TestHoldSlot(t *testing.T) {
 		f := newSlots()
 		p, _ := serveFrontend(t, f)
 		own, cancel := context.WithCancel(ctx)
-		release, err := p.Hold(own, "acme")
+		release, err := p.Hold(own, "acme", true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -213,14 +216,14 @@ func TestHoldSlot(t *testing.T) {
 	p, stop := serveFrontend(t, f)
 	own, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
-	if _, err := p.Hold(own, "waits"); err == nil {
+	if _, err := p.Hold(own, "waits", true); err == nil {
 		t.Error("no error of a read whose time is over")
 	}
-	if _, err := p.Hold(ctx, "../x"); !errors.Is(err, wire.ErrRejected) {
+	if _, err := p.Hold(ctx, "../x", true); !errors.Is(err, wire.ErrRejected) {
 		t.Errorf("an invalid tenant: %v", err)
 	}
 	stop()
-	if _, err := p.Hold(ctx, "acme"); !errors.Is(err, wire.ErrUnavailable) {
+	if _, err := p.Hold(ctx, "acme", true); !errors.Is(err, wire.ErrUnavailable) {
 		t.Errorf("a frontend that has stopped: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
 )
 
@@ -19,15 +20,16 @@ type hold struct {
 // holdCost is the estimated cost of a read that holds a slot, in samples.
 const holdCost = 100_000
 
-// Hold waits in the queue as a range query of the tenant until a slot is free, and holds it: the
-// querier of the slot does nothing meanwhile. The caller must call release. If no querier is
-// connected, the read is not delayed. The error is the cause of the end of ctx.
-func (d *Dispatcher) Hold(ctx context.Context, id tenant.ID) (release func(), err error) {
+// Hold waits in the queue as a query of the tenant, an instant one or a range query, until a slot is free, and holds it:
+// nothing is evaluated in that slot meanwhile. The caller must call release. If no querier is
+// connected for five seconds, or the frontend drains, the read does not wait. The error is the
+// cause of the end of ctx.
+func (d *Dispatcher) Hold(ctx context.Context, id tenant.ID, instant bool) (release func(), err error) {
 	h := &hold{granted: make(chan struct{}), released: make(chan struct{})}
-	job := &queue.Job{Tenant: id, Class: queue.Range, Cost: holdCost, Value: h}
+	job := &queue.Job{Tenant: id, Class: evaluation.ClassOf(ctx, instant), Cost: holdCost, Value: h}
 	release = sync.OnceFunc(func() { close(h.released) })
 	d.o.Queue.Push(job)
-	noQuerier := d.o.Timer(noQuerierWait)
+	noQuerier, draining := d.o.Timer(noQuerierWait), d.draining
 	for {
 		select {
 		case <-h.granted:
@@ -36,6 +38,10 @@ func (d *Dispatcher) Hold(ctx context.Context, id tenant.ID) (release func(), er
 			without := d.o.Queue.Without()
 			noQuerier = d.o.Timer(max(noQuerierWait-without, time.Second))
 			if without >= noQuerierWait && d.o.Queue.Remove(job) {
+				return release, nil
+			}
+		case <-draining: // no slot will be free
+			if draining = nil; d.o.Queue.Remove(job) {
 				return release, nil
 			}
 		case <-ctx.Done():

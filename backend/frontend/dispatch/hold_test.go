@@ -13,14 +13,14 @@ import (
 func TestHold(t *testing.T) {
 	w := newWorld(t)
 	w.slot("a", ok)
-	release, err := w.d.Hold(t.Context(), "acme")
+	release, err := w.d.Hold(t.Context(), "acme", false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	waiting := make(chan error)
 	go func() {
-		_, err := w.d.Hold(ctx, "acme")
+		_, err := w.d.Hold(ctx, "acme", false)
 		waiting <- err
 	}()
 	done := make(chan error)
@@ -49,7 +49,7 @@ func TestHold(t *testing.T) {
 func TestHoldEnds(t *testing.T) {
 	w := newWorld(t)
 	s := w.slot("a", ok)
-	release, err := w.d.Hold(t.Context(), "acme")
+	release, err := w.d.Hold(t.Context(), "acme", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,11 +57,25 @@ func TestHoldEnds(t *testing.T) {
 	w.until(func() bool { return w.d.o.Queue.Workers() == 0 })
 	release()
 	w.slot("b", ok)
-	if release, err = w.d.Hold(t.Context(), "acme"); err != nil {
+	if release, err = w.d.Hold(t.Context(), "acme", false); err != nil {
 		t.Fatal(err)
 	}
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := w.d.Hold(t.Context(), "acme", false)
+		waiting <- err
+	}()
+	w.until(func() bool { return w.waiting() == 1 })
 	w.d.Drain()
 	w.until(func() bool { return w.d.o.Queue.Workers() == 0 })
+	select {
+	case err := <-waiting:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a read waits for a slot of a frontend that drains")
+	}
 	<-w.d.Draining()
 	release()
 }
@@ -73,7 +87,7 @@ func TestHoldCanceledAtOnce(t *testing.T) {
 	for range 200 {
 		ctx, cancel := context.WithCancel(t.Context())
 		go cancel()
-		if release, err := w.d.Hold(ctx, "acme"); err == nil {
+		if release, err := w.d.Hold(ctx, "acme", false); err == nil {
 			release()
 		}
 	}
@@ -91,7 +105,7 @@ func TestHoldWithoutQuerier(t *testing.T) {
 	w.until(func() bool { return w.d.o.Queue.Workers() == 0 })
 	done := make(chan error)
 	go func() {
-		release, err := w.d.Hold(t.Context(), "acme")
+		release, err := w.d.Hold(t.Context(), "acme", false)
 		if err == nil {
 			release()
 		}

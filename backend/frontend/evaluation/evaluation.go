@@ -88,8 +88,9 @@ func (r *Request) CheckSyntax(a *Answer) error {
 }
 
 // ErrNotSharded is the error of an evaluation of a shard by a process of an older version,
-// which ignores the shard and evaluates everything.
-var ErrNotSharded = errors.New("a process of an older version evaluated a query without dividing its series")
+// which ignores the shard and evaluates everything, or of series that must not be divided; see
+// shard.Inseparable.
+var ErrNotSharded = errors.New("the series of the query could not be divided")
 
 // Answer is the result of an evaluation.
 type Answer struct {

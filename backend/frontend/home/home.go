@@ -30,7 +30,7 @@ type Frontend struct {
 	// Query sends a query to the frontend.
 	Query func(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, error)
 	// Hold waits until the frontend holds a slot for a read of a tenant.
-	Hold func(ctx context.Context, id tenant.ID) (release func(), err error)
+	Hold func(ctx context.Context, id tenant.ID, instant bool) (release func(), err error)
 }
 
 // Options configure an Engine.
@@ -39,7 +39,7 @@ type Options struct {
 	// available, or if they cannot be sent to another process.
 	Here promql.QueryEngine
 	// Hold holds a slot of this process' frontend for a read; nil: there is none.
-	Hold func(ctx context.Context, id tenant.ID) (release func(), err error)
+	Hold func(ctx context.Context, id tenant.ID, instant bool) (release func(), err error)
 	// Frontends returns the frontends of the ring.
 	Frontends func(ctx context.Context) ([]Frontend, error)
 	// Elsewhere reports whether, after an error of Query, another frontend or this process may
@@ -163,7 +163,7 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 // Hold waits until the tenant's home, or another frontend if that is not available, holds a slot
 // for a read that this process performs. The caller must call release. Without a frontend, the
 // read is not delayed. The error is the cause of the end of ctx.
-func (e *Engine) Hold(ctx context.Context, id tenant.ID) (release func(), err error) {
+func (e *Engine) Hold(ctx context.Context, id tenant.ID, instant bool) (release func(), err error) {
 	list, err := e.o.Frontends(ctx)
 	if err != nil {
 		e.o.Logger.Debug("reading the query frontends of the ring failed", "err", err)
@@ -172,7 +172,7 @@ func (e *Engine) Hold(ctx context.Context, id tenant.ID) (release func(), err er
 		if f.Self || i == maxFrontends {
 			break
 		}
-		release, err := f.Hold(ctx, id)
+		release, err := f.Hold(ctx, id, instant)
 		switch {
 		case err == nil:
 			return release, nil
@@ -182,7 +182,7 @@ func (e *Engine) Hold(ctx context.Context, id tenant.ID) (release func(), err er
 		e.o.Logger.Debug("a query frontend did not hold a slot for a read", "frontend", f.ID, "err", err)
 	}
 	if e.o.Hold != nil {
-		return e.o.Hold(ctx, id)
+		return e.o.Hold(ctx, id, instant)
 	}
 	return func() {}, nil
 }

@@ -256,8 +256,11 @@ func TestHold(t *testing.T) {
 		"all are down, no frontend here": {[]string{"1", "2"}, false, ""},
 	} {
 		asked = nil
-		hold := func(id string) func(context.Context, tenant.ID) (func(), error) {
-			return func(context.Context, tenant.ID) (func(), error) {
+		hold := func(id string) func(context.Context, tenant.ID, bool) (func(), error) {
+			return func(_ context.Context, _ tenant.ID, instant bool) (func(), error) {
+				if !instant {
+					t.Errorf("%s: the kind of the read was not passed on", name)
+				}
 				if slices.Contains(tt.fail, id) {
 					return nil, down
 				}
@@ -272,7 +275,7 @@ func TestHold(t *testing.T) {
 		if tt.here {
 			o.Hold = hold("here")
 		}
-		release, err := New(o).Hold(t.Context(), "acme")
+		release, err := New(o).Hold(t.Context(), "acme", true)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -289,9 +292,9 @@ func TestHold(t *testing.T) {
 	cancel()
 	o := Options{Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 		Frontends: func(context.Context) ([]Frontend, error) {
-			return []Frontend{{ID: "a", Hold: func(ctx context.Context, _ tenant.ID) (func(), error) { return nil, context.Cause(ctx) }}}, nil
+			return []Frontend{{ID: "a", Hold: func(ctx context.Context, _ tenant.ID, _ bool) (func(), error) { return nil, context.Cause(ctx) }}}, nil
 		}}
-	if _, err := New(o).Hold(ctx, "acme"); !errors.Is(err, context.Canceled) {
+	if _, err := New(o).Hold(ctx, "acme", true); !errors.Is(err, context.Canceled) {
 		t.Errorf("a read whose client left: %v", err)
 	}
 }

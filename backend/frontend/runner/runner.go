@@ -123,6 +123,11 @@ func (r *Runner) query(ctx context.Context, req *evaluation.Request) (promql.Que
 
 func (r *Runner) exec(ctx context.Context, q promql.Query, req *evaluation.Request, a *evaluation.Answer) {
 	res := q.Exec(ctx)
+	var unreadable promql.ErrStorage
+	if errors.As(res.Err, &unreadable) && errors.Is(unreadable.Err, evaluation.ErrNotSharded) {
+		a.Sharded, a.Value = false, promql.Matrix{} // the frontend evaluates the query without shards
+		return
+	}
 	if a.Err = res.Err; a.Err == nil {
 		a.Value = res.Value
 		a.Notes, a.Joinable = evaluation.NotesOf(res.Warnings, req.Text)

@@ -135,6 +135,20 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestNotSharded checks that a shard whose series must not be divided is answered like one that
+// was ignored, after which the frontend evaluates everything.
+func TestNotSharded(t *testing.T) {
+	e := &engine{result: promql.Result{Err: promql.ErrStorage{Err: evaluation.ErrNotSharded}}}
+	r := New(Options{Engine: e, Parts: e})
+	req := request()
+	req.Times.Step, req.Part, req.Shard = time.Minute, &split.Range{}, &shard.Shard{Of: 2}
+	a, release := r.Run(t.Context(), req)
+	defer release()
+	if a.Err != nil || a.Sharded || a.Value == nil {
+		t.Errorf("answer %+v", a)
+	}
+}
+
 // TestErrors checks the errors of queries that do not run.
 func TestErrors(t *testing.T) {
 	e := &engine{}

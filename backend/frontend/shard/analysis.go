@@ -39,7 +39,8 @@ func (a *analysis) call(n *parser.Call, nested bool) bool {
 		return false
 	case "info": // reads series that are not in the expression
 		return false
-	case "histogram_count", "histogram_sum", "histogram_avg": // the engine does not decode buckets inside them
+	case "histogram_count", "histogram_sum", "histogram_avg", "timestamp", "start_timestamp":
+		// The engine does not decode buckets inside them.
 		return false
 	}
 	for _, arg := range n.Args {

@@ -88,6 +88,9 @@ func (l *Leaf) inStorageOrder(m promql.Matrix) {
 	}
 }
 
+// Points returns the points that the engine reads when it evaluates the expression with Root.
+func (a *Answer) Points() promql.Matrix { return a.points }
+
 // Shares reports whether the answer of the expression may share points or histograms with those
 // of the shards.
 func (a *Answer) Shares() bool {

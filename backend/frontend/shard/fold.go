@@ -68,8 +68,9 @@ func (f *fold) addAll(pieces []promql.Matrix, groupOf func(labels.Labels) *group
 func (f *fold) groupBy(grouping []string, without bool) {
 	f.grouping, f.without = slices.Sorted(slices.Values(grouping)), without
 	f.key = f.grouping
-	if without { // the engine's hash of the other labels has no name either
-		f.key = slices.Sorted(slices.Values(append(slices.Clone(grouping), model.MetricNameLabel)))
+	if without { // the engine's hash of the other labels has no name, type and unit either
+		f.key = append(slices.Clone(grouping), model.MetricNameLabel, model.MetricTypeLabel, model.MetricUnitLabel)
+		slices.Sort(f.key)
 	}
 }
 

@@ -3,11 +3,13 @@
 // expression, to the bit.
 //
 // The order of calls is: [Analyze] the expression, choose the ranges of series of each
-// [Leaf], evaluate each range of each leaf with an engine whose parser is [Parser], add the
-// answers to a [Leaf.Collect] in the order of the ranges, and evaluate the rest of the
+// [Leaf], evaluate each range of each leaf with an engine whose parser is [Parser], join the
+// answers with [Leaf.Collect] in the order of the ranges, and evaluate the rest of the
 // expression with [Root].
 //
 // # What is exact
+//
+// The series must have no label that functions drop besides the name; see [Inseparable].
 //
 // The engine evaluates the argument of an aggregation series by series, if that argument is
 // one selector of one metric inside functions and operators that do the same. So the answers
@@ -16,7 +18,7 @@
 //   - min, max, count and group are evaluated for each range, and their answers are
 //     aggregated again: the result does not depend on how values were grouped before. (min
 //     and max return the first of 0 and -0, so the order of the ranges counts.)
-//   - For sum and avg, ranges return the argument. A [Collector] adds the values in the order
+//   - For sum and avg, ranges return the argument. [Leaf.Collect] adds the values in the order
 //     of the series, with the same compensated addition as the engine. Sums of partial sums
 //     would differ in the last bits from one division to another, and cached results from
 //     evaluated ones.
@@ -31,6 +33,7 @@ package shard
 import (
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 
@@ -47,6 +50,12 @@ type Shard struct {
 	Range       series.LabelRange
 	// Of is the number of shards of the aggregation.
 	Of int
+}
+
+// Inseparable reports whether a series may be equal to another one of its metric without the labels
+// that functions drop. Such series are merged, or an error, so they must not be in two shards.
+func Inseparable(ls labels.Labels) bool {
+	return ls.Has(model.MetricTypeLabel) || ls.Has(model.MetricUnitLabel)
 }
 
 // Everything is the Shard.Aggregation of an expression that is divided as a whole.

@@ -57,10 +57,13 @@ func random(rnd *rand.Rand) db {
 	values := []float64{1e308, -1e308, math.Inf(1), math.Inf(-1), math.NaN(), 0, math.Copysign(0, -1), 1e-300, 1e16, -1e16, 0.1, 0.2, 3}
 	var d db
 	for i := range 24 {
-		for _, name := range []string{"x", "y", "h", "mixed", "le"} {
+		for _, name := range []string{"x", "y", "h", "mixed", "le", "typed"} {
 			set := map[string]string{"__name__": name, "i": strconv.Itoa(i), "job": strconv.Itoa(i % 3)}
 			if i%4 == 0 {
 				set["A"] = strconv.Itoa(i % 5) // sorts before the name
+			}
+			if name == "typed" {
+				set["__type__"] = strconv.Itoa(i % 2)
 			}
 			if name == "le" {
 				set["le"] = []string{"0.1", "1", "+Inf"}[i%3]
@@ -146,7 +149,7 @@ func divided(t *testing.T, d db, leaves []*Leaf, text string, n int) *promql.Res
 // expressions are divided, into this number of leaves. Those of the second half were wrong in
 // shards of other systems.
 var expressions = map[string]int{
-	"sum(x)": 1, "sum by (job) (x)": 1, "sum without (i) (x)": 1, "sum without (i, A) (rate(x[5m]))": 1, "avg(x)": 1, "avg by (A) (x)": 1,
+	"sum(x)": 1, "sum by (job) (x)": 1, "sum without (i) (x)": 1, "sum without (i) (typed)": 1, "sum without (i, A) (rate(x[5m]))": 1, "avg(x)": 1, "avg by (A) (x)": 1,
 	"min(x)": 1, "max by (job) (x)": 1, "count by (job, A) (x > 1)": 1, "group(x)": 1, "stddev(x)": 1, "stdvar by (job) (x)": 1,
 	"quantile by (job) (0.9, x)": 1, "quantile(2, x)": 1, "topk(3, x)": 1, "bottomk by (job) (1, rate(x[5m]))": 1, "limitk(4, x)": 1,
 	"limit_ratio(0.5, x)": 1, `count_values("v", x > 1)`: 1, "x": 1, "rate(x[5m])": 1, "abs(x) * 2": 1, "(sum(x))": 1, "-sum(x)": 1,
@@ -244,7 +247,7 @@ func TestNotDivided(t *testing.T) {
 	for _, text := range []string{
 		"1 < bool 0", "time()", "vector(1)", "vector(time())", "sum(vector(1))", "absent(x)", "absent(sum(x))", "absent_over_time(x[5m])",
 		"sum(absent(x))", "scalar(x)", "sum(x) + scalar(y)", "sum(x * scalar(y))", "sum(x / y)", "sum(x or y)", "sum(x) + y", "x + sum(y)",
-		"x + y", "histogram_quantile(0.9, le)", "sum(histogram_quantile(0.9, le))", "histogram_count(sum(h))", "histogram_avg(sum(h))",
+		"x + y", "histogram_quantile(0.9, le)", "sum(histogram_quantile(0.9, le))", "histogram_count(sum(h))", "histogram_avg(sum(h))", "timestamp(sum(h))",
 		`sum({__name__=~"x|y"})`, `sum({job="1"})`, "sum(x @ 60)", "sum(sum_over_time(x[5m:1m] @ 60))", "sum(x @ start())", "max_over_time(sum(x)[5m:1m])",
 		"topk(scalar(y), x)", "quantile(scalar(sum(y)), x)", `sum(label_replace(x, "a", "b", "c", "d"))`, `sum(label_join(x, "a", "b"))`,
 		"sum(sort(x))", "sort(x)", "info(sum(x))", "sum(info(x))", "sum(sum_over_time(sum(x)[5m:1m]))", "hour()", "sum(hour())", "1", "sum(x) + sum(absent(y))",
