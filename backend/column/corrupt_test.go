@@ -71,8 +71,8 @@ func deltas(n int, c codec) handmade {
 	return handmade{n: n, codec: c, times: evenTimes(uint64(n)), values: integersOf(make([]uint64, n-1)...)}
 }
 
-// TestHandmade decodes frames that are written by hand. A name that begins with + is that of
-// a valid frame; all other frames must be rejected with ErrCorrupt.
+// TestHandmade decodes frames that are written by hand. Frames whose name begins with + are
+// valid; all other frames must be rejected with ErrCorrupt.
 func TestHandmade(t *testing.T) {
 	const day = uint64(series.DayMillis)
 	chain := []handmade{deltas(3, codecDelta)}

@@ -142,7 +142,7 @@ func TestProperty(t *testing.T) {
 	}
 }
 
-// neighbour returns a series whose values change much like those of another.
+// neighbour returns a series whose values change nearly like the values of another.
 func neighbour(rng *rand.Rand, of Series) Series {
 	s := Series{T: of.T, V: slices.Clone(of.V)}
 	for i := range s.V {

@@ -18,7 +18,7 @@ const lostMark = "~lost-"
 // LostName returns the name of a lost incarnation of an ingester.
 func LostName(ingester, incarnation string) string { return ingester + lostMark + incarnation }
 
-// IsLostOf reports whether name is that of a lost incarnation of the ingester.
+// IsLostOf reports whether name is the name of a lost incarnation of the ingester.
 func IsLostOf(name, ingester string) bool { return strings.HasPrefix(name, ingester+lostMark) }
 
 // InstanceOf returns the ID of an ingester by its name in an intent or record, which for a

@@ -263,8 +263,8 @@ func (ing *Ingester) recover(ctx context.Context) error {
 	return nil
 }
 
-// firstRefShift makes the references of a process higher than those of all earlier
-// ones.
+// firstRefShift makes the references of a process higher than the references of all
+// earlier processes.
 const firstRefShift = 32
 
 // reportReplay logs the damage and the losses that a replay found, and counts the

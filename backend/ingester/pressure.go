@@ -12,7 +12,7 @@ import (
 // tenant's equal part is 80% of the budget divided by the number of tenants with
 // series in the head.
 //
-//   - Below 80% everything is accepted.
+//   - Below 80% nothing is rejected for lack of memory.
 //   - From 80%, sealed series are removed after 5 minutes without a sample instead of
 //     30. They stay reserved (reserved.go) until the 30 minutes have passed. New series
 //     of tenants above their equal part are rejected; the rest of the request is

@@ -173,8 +173,8 @@ func (s *sealer) serve() error {
 	return nil
 }
 
-// writeTenant takes a tenant's chunks, writes those of the window, and stores the
-// others in s.later.
+// writeTenant takes a tenant's chunks, writes the chunks of the window, and stores
+// the others in s.later.
 func (s *sealer) writeTenant(th *tenantHead) error {
 	var days [kinds]map[int64][]sealedSeries
 	for kind := range days {

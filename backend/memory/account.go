@@ -210,7 +210,7 @@ func exceeded(own, most, use int64) *limits.Exceeded {
 	return e
 }
 
-// give returns n bytes to the account; left is what the holding still has.
+// give returns n bytes to the account; left is the number of bytes that the holding still has.
 func (a *Account) give(h *Holding, n, left int64) {
 	if a == nil || n == 0 || a.limit <= 0 && h.req.Limit <= 0 {
 		return

@@ -43,7 +43,7 @@ type Object struct {
 //   - A Put or Delete that has returned without an error survives a crash of the
 //     machine, and is seen by every call that starts afterwards.
 //   - An invalid argument returns ErrInvalid. After Close every call returns ErrClosed.
-//   - After any other error, including that of the context, a Put or Delete may or may
+//   - After any other error, including a context error, a Put or Delete may or may
 //     not have been applied; both may be repeated.
 //   - All methods are safe for concurrent use.
 type Store interface {

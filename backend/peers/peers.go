@@ -29,7 +29,7 @@ type Reply[T any] struct {
 }
 
 // Each calls all peers, waits until all have responded or failed, and returns the
-// replies in the order of the list. The only time limit is that of ctx.
+// replies in the order of the list. The only time limit is the deadline of ctx.
 func Each[C, T any](ctx context.Context, list []Peer[C], call func(context.Context, C) (T, error)) []Reply[T] {
 	out := make([]Reply[T], len(list))
 	slots, done := make(chan struct{}, maxConcurrent), make(chan struct{}, len(list))

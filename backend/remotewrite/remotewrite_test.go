@@ -218,7 +218,7 @@ func TestGoodSeriesSurvive(t *testing.T) {
 	tests := []struct {
 		name           string
 		bad            writev2.TimeSeries
-		kept, rejected int // samples in addition to those of the good series
+		kept, rejected int // samples of the bad series
 		exemplars      int
 		says           string
 	}{
@@ -503,7 +503,7 @@ func TestDroppedSeriesAreCheap(t *testing.T) {
 	e, _ := r.entry()
 	e.Samples = make([]series.Sample, 10)
 	r.dropEntry(e, malformed{"test"})
-	e, _ = r.entry() // clears what was used
+	e, _ = r.entry() // clears the samples that were used
 	e.Samples[:10][9].T = 7
 	r.dropEntry(e, malformed{"test"})
 	for range 3 {

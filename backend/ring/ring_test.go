@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// join adds an instance like a process that joins: its tokens are placed among those of its
-// zone.
+// join adds an instance like a process that joins: its tokens are placed among the tokens of
+// its zone.
 func join(members []Instance, id, zone string) []Instance {
 	var same []Instance
 	for _, in := range members {
@@ -382,8 +382,8 @@ func BenchmarkShard(b *testing.B) {
 	})
 }
 
-// BenchmarkNew measures the work of a process when the ring changes. A ring with 1,500
-// ingesters is that of a billion series.
+// BenchmarkNew measures the work of a process when the ring changes. A cluster with a billion
+// series has about 1,500 ingesters.
 func BenchmarkNew(b *testing.B) {
 	for _, n := range []int{3, 300, 1500} {
 		m := members(n, "a", "b", "c")

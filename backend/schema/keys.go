@@ -14,7 +14,7 @@ import (
 // root is the first byte of every key. Keys of control data begin with another byte.
 const root = "\x01"
 
-// Kinds of rows: first those of tenants, then those without a tenant.
+// Kinds of rows: first the rows of tenants, then the rows without a tenant.
 const (
 	kindCatalog = 'C'
 	kindNames   = 'D'

@@ -43,9 +43,9 @@ type ChunkBuilder struct {
 	done     []Chunk
 }
 
-// Add appends a sample. Its timestamp must be greater than that of the previous
-// sample. Add may modify the sample's histogram: the encoder adjusts its spans
-// to those of the chunk.
+// Add appends a sample. Its timestamp must be greater than the timestamp of the
+// previous sample. Add may modify the sample's histogram: the encoder adjusts its
+// spans to the spans of the chunk.
 func (b *ChunkBuilder) Add(s *Sample) error {
 	switch {
 	case s.H != nil:

@@ -24,7 +24,7 @@ import (
 )
 
 // TestManifestDecides checks that rows and packs of a generation that is not published are
-// never read, even if they are newer, and neither are those of an attempt that lost a race.
+// never read, even if they are newer or belong to an attempt that lost a race.
 func TestManifestDecides(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 1, 3, 2)}, "i1")

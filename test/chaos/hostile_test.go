@@ -63,7 +63,7 @@ type hostileRun struct {
 	good    *goodTenant
 	hostile []*hostileTenant
 
-	acting sync.Mutex // held by actions of the operator, and by code that must not run at the same time
+	acting sync.Mutex // held by actions of the operator, and by code that must not run during one
 	finish atomic.Bool
 	down   atomic.Bool  // the process is not running, or is about to end
 	starts atomic.Int64 // number of restarts

@@ -155,7 +155,7 @@ const (
 	rankHistogram
 )
 
-// beats reports whether a value takes precedence over another one at the same time, if
+// beats reports whether a value takes precedence over another one at the same timestamp, if
 // a mark is enough to decide: histograms of one kind are not compared.
 func (m mark) beats(o mark) bool {
 	return m.rank > o.rank || m.rank == rankFloat && o.rank == rankFloat && m.number > o.number

@@ -1,5 +1,5 @@
 // Package chaos tests that after a kill, damaged files or a full disk Pallium still has
-// everything that it acknowledged, except what was in damaged records or packs, and
+// everything that it acknowledged, except the content of damaged records and packs, and
 // nothing that was not sent.
 package chaos
 
@@ -155,7 +155,7 @@ func TestSecondProcess(t *testing.T) {
 	verifyAll(t, "after a second process was rejected", p, tenants)
 }
 
-// TestWrongPepper checks that a process with another pepper than that of the stored keys exits with an error
+// TestWrongPepper checks that a process with another pepper than the stored keys have exits with an error
 // and changes no data.
 func TestWrongPepper(t *testing.T) {
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)

@@ -316,7 +316,7 @@ func (r *run) stray() {
 }
 
 // ask runs random queries, one after the other, and compares the responses. No samples
-// are pushed at the same time.
+// are pushed concurrently.
 func (r *run) ask(t *Tenant, n int) {
 	for range n {
 		r.askOnce(t, r.gen.rnd.Int63())

@@ -78,7 +78,7 @@ func TestNow(t *testing.T) {
 }
 
 // TestSentOnce checks that reads of objects are sent once, and the page of a listing up to four
-// times: the tries of package retried are not multiplied by those of the client.
+// times: the tries of package retried are not multiplied by tries of the client.
 func TestSentOnce(t *testing.T) {
 	for code, permanent := range map[int]bool{http.StatusServiceUnavailable: false, http.StatusTooManyRequests: false,
 		http.StatusInternalServerError: false, http.StatusForbidden: true} {

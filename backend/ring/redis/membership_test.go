@@ -225,7 +225,7 @@ func TestRedisLost(t *testing.T) {
 }
 
 // TestFailover checks that missing members are written back when Redis returns with an older
-// state, like that of an asynchronous replica.
+// state, as after a failover to an asynchronous replica.
 func TestFailover(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)

@@ -14,8 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// fullFS is a file system that a test fills: the only free space is then that of a released
-// reserve.
+// fullFS is a file system that a test fills: only a released reserve is free space then.
 type fullFS struct {
 	vfs.FS
 	reserve string

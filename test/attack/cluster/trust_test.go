@@ -120,7 +120,7 @@ func (l *listener) serve(raw net.Conn) {
 	}
 }
 
-// got logs what the attacker received, and fails the test if that includes data which
+// got logs how much the attacker received, and fails the test if that includes data which
 // an attacker must not get, or more than perConn bytes of plain text per connection. It
 // returns the number of connections.
 func (l *listener) got(t *testing.T, what string, c *cluster.Cluster, perConn int) int {
