@@ -78,7 +78,7 @@ type Store interface {
 }
 
 // CheckName returns an error if the name of an object is invalid. A name has one to
-// MaxNameLength bytes of printable ASCII, in non-empty segments joined by single
+// MaxNameLength bytes of visible ASCII, in non-empty segments joined by single
 // slashes, none of them "." or "..", and does not end in ".tmp".
 func CheckName(name string) error {
 	if name == "" || len(name) > MaxNameLength {
@@ -86,7 +86,7 @@ func CheckName(name string) error {
 	}
 	for i := range len(name) {
 		if name[i] <= ' ' || name[i] > '~' {
-			return fmt.Errorf("%w: object name %q has a byte that is not printable ASCII", ErrInvalid, name)
+			return fmt.Errorf("%w: object name %q has a space or a byte that is not printable ASCII", ErrInvalid, name)
 		}
 	}
 	for segment := range strings.SplitSeq(name, "/") {

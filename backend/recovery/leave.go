@@ -141,7 +141,8 @@ func (r *Recovery) spare(ctx context.Context) error {
 		"first; to stop the whole cluster, stop its processes", ErrNeeded, len(left), r.o.Replication)
 }
 
-// mayLeave returns an ErrHasAside while the ingester has files of series set aside.
+// mayLeave returns ErrHasAside, or an error of the store, while the ingester has files of
+// series set aside.
 func (r *Recovery) mayLeave(ctx context.Context, ing Leaving) error {
 	list := ing.Aside()
 	if len(list) == 0 {

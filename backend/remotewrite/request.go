@@ -101,7 +101,7 @@ type Request struct {
 // Pool is a pool of Requests. The zero value is ready to use.
 type Pool struct{ pool sync.Pool }
 
-// Get returns an empty Request.
+// Get returns a Request from the pool, or a new one.
 func (p *Pool) Get() *Request {
 	if r, ok := p.pool.Get().(*Request); ok {
 		return r
@@ -260,9 +260,9 @@ func (r *Request) entry() (*series.Entry, *labels.ScratchBuilder) {
 		r.builders = append(r.builders, labels.ScratchBuilder{})
 	}
 	e := &r.entries[i]
-	// Release histograms. The first time that this request uses the entry, all of
-	// those from earlier requests are released. The entry of a dropped series is used
-	// again for the next series: then only the dropped series' histograms are left.
+	// Release histograms. The first time that this request uses the entry, all histograms
+	// from earlier requests are released. The entry of a dropped series is used again for
+	// the next series: then only the dropped series' histograms are left.
 	if i >= r.cleared {
 		clear(e.Samples[:cap(e.Samples)])
 		r.cleared = i + 1

@@ -282,7 +282,7 @@ func (a *attack) must(err error) {
 // heartbeatValidity is how long a heartbeat is valid.
 const heartbeatValidity = 30 * time.Second
 
-// proofBytes is what a process sends before the other side has proved anything.
+// proofBytes is the number of bytes that a process sends before the other side has proved anything.
 const proofBytes = 32
 
 // TestTrust checks that a false member of the ring, a restored old entry, and an attacker at the

@@ -13,8 +13,8 @@ import (
 // atOnce is the number of panels that a browser requests concurrently.
 const atOnce = 6
 
-// dashboard refreshes 20 panels in each process in turns, while samples are written to all
-// of them.
+// dashboard refreshes 20 panels in each process in turns. Before each refresh, the latest
+// samples are written to all processes.
 func (w *trio) dashboard(ctx context.Context, o options) error {
 	// Write the samples from the end of the data set until now.
 	if err := w.gen.fill(ctx, time.Now(), false, w.all()...); err != nil {
