@@ -57,7 +57,7 @@ type sender struct {
 	client  *http.Client
 	rnd     *rand.Rand
 	metrics []labels.Labels // the permanent series
-	clock   int64           // time of the next steady sample, Unix ms
+	clock   int64           // time of the last regular sample, Unix ms
 	fresh   int             // numbers series that are new in each request
 	last    []entry         // the last request, to be repeated
 }

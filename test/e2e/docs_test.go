@@ -127,7 +127,7 @@ func TestCommandsOfDocs(t *testing.T) {
 		}
 		for _, m := range commandLine.FindAllStringSubmatch(p.text, -1) {
 			line, _, _ := strings.Cut(m[1], " #")
-			if seen[line] || strings.HasSuffix(line, ": ") { // the latter is a label of signatures
+			if seen[line] || strings.HasSuffix(line, ": ") { // a label of signatures
 				continue
 			}
 			seen[line] = true

@@ -238,7 +238,7 @@ func TestNoBinaries(t *testing.T) {
 }
 
 // ignores reports whether a line of .gitignore matches a file: a pattern with a
-// leading slash matches below the root, any other in every folder.
+// leading slash is a path from the root, any other matches in every folder.
 func ignores(pattern, name string) bool {
 	if rooted, ok := strings.CutPrefix(pattern, "/"); ok {
 		return name == strings.TrimSuffix(rooted, "/")

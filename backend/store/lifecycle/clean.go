@@ -15,8 +15,8 @@ import (
 const uploadTime = time.Hour
 
 // CleanDeletions requests that the compactor remove a tenant's deleted series from the
-// packs of all days now, including days that have not ended. It requests no days to which
-// all deletions are applied, or whose existing request is newer than these deletions. It
+// packs of all days now, including days that have not ended. It omits days that need no
+// removal, and days with a request that is newer than the deletions to be applied. It
 // returns the number of days that it requested.
 func (k *Keeper) CleanDeletions(ctx context.Context, t tenant.ID) (int, error) {
 	_, deletions, err := k.index.Catalogs.Readable(ctx, t, 0, 0)
