@@ -78,8 +78,9 @@ func New(o Options) *Guard {
 	}, []string{"source"})
 	auto.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pallium_clock_trusted",
-		Help: "1 while this process's clock is trusted; 0 if an offset (pallium_clock_offset_seconds) is more than ten minutes, if an uploaded " +
-			"pack was sealed more than ten minutes in the future, or if no other clock has responded yet. While 0, nothing is deleted by time.",
+		Help: "1 while this process's clock is trusted; 0 if an offset (pallium_clock_offset_seconds) is more than ten minutes, if an " +
+			"uploaded pack was sealed more than ten minutes in the future, or if no other clock has responded yet. While 0, nothing is " +
+			"deleted by time.",
 	}, func() float64 {
 		if _, err := g.Now(); err != nil {
 			return 0
