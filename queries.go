@@ -56,7 +56,7 @@ func (b *backend) buildQuerier(context.Context) error {
 		return err
 	}
 	r := runner.New(runner.Options{Engine: b.queries.engine, Parts: b.queries.engine, Queryable: b.api.Queryable, Memory: b.memory,
-		Cost: b.queries.engine.Cost, Readers: b.queries.engine.Readers, Switches: b.switches()})
+		Cost: b.queries.engine.Cost, Readers: b.queries.engine.Readers, Switches: b.switches(), Now: b.opts.Now})
 	b.queries.worker = worker.New(worker.Options{Frontends: b.cluster.lenders(b), Run: r.Run, Slots: b.slots(),
 		Logger: b.opts.Logger, Registerer: b.registry})
 	return nil
@@ -113,7 +113,8 @@ func (b *backend) buildEngines(parsers switches.Parsers) (promql.QueryEngine, er
 		return top, nil
 	}
 	if b.has(TargetFrontend) {
-		r := runner.New(runner.Options{Engine: top, Queryable: b.api.Queryable, Memory: b.memory, Gate: b.api.Gate, Switches: b.switches()})
+		r := runner.New(runner.Options{Engine: top, Queryable: b.api.Queryable, Memory: b.memory, Gate: b.api.Gate, Switches: b.switches(),
+			Now: b.opts.Now})
 		q.server = home.NewServer(r.Run)
 	}
 	passing := home.New(home.Options{Here: top, Hold: b.holdHere(), Frontends: b.cluster.homes, Request: q.engine.Request,

@@ -160,6 +160,7 @@ type exchange struct {
 
 	tenant     tenant.ID
 	credential string
+	concurrent int // requests of the credential that may be in progress; 0 = no limit
 }
 
 func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request) *exchange {
@@ -248,6 +249,7 @@ func (x *exchange) serve() *rejection {
 func (x *exchange) admitted(access tenant.Access, lim *limits.Limits) *rejection {
 	admission, rej := x.g.quota.Admit(quota.Request{
 		Tenant: access.Tenant, Limits: lim, Cost: x.route.Cost, Length: x.r.ContentLength,
+		Token: x.credential, TokenLimit: x.concurrent,
 	})
 	if rej != nil {
 		return overLimit(rej)
@@ -324,7 +326,7 @@ func (x *exchange) authorize() (tenant.Access, *rejection) {
 	if err != nil {
 		return tenant.Access{}, x.authRejection(err)
 	}
-	x.credential = proof.Identity.Credential
+	x.credential, x.concurrent = proof.Identity.Credential, proof.Identity.MaxConcurrentRequests
 	d := policies.Decide(proof.Identity, policies.Action{
 		Scope: x.route.Scope, Selector: selector(x.r.Header), BasicUser: proof.BasicUser,
 	})

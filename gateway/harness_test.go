@@ -207,6 +207,11 @@ func (e *edge) authenticator() *authn.Authenticator {
 	add("READ", nil, []tenant.Scope{tenant.MetricsRead}, "a")
 	add("WRITE", nil, []tenant.Scope{tenant.MetricsWrite}, "a")
 	add("NOBODY", nil, all)
+	for _, name := range []string{"LIMITED", "ROTATED"} { // two keys of one token
+		add(name, func(c *apikey.Credential) {
+			c.Identity.Credential, c.Identity.MaxConcurrentRequests = "tk_LIMITED", tokenLimit
+		}, all, "a", "b")
+	}
 	add("GONE", nil, all, "gone")
 	add("REVOKED", func(c *apikey.Credential) { c.Revoked = true }, all, "a")
 	add("EXPIRED", func(c *apikey.Credential) { c.ExpiresAt = e.clock.Now() }, all, "a")

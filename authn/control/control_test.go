@@ -155,6 +155,51 @@ func TestRotate(t *testing.T) {
 	wantKind(t, "long grace", err, Invalid)
 }
 
+// TestTokenConcurrency: the limit of a token's requests in progress applies to all of its keys, in
+// every process, and stays when it is rotated.
+func TestTokenConcurrency(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.open(), w.open()
+	tk, first := issue(t, a, "team-a")
+	limitOf := func(c *Control, keyID string) int {
+		t.Helper()
+		return must(c.Credential(ctx, keyID))(t).Identity.MaxConcurrentRequests
+	}
+	if tk.MaxConcurrentRequests != 0 || limitOf(b, first.ID()) != 0 {
+		t.Error("a new token has a limit")
+	}
+	out, err := a.UpdateToken(ctx, tk.ID, tk.ETag, 5)
+	if err != nil || out.MaxConcurrentRequests != 5 || out.ETag == tk.ETag {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	_, second, err := a.RotateToken(ctx, tk.ID, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Poll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*Control{a, b} {
+		for _, key := range []string{first.ID(), second.ID()} {
+			if n := limitOf(c, key); n != 5 {
+				t.Errorf("limit %d, want 5", n)
+			}
+		}
+	}
+	_, err = a.UpdateToken(ctx, tk.ID, tk.ETag, 6)
+	wantKind(t, "an old ETag", err, Stale)
+	_, err = a.UpdateToken(ctx, tk.ID, AnyETag, -1)
+	wantKind(t, "below 0", err, Invalid)
+	_, err = a.UpdateToken(ctx, "tk_none", AnyETag, 1)
+	wantKind(t, "no such token", err, NotFound)
+	_, _, err = a.IssueToken(ctx, TokenRequest{Name: "n", Policy: tk.Policy, MaxConcurrentRequests: mostConcurrency + 1})
+	wantKind(t, "issued with too many", err, Invalid)
+	issued, _, err := a.IssueToken(ctx, TokenRequest{Name: "n", Policy: tk.Policy, MaxConcurrentRequests: 9})
+	if err != nil || issued.MaxConcurrentRequests != 9 {
+		t.Errorf("issued: %+v, %v", issued, err)
+	}
+}
+
 func TestExpiry(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()

@@ -75,7 +75,7 @@ func (c *Control) readCredential(ctx context.Context, keyID string) (credential,
 	}
 	out := credential{policy: p.Name, Credential: apikey.Credential{
 		KeyID: keyID, ExpiresAt: t.ExpiresAt, Revoked: !t.RevokedAt.IsZero(),
-		Identity: tenant.Identity{Credential: t.ID, Name: t.Name, Scopes: p.Scopes},
+		Identity: tenant.Identity{Credential: t.ID, Name: t.Name, Scopes: p.Scopes, MaxConcurrentRequests: t.MaxConcurrentRequests},
 	}}
 	hash := t.Key
 	if keyID != t.Key.ID {

@@ -57,6 +57,41 @@ func (c *Control) RotateToken(ctx context.Context, id string, grace time.Duratio
 	return out[0], key, nil
 }
 
+// mostConcurrency is the largest limit of a token's requests in progress.
+const mostConcurrency = 1_000_000
+
+func checkConcurrency(n int) error {
+	if n < 0 || n > mostConcurrency {
+		return fail(Invalid, "maxConcurrentRequests", "maxConcurrentRequests is %d: it must be between 0 (no limit) and %d", n, mostConcurrency)
+	}
+	return nil
+}
+
+// UpdateToken replaces the limit of a token's requests in progress, if the token has the given
+// ETag. It applies at once in this process, and within a second in others.
+func (c *Control) UpdateToken(ctx context.Context, id, etag string, maxConcurrentRequests int) (Token, error) {
+	if err := checkConcurrency(maxConcurrentRequests); err != nil {
+		return Token{}, err
+	}
+	t, err := c.loadToken(ctx, id)
+	if err != nil {
+		return Token{}, err
+	}
+	if err := match(etag, t.ETag); err != nil {
+		return Token{}, err
+	}
+	next := t
+	next.MaxConcurrentRequests = maxConcurrentRequests
+	if err := c.replace(ctx, prefToken+id, t.ETag, &next, changedKey, t.keyIDs()...); err != nil {
+		return Token{}, err
+	}
+	out, err := c.join(ctx, []token{next})
+	if err != nil {
+		return Token{}, err
+	}
+	return out[0], nil
+}
+
 // RevokeToken revokes a token and all its keys, immediately in this process and within a
 // second in others. Revoking a token again is not an error, and appends to the change log
 // again: the client may be retrying because it got no response, and the first attempt may

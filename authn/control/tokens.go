@@ -42,7 +42,11 @@ type Token struct {
 	PreviousKeyID      string // the key before the last rotation
 	PreviousValidUntil time.Time
 	TenantsDeleted     bool // all tenants of the policy were deleted
-	ETag               string
+
+	// MaxConcurrentRequests is how many requests with the token's keys may be in progress
+	// at one gateway; 0 = no limit of its own.
+	MaxConcurrentRequests int
+	ETag                  string
 }
 
 // The statuses of tokens.
@@ -80,7 +84,10 @@ type token struct {
 	ExpiresAt     time.Time `json:"expiresAt"`
 	RevokedAt     time.Time `json:"revokedAt,omitzero"`
 	RotatedAt     time.Time `json:"rotatedAt,omitzero"`
-	ETag          string    `json:"-"`
+
+	MaxConcurrentRequests int `json:"maxConcurrentRequests,omitzero"`
+
+	ETag string `json:"-"`
 }
 
 // keyHash is the stored part of one key.
@@ -117,6 +124,8 @@ type TokenRequest struct {
 	Tenant    tenant.ID
 	Scopes    []tenant.Scope
 	ExpiresAt time.Time // zero: after DefaultExpiry; Never(): never
+
+	MaxConcurrentRequests int // 0 = no limit
 }
 
 // IssueToken issues an API key. The returned Key is not stored.
@@ -143,7 +152,8 @@ func (c *Control) IssueToken(ctx context.Context, r TokenRequest) (Token, apikey
 	if err != nil {
 		return Token{}, apikey.Key{}, err
 	}
-	t := token{ID: "tk_" + id, Name: r.Name, Policy: p.Name, PolicyUID: p.UID, CreatedAt: c.moment(), ExpiresAt: r.ExpiresAt}
+	t := token{ID: "tk_" + id, Name: r.Name, Policy: p.Name, PolicyUID: p.UID, CreatedAt: c.moment(), ExpiresAt: r.ExpiresAt,
+		MaxConcurrentRequests: r.MaxConcurrentRequests}
 	key, err := c.newKey(ctx, &t)
 	if err != nil {
 		return Token{}, apikey.Key{}, err
@@ -188,6 +198,9 @@ func (c *Control) checkTokenRequest(r *TokenRequest) error {
 		if _, err := tenant.ParseID(string(r.Tenant)); err != nil {
 			return fail(Invalid, "tenant", "%s", err)
 		}
+	}
+	if err := checkConcurrency(r.MaxConcurrentRequests); err != nil {
+		return err
 	}
 	if r.ExpiresAt.IsZero() {
 		r.ExpiresAt = c.moment().Add(DefaultExpiry)
@@ -372,5 +385,6 @@ func view(t token, p Policy) Token {
 		Scopes: slices.Clone(p.Scopes), Tenants: slices.Clone(p.Tenants),
 		KeyID: t.Key.ID, CreatedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt, RevokedAt: t.RevokedAt, RotatedAt: t.RotatedAt,
 		PreviousKeyID: t.Previous.ID, PreviousValidUntil: t.PreviousUntil, ETag: t.ETag,
+		MaxConcurrentRequests: t.MaxConcurrentRequests,
 	}
 }

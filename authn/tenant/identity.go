@@ -32,6 +32,9 @@ type Identity struct {
 	Name       string  // the name of an API key, or the subject of a JWT; for logs and audit
 	Tenants    []ID    // tenants the credential may act for, sorted, without duplicates
 	Scopes     []Scope // the rights of the credential in those tenants
+	// MaxConcurrentRequests is how many requests of the credential may be in progress at
+	// one gateway; 0 = no limit of its own.
+	MaxConcurrentRequests int
 }
 
 // Has reports whether the identity has the scope.

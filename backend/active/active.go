@@ -77,6 +77,8 @@ type Entry struct {
 	samples  atomic.Int64 // read by its queries
 	peak     atomic.Int64 // peak number of samples that a query had in memory
 	status   atomic.Int64
+	// details returns more attributes of the log line of a slow read; nil: there are none.
+	details func() []any
 }
 
 // New returns an empty Registry.
@@ -137,10 +139,15 @@ func (e *Entry) Read(samples, peak int64) {
 	}
 }
 
-// Status records the HTTP status of the response. Only the first call has an effect.
-func (e *Entry) Status(code int) {
+// Status records the HTTP status of the response. Only the first call has an effect. It reports
+// whether this is the first call.
+func (e *Entry) Status(code int) bool { return e != nil && e.status.CompareAndSwap(0, int64(code)) }
+
+// Details sets what returns further attributes of the log line if the read is slow. It must be
+// called before the read runs.
+func (e *Entry) Details(attrs func() []any) {
 	if e != nil {
-		e.status.CompareAndSwap(0, int64(code))
+		e.details = attrs
 	}
 }
 
@@ -160,9 +167,13 @@ func (e *Entry) Done() {
 	}
 	r.slow.Inc()
 	q := &e.query
-	r.o.Logger.Info("slow query", "id", q.ID, "tenant", q.Tenant, "path", q.Path, "query", q.Text, "start", q.Start, "end", q.End,
+	attrs := []any{"id", q.ID, "tenant", q.Tenant, "path", q.Path, "query", q.Text, "start", q.Start, "end", q.End,
 		"step", q.Step, "duration", took.Round(time.Millisecond), "status", e.status.Load(), "samples_read", e.samples.Load(),
-		"peak_samples", e.peak.Load())
+		"peak_samples", e.peak.Load()}
+	if e.details != nil {
+		attrs = append(attrs, e.details()...)
+	}
+	r.o.Logger.Info("slow query", attrs...)
 }
 
 // List returns all reads, the oldest first.

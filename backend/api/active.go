@@ -11,6 +11,8 @@ import (
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/palliumhq/pallium/backend/active"
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // begin registers a read, so that an operator can list and end it. The caller must call Done on the
@@ -21,8 +23,18 @@ func (a *api) begin(w http.ResponseWriter, r *http.Request) (http.ResponseWriter
 	if q.Start == "" {
 		q.Start = r.Form.Get("time")
 	}
-	ctx, entry := a.Active.Begin(r.Context(), q)
-	return &statusNoter{w, entry}, r.WithContext(ctx), entry
+	measured := timing.New(a.Now)
+	ctx, entry := a.Active.Begin(timing.NewContext(r.Context(), measured), q)
+	entry.Details(func() []any {
+		report := measured.Report()
+		return report.Attrs()
+	})
+	start := a.Now()
+	noter := &statusNoter{w, entry, func() string {
+		report := measured.Report()
+		return report.Header(a.Now().Sub(start))
+	}}
+	return noter, r.WithContext(withStats(ctx, r.Form.Get("stats"))), entry
 }
 
 // textOf returns the expression or the selectors of a read.
@@ -34,21 +46,30 @@ func textOf(r *http.Request) string {
 	return strings.Join(list, " ")
 }
 
-// statusNoter records the status of a response in the entry of the read.
+// statusNoter records the status of a response in the entry of the read, and adds to the
+// response where the time went.
 type statusNoter struct {
 	http.ResponseWriter
-	entry *active.Entry
+	entry  *active.Entry
+	timing func() string
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *statusNoter) WriteHeader(code int) {
-	w.entry.Status(code)
+	w.begin(code)
 	w.ResponseWriter.WriteHeader(code)
+}
+
+// begin is called before the first part of the response.
+func (w *statusNoter) begin(code int) {
+	if w.entry.Status(code) {
+		w.Header().Set(timing.HeaderName, w.timing())
+	}
 }
 
 // Write implements http.ResponseWriter.
 func (w *statusNoter) Write(p []byte) (int, error) {
-	w.entry.Status(http.StatusOK)
+	w.begin(http.StatusOK)
 	return w.ResponseWriter.Write(p)
 }
 
@@ -89,6 +110,9 @@ type notingQuery struct{ promql.Query }
 // Exec implements promql.Query.
 func (q notingQuery) Exec(ctx context.Context) *promql.Result {
 	res := q.Query.Exec(ctx)
+	if err := statsWarning(ctx); err != nil && res.Err == nil {
+		res.Warnings.Add(err)
+	}
 	if s := q.Stats(); s != nil && s.Samples != nil {
 		active.Of(ctx).Read(s.Samples.TotalSamples, int64(s.Samples.PeakSamples))
 	}
@@ -98,4 +122,16 @@ func (q notingQuery) Exec(ctx context.Context) *promql.Result {
 // endedByOperator reports whether an operator ended a request.
 func endedByOperator(r *http.Request) bool {
 	return errors.Is(context.Cause(r.Context()), active.ErrEnded)
+}
+
+// ended returns the reason for which a request was ended before its response: an operator, or
+// its memory. It is nil if it was not ended.
+func ended(r *http.Request) error {
+	switch cause := context.Cause(r.Context()); {
+	case errors.Is(cause, active.ErrEnded):
+		return active.ErrEnded
+	case errors.Is(cause, memory.ErrEnded):
+		return memory.ErrEnded
+	}
+	return nil
 }

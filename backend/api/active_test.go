@@ -82,7 +82,7 @@ func TestSlowQueryLog(t *testing.T) {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
 	for _, want := range []string{`msg="slow query"`, "tenant=acme", "path=/prometheus/api/v1/query", "query=count(m)", "duration=1m0s", "status=200",
-		"samples_read=500", "peak_samples=50"} {
+		"samples_read=500", "peak_samples=50", "queue_time=0s", "engine_time=0s", "querier_wall_time=1m0s", "cached_steps=0"} {
 		if log := b.log.String(); !strings.Contains(log, want) {
 			t.Errorf("the log has no %s: %s", want, log)
 		}

@@ -34,7 +34,7 @@ func TestDeletionErrors(t *testing.T) {
 		{fmt.Errorf("delete series: %w", lifecycle.InvalidDeletion("the matchers have 70000 bytes, at most 65536 are possible")), http.StatusBadRequest, "at most 65536"},
 		{errors.New("open /srv: secret"), http.StatusServiceUnavailable, " again"},
 	} {
-		a := &api{Options: Options{Gate: querier.NewGate(nil), Active: active.New(active.Options{Now: time.Now}), Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Parsers: switches.Only(parser.NewParser(parser.Options{})), Logger: slog.New(slog.DiscardHandler), Delete: func(context.Context, Deletion) error { return c.err }}}
+		a := &api{Options: Options{Now: time.Now, Gate: querier.NewGate(nil), Active: active.New(active.Options{Now: time.Now}), Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Parsers: switches.Only(parser.NewParser(parser.Options{})), Logger: slog.New(slog.DiscardHandler), Delete: func(context.Context, Deletion) error { return c.err }}}
 		r := httptest.NewRequest(http.MethodPost, "/api/v1/admin/tsdb/delete_series", strings.NewReader(url.Values{"match[]": {"up"}}.Encode()))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()
@@ -49,7 +49,7 @@ func TestDeletionErrors(t *testing.T) {
 // and to send the request again, since it may have taken effect in part.
 func TestDeletionEndedByOperator(t *testing.T) {
 	running := active.New(active.Options{Now: time.Now})
-	a := &api{Options: Options{Gate: querier.NewGate(nil), Active: running, Limits: func(tenant.ID) limits.Limits { return limits.Default() },
+	a := &api{Options: Options{Now: time.Now, Gate: querier.NewGate(nil), Active: running, Limits: func(tenant.ID) limits.Limits { return limits.Default() },
 		Parsers: switches.Only(parser.NewParser(parser.Options{})), Logger: slog.New(slog.DiscardHandler),
 		Delete: func(ctx context.Context, _ Deletion) error {
 			running.End(running.List()[0].ID)

@@ -76,7 +76,7 @@ func status(err error) (int, string) {
 	case errors.Is(err, active.ErrEnded):
 		return http.StatusUnprocessableEntity, active.ErrEnded.Error()
 	case errors.Is(err, memory.ErrEnded):
-		return http.StatusServiceUnavailable, memory.ErrEnded.Error() + "; try again later"
+		return http.StatusUnprocessableEntity, memory.ErrEnded.Error()
 	case errors.Is(err, memory.ErrFull):
 		return http.StatusServiceUnavailable, memory.ErrFull.Error() + "; send the request again"
 	case errors.Is(err, remotewrite.ErrTooMany), errors.Is(err, remotewrite.ErrTooLarge):
@@ -163,7 +163,7 @@ func (a *api) logFailure(r *http.Request, err error) {
 		return
 	}
 	level := slog.LevelError
-	if errors.Is(err, memory.ErrFull) || errors.Is(err, memory.ErrEnded) {
+	if errors.Is(err, memory.ErrFull) {
 		level = slog.LevelDebug // counted by the memory account; may be very frequent
 	}
 	a.Logger.Log(r.Context(), level, "request failed", "path", r.URL.Path, "tenant", access(r), "err", err)

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -116,27 +118,41 @@ func TestNoMemoryFree(t *testing.T) {
 	}
 }
 
-// TestEnded checks that the response to a read that the memory account ends as a last resort is
-// 503, whatever error its source returns.
+// TestEnded checks that a read that the memory account ends as a last resort is 422 with the
+// way out and without Retry-After, independent of the error that its source returns: the
+// memory of this process (by the context, or from the account), or that of another one. A
+// deletion, which may have taken effect in part, is 503.
 func TestEnded(t *testing.T) {
 	b := newReading(t, 64<<20)
-	b.source.set(func(ctx context.Context) error {
-		if err := memory.FromContext(ctx).Take(1 << 20); err != nil {
+	end := func(ctx context.Context) error {
+		h := memory.FromContext(ctx)
+		if err := h.Take(1 << 20); err != nil {
 			return err
 		}
 		b.account.EndHeaviest(1)
-		return untilEnd(ctx)
-	})
-	for _, c := range allReadRoutes() {
-		if c.onlyParses && !c.deletes() {
-			continue
+		return h.Take(1 << 20)
+	}
+	for how, source := range map[string]func(context.Context) error{
+		"by the context": func(ctx context.Context) error { return errors.Join(end(ctx), untilEnd(ctx)) },
+		"by the account": end,
+		"by an ingester": func(context.Context) error { return fmt.Errorf("ingester-1: %w", memory.ErrEndedElsewhere) },
+	} {
+		b.source.set(source)
+		for _, c := range allReadRoutes() {
+			if c.onlyParses && !c.deletes() {
+				continue
+			}
+			what, want := c.String()+", ended "+how, rejection{422, "nearly out of memory, and this query held most of it; select fewer series"}
+			if c.deletes() {
+				want = rejection{503, " again"}
+			}
+			w := do(b.h, as("acme", c.request(b, "")))
+			b.check(what, w, want)
+			if asJSON := c.pattern != "read" && !c.deletes(); asJSON && !strings.Contains(w.Body.String(), `"errorType":"execution"`) {
+				t.Errorf("%s: %s, want errorType execution", what, w.Body)
+			}
+			b.clean(what)
 		}
-		want := rejection{503, "nearly out of memory"}
-		if c.deletes() {
-			want.text = " again"
-		}
-		b.check(c.String(), do(b.h, as("acme", c.request(b, ""))), want)
-		b.clean(c.String())
 	}
 }
 

@@ -16,7 +16,6 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	v1 "github.com/prometheus/prometheus/web/api/v1"
 
-	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/routes"
@@ -51,7 +50,7 @@ func (a *api) prometheus(table []routes.Route) (http.Handler, error) {
 		if _, ok := w.(*readWriter); !ok { // remoteRead has wrapped w itself
 			ctx, fault := querier.NoteFaults(r.Context())
 			w, r = &unavailableWriter{ResponseWriter: w, fault: fault, gone: func() bool { return clientGone(r) },
-				ended: func() bool { return endedByOperator(r) }}, r.WithContext(ctx)
+				ended: func() error { return ended(r) }}, r.WithContext(ctx)
 			if s := querier.Switches(r.Context()).Grammar(); s != (switches.Set{}) {
 				others(s).ServeHTTP(w, r)
 				return
@@ -121,7 +120,7 @@ func (a *api) newPrometheus(s switches.Set, reg prometheus.Registerer) *v1.API {
 		true, maxSearchLimit, a.Logger, nil,
 		readSamples, readConcurrency, readFrameBytes,
 		false, nil, nil, &v1.PrometheusVersion{}, nil, nil,
-		nil, reg, nil,
+		nil, reg, renderStats,
 		false, nil, false, false, false, // no remote write receiver: see push
 		a.Lookback, false, false, nil, nil, v1.OpenAPIOptions{}, a.Parsers(s), true, 0,
 	)
@@ -145,19 +144,19 @@ func configuration() config.Config {
 type unavailableWriter struct {
 	http.ResponseWriter
 	fault    func() error
-	gone     func() bool // reports whether the client has closed the connection
-	ended    func() bool // reports whether an operator ended the request
-	replaced bool        // the replacement was written: output of the handler is dropped
+	gone     func() bool  // reports whether the client has closed the connection
+	ended    func() error // returns why the request was ended; see ended
+	replaced bool         // the replacement was written: output of the handler is dropped
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *unavailableWriter) WriteHeader(code int) {
 	err := w.fault()
-	if code >= http.StatusBadRequest && w.ended() { // not all handlers return the cause
+	if cause := w.ended(); code >= http.StatusBadRequest && cause != nil { // not all handlers return the cause
 		w.replaced = true
 		w.Header().Del("Content-Encoding")
 		w.Header().Del("Content-Length")
-		writeError(w.ResponseWriter, http.StatusUnprocessableEntity, "execution", active.ErrEnded.Error())
+		writeError(w.ResponseWriter, http.StatusUnprocessableEntity, "execution", cause.Error())
 		return
 	}
 	if code >= http.StatusBadRequest && w.gone() {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +15,6 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/storage/remote"
 
-	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/regexsize"
@@ -52,7 +52,7 @@ func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 		r = r.WithContext(querier.ReadRaw(ctx, func(err error) { noteFault(ctx, err) }))
 		r.Body = readCloser{bytes.NewReader(buf.Bytes())}
 		next.ServeHTTP(&readWriter{ResponseWriter: w, fault: f, gone: func() bool { return clientGone(r) },
-			ended: func() bool { return endedByOperator(r) }, slow: release}, r)
+			ended: func() error { return cmp.Or(ended(r), f.ended) }, slow: release}, r)
 	}
 }
 
@@ -152,6 +152,7 @@ func (readCloser) Close() error { return nil }
 // with 500 to every error.
 type readFault struct {
 	exceeded *limits.Exceeded
+	ended    error        // memory.ErrEnded, or nil
 	cause    func() error // see querier.NoteFaults
 }
 
@@ -160,6 +161,9 @@ type readFaultKey struct{}
 func noteFault(ctx context.Context, err error) {
 	if f, ok := ctx.Value(readFaultKey{}).(*readFault); ok && err != nil {
 		_ = errors.As(err, &f.exceeded)
+		if errors.Is(err, memory.ErrEnded) {
+			f.ended = memory.ErrEnded
+		}
 	}
 }
 
@@ -169,10 +173,10 @@ func noteFault(ctx context.Context, err error) {
 type readWriter struct {
 	http.ResponseWriter
 	fault    *readFault
-	gone     func() bool // reports whether the client has closed the connection
-	ended    func() bool // reports whether an operator ended the read
-	replaced bool        // the replacement was written: output of the handler is dropped
-	slow     func()      // called when the client does not read; may be nil
+	gone     func() bool  // reports whether the client has closed the connection
+	ended    func() error // returns why the read was ended, or nil
+	replaced bool         // the replacement was written: output of the handler is dropped
+	slow     func()       // called when the client does not read; may be nil
 }
 
 // slowWrite is how long a client may take to receive a piece of a response before the read no
@@ -192,9 +196,9 @@ func (w *readWriter) WriteHeader(code int) {
 		w.Header().Set("Retry-After", retryAfter)
 	case w.fault.exceeded != nil:
 		code = http.StatusUnprocessableEntity
-	case w.ended():
+	case w.ended() != nil:
 		w.replaced = true
-		writeText(w.ResponseWriter, http.StatusUnprocessableEntity, active.ErrEnded.Error())
+		writeText(w.ResponseWriter, http.StatusUnprocessableEntity, w.ended().Error())
 		return
 	default:
 		_, text := status(w.fault.cause())

@@ -19,6 +19,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/switches"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -759,5 +760,47 @@ func TestKey(t *testing.T) {
 	later.start, later.end = base.start+hour, base.end+hour // of the same day
 	if key(later) != key(base) {
 		t.Error("the same day of two queries: two keys")
+	}
+}
+
+// TestTiming checks what is measured of a query: the steps and parts by where they came from, with
+// shards if the series are divided.
+func TestTiming(t *testing.T) {
+	w := newWorld(t)
+	w.fill()
+	ask := func(shards int, text string, start, end int64) timing.Report {
+		t.Helper()
+		w.divideSeries(shards)
+		r := timing.New(time.Now)
+		if res := w.askWith(timing.NewContext(t.Context(), r), text, start, end, 10*minute); res.Err != nil {
+			t.Fatal(res.Err)
+		}
+		return r.Report()
+	}
+	start, end := origin+hour, origin+2*day+hour // two days
+	steps := (end-start)/(10*minute) + 1
+	first := ask(1, "load", start, end-10*minute)
+	if first.Cached != 0 || first.Evaluated != steps-1 || len(first.Parts) != 1 || first.Parts[0].Start != start || first.Parts[0].End != end-10*minute {
+		t.Errorf("nothing is kept: %+v", first)
+	}
+	again := ask(1, "load", start, end+6*hour)
+	cached := int64(0)
+	for _, p := range again.Parts {
+		if p.Cached {
+			cached += (p.End-p.Start)/(10*minute) + 1
+		}
+	}
+	if again.Cached != steps-1 || cached != again.Cached || again.Evaluated == 0 || len(again.Parts) != 3 || again.Of(timing.Cache) <= 0 {
+		t.Errorf("two days are kept: %+v", again)
+	}
+	divided := ask(3, "sum(load)", start, end)
+	shards := 0
+	for _, p := range divided.Parts {
+		if p.Shard {
+			shards++
+		}
+	}
+	if shards < 2 || divided.Evaluated != steps {
+		t.Errorf("shards: %+v", divided)
 	}
 }

@@ -11,10 +11,12 @@ import (
 
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // lookUp reads the parts that are in the cache, and adds tasks for all other steps.
 func (p *plan) lookUp(ctx context.Context) {
+	defer timing.Of(ctx).Measure(timing.Cache)()
 	if p.cached = p.cached && p.readVersions(ctx); p.cached {
 		var keys []string
 		for i := range p.parts {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // rangeQuery is a range query that is answered in parts. The embedded query is the whole query; it
@@ -114,7 +115,7 @@ func (p *plan) run(ctx context.Context) *promql.Result {
 	if err != nil {
 		return &promql.Result{Err: err}
 	}
-	p.count()
+	p.count(ctx)
 	return &promql.Result{Value: m, Warnings: notes}
 }
 
@@ -143,12 +144,14 @@ func (p *plan) charge(ctx context.Context) error {
 }
 
 // count adds the cost to the statistics of the query, and the steps to the metrics.
-func (p *plan) count() {
+func (p *plan) count(ctx context.Context) {
 	samples := p.q.Stats().Samples
 	kept, evaluated := int64(0), int64(0)
 	for i := range p.parts {
 		if e := p.parts[i].kept; e != nil {
-			kept += stepsIn(intersect(e.steps, p.parts[i].steps), p.step)
+			steps := intersect(e.steps, p.parts[i].steps)
+			kept += stepsIn(steps, p.step)
+			timing.Of(ctx).AddPart(timing.Part{Start: steps.Start, End: steps.End, Cached: true})
 			samples.TotalSamples += e.cost.Read
 			samples.PeakSamples = max(samples.PeakSamples, int(e.cost.Samples))
 		}
@@ -159,6 +162,7 @@ func (p *plan) count() {
 		samples.TotalSamples += t.cost.Read
 		samples.PeakSamples = max(samples.PeakSamples, int(t.cost.Samples))
 	}
+	timing.Of(ctx).Steps(kept, evaluated)
 	p.f.metrics.steps.WithLabelValues("cache").Add(float64(kept))
 	p.f.metrics.steps.WithLabelValues("evaluated").Add(float64(evaluated))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // task is a range of steps of one part to evaluate. Either all of its steps may be cached, or none.
@@ -162,8 +163,19 @@ func (p *plan) exec(ctx context.Context, steps split.Range, of *shard.Shard) (*e
 	if err != nil {
 		return nil, nil, &promql.Result{Err: err}
 	}
-	got, failed := p.execQuery(ctx, query)
+	whole := timing.Of(ctx)
+	own := whole.Child()
+	got, failed := p.execQuery(timing.NewContext(ctx, own), query)
+	whole.Merge(own.Report())
+	if failed == nil {
+		whole.AddPart(partOf(steps, of != nil, own.Report()))
+	}
 	return got, query, failed
+}
+
+// partOf returns the times of the evaluation of some steps.
+func partOf(steps split.Range, ofShard bool, r timing.Report) timing.Part {
+	return timing.Part{Start: steps.Start, End: steps.End, Shard: ofShard, Queue: r.Of(timing.Queue), Evaluation: r.Of(timing.Evaluation)}
 }
 
 // execQuery executes a query, which is closed with the whole one.

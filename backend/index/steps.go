@@ -5,14 +5,16 @@ import (
 
 	"github.com/palliumhq/pallium/backend/progress"
 	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // steppingRows is a row store that calls progress.Step for the task in the context after
-// each call and for each row of a read.
+// each call and for each row of a read, and counts the reads of a query.
 type steppingRows struct{ rows.Store }
 
 func (s steppingRows) ReadRows(ctx context.Context, ranges []rows.Range, f rows.Filter, visit func(rows.Row) bool) error {
 	defer progress.Step(ctx)
+	timing.Of(ctx).Read(0)
 	return s.Store.ReadRows(ctx, ranges, f, func(r rows.Row) bool {
 		progress.Step(ctx)
 		return visit(r)

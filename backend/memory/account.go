@@ -20,14 +20,18 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Errors of Take that are not caused by the request.
+// Errors of Take that are not caused by a limit of the tenant.
 var (
 	// ErrFull is returned if the process has no memory for a request. The same
 	// request may succeed later.
 	ErrFull = errors.New("memory for requests is exhausted")
-	// ErrEnded is the error of a request that was ended because it held most memory
-	// when the process was nearly out of memory.
-	ErrEnded = errors.New("request ended: the process was nearly out of memory, and this request held most of it")
+	// ErrEnded is the error of a read that was ended because it held most memory when
+	// the process was nearly out of memory. The same read would probably be ended again.
+	ErrEnded = errors.New("the query was ended: the process was nearly out of memory, and this query held most of it; " +
+		"select fewer series, a shorter range or a longer step")
+	// ErrEndedElsewhere is ErrEnded if it was another process that was nearly out of
+	// memory, and a third process may have the same data.
+	ErrEndedElsewhere = fmt.Errorf("another process: %w", ErrEnded)
 
 	// errClosed is the error of a request that takes memory after its end.
 	errClosed = errors.New("internal error: memory taken after the request ended")

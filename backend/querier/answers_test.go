@@ -19,6 +19,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -175,6 +176,41 @@ func TestChargeTakesAllOrNothing(t *testing.T) {
 	}
 }
 
+// TestEnded: a query that the memory account ended, while it was read (by the account) or
+// evaluated (by the context), fails with an error that no other process would be asked after:
+// not a storage error, and no fault is noted.
+func TestEnded(t *testing.T) {
+	for name, cancels := range map[string]bool{"by the account": false, "by the context": true} {
+		b := newBed(t)
+		account := memory.NewAccount(1<<30, nil)
+		h := account.Begin(memory.Request{Tenant: "a"})
+		ctx, fault := NoteFaults(memory.NewContext(b.as("a"), h))
+		ctx, cancel := context.WithCancelCause(ctx)
+		if cancels {
+			h.OnEnd(cancel)
+		}
+		whole := split.Times{Start: time.UnixMilli(start), End: b.now, Step: time.Hour}
+		q, err := b.engine.NewPartQuery(ctx, b.q, nil, "up", whole, split.Range{Start: start, End: start + 5*3_600_000}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Take(1 << 20); err != nil {
+			t.Fatal(err)
+		}
+		account.EndHeaviest(1)
+		res := q.Exec(ctx)
+		var internal promql.ErrStorage
+		if !errors.Is(res.Err, memory.ErrEnded) || errors.As(res.Err, &internal) || fault() != nil || b.engine.TooLarge(res.Err) {
+			t.Errorf("%s: %T %v, fault %v", name, res.Err, res.Err, fault())
+		}
+		q.Close()
+		cancel(nil)
+		if h.Close(); account.Used() != 0 {
+			t.Errorf("%s: %d bytes are held", name, account.Used())
+		}
+	}
+}
+
 // TestTooLarge checks for which errors TooLarge returns true.
 func TestTooLarge(t *testing.T) {
 	lim := &limits.Limits{}
@@ -187,12 +223,34 @@ func TestTooLarge(t *testing.T) {
 		{"a limit", fmt.Errorf("query: %w", limits.MaxQuerySamples.Exceeded(lim, limits.More)), true},
 		{"the limit of time", TimedOut(lim), false},
 		{"no memory left", promql.ErrStorage{Err: fmt.Errorf("read: %w", memory.ErrFull)}, true},
-		{"ended because memory was short", promql.ErrStorage{Err: memory.ErrEnded}, false},
+		{"ended because memory was short", memory.ErrEnded, false},
 		{"unreadable", promql.ErrStorage{Err: errors.New("the store is down")}, false},
 	} {
 		if got := (&Engine{}).TooLarge(tt.err); got != tt.want {
 			t.Errorf("%s: too large = %t", tt.name, got)
 		}
+	}
+}
+
+// TestTimeOfEngine: what an evaluation does while it does not wait for series is the time of the
+// engine, and parts that run at the same time do not count for each other.
+func TestTimeOfEngine(t *testing.T) {
+	b := newBed(t)
+	now := time.Unix(0, 0)
+	r := timing.New(func() time.Time { now = now.Add(time.Second); return now })
+	ctx := timing.NewContext(b.as("a"), r)
+	q, err := b.engine.NewInstantQuery(ctx, b.q, nil, "up + up", b.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	if res := q.Exec(ctx); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	// The clock advances with each reading: begin, begin and end of two selections, and end.
+	got := r.Report()
+	if got.Of(timing.Selecting) != 2*time.Second || got.Of(timing.Evaluation) != 5*time.Second || got.Of(timing.Engine) != 3*time.Second {
+		t.Errorf("selecting %s, engine %s, evaluation %s", got.Of(timing.Selecting), got.Of(timing.Engine), got.Of(timing.Evaluation))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // Recent reads from the ingesters. The store.Covered of a result reports whether the result
@@ -51,6 +52,7 @@ func (b *both) together(
 	var served store.Covered
 	g.Go(func() error {
 		defer close(answered)
+		defer timing.Of(ctx).Measure(timing.Ingesters)()
 		got, err := recent(ctx)
 		if err == nil {
 			served = got

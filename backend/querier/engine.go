@@ -20,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/switches"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -174,6 +175,8 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 		return q.failed(err)
 	}
 	q.engine.queries.Inc()
+	ctx, end := timed(ctx)
+	defer end()
 	e, err := newEvaluation(ctx, q)
 	q.ran = e
 	if err != nil {
@@ -203,6 +206,19 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 	return res
 }
 
+// timed returns a context for an evaluation that measures its time. The function that it returns
+// ends it. What the engine does while it does not wait for series is the time of the engine.
+func timed(ctx context.Context) (context.Context, func()) {
+	whole := timing.Of(ctx)
+	own := whole.Child()
+	end := own.Measure(timing.Evaluation)
+	return timing.NewContext(ctx, own), func() {
+		took := end()
+		own.Add(timing.Engine, took-own.Report().Of(timing.Selecting))
+		whole.Merge(own.Report())
+	}
+}
+
 // explain returns the error to return to the client if a limit, the memory of the process or an
 // operator ended the query or read, and nil for any other error.
 func explain(ctx context.Context, err error) error {
@@ -213,10 +229,8 @@ func explain(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, active.ErrEnded):
 		return active.ErrEnded
-	case errors.Is(err, memory.ErrEnded):
-		return promql.ErrStorage{
-			Err: fmt.Errorf("%w; select fewer series, a shorter range or a longer step, or try again later", memory.ErrEnded),
-		}
+	case errors.Is(err, memory.ErrEnded): // not a promql.ErrStorage, after which another process would try
+		return memory.ErrEnded
 	case errors.As(err, &exceeded):
 		if exceeded.Of(limits.QueryTimeout) {
 			return timeoutError{exceeded}

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -104,6 +105,7 @@ func (g *Gate) Enter(ctx context.Context, id tenant.ID, lim *limits.Limits) (lea
 	g.mu.Unlock()
 	g.waiting.Inc()
 	defer g.waiting.Dec()
+	defer timing.Of(ctx).Measure(timing.Queue)()
 	select {
 	case <-turn:
 		return leave, nil

@@ -162,7 +162,8 @@ func fanOut[T any](
 // it returns another error.)
 func isFinal(err error) bool {
 	var exceeded *limits.Exceeded
-	return errors.As(err, &exceeded) || errors.Is(err, memory.ErrFull) || errors.Is(err, memory.ErrEnded)
+	return errors.As(err, &exceeded) || errors.Is(err, memory.ErrFull) ||
+		errors.Is(err, memory.ErrEnded) && !errors.Is(err, memory.ErrEndedElsewhere)
 }
 
 // Select implements Recent.

@@ -82,6 +82,20 @@ func (p *peer) Version(context.Context, tenant.ID) (series.IngesterVersion, erro
 
 func id(n byte) (u ulid.ULID) { u[0] = n; return u }
 
+// isAll reports whether an error is the wanted one, or all of those that it joins.
+func isAll(err, want error) bool {
+	joined, ok := want.(interface{ Unwrap() []error })
+	if !ok {
+		return errors.Is(err, want)
+	}
+	for _, w := range joined.Unwrap() {
+		if !errors.Is(err, w) {
+			return false
+		}
+	}
+	return true
+}
+
 // TestIngesters checks which responses form a quorum. Every acknowledged series
 // is in at least two of three zones; a result must have all of them.
 func TestIngesters(t *testing.T) {
@@ -117,6 +131,10 @@ func TestIngesters(t *testing.T) {
 				x.err = fmt.Errorf("series: %w", memory.ErrEnded)
 			}
 		}, want: memory.ErrEnded, asked: 4},
+		{name: "ended by the memory account of an ingester", set: func(p map[string]*peer) { p["a1"].err = memory.ErrEndedElsewhere }},
+		{name: "ended by the memory accounts of ingesters of two zones", set: func(p map[string]*peer) {
+			p["a1"].err, p["b1"].err = memory.ErrEndedElsewhere, memory.ErrEndedElsewhere
+		}, want: errors.Join(peers.ErrTooFew, memory.ErrEndedElsewhere), asked: 6},
 		{name: "lost, all respond", lost: []string{"zone a"}},
 		{name: "lost, and one of its zone fails", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["a2"].err = down }},
 		{name: "lost, and one of another zone fails", lost: []string{"zone a"}, set: func(p map[string]*peer) { p["b2"].err = down }, want: peers.ErrTooFew},
@@ -165,7 +183,7 @@ func TestIngesters(t *testing.T) {
 				sel, served, err := in.Select(ctx, req)
 				names, _, labelErr := in.LabelValues(labelCtx, "x", req)
 				if tt.want != nil {
-					if !errors.Is(err, tt.want) || !errors.Is(labelErr, tt.want) {
+					if !isAll(err, tt.want) || !isAll(labelErr, tt.want) {
 						t.Fatalf("errors = %v and %v, want %v", err, labelErr, tt.want)
 					}
 					if errors.Is(err, peers.ErrTooFew) != errors.Is(tt.want, peers.ErrTooFew) {

@@ -22,6 +22,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -118,7 +119,9 @@ func (r *reader) selectSeries(
 	// hint, but needs chunks.
 	req.LabelsOnly = !r.chunks && hints != nil && hints.Func == "series"
 	counts := req.LabelsOnly && (ctx.Value(countingKey{}) != nil || evaluations.Priced(ctx))
+	selected := timing.Of(ctx).Measure(timing.Selecting)
 	sel, err := r.q.source.Select(ctx, req)
+	selected()
 	if err != nil {
 		return nil, req, err
 	}

@@ -147,9 +147,6 @@ func (p *Peer) healthy() error {
 	return nil
 }
 
-// note returns the decoded error of a call that is not a push.
-func (p *Peer) note(_ context.Context, err error) error { return wire.Error(err) }
-
 // pushed records the result of a push for healthy and returns its decoded error.
 func (p *Peer) pushed(ctx context.Context, err error) error {
 	err = wire.Error(err)

@@ -127,6 +127,7 @@ func sendAnswer(r *evaluation.Request, a *evaluation.Answer, send func(*wire.Eva
 	end := &wire.EvaluationEnd{Joinable: a.Joinable, Series: a.Cost.Series, Samples: a.Cost.Samples, Read: a.Cost.Read,
 		Switches: a.Switches, Syntax: a.Syntax, Sharded: a.Sharded,
 		AnyReaders: a.Readers.Any, Readers: a.Readers.IDs, Failure: encodeFailure(a.Err), Fault: encodeFailure(a.Fault)}
+	end.Timing = encodeTiming(&a.Timing)
 	for _, n := range a.Notes {
 		end.Notes = append(end.Notes, wire.EvaluationNote{Raw: n.Raw, Placed: n.Placed, Info: n.Info})
 	}
@@ -240,6 +241,7 @@ func (c *collector) complete(end *wire.EvaluationEnd) (*evaluation.Answer, error
 		Err: decodeFailure(end.Failure), Fault: decodeFailure(end.Fault),
 		Readers: evaluation.Readers{Any: end.AnyReaders, IDs: end.Readers},
 		Cost:    evaluation.Cost{Series: end.Series, Samples: end.Samples, Read: end.Read}}
+	a.Timing = decodeTiming(end.Timing)
 	for _, n := range end.Notes {
 		a.Notes = append(a.Notes, evaluation.Note{Raw: n.Raw, Placed: n.Placed, Info: n.Info})
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/backend/wire"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -154,7 +155,8 @@ func TestAnswerEncoding(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want := &evaluation.Answer{Value: tt.v, Joinable: true, Switches: "v1", Syntax: "promql_x", Cost: evaluation.Cost{Series: 1, Samples: 2, Read: 3},
 				Readers: evaluation.Readers{Any: true, IDs: []string{"a", "b"}},
-				Notes:   []evaluation.Note{{Raw: "r", Placed: "r (1:1)", Info: true}, {Raw: "w", Placed: "w"}}}
+				Notes:   []evaluation.Note{{Raw: "r", Placed: "r (1:1)", Info: true}, {Raw: "w", Placed: "w"}},
+				Timing:  exampleTiming()}
 			got := pass(t, tt.r, want)
 			if !reflect.DeepEqual(got, want) {
 				t.Errorf("got  %+v\nwant %+v", got, want)
@@ -164,6 +166,35 @@ func TestAnswerEncoding(t *testing.T) {
 	stale := pass(t, instant, &evaluation.Answer{Value: promql.Scalar{V: math.Float64frombits(value.StaleNaN)}})
 	if !value.IsStaleNaN(stale.Value.(promql.Scalar).V) {
 		t.Error("the bits of a NaN changed")
+	}
+}
+
+// exampleTiming returns a report in which all numbers differ.
+func exampleTiming() timing.Report {
+	r := timing.Report{Reads: 101, Bytes: 102, Cached: 103, Evaluated: 104, Omitted: 105, Parts: []timing.Part{
+		{Start: -1, End: 2, Cached: true}, {Start: 3, End: 4, Shard: true, Queue: 5, Evaluation: 6}}}
+	for k := range r.Times {
+		r.Times[k] = time.Duration(k + 1)
+	}
+	return r
+}
+
+// TestTimingOfOtherVersions: a process of an older version sends no timing, one of a newer version
+// may send times of kinds that this one does not know.
+func TestTimingOfOtherVersions(t *testing.T) {
+	if got := decodeTiming(nil); !reflect.DeepEqual(got, timing.Report{}) {
+		t.Errorf("of an older version: %+v", got)
+	}
+	want := exampleTiming()
+	newer := encodeTiming(&want)
+	newer.Times = append(newer.Times, 1, 2, 3)
+	if got := decodeTiming(newer); !reflect.DeepEqual(got, want) {
+		t.Errorf("of a newer version: %+v", got)
+	}
+	want = timing.Report{}
+	want.Times[0] = 1
+	if got := decodeTiming(&wire.EvaluationTiming{Times: []int64{1}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("with fewer kinds: %+v", got)
 	}
 }
 
@@ -180,7 +211,7 @@ func TestFailureEncoding(t *testing.T) {
 		promql.ErrQueryTimeout("expression evaluation"), promql.ErrQueryCanceled("query execution"),
 		promql.ErrStorage{Err: errors.New("series could not be read")},
 		promql.ErrStorage{Err: fmt.Errorf("%w; try again later", memory.ErrFull)},
-		promql.ErrStorage{Err: memory.ErrEnded}, promql.ErrStorage{Err: series.ErrLost},
+		memory.ErrEnded, promql.ErrStorage{Err: series.ErrLost},
 		fmt.Errorf("read: %w", peers.ErrLost), fmt.Errorf("read: %w", peers.ErrTooFew), fmt.Errorf("read: %w", ring.ErrTooFew),
 		fmt.Errorf("read: %w", context.DeadlineExceeded), promql.ErrStorage{Err: dispatch.ErrNoQuerier},
 	} {

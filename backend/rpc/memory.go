@@ -131,6 +131,15 @@ func one(md metadata.MD, key string) string {
 	return ""
 }
 
+// note returns the decoded error of a call that is not a push. It wraps
+// memory.ErrEndedElsewhere if the peer ended the call because it held most of its memory.
+func (p *Peer) note(_ context.Context, err error) error {
+	if s, ok := status.FromError(err); ok && s.Code() == codes.Aborted {
+		return memory.ErrEndedElsewhere
+	}
+	return wire.Error(err)
+}
+
 // hold begins the holding of a call and returns a context with it.
 func (s *ingesterServer) hold(ctx context.Context, r memory.Request) (context.Context, *memory.Holding) {
 	h := s.memory.Begin(r)

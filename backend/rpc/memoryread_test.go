@@ -3,10 +3,12 @@ package rpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"testing"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/authn/cluster"
@@ -124,5 +126,34 @@ func TestSelectReleases(t *testing.T) {
 	h.Close()
 	if _, _, err := a.Select(held, req); err == nil || mine.Used() != 0 {
 		t.Errorf("after the request's end: %d bytes are held: %v", mine.Used(), err)
+	}
+}
+
+// endedIngester ends the heaviest read, which is the one that it answers.
+type endedIngester struct {
+	Ingester
+	account func() *memory.Account
+}
+
+// Select implements Ingester.
+func (i endedIngester) Select(ctx context.Context, _ series.Request) (*series.Selection, []ulid.ULID, error) {
+	h := memory.FromContext(ctx)
+	if err := h.Take(1 << 20); err != nil {
+		return nil, nil, err
+	}
+	i.account().EndHeaviest(1)
+	return nil, nil, fmt.Errorf("read: %w", h.Take(1))
+}
+
+// TestReadEnded: the caller of a read that an ingester ended because of its memory learns that,
+// and its own memory is not the reason.
+func TestReadEnded(t *testing.T) {
+	sec := member(t, secret, cluster.TLSFiles{})
+	var a *accounted
+	a = newAccounted(t, endedIngester{account: func() *memory.Account { return a.account }}, sec, sec)
+	h := memory.NewAccount(accountBytes, nil).Begin(memory.Request{Tenant: "a"})
+	defer h.Close()
+	if _, _, err := a.Select(memory.NewContext(ctx, h), all("a")); !errors.Is(err, memory.ErrEndedElsewhere) || h.Used() != 0 {
+		t.Errorf("error %v, %d bytes held", err, h.Used())
 	}
 }

@@ -112,8 +112,10 @@ func unavailable(err error) error {
 	if errors.As(err, &large) {
 		return tooLarge(large)
 	}
-	return wire.Status(err, ingester.ErrFull, ingester.ErrDiskFull, ingester.ErrAside, ingester.ErrStopped, ingester.ErrLog, memory.ErrFull,
-		memory.ErrEnded)
+	if errors.Is(err, memory.ErrEnded) {
+		return status.Error(codes.Aborted, err.Error())
+	}
+	return wire.Status(err, ingester.ErrFull, ingester.ErrDiskFull, ingester.ErrAside, ingester.ErrStopped, ingester.ErrLog, memory.ErrFull)
 }
 
 func tenantOf(s string) (tenant.ID, error) {

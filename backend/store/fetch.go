@@ -13,6 +13,7 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/pack"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -54,6 +55,7 @@ func (s *Store) newFetcher() *fetcher { return &fetcher{s: s, blocks: map[blockK
 // fetch reads the blocks that the query does not have and that are not cached, in one
 // batch of coalesced concurrent reads, and verifies their checksums.
 func (f *fetcher) fetch(ctx context.Context, wants []want) error {
+	defer timing.Of(ctx).Measure(timing.Chunks)()
 	missing := f.missing(wants)
 	total := f.bytes
 	for _, w := range missing {

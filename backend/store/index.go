@@ -10,6 +10,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // firstCells is the number of cells of a metric's row that the first read requests:
@@ -40,6 +41,7 @@ type wantedRow struct {
 // a cell that is missing in them may exist: see takeRows and
 // index.Generations.PublishedNames.
 func (q *query) readIndex(ctx context.Context) error {
+	defer timing.Of(ctx).Measure(timing.Index)()
 	first, last, ok := DayRange(q.req.MinTime, q.req.MaxTime)
 	if !ok {
 		return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/pack"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // OpenPack opens a pack of the object store for ranged reads. Every read fetches at
@@ -224,6 +225,7 @@ func (q *query) eachL0(ctx context.Context, fn func(*pack.Reader, *Catalog, *L0)
 
 // readL0 opens a batch of packs concurrently and calls fn for them in order.
 func (q *query) readL0(ctx context.Context, batch []openL0, fn func(*pack.Reader, *Catalog, *L0) error) error {
+	defer timing.Of(ctx).Measure(timing.Chunks)()
 	var g errgroup.Group // without the group's context: the readers outlive it
 	for i := range batch {
 		g.Go(func() (err error) {

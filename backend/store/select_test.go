@@ -4,11 +4,13 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/palliumhq/pallium/backend/objects/memory"
 	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // TestLabelsOnly checks that a selection of labels only has the series with samples in the
@@ -81,5 +83,26 @@ func TestLabelRange(t *testing.T) {
 			t.Errorf("compacted %v: the ranges together have %v, want %v", compacted, got, all)
 		}
 		whole.Release()
+	}
+}
+
+// TestTiming: reads of rows and objects are counted, and times of the index and of chunks measured.
+func TestTiming(t *testing.T) {
+	s := openStore(t, memRows(t), memory.New(), testNow)
+	publish(t, s, 10)
+	for _, labelsOnly := range []bool{true, false} {
+		now := time.Unix(0, 0)
+		r := timing.New(func() time.Time { now = now.Add(time.Second); return now })
+		req := series.Request{Tenant: "a", MinTime: testDay * series.DayMillis, MaxTime: (testDay+1)*series.DayMillis - 1,
+			Matchers: matchers("__name__=m1"), LabelsOnly: labelsOnly}
+		sel, err := s.Select(timing.NewContext(t.Context(), r), req, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sel.Release()
+		got := r.Report()
+		if got.Of(timing.Index) != time.Second || got.Reads < 2 || (got.Of(timing.Chunks) == time.Second) == labelsOnly || (got.Bytes > 0) == labelsOnly {
+			t.Errorf("labels only %t: %+v", labelsOnly, got)
+		}
 	}
 }

@@ -5,10 +5,11 @@ import (
 
 	"github.com/palliumhq/pallium/backend/objects"
 	"github.com/palliumhq/pallium/backend/progress"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // steppingObjects is an object store that calls progress.Step for the task in the
-// context after each call and for each object of a list. During a Put the adapter
+// context after each call and for each object of a list, and counts the reads of a query. During a Put the adapter
 // reports progress itself, as it sends bytes.
 type steppingObjects struct{ objects.Store }
 
@@ -19,6 +20,7 @@ func (s steppingObjects) Put(ctx context.Context, name, path string, crc uint32)
 
 func (s steppingObjects) Get(ctx context.Context, name string, off int64, n int) ([]byte, error) {
 	defer progress.Step(ctx)
+	timing.Of(ctx).Read(int64(n))
 	return s.Store.Get(ctx, name, off, n)
 }
 

@@ -108,6 +108,7 @@ func (a *api) routes(r chi.Router) {
 		{"GET", "/tokens", a.listTokens},
 		{"POST", "/tokens", a.issueToken},
 		{"GET", "/tokens/{token}", a.getToken},
+		{"PUT", "/tokens/{token}", a.putToken},
 		{"DELETE", "/tokens/{token}", a.deleteToken},
 		{"POST", "/tokens/{token}/rotate", a.rotateToken},
 		{"POST", "/tokens/{token}/revoke", a.revokeToken},

@@ -19,6 +19,8 @@ type tokenBody struct {
 	Tenant         string         `json:"tenant"`
 	Scopes         []tenant.Scope `json:"scopes"`
 	ExpiresAt      expiry         `json:"expiresAt"`
+
+	MaxConcurrentRequests int `json:"maxConcurrentRequests"`
 }
 
 // expiry is a time or "never".
@@ -59,6 +61,8 @@ type tokenView struct {
 	RevokedAt          time.Time      `json:"revokedAt,omitzero"`
 	PreviousKeyID      string         `json:"previousKeyId,omitempty"`
 	PreviousValidUntil time.Time      `json:"previousValidUntil,omitzero"`
+
+	MaxConcurrentRequests int `json:"maxConcurrentRequests"` // 0: no limit
 }
 
 func (a *api) viewToken(t control.Token) tokenView {
@@ -68,6 +72,7 @@ func (a *api) viewToken(t control.Token) tokenView {
 		KeyID: t.KeyID, Status: t.Status(a.now()), CreatedAt: t.CreatedAt, ExpiresAt: expiry(t.ExpiresAt),
 		LastUsedAt: t.LastUsedAt, RotatedAt: t.RotatedAt, RevokedAt: t.RevokedAt,
 		PreviousKeyID: t.PreviousKeyID, PreviousValidUntil: t.PreviousValidUntil,
+		MaxConcurrentRequests: t.MaxConcurrentRequests,
 	}
 }
 
@@ -113,6 +118,7 @@ func (a *api) issueToken(w http.ResponseWriter, r *http.Request) error {
 	}
 	t, key, err := a.control.IssueToken(r.Context(), control.TokenRequest{
 		Name: b.Name, Policy: b.AccessPolicyID, Tenant: tenant.ID(b.Tenant), Scopes: b.Scopes, ExpiresAt: time.Time(b.ExpiresAt),
+		MaxConcurrentRequests: b.MaxConcurrentRequests,
 	})
 	if err != nil {
 		return err
@@ -126,6 +132,24 @@ func (a *api) issueToken(w http.ResponseWriter, r *http.Request) error {
 
 func (a *api) getToken(w http.ResponseWriter, r *http.Request) error {
 	t, err := a.control.Token(r.Context(), param(r, "token"))
+	if err != nil {
+		return err
+	}
+	return resource(w, http.StatusOK, t.ETag, a.viewToken(t))
+}
+
+func (a *api) putToken(w http.ResponseWriter, r *http.Request) error {
+	etag, err := ifMatch(r)
+	if err != nil {
+		return err
+	}
+	var b struct {
+		MaxConcurrentRequests int `json:"maxConcurrentRequests"`
+	}
+	if err := decode(r, &b, false); err != nil {
+		return err
+	}
+	t, err := a.control.UpdateToken(r.Context(), param(r, "token"), etag, b.MaxConcurrentRequests)
 	if err != nil {
 		return err
 	}

@@ -133,6 +133,9 @@ func TestScript(t *testing.T) {
 		{"policy delete both -cascade -yes", 0, "deleted both"},
 		{"policy show both", 1, "does not exist"},
 		{"token list -tenant team-c", 0, "active"},
+		{"token issue -tenant team-c -scopes metrics:read -name n -max-concurrent-requests -1", 1, "must be between 0 (no limit) and"},
+		{"token set tk_none", 2, "nothing to change: set -max-concurrent-requests"},
+		{"token set tk_none -max-concurrent-requests 3", 1, "does not exist"},
 		{"token rotate tk_none", 1, "does not exist"},
 		{"token rotate tk_none -grace long", 2, `-grace "long"`},
 		{"token revoke tk_none", 1, "does not exist"},
@@ -207,6 +210,12 @@ func TestTokenLife(t *testing.T) {
 	}
 	if out := s.must("token rotate " + id); !strings.Contains(out, "The previous key is valid until") {
 		t.Errorf("rotate: %s", out)
+	}
+	if out := s.must("token set -max-concurrent-requests 7 " + id); !strings.Contains(out, "unlimited") || !strings.Contains(out, "7") {
+		t.Errorf("set: %s", out)
+	}
+	if out := s.must("token show " + id); !strings.Contains(out, "max concurrent requests") || !strings.Contains(out, "7") {
+		t.Errorf("show: %s", out)
 	}
 	if out := s.must("token revoke -q -yes " + id); out != id+"\n" {
 		t.Errorf("revoke: %q", out)

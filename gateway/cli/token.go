@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,6 +32,16 @@ type tokenAnswer struct {
 	Token              string   `json:"token"`
 	Prometheus         string   `json:"prometheus"`
 	Grafana            string   `json:"grafana"`
+
+	MaxConcurrentRequests int `json:"maxConcurrentRequests"`
+}
+
+// concurrency returns the limit of the token's requests in progress as text.
+func (t *tokenAnswer) concurrency() string {
+	if t.MaxConcurrentRequests == 0 {
+		return "unlimited"
+	}
+	return strconv.Itoa(t.MaxConcurrentRequests)
 }
 
 func tokenVerbs() []command.Command {
@@ -38,6 +49,7 @@ func tokenVerbs() []command.Command {
 		verb("token issue", "", "issue an API key, for a tenant and scopes or for an access policy", 0, 0, tokenIssue),
 		verb("token list", "", "list API keys", 0, 0, tokenList),
 		verb("token show", "ID", "show a token; its key cannot be shown again", 1, 1, tokenShow),
+		verb("token set", "ID", "change the limit of a token", 1, 1, tokenSet),
 		verb("token rotate", "ID", "issue a new key for a token; the old one stays valid for -grace", 1, 1, tokenRotate),
 		destroys(verb("token revoke", "ID", "revoke a token and all its keys immediately; the token stays in the list", 1, 1, tokenRevoke)),
 		destroys(verb("token delete", "ID", "revoke a token and all its keys immediately, and remove it from the list", 1, 1, tokenDelete)),
@@ -51,11 +63,15 @@ func tokenIssue(fs *flag.FlagSet) action {
 	name := fs.String("name", "", "what the key is for")
 	expires := fs.String("expires", "", "`time` when the key expires: a duration such as 90d, a time such as 2030-12-31T00:00:00Z, or "+
 		"never (default one year)")
+	concurrent := concurrencyFlag(fs)
 	create := fs.Bool("create-tenant", false, "create the tenant if it does not exist")
 	return func(ctx context.Context, s *session, _ []string) error {
 		body, err := issueBody(*tenant, *scopes, *policy, *name, *expires)
 		if err != nil {
 			return err
+		}
+		if *concurrent != 0 {
+			body["maxConcurrentRequests"] = *concurrent
 		}
 		if err := s.showsKeys(); err != nil {
 			return err
@@ -73,6 +89,33 @@ func tokenIssue(fs *flag.FlagSet) action {
 			return err
 		}
 		return s.printKey(a, "issued", t)
+	}
+}
+
+const concurrency = "max-concurrent-requests"
+
+func concurrencyFlag(fs *flag.FlagSet) *int {
+	return fs.Int(concurrency, 0, "`number` of requests with the token's keys that may be in progress at one gateway; 0 for no limit")
+}
+
+func tokenSet(fs *flag.FlagSet) action {
+	concurrent := concurrencyFlag(fs)
+	return func(ctx context.Context, s *session, args []string) error {
+		if !given(fs, concurrency) {
+			return command.Misused("nothing to change: set -%s", concurrency)
+		}
+		var before, t tokenAnswer
+		have, err := s.call(ctx, http.MethodGet, path("tokens", args[0]), "", nil, &before)
+		if err != nil {
+			return err
+		}
+		a, err := s.call(ctx, http.MethodPut, path("tokens", args[0]), have.etag, map[string]any{"maxConcurrentRequests": *concurrent}, &t)
+		if err != nil {
+			return err
+		}
+		return s.print(a, t.ID, func() {
+			s.changes("token "+t.ID, []change{{"max concurrent requests", before.concurrency(), t.concurrency()}})
+		})
 	}
 }
 
@@ -192,7 +235,8 @@ func tokenShow(*flag.FlagSet) action {
 		}
 		return s.print(a, t.ID, func() {
 			s.fields("id", t.ID, "name", t.Name, "status", t.Status, "policy", t.AccessPolicyID, "tenants", strings.Join(t.Tenants, ", "),
-				"scopes", strings.Join(t.Scopes, ", "), "expires", t.ExpiresAt, "last used", t.LastUsedAt, "old key valid until", t.PreviousValidUntil)
+				"scopes", strings.Join(t.Scopes, ", "), "expires", t.ExpiresAt, "last used", t.LastUsedAt, "old key valid until", t.PreviousValidUntil,
+				"max concurrent requests", t.concurrency())
 		})
 	}
 }

@@ -1,5 +1,6 @@
-// Package quota enforces the limits of tenants at one gateway: the tenants' budgets of requests,
-// bytes and samples, their concurrent requests, and the gate that shares the gateway fairly between
+// Package quota enforces the limits of tenants at one gateway: the tenants' budgets of
+// requests, bytes and samples, of which each gateway has a share, their concurrent
+// requests and those of their tokens, and the gate that shares the gateway fairly between
 // tenants.
 //
 // A request is admitted by its header, enters when its whole body has arrived, and is
@@ -20,6 +21,10 @@ type Request struct {
 	Limits *limits.Limits // current limits of the tenant
 	Cost   routes.Cost    // cost of the route
 	Length int64          // Content-Length in bytes; -1: unknown
+	// Token is the ID of the request's token, TokenLimit the number of its requests that
+	// may be in progress at this gateway; 0 = no limit.
+	Token      string
+	TokenLimit int
 }
 
 // Rejection is the reason why a request exceeds a limit.
@@ -40,9 +45,11 @@ type Outcome struct {
 type Admission struct {
 	now      func() time.Time
 	state    *state
+	tokens   *tokens
 	request  Request
 	reserved float64 // samples
 	entered  bool
+	counted  bool // in tokens
 }
 
 // Admit admits a request and charges the cost that is known from its header, or returns
@@ -54,13 +61,19 @@ func (t *Tenants) Admit(r Request) (Admission, *Rejection) {
 	if rej := st.admit(now, &r, share, gateways); rej != nil {
 		return Admission{}, rej
 	}
-	return Admission{now: t.now, state: st, request: r}, nil
+	return Admission{now: t.now, state: st, tokens: &t.tokens, request: r}, nil
 }
 
 // Enter reserves what the request needs after its body of length bytes has arrived, until
-// Done: the samples that a write is expected to contain, and one of the tenant's
-// concurrent requests. A request whose body arrives slowly reserves neither.
+// Done: the samples that a write is expected to contain, and one of the concurrent requests
+// of the token and of the tenant. A request whose body arrives slowly reserves none.
 func (a *Admission) Enter(length int64) *Rejection {
+	if most := a.request.TokenLimit; most > 0 {
+		if rej := a.tokens.enter(a.request.Token, most); rej != nil {
+			return rej
+		}
+		a.counted = true
+	}
 	if a.request.Cost == routes.Samples {
 		var rej *Rejection
 		if a.reserved, rej = a.state.reserve(a.now(), a.request.Limits, length); rej != nil {
@@ -78,6 +91,9 @@ func (a *Admission) Enter(length int64) *Rejection {
 func (a *Admission) Done(o Outcome) {
 	if a.entered {
 		a.state.leave()
+	}
+	if a.counted {
+		a.tokens.leave(a.request.Token)
 	}
 	a.state.done(a.now(), a.request.Length, a.reserved, o)
 }

@@ -29,6 +29,7 @@ type Tenants struct {
 	perShard int
 	shards   [shardCount]shard
 	sharing  atomic.Pointer[sharing]
+	tokens   tokens
 }
 
 type shard struct {
@@ -70,7 +71,7 @@ type usage struct {
 // NewTenants returns budgets for about max tenants. Beyond that, the least recently used
 // ones are dropped.
 func NewTenants(max int, now func() time.Time) *Tenants {
-	t := &Tenants{now: now, perShard: max/shardCount + 1}
+	t := &Tenants{now: now, perShard: max/shardCount + 1, tokens: tokens{inflight: map[string]int{}}}
 	for i := range t.shards {
 		t.shards[i].byID = make(map[tenant.ID]*state)
 	}

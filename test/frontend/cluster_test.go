@@ -166,6 +166,7 @@ func TestInCluster(t *testing.T) {
 	s.flush()
 	s.compact()
 	t.Run("equality", func(t *testing.T) { w.t, s.t = t, t; equality(w, s) })
+	t.Run("timings", func(t *testing.T) { w.t, s.t = t, t; timings(w, s) })
 	t.Run("a zone is down", func(t *testing.T) { w.t, s.t = t, t; zoneDown(w, s) })
 	t.Run("queriers killed", func(t *testing.T) { w.t, s.t = t, t; queriersKilled(w, s) })
 	t.Run("object reads", func(t *testing.T) { w.t, s.t = t, t; objectReads(w, s, b) })

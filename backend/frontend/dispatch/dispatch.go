@@ -254,7 +254,7 @@ func (d *Dispatcher) each(ctx context.Context, querier string, leaving <-chan st
 			continue
 		}
 		t := job.Value.(*task)
-		t.querier = querier
+		t.querier, t.began = querier, d.o.Now()
 		err = fn(t)
 		d.o.Queue.Done(job, t.read())
 		close(t.done)

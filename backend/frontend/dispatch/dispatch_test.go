@@ -22,6 +22,8 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/queue"
 	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -393,6 +395,7 @@ func TestRepeats(t *testing.T) {
 		"unreadable": {promql.ErrStorage{Err: errFault}, errFault, true},
 		"no memory":  {promql.ErrStorage{Err: errFault}, nil, true},
 		"execution":  {errors.New("vector cannot contain metrics with the same labelset"), nil, false},
+		"ended":      {memory.ErrEnded, nil, false},
 		"limit":      {limits.MaxQuerySamples.Exceeded(&lim, limits.More), nil, false},
 		"timeout":    {promql.ErrQueryTimeout("x"), errFault, false},
 		"canceled":   {promql.ErrQueryCanceled("x"), errFault, false},
@@ -562,5 +565,30 @@ func TestCosts(t *testing.T) {
 	r.Access.Tenant = "other"
 	if got := c.estimate(r); got != costBase+costPerStep {
 		t.Errorf("estimate %d of another tenant", got)
+	}
+}
+
+// TestTiming: the time in the queue is measured here, and what another process measured is added,
+// also of a failed evaluation.
+func TestTiming(t *testing.T) {
+	for _, failed := range []error{nil, errFault} {
+		w := newWorld(t)
+		r := timing.New(time.Now)
+		done := make(chan *promql.Result)
+		go func() { done <- w.exec(timing.NewContext(t.Context(), r), "x") }()
+		w.until(func() bool { return w.waiting() == 1 })
+		w.mu.Lock()
+		w.now = w.now.Add(3 * time.Second)
+		w.mu.Unlock()
+		w.slot("a", func(context.Context, *evaluation.Request) (*evaluation.Answer, error) {
+			a, err := answer(1)
+			a.Err = failed
+			a.Timing.Times[timing.Queue], a.Timing.Times[timing.Index], a.Timing.Reads = time.Second, 5*time.Second, 7
+			return a, err
+		})
+		<-done
+		if got := r.Report(); got.Of(timing.Queue) != 4*time.Second || got.Of(timing.Index) != 5*time.Second || got.Reads != 7 {
+			t.Errorf("error %v: %+v", failed, got)
+		}
 	}
 }

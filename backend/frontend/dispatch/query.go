@@ -9,6 +9,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/queue"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // query is a query that is evaluated by a slot. The embedded query has the text; it runs only in
@@ -34,6 +35,7 @@ type task struct {
 
 	// Set before done is closed. An attempt in this process has a result.
 	querier string
+	began   time.Time
 	answer  *evaluation.Answer
 	result  *promql.Result
 	ended   bool // the querier disappeared during the evaluation
@@ -105,11 +107,13 @@ func (q *query) attempt(ctx context.Context, avoid string, alone bool) (t *task,
 	t = &task{query: q, ctx: ctx, alone: alone, done: make(chan struct{})}
 	job := &queue.Job{Tenant: q.request.Access.Tenant, Class: q.request.Class, Cost: d.costs.estimate(&q.request),
 		Avoid: avoid, Value: t}
+	pushed := d.o.Now()
 	d.o.Queue.Push(job)
 	noQuerier := d.o.Timer(noQuerierWait)
 	for {
 		select {
 		case <-t.done:
+			timing.Of(ctx).Add(timing.Queue, t.began.Sub(pushed))
 			return t, nil
 		case <-noQuerier:
 			without := d.o.Queue.Without()
@@ -142,6 +146,7 @@ func (q *query) finish(ctx context.Context, t *task) *promql.Result {
 		return t.result
 	}
 	q.answer = t.answer
+	timing.Of(ctx).Merge(t.answer.Timing)
 	if t.answer.Fault != nil {
 		q.d.o.Engine.Unreadable(ctx, t.answer.Fault)
 	}

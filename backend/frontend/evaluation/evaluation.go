@@ -19,6 +19,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/shard"
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/switches"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -107,6 +108,7 @@ type Answer struct {
 	Syntax string
 	// Sharded is set if only the shard of the request was evaluated.
 	Sharded bool
+	Timing  timing.Report // empty from a process of an older version
 	Err     error
 	// Fault is the error of a failed read of data, or nil. A retry, perhaps by another process, may
 	// succeed.

@@ -20,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // Frontend is a query frontend of the ring.
@@ -196,6 +197,7 @@ func by(position int) string {
 
 // result returns the answer of another process as a result of the query.
 func (q *query) result(ctx context.Context, a *evaluation.Answer) *promql.Result {
+	timing.Of(ctx).Merge(a.Timing)
 	if a.Fault != nil {
 		q.e.o.Unreadable(ctx, a.Fault)
 	}

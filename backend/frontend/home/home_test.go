@@ -17,6 +17,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 func names(list []Frontend) (out []string) {
@@ -96,7 +97,7 @@ var errAway = errors.New("not available")
 func TestExec(t *testing.T) {
 	fault := errors.New("the store did not answer")
 	answer := func(id string) (*evaluation.Answer, error) {
-		return &evaluation.Answer{Value: promql.String{V: id}, Cost: evaluation.Cost{Read: 5}}, nil
+		return &evaluation.Answer{Value: promql.String{V: id}, Cost: evaluation.Cost{Read: 5}, Timing: timing.Report{Reads: 9}}, nil
 	}
 	away := func(string) (*evaluation.Answer, error) { return nil, errAway }
 	for name, tt := range map[string]struct {
@@ -154,7 +155,8 @@ func TestExec(t *testing.T) {
 				Unreadable: func(_ context.Context, err error) { noted = err },
 				Logger:     slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 			})
-			ctx := t.Context()
+			measured := timing.New(time.Now)
+			ctx := timing.NewContext(t.Context(), measured)
 			if tt.price {
 				ctx = evaluation.WithPrice(ctx)
 			}
@@ -162,7 +164,7 @@ func TestExec(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			res := q.Exec(t.Context())
+			res := q.Exec(ctx)
 			if tt.err != "" {
 				if res.Err == nil || res.Err.Error() != tt.err || (noted != nil) != (name == "a failed query") {
 					t.Errorf("error %v, noted %v", res.Err, noted)
@@ -175,6 +177,9 @@ func TestExec(t *testing.T) {
 			}
 			if n := q.Stats().Samples.TotalSamples; (n == 5) != (tt.want != "" && tt.want != "here") {
 				t.Errorf("%d samples read", n)
+			}
+			if n := measured.Report().Reads; (n == 9) != (tt.want != "" && tt.want != "here") {
+				t.Errorf("%d reads measured", n)
 			}
 		})
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // maxWait is how long a query waits for an equal one that is running, before it runs concurrently
@@ -28,6 +29,7 @@ type flight struct {
 	ctx        context.Context //nolint:containedctx // of the flight, which may outlive the request of the first query
 	cancel     context.CancelCauseFunc
 	fault      func() error
+	timing     *timing.Record
 	passengers int           // guarded by Engine.mu
 	ready      chan struct{} // closed when another flight of the key has ended
 
@@ -85,7 +87,9 @@ func (e *Engine) board(ctx context.Context, q *query) (f *flight, first bool) {
 func (e *Engine) newFlight(ctx context.Context, q *query) *flight {
 	h := memory.FromContext(ctx).Another()
 	f := &flight{key: q.key, query: q.Query, holding: h, passengers: 1, ready: make(chan struct{}), done: make(chan struct{})}
+	f.timing = timing.Of(ctx).Child()
 	f.ctx, f.fault = e.o.Faults(memory.NewContext(context.WithoutCancel(ctx), h))
+	f.ctx = timing.NewContext(f.ctx, f.timing)
 	f.ctx, f.cancel = context.WithCancelCause(f.ctx)
 	h.OnEnd(f.cancel)
 	return f

@@ -21,6 +21,7 @@ import (
 
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/split"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // Options configure an Engine.
@@ -114,6 +115,7 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 		q.leave()
 		return q.e.o.Interrupted(ctx)
 	}
+	timing.Of(ctx).Merge(f.timing.Report())
 	if !first && interrupted(f.result.Err) && ctx.Err() == nil { // the timeout started with the first query, and this query may have time left
 		q.leave()
 		return q.Query.Exec(ctx)

@@ -19,6 +19,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // world is an Engine over queries whose results the test sends.
@@ -336,6 +337,32 @@ func TestMemory(t *testing.T) {
 	for end := time.Now().Add(10 * time.Second); account.Used() != 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d bytes are left", account.Used())
+		}
+	}
+}
+
+// TestTiming: every query that an evaluation answers has its times, and only once.
+func TestTiming(t *testing.T) {
+	w := newWorld(t)
+	first := w.ask(t.Context(), "x", 0, 1)
+	running := <-w.begun
+	var records []*timing.Record
+	var done []<-chan *promql.Result
+	for range 3 {
+		r := timing.New(time.Now)
+		records = append(records, r)
+		done = append(done, w.ask(timing.NewContext(t.Context(), r), "x", 0, 1))
+	}
+	w.waiting(3)
+	running.result <- &promql.Result{}
+	<-first
+	joined := <-w.begun
+	timing.Of(joined.ctx).Add(timing.Index, time.Second)
+	joined.result <- &promql.Result{}
+	for i := range done {
+		<-done[i]
+		if got := records[i].Report().Of(timing.Index); got != time.Second {
+			t.Errorf("query %d: %s", i, got)
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/switches"
+	"github.com/palliumhq/pallium/backend/timing"
 )
 
 // Parts evaluates parts of range queries.
@@ -38,13 +39,19 @@ type Options struct {
 	Cost      func(promql.Query) (series, samples int64)
 	Readers   func(promql.Query) evaluation.Readers
 	Switches  string // the settings of this process that can change answers
+	Now       func() time.Time
 }
 
 // Runner runs evaluations. It is safe for concurrent use.
 type Runner struct{ o Options }
 
 // New returns a Runner.
-func New(o Options) *Runner { return &Runner{o} }
+func New(o Options) *Runner {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Runner{o}
+}
 
 // Run runs an evaluation. The caller must call release when it no longer needs the answer.
 func (r *Runner) Run(ctx context.Context, req *evaluation.Request) (a *evaluation.Answer, release func()) {
@@ -56,8 +63,10 @@ func (r *Runner) Run(ctx context.Context, req *evaluation.Request) (a *evaluatio
 	}
 	ctx, fault, end := r.context(ctx, req)
 	closers = append(closers, end)
+	measured := timing.New(r.o.Now)
+	ctx = timing.NewContext(ctx, measured)
 	a = &evaluation.Answer{Joinable: true, Sharded: req.Shard != nil, Switches: r.o.Switches, Syntax: switches.Of(&req.Limits).String()}
-	defer func() { a.Fault = fault() }()
+	defer func() { a.Fault, a.Timing = fault(), measured.Report() }()
 	if r.o.Gate != nil {
 		leave, err := r.o.Gate.Enter(ctx, req.Access.Tenant, &req.Limits)
 		if err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -32,6 +33,8 @@ type engine struct {
 	result promql.Result
 	fault  error
 	closed bool
+
+	measured int64 // bytes that a query counts
 }
 
 func (e *engine) NewInstantQuery(_ context.Context, _ storage.Queryable, o promql.QueryOpts, text string, at time.Time) (promql.Query, error) {
@@ -59,6 +62,7 @@ func (e *engine) NewPartQuery(_ context.Context, _ storage.Queryable, o promql.Q
 
 func (e *engine) Exec(ctx context.Context) *promql.Result {
 	e.ctx = ctx
+	timing.Of(ctx).Read(e.measured)
 	if e.fault != nil {
 		querier.NoteFault(ctx, e.fault)
 	}
@@ -197,5 +201,18 @@ func TestErrors(t *testing.T) {
 	}
 	if account.Used() != 0 {
 		t.Errorf("%d bytes held", account.Used())
+	}
+}
+
+// TestTiming: an answer has what was measured of its evaluation, also with an error.
+func TestTiming(t *testing.T) {
+	for _, err := range []error{nil, errors.New("x")} {
+		e := &engine{result: promql.Result{Value: promql.Scalar{V: 1}, Err: err}, measured: 7}
+		r := New(Options{Engine: e})
+		a, release := r.Run(t.Context(), request())
+		if a.Timing.Reads != 1 || a.Timing.Bytes != 7 {
+			t.Errorf("error %v: %+v", err, a.Timing)
+		}
+		release()
 	}
 }

@@ -1,0 +1,183 @@
+// Package timing measures where the time of a read goes: in queues, in the index, in the
+// engine. The measurements of a read are in its context, and travel between processes with
+// its answer. docs/frontend.md explains the numbers to users.
+package timing
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Kind is what time was spent on. The numbers are part of the protocol between processes: new
+// kinds are added at the end.
+type Kind int
+
+// The kinds. Times of a kind are summed over all parts of a query, which run at the same time:
+// they can be more than the time of the response.
+const (
+	Queue      Kind = iota // waiting for one of the tenant's queries to end, or for a slot of a querier
+	Cache                  // reading versions and kept results
+	Ingesters              // waiting for series of ingesters
+	Index                  // waiting for rows of the long-term store: which pages have matching series
+	Chunks                 // waiting for samples of the long-term store
+	Selecting              // the engine waited for series, from ingesters and the store at the same time
+	Engine                 // computing, which includes decoding samples
+	Evaluation             // Selecting and Engine
+	kinds
+)
+
+// maxParts is the number of parts of a query that a Report has. The others are only counted.
+const maxParts = 400
+
+// Part is some steps of a query that was divided, or a shard of the series of these steps.
+type Part struct {
+	Start, End int64 // first and last step, Unix milliseconds
+	Cached     bool  // a kept result
+	Shard      bool  // evaluated for some of the series
+	// Queue is how long it waited for a slot, Evaluation what it took from then on.
+	Queue, Evaluation time.Duration
+}
+
+// Report is what a Record has measured.
+type Report struct {
+	Times [kinds]time.Duration
+	// Reads is the number of reads of rows and objects of the long-term store, Bytes those
+	// of objects that were read.
+	Reads, Bytes int64
+	// Cached and Evaluated are steps of range queries, by where they came from.
+	Cached, Evaluated int64
+	Parts             []Part
+	Omitted           int64 // parts that are not in Parts
+}
+
+// Of returns the time of a kind.
+func (r Report) Of(k Kind) time.Duration { return r.Times[k] }
+
+// Record collects measurements. It is safe for concurrent use. A nil Record measures nothing.
+type Record struct {
+	now func() time.Time
+
+	mu     sync.Mutex
+	report Report
+}
+
+// New returns an empty Record with a clock.
+func New(now func() time.Time) *Record { return &Record{now: now} }
+
+// Child returns an empty Record with the same clock, for a part of what r measures. See Merge.
+func (r *Record) Child() *Record {
+	if r == nil {
+		return nil
+	}
+	return New(r.now)
+}
+
+type contextKey struct{}
+
+// NewContext returns a context with a Record.
+func NewContext(ctx context.Context, r *Record) context.Context {
+	return context.WithValue(ctx, contextKey{}, r)
+}
+
+// Of returns the Record of a context, or nil.
+func Of(ctx context.Context) *Record {
+	r, _ := ctx.Value(contextKey{}).(*Record)
+	return r
+}
+
+// Measure starts a measurement. The function that it returns ends it, adds the time to the kind,
+// and returns it.
+func (r *Record) Measure(k Kind) (end func() time.Duration) {
+	if r == nil {
+		return func() time.Duration { return 0 }
+	}
+	start := r.now()
+	return func() time.Duration {
+		took := max(r.now().Sub(start), 0)
+		r.Add(k, took)
+		return took
+	}
+}
+
+// Add adds a time to a kind.
+func (r *Record) Add(k Kind, took time.Duration) {
+	if r == nil || took <= 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.report.Times[k] += took
+}
+
+// Read counts a read of the long-term store of this many bytes of an object; 0 for rows.
+func (r *Record) Read(bytes int64) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.report.Reads++
+	r.report.Bytes += bytes
+}
+
+// Steps counts steps of a range query by where they came from.
+func (r *Record) Steps(cached, evaluated int64) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.report.Cached += cached
+	r.report.Evaluated += evaluated
+}
+
+// AddPart adds a part.
+func (r *Record) AddPart(p Part) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.addPart(p)
+}
+
+func (r *Record) addPart(p Part) {
+	if len(r.report.Parts) >= maxParts {
+		r.report.Omitted++
+		return
+	}
+	r.report.Parts = append(r.report.Parts, p)
+}
+
+// Merge adds a report, which may be one of another process. Negative numbers count as 0.
+func (r *Record) Merge(o Report) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k := range o.Times {
+		r.report.Times[k] += max(o.Times[k], 0)
+	}
+	r.report.Reads += max(o.Reads, 0)
+	r.report.Bytes += max(o.Bytes, 0)
+	r.report.Cached += max(o.Cached, 0)
+	r.report.Evaluated += max(o.Evaluated, 0)
+	r.report.Omitted += max(o.Omitted, 0)
+	for _, p := range o.Parts {
+		r.addPart(p)
+	}
+}
+
+// Report returns what was measured so far.
+func (r *Record) Report() Report {
+	if r == nil {
+		return Report{}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := r.report
+	out.Parts = append([]Part(nil), r.report.Parts...)
+	return out
+}
