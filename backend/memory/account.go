@@ -29,8 +29,8 @@ var (
 	// the process was nearly out of memory. The same read would probably be ended again.
 	ErrEnded = errors.New("the query was ended: the process was nearly out of memory, and this query held most of it; " +
 		"select fewer series, a shorter range or a longer step")
-	// ErrEndedElsewhere is ErrEnded if it was another process that was nearly out of
-	// memory, and a third process may have the same data.
+	// ErrEndedElsewhere is ErrEnded of a peer to which this process sent a request. A
+	// replica of the peer may still respond.
 	ErrEndedElsewhere = fmt.Errorf("another process: %w", ErrEnded)
 
 	// errClosed is the error of a request that takes memory after its end.
