@@ -93,7 +93,8 @@ func (ing *Ingester) sealForMemory(now time.Time, expected int64) error {
 	e.dropped = now
 	if freed := ing.account.freed.Load() - before; err != nil || freed < expected/2 {
 		e.misses++
-		ing.opts.Logger.Warn("early seal failed or freed less than half of the expected memory: delaying the next one", "freed", freed, "expected_freed", expected,
+		ing.opts.Logger.Warn("early seal failed or freed less than half of the expected memory: delaying the next one",
+			"freed", freed, "expected_freed", expected,
 			"next_after", e.interval(ing.filled(sharePercent)))
 	} else {
 		e.misses = 0

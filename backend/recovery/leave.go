@@ -137,8 +137,8 @@ func (r *Recovery) spare(ctx context.Context) error {
 	if self.State != ring.Active || len(left) >= r.o.Replication {
 		return nil
 	}
-	return fmt.Errorf("%w: without it %d failure domains have ACTIVE ingesters, and writes need %d (cluster.replication). Start another ingester "+
-		"first; to stop the whole cluster, stop its processes", ErrNeeded, len(left), r.o.Replication)
+	return fmt.Errorf("%w: without it %d failure domains have ACTIVE ingesters, and writes need %d (cluster.replication). Start another "+
+		"ingester first; to stop the whole cluster, stop its processes", ErrNeeded, len(left), r.o.Replication)
 }
 
 // mayLeave returns ErrHasAside, or an error of the store, while the ingester has files of
