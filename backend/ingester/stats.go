@@ -89,7 +89,7 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 		uploads:        counter("pallium_ingester_uploads_total", "Sealed packs uploaded to the long-term store."),
 		uploadFailures: counter("pallium_ingester_upload_failures_total",
 			"Failed attempts to sync intents, packs and records of series set aside; they are retried."),
-		asides:         counter("pallium_ingester_series_set_aside_total", "Series set aside at a seal because no pack can hold them."),
+		asides: counter("pallium_ingester_series_set_aside_total", "Series set aside at a seal because no pack can hold them."),
 		pressureRejected: counter("pallium_ingester_memory_pressure_rejected_series_total",
 			"New series rejected because the head was nearly full (instance_memory)."),
 		fullRequests: counter("pallium_ingester_memory_full_requests_total",
