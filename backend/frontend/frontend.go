@@ -78,7 +78,7 @@ type Options struct {
 	Workers   int // parts of one query that are evaluated at the same time; at least 1
 	MaxShards int // maximum number of shards of the series of an aggregation; less than 2: they are not divided
 	// ShardPoints is the minimum number of points and samples of a shard: with fewer, the fixed cost of
-	// an evaluation would be too high; default 1<<18.
+	// an evaluation would be too high; default 1<<19.
 	ShardPoints int64
 	Now         func() time.Time
 	Logger      *slog.Logger
@@ -125,7 +125,7 @@ func New(o Options) *Frontend {
 	}
 	o.Workers = max(o.Workers, 1)
 	if o.ShardPoints == 0 {
-		o.ShardPoints = 1 << 18
+		o.ShardPoints = 1 << 19
 	}
 	if o.Syntax == nil {
 		o.Syntax = func(context.Context) switches.Set { return switches.Set{} }
