@@ -1,6 +1,7 @@
 #!/bin/sh
-# `make check` runs this script: it checks the format, builds, lints and tests only the
-# packages that differ from BASE (default: the last commit). GO and LINT are the programs.
+# `make check` runs this script. It builds all packages, but checks the format, vets, lints
+# and tests only those that differ from BASE (default: the last commit). GO and LINT are the
+# programs.
 set -eu
 base=${BASE:-HEAD}
 files=$(git diff --name-only --diff-filter=d "$base" -- '*.go'; git ls-files --others --exclude-standard -- '*.go')

@@ -7,8 +7,8 @@ import (
 	"testing/synctest"
 )
 
-// TestGroup checks that goroutines of a group run until it is stopped, and that
-// Stop waits for them.
+// TestGroup checks that Cancel cancels the context of the goroutines of a group, and
+// that Stop waits for them.
 func TestGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := New()

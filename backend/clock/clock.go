@@ -57,7 +57,7 @@ type Guard struct {
 }
 
 // New returns a guard. Without sources the clock is trusted until it jumps; with
-// sources it is not trusted until one of them responded.
+// sources it is not trusted until one of them has responded.
 func New(o Options) *Guard {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -73,12 +73,14 @@ func New(o Options) *Guard {
 	auto := promauto.With(o.Registerer)
 	g.offsets = auto.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "pallium_clock_offset_seconds",
-		Help: "Seconds by which this process's clock is ahead of another clock (source), negative if it is behind; " +
-			"without other clocks, its value at the start plus the running time.",
+		Help: "Seconds by which this process's clock is ahead of another clock (source), negative if it is behind; without other clocks, " +
+			"seconds by which it is ahead of its value at the start plus the running time (source=start).",
 	}, []string{"source"})
 	auto.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pallium_clock_trusted",
-		Help: "1 while this process's clock is within ten minutes of all clocks that it is compared with; while 0, nothing is deleted by time.",
+		Help: "1 while this process's clock is trusted; 0 if an offset (pallium_clock_offset_seconds) is more than ten minutes, if an " +
+			"uploaded pack was sealed more than ten minutes in the future, or if no other clock has responded yet. While 0, nothing is " +
+			"deleted by time.",
 	}, func() float64 {
 		if _, err := g.Now(); err != nil {
 			return 0

@@ -49,7 +49,7 @@ func uvarints(v ...uint64) (b []byte) {
 	return b
 }
 
-// evenTimes returns n timestamps one second apart.
+// evenTimes returns the column of n timestamps one second apart.
 func evenTimes(n uint64) []byte { return uvarints(n, 0, timesSteps, 1000, modeSparse, 0, 0, 0) }
 
 // integersOf returns encoded values for codecDelta, codecOffset or
@@ -71,8 +71,8 @@ func deltas(n int, c codec) handmade {
 	return handmade{n: n, codec: c, times: evenTimes(uint64(n)), values: integersOf(make([]uint64, n-1)...)}
 }
 
-// TestHandmade decodes frames that are written by hand. A name that begins with + is that of
-// a valid frame; all other frames must be rejected with ErrCorrupt.
+// TestHandmade decodes frames that are written by hand. Frames whose name begins with + are
+// valid; all other frames must be rejected with ErrCorrupt.
 func TestHandmade(t *testing.T) {
 	const day = uint64(series.DayMillis)
 	chain := []handmade{deltas(3, codecDelta)}
@@ -190,8 +190,8 @@ func TestPadding(t *testing.T) {
 	}
 }
 
-// TestClaims checks that a few corrupt bytes that claim many samples do not
-// cause a large allocation.
+// TestClaims checks that corrupt bytes that claim many samples, series or chunks
+// do not cause a large allocation.
 func TestClaims(t *testing.T) {
 	const day = uint64(series.DayMillis)
 	most := uvarints(day, 0, timesSteps, 1, modeSparse, 0, 0, 0)

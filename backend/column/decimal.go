@@ -14,7 +14,7 @@ var powers = [maxExponent + 1]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8,
 const maxInteger = 1 << 53
 
 // exception is a run of equal values that scaled integers cannot represent;
-// bits are those of the value.
+// bits are the bits of the value.
 type exception struct {
 	at, n int
 	bits  uint64

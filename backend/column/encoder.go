@@ -171,7 +171,7 @@ func (e *Encoder) addHistograms(chunks []series.Chunk) {
 }
 
 // addFloats appends the values v with the timestamps of e.column. It returns
-// e.column if that is too large for the frame, else nil.
+// e.column if the column is too large for the frame, else nil.
 func (e *Encoder) addFloats(v []float64) (times []byte) {
 	at := len(e.body)
 	c := e.encodeValues(v)

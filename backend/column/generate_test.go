@@ -12,7 +12,7 @@ const (
 	testStart = testDay * series.DayMillis
 )
 
-// class generates groups of adjacent series, like those of one metric.
+// class generates groups of adjacent series, like the series of one metric.
 type class struct {
 	name   string
 	series int // number of series in the mix

@@ -15,8 +15,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// odd returns values that cannot be scaled to integers, or are near the limits of
-// scaling.
+// odd returns values most of which cannot be scaled to integers, or are near the
+// limits of scaling.
 func odd() []float64 {
 	return []float64{math.Float64frombits(value.StaleNaN), math.NaN(), math.Float64frombits(0x7ff0000000000001),
 		math.Float64frombits(0xfff8000000000123), math.Inf(1), math.Inf(-1), math.Copysign(0, -1), 0,
@@ -142,7 +142,7 @@ func TestProperty(t *testing.T) {
 	}
 }
 
-// neighbour returns a series whose values change much like those of another.
+// neighbour returns a series whose values change nearly like the values of another.
 func neighbour(rng *rand.Rand, of Series) Series {
 	s := Series{T: of.T, V: slices.Clone(of.V)}
 	for i := range s.V {
@@ -153,7 +153,7 @@ func neighbour(rng *rand.Rand, of Series) Series {
 	return s
 }
 
-// chained returns series that are encoded with codecPrevious.
+// chained returns series that are encoded in chains with codecPrevious.
 func chained(t testing.TB) ([]Series, packed) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(5, 5))
@@ -358,8 +358,8 @@ func TestNewer(t *testing.T) {
 	}
 }
 
-// TestDamage checks that a damaged byte causes an error or different samples,
-// but never a panic.
+// TestDamage checks that damaged and truncated bytes cause an error or valid
+// samples, but never a panic, and that a truncated column is an error.
 func TestDamage(t *testing.T) {
 	rng := rand.New(rand.NewPCG(12, 12))
 	var list []Series

@@ -14,7 +14,7 @@ type integerReader struct {
 	exponent int
 	g        int64
 	first    int64
-	at       int64 // (x - first) / g of the last integer x; for codecPrevious, its x minus that of the previous series
+	at       int64 // (x - first) / g of the last integer x; for codecPrevious, its x minus the x of the previous series
 	step     int64
 	stream   reader
 }

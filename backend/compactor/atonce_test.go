@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// gate is an object store whose Puts wait until the gate opens.
+// gate is an object store whose Puts of compacted packs wait until the gate opens.
 type gate struct {
 	objects.Store
 	mu           sync.Mutex

@@ -18,9 +18,9 @@ import (
 // day has not ended. The other tenants of the day are not compacted, and no pack is marked
 // as consumed.
 
-// cleanTime is the least age at which a request is removed, even if nothing is left
-// to do before: ingesters may still upload packs that they sealed before the
-// deletion.
+// cleanTime is the minimum age of a request that is removed. A younger one stays even
+// if nothing is left to do, because ingesters may still upload packs that they sealed
+// before the deletion.
 const cleanTime = 15 * time.Minute
 
 // Wake makes Run start a compaction at once, or after the running one.

@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// deleteSeries deletes a metric of a tenant, also from what is expected.
+// deleteSeries deletes a metric of a tenant, also from the expected data.
 func (x *world) deleteSeries(t tenant.ID, name string) schema.Tombstone {
 	x.T.Helper()
 	d, err := x.Lifecycle.ReserveDeletion(ctx, t, math.MinInt64, math.MaxInt64, [][]*labels.Matcher{{metric(name)}})

@@ -353,7 +353,8 @@ func (c *Compactor) mustWait(d *store.DayWork) string {
 		zones[zone] = true
 	}
 	if len(zones) > 1 {
-		return fmt.Sprintf("%d ingesters of different zones were lost before they uploaded their samples; acknowledged samples may be lost: "+
+		return fmt.Sprintf("%d ingesters of different failure domains were lost before they uploaded their samples; "+
+			"acknowledged samples may be lost: "+
 			"to accept the loss, run: pallium loss accept %s", len(lost), series.DateOf(d.Day))
 	}
 	return ""

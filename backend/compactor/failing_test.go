@@ -338,8 +338,8 @@ func (w *failingWorld) recovers() {
 	w.Check("repaired")
 }
 
-// TestUnreadablePack checks that the receipt of a damaged or missing pack is kept, and those of the
-// other packs of its tenants; the other tenants are published and their packs consumed.
+// TestUnreadablePack checks that the receipts of a damaged or missing pack and of the other packs of
+// its tenants are kept, and that the other tenants are published and their packs consumed.
 func TestUnreadablePack(t *testing.T) {
 	for _, c := range []struct {
 		name   string

@@ -19,7 +19,7 @@ import (
 )
 
 // TestSweepOfRunningAttempt runs a sweep with a clock that is 49 hours ahead before each call of a
-// compaction, once or before all later calls as well, for the first generation and for later ones.
+// compaction, only then or also before all later calls, for the first generation and for later ones.
 // The compaction must either start over or publish a complete generation.
 func TestSweepOfRunningAttempt(t *testing.T) {
 	for _, late := range []bool{false, true} {

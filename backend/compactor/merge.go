@@ -120,8 +120,8 @@ func (m *merger) take(ctx context.Context, r *input) error {
 	return nil
 }
 
-// add adds a chunk, unless it is a byte-for-byte copy of another replica's chunk. Nearly
-// all chunks are such copies, and need not be sorted if they are dropped here. Only the
+// add adds a chunk, unless it is a byte-for-byte copy of another replica's chunk. With
+// replicas, most chunks are such copies; dropped here, they need not be sorted. Only the
 // last 1000 chunks are compared; join drops the remaining copies.
 func (m *merger) add(c *series.Chunk) {
 	const searched = 1000

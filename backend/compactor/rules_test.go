@@ -115,7 +115,7 @@ func TestWhenToPublish(t *testing.T) {
 		{"two lost of two zones", ended, []store.IntentOf{intent("lost1", false), intent("lost2", false)}, "pallium loss accept " + series.DateOf(testDay)},
 		{"one lost twice, without zones", ended, []store.IntentOf{intent("lostx", false), intent("lostx again", false)}, ""},
 		{"three losses of two ingesters", ended, []store.IntentOf{intent("lostx", false), intent("lostx again", false), intent("losty", false)},
-			"2 ingesters of different zones"},
+			"2 ingesters of different failure domains"},
 		{"two lost without zones", ended, []store.IntentOf{intent("lostx", false), intent("losty", false)}, "pallium loss accept"},
 	} {
 		comp := New(Options{Now: func() time.Time { return c.now }})

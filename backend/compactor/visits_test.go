@@ -26,7 +26,7 @@ func (x *world) guarded() (pass func(time.Duration)) {
 	return func(d time.Duration) { x.Now, running = x.Now.Add(d), running+d }
 }
 
-// days returns the number of days with a manifest in the row store, of any timestamp.
+// days returns the number of days with a manifest in the row store.
 func (x *world) days() int {
 	x.T.Helper()
 	n := 0

@@ -17,9 +17,8 @@ var errPower = errors.New("power loss")
 // inode is a file: its content, and the part of it that is durable.
 type inode struct{ data, synced string }
 
-// powerDisk is a file system that loses power at a given step: permanently or, if
-// once is set, as an error of that step only. It tracks which names and bytes are
-// durable.
+// powerDisk is a file system whose calls fail from a given step on or, if once is
+// set, only at that step. It tracks which names and bytes are durable.
 type powerDisk struct {
 	step, failAt int
 	once         bool

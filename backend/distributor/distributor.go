@@ -108,7 +108,7 @@ func New(o Options) *Distributor {
 		repeated: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_distributor_duplicate_samples_total",
 			Help: "Accepted samples whose series already had a sample at the same timestamp in the head of an ingester, " +
-				"by whether the value differs. Of two different values the larger is kept.",
+				"by whether the value differs. Of two different values, all replicas keep the same one.",
 		}, []string{"different"}),
 	}
 	if o.Local == nil {

@@ -47,7 +47,7 @@ func TestFixedRingMembers(t *testing.T) {
 	}
 }
 
-// TestFixedRingSamePlacement checks that a restarted process places series on the same
+// TestFixedRingSamePlacement checks that two rings of the same IDs place series on the same
 // instances.
 func TestFixedRingSamePlacement(t *testing.T) {
 	one, _ := newFixedRing("a", "b").Ring(context.Background())

@@ -46,7 +46,7 @@ type HAOptions struct {
 	Registerer prometheus.Registerer
 }
 
-// HA accepts the samples of one elected replica of each cluster and drops those of
+// HA accepts the samples of one elected replica of each cluster and drops the samples of
 // the others. It is safe for concurrent use. Run must be running to renew claims.
 type HA struct {
 	o     HAOptions
@@ -94,16 +94,17 @@ func NewHA(o HAOptions) *HA {
 	return h
 }
 
-// Dropped counts what Filter removed from a batch because another replica is
-// elected. It is not a rejection: the sender gets a success response.
+// Dropped counts the samples and exemplars that Filter removed from a batch because
+// another replica is elected. They are not rejected: the sender gets a success response.
 type Dropped struct{ Samples, Histograms, Exemplars int }
 
 // Filter removes the series of replicas that are not elected from the batch, and
-// removes the replica label from the series of elected replicas. Series without
-// both labels are unchanged, and so is the whole batch if the tenant does not
-// accept HA samples. Series of clusters beyond the tenant's limit are removed and
-// counted in out as rejected. Filter waits at most CallTimeout in total for the
-// store, and then decides without the store.
+// removes the replica label from the series of elected replicas. Series that lack one
+// of the two labels are unchanged, and so is the whole batch if the tenant does not
+// accept HA samples. Series of clusters beyond the tenant's limit, and series whose
+// values of the two labels are too long, are removed and counted in out as rejected.
+// Filter waits at most CallTimeout in total for the store, and then decides without
+// the store.
 func (h *HA) Filter(ctx context.Context, b *series.Batch, lim *limits.Limits, out *series.Outcome) Dropped {
 	var dropped Dropped
 	if !lim.AcceptHASamples || lim.HAClusterLabel == lim.HAReplicaLabel {

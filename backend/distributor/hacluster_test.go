@@ -252,7 +252,7 @@ func oneAtATime(t *testing.T, kept []accepted, failover time.Duration) (turns in
 }
 
 // TestHAInterleavings checks for random orders of samples, pauses and renewals that no two
-// replicas are elected at the same time, and that samples are accepted again after a pause.
+// replicas are elected concurrently, and that samples are accepted again after a pause.
 func TestHAInterleavings(t *testing.T) {
 	const failover = 30 * time.Second
 	turns := 0

@@ -83,8 +83,8 @@ func TestHeldForIngesters(t *testing.T) {
 }
 
 // TestTooLargePush checks that a request is too large if it is too large for so many
-// replicas that a majority cannot have it. Otherwise the sender has to repeat it. No memory
-// is held afterwards.
+// replicas that a majority cannot have it. If a majority fails for other reasons, the sender
+// has to repeat it. No memory is held afterwards.
 func TestTooLargePush(t *testing.T) {
 	large, down := &memory.TooLargeError{Need: 2, Most: 1}, errors.New("down")
 	tests := []struct {

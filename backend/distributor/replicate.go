@@ -136,10 +136,9 @@ func (d *Distributor) exchange(ctx context.Context, parts []part, t *tally, h *m
 	return nil
 }
 
-// repeat pushes some entries again: if one replica has the series of an entry, it
-// pushes the entry to the replicas that rejected it for lack of capacity. It runs
-// once per request, after exchange: a response that arrives later causes no further
-// push.
+// repeat pushes entries again to the replicas that rejected them for lack of capacity,
+// if another replica has their series. It runs once per request, after exchange: a
+// response that arrives later causes no further push.
 func (d *Distributor) repeat(ctx context.Context, b *series.Batch, t *tally) error {
 	parts := t.repeats()
 	if len(parts) == 0 {
@@ -177,7 +176,7 @@ func loadOf(body int) *load {
 }
 
 // push sends a part to its ingester. It continues after the response to the request
-// was sent, so that the third replica is written, too.
+// was sent, so that the remaining replicas are written too.
 func (d *Distributor) push(ctx context.Context, p *part) (wire.PushResponse, error) {
 	rep, err := d.opts.Replica(p.instance)
 	if err != nil {
@@ -189,7 +188,7 @@ func (d *Distributor) push(ctx context.Context, p *part) (wire.PushResponse, err
 	defer cancel()
 	if limited && p.established {
 		// A retried push ends with the request's deadline: a sender that got no
-		// response sends the request again, which retries the push as well.
+		// response sends the request again, which retries the push too.
 		var stop context.CancelFunc
 		ctx, stop = context.WithDeadline(ctx, deadline)
 		defer stop()

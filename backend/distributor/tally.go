@@ -189,7 +189,7 @@ func (t *tally) countRepeats(p *part, all []wire.Repeats) {
 }
 
 // rejections returns the rejections of a response by position in the part. It
-// merges those of one entry and fills in messages that the response sends once per
+// merges the rejections of one entry and fills in messages that the response sends once per
 // reason. A merged rejection with soft and hard reasons is hard: more capacity
 // would not help.
 func (t *tally) rejections(p *part, all []wire.Rejection) map[int64]rejection {

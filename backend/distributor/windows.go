@@ -9,8 +9,8 @@ import (
 )
 
 // maxRequestWindows is the maximum number of two-hour windows that the samples of one
-// request may be in: every window costs a work row, a section of a pack and a part of
-// a compaction.
+// request may be in: every window costs an intent, and every day a work row, a section
+// of a pack and a part of a compaction.
 const maxRequestWindows = 1024
 
 // requestWindows counts the windows of a request's samples.

@@ -20,9 +20,9 @@ const zonesInterval = 10 * time.Second
 // ErrZones is returned while the ring has too few zones for the replicas of a series.
 var ErrZones = errors.New("writes fail until more ingesters join")
 
-// EnoughZones returns an error that wraps ErrZones while fewer zones than replicas
-// have ACTIVE ingesters: the replicas of a series are in distinct zones
-// (docs/cluster.md).
+// EnoughZones returns an error that wraps ErrZones while fewer failure domains than
+// replicas have ACTIVE ingesters: the replicas of a series are in distinct failure
+// domains (docs/cluster.md).
 func EnoughZones(r *ring.Ring, replication int) error {
 	n := r.Domains()
 	if n >= replication {

@@ -100,7 +100,7 @@ func (s *Work) AsidesOf(ctx context.Context, instance string) ([]AsideOf, error)
 }
 
 // ForgetAsides deletes the records of an instance that are marked as dropped. It is
-// for instances that will not start again and delete them.
+// for instances that will not start again to delete them.
 func (s *Work) ForgetAsides(ctx context.Context, instance string) error {
 	all, err := s.Asides(ctx)
 	if err != nil {

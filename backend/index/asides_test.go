@@ -8,8 +8,8 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// TestAsideDrop checks that DropAside marks the record that the operator saw, and that a record
-// written later is not dropped.
+// TestAsideDrop checks that DropAside marks the existing record, that a record written later is
+// not marked, and that ForgetAsides deletes only marked ones.
 func TestAsideDrop(t *testing.T) {
 	ix, ctx := open(t), t.Context()
 	w := Window{Day: testDay, Number: 3}

@@ -33,8 +33,8 @@ func (c *checkedRows) MutateRows(_ context.Context, ms []rows.RowMutation) []err
 	return nil
 }
 
-// TestRowsOfLargeMetrics checks that pages of a metric that exceed the limit of a mutation are
-// written by several mutations, each in its own batch.
+// TestRowsOfLargeMetrics checks that all pages of a metric that exceed the limit of a mutation
+// are written by valid batches, and that a row can be in a list of mutations twice.
 func TestRowsOfLargeMetrics(t *testing.T) {
 	codec, err := schema.NewCodec()
 	if err != nil {

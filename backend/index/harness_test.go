@@ -56,7 +56,7 @@ func manifest(generation uint32) *schema.Manifest {
 		Packs: []schema.PackEntry{{Object: fmt.Sprintf("l1/a/%d/%d.pk", testDay, generation), Size: 1, Series: 2, Samples: 2, FirstMetric: "a", LastMetric: "b"}}}
 }
 
-// writeIndex writes the rows of a generation of manifest.
+// writeIndex writes the index rows of a generation with the metrics of manifest.
 func writeIndex(t *testing.T, ix *Index, d TenantDay, v schema.Version, stamp int64) {
 	t.Helper()
 	b := NewBuilder(ix.Codec(), v, 0, false)

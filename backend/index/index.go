@@ -66,8 +66,8 @@ func New(o Options) (*Index, error) {
 	}
 	t := table{rows: steppingRows{o.Rows}, now: o.Now}
 	rereads := promauto.With(o.Registerer).NewCounter(prometheus.CounterOpts{Name: "pallium_store_index_rereads_total",
-		Help: "Rows of the index read a second time, because the first read did not return all of the published generation: " +
-			"a day was published at the same time."})
+		Help: "Rows of the index read a second time, restricted to the published generation, because the first read may have missed " +
+			"some of its cells."})
 	return &Index{Catalogs: &Catalogs{t}, Generations: &Generations{table: t, codec: codec, rereads: rereads}, Work: &Work{t},
 		Garbage: &Garbage{t}, Tombstones: &Tombstones{t}, Tenants: &Tenants{t}, Leases: &Leases{t}, codec: codec, table: t}, nil
 }

@@ -13,7 +13,7 @@ import (
 type Leases struct{ table }
 
 // Take acquires or renews a lease and reports whether the holder has it. Leases only
-// avoid duplicate work: two holders at the same time do no harm.
+// avoid duplicate work: two concurrent holders do no harm.
 func (s *Leases) Take(ctx context.Context, name, holder string, life time.Duration) (bool, error) {
 	key := schema.LeaseKey(name)
 	now := s.nowMillis()

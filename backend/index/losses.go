@@ -18,7 +18,7 @@ const lostMark = "~lost-"
 // LostName returns the name of a lost incarnation of an ingester.
 func LostName(ingester, incarnation string) string { return ingester + lostMark + incarnation }
 
-// IsLostOf reports whether name is that of a lost incarnation of the ingester.
+// IsLostOf reports whether name is the name of a lost incarnation of the ingester.
 func IsLostOf(name, ingester string) bool { return strings.HasPrefix(name, ingester+lostMark) }
 
 // InstanceOf returns the ID of an ingester by its name in an intent or record, which for a
@@ -33,8 +33,8 @@ func InstanceOf(name string) string {
 func IsLost(ingester string) bool { return strings.Contains(ingester, lostMark) }
 
 // MarkLost records that an ingester's disk is gone, together with its windows that were
-// never uploaded: it renames the ingester in its intents and in its records of series
-// set aside to LostName, with the lost incarnation (or the one that replaced it). also
+// never uploaded: in the ingester's intents and records of series set aside, it replaces
+// the ingester by LostName. incarnation is the lost one, or the one that replaced it. also
 // lists further windows for which the ingester may have had samples without an intent
 // yet. MarkLost is idempotent. It returns the number of intents and records marked as
 // lost.

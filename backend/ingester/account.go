@@ -14,8 +14,8 @@ import (
 
 // The head counts the memory that it uses as it grows: series with their index
 // entries, chunks with their capacity, out-of-order samples, metadata, exemplars
-// and reserved series. The costs below were measured (TestCountedIsHeap). The
-// memory of requests, responses and seals is not counted here.
+// and reserved series. The costs below were measured (TestCountedIsHeap). Requests,
+// responses and the buffers of seals are not counted here.
 const (
 	structBytes   = int64(unsafe.Sizeof(memSeries{}))
 	chunkBytes    = int64(unsafe.Sizeof(series.Chunk{}))
@@ -24,8 +24,7 @@ const (
 	rareBytes     = int64(unsafe.Sizeof(rareState{}))
 	exemplarBytes = int64(unsafe.Sizeof(storedExemplar{}))
 
-	// mapBytes is the cost of a 16-byte entry in a map, which is half full on
-	// average.
+	// mapBytes is the average cost of a 16-byte entry in a map.
 	mapBytes = 30
 	// tenantBytes is the cost of a tenant without any data.
 	tenantBytes = int64(unsafe.Sizeof(tenantHead{})) + 200
@@ -49,7 +48,7 @@ const (
 // account is the counted memory of all tenants.
 type account struct {
 	bytes       atomic.Int64
-	established atomic.Int64 // part of bytes: established series beyond their tenant's share
+	established atomic.Int64 // part of bytes: established series that were accepted over a limit
 	tenants     atomic.Int64 // tenants with series
 	reserved    atomic.Int64 // reserved series
 	held        atomic.Int64 // bytes reserved for reserved series; not part of bytes
@@ -73,7 +72,7 @@ func (th *tenantHead) shrink(n int64) {
 
 // updateSize updates the counted size of a series and returns the change. The caller
 // holds s.mu and passes the change to grow. The fast path is for series of floats
-// without out-of-order samples whose buffer did not grow.
+// without out-of-order samples that neither closed a chunk nor grew its buffer.
 func (th *tenantHead) updateSize(s *memSeries) int64 {
 	if s.rare == nil && s.in.OpenCap() == int(s.countedOpen) && len(s.in.Done()) == int(s.countedDone) && s.budget.Load() == nil {
 		return 0
@@ -157,8 +156,8 @@ func sizeOf(chunks []series.Chunk) int64 {
 }
 
 // appenderSize returns the bytes that the appender of an open chunk of native
-// histograms uses for the layout of its last sample: spans, and two numbers per
-// bucket.
+// histograms uses for the layout of its last sample: spans, two numbers per bucket,
+// and custom bounds.
 func appenderSize(s *series.Sample) int64 {
 	const fixed, span, bucket, bound = 200, 8, 16, 8
 	switch {

@@ -23,7 +23,7 @@ import (
 )
 
 // newStillBench returns a bench whose ingester runs no goroutines and does not sync
-// its log.
+// its log with each push.
 func newStillBench(t *testing.T) *bench {
 	t.Helper()
 	return newDiskBench(t, smallDisk{dir: t.TempDir()})

@@ -17,8 +17,9 @@ import (
 
 // A seal deletes the log of the sealed samples, so after a restart the head
 // contains only the series pushed since the last seal: none after a graceful stop.
-// The active series are therefore saved in a file. At start, those that replay did
-// not restore are reserved until idleSeries after the first start that found them.
+// The active series are therefore saved in a file. At start, series in the file that
+// replay did not restore are reserved for idleSeries; another restart does not
+// extend this time.
 // Otherwise new series could use up the series limit, and samples of series that
 // are still being sent would be rejected and dropped by their senders.
 
@@ -44,7 +45,7 @@ func (s *memSeries) activeAge(now int64) (uint32, bool) {
 	return uint32(age / 1000), true
 }
 
-// activeNow lists the tenant's active series. It releases the lock after every
+// activeNow lists the tenant's active and reserved series. It releases the lock after every
 // sliceSeries series, so that pushes do not wait for the whole list.
 func (th *tenantHead) activeNow(now time.Time) activeList {
 	l := activeList{tenant: th.id}
@@ -153,7 +154,7 @@ func (ing *Ingester) loadActive(ctx context.Context) error {
 		kept += ing.head(lists[i].tenant, true).restore(&lists[i], saved, now)
 	}
 	if kept > 0 {
-		ing.opts.Logger.Info("restored the list of active series from before the restart", "series", kept)
+		ing.opts.Logger.Info("reserved active series of before the restart", "series", kept)
 		ing.saveActive()
 	}
 	return nil

@@ -147,7 +147,7 @@ func decodeActiveList(d *encoding.Decbuf) (l activeList, err error) {
 func decodeEntries(d *encoding.Decbuf, reserved bool) ([]activeEntry, error) {
 	n := d.Uvarint64()
 	if d.Err() == nil && n > uint64(len(d.B))/2 { // an entry has at least two bytes
-		return nil, fmt.Errorf("%w: it claims %d entries, but only %d bytes follow", errActive, n, len(d.B))
+		return nil, fmt.Errorf("%w: list claims %d entries, but only %d bytes follow", errActive, n, len(d.B))
 	}
 	if d.Err() != nil || n == 0 {
 		return nil, d.Err()

@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	// DefaultAsideBytes is the default disk space, in bytes, for a tenant's series
-	// set aside.
+	// DefaultAsideBytes is the default limit of disk space, in bytes, for a tenant's
+	// series set aside.
 	DefaultAsideBytes = 1 << 30
 	// asideCharge is the minimum number of bytes that is counted for a file, because
 	// small files have a cost too.
@@ -112,7 +112,7 @@ func asideLimit(bytes int64) int64 {
 }
 
 // open registers a file to be served. A file whose header cannot be read is
-// registered as damaged, with the tenant and window of its name.
+// registered as damaged, with the tenant and window of its path.
 func (s *asideSet) open(path string) error {
 	rel, err := filepath.Rel(s.dir, path)
 	if err != nil {
@@ -260,9 +260,9 @@ func (s *asideSet) current(f *asideFile) bool {
 	return s.files[f.tenant][f.path] == f && !s.leaving[f]
 }
 
-// keep writes the samples of one series and window to a file, merged with those of
-// an existing file, and serves that file from then on. The file is durable after
-// sync.
+// keep writes the samples of one series and window to a file, merged with the
+// samples of an existing file, and serves that file from then on. The file is
+// durable after sync.
 func (s *asideSet) keep(h asideHeader, chunks []series.Chunk) error {
 	s.changing.Lock() // until the new file is served: remove would mistake it for the old one
 	defer s.changing.Unlock()

@@ -273,7 +273,7 @@ func TestAsideQuota(t *testing.T) {
 
 // TestAsideRemoval checks that files are removed with their tenant, by active
 // deletions of series and if an operator drops them, and not by deletions that are
-// not active. The record is removed after the file.
+// not active. Records are removed together with the files.
 func TestAsideRemoval(t *testing.T) {
 	bad := impossible("bad")
 	for name, tc := range map[string]struct {

@@ -203,7 +203,7 @@ func (b *bench) reopen(l LongTerm, disk asideDisk) {
 	_ = b.ing.packs.close()
 	o := b.options()
 	o.LongTerm, o.asideDisk = l, disk
-	// Goroutines must not make calls before they are stopped.
+	// Goroutines would make calls before the test could stop them.
 	o.idle = true
 	ing, err := Open(context.Background(), o)
 	if err != nil {
@@ -280,10 +280,10 @@ func TestAsideWhileUploading(t *testing.T) {
 	}
 }
 
-// names is an asideDisk that records which file names may not be durable.
+// names is an asideDisk that records in which directories file names may not be durable.
 type names struct {
 	osDisk
-	unsynced map[string]bool // directories
+	unsynced map[string]bool // these directories
 }
 
 func (n names) Write(path string, data []byte) error {

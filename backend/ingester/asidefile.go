@@ -29,8 +29,8 @@ import (
 const (
 	asideMagic      = "PLASIDE1"
 	asideSuffix     = ".aside"
-	asideFrameBytes = 1 << 20 // size at which a frame of chunks is closed
-	asideMaxFrame   = 1 << 30 // largest length that is accepted
+	asideFrameBytes = 1 << 20 // maximum data of a frame with more than one chunk
+	asideMaxFrame   = 1 << 30 // largest length of a frame that is accepted
 )
 
 // errAside is wrapped by all errors of files that cannot be decoded.
@@ -152,7 +152,7 @@ func (a *asideReader) frame() ([]byte, error) {
 	}
 	n := int64(binary.BigEndian.Uint32(head[:]))
 	if n > asideMaxFrame || n+4 > a.left {
-		return nil, fmt.Errorf("%w: frame length %d exceeds the remaining %d bytes", errAside, n, a.left)
+		return nil, fmt.Errorf("%w: frame length %d is too large, %d bytes remain", errAside, n, a.left)
 	}
 	b := make([]byte, n+4)
 	if err := a.read(b); err != nil {

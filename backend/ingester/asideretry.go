@@ -45,7 +45,7 @@ func (ing *Ingester) retryAside(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// retryFiles retries some files. A pack has one deletion number for each tenant, so
+// retryFiles retries files. A pack has one deletion number for each tenant, so
 // files with different numbers go into different packs.
 func (ing *Ingester) retryFiles(ctx context.Context, encoder *pack.Encoder, files []*asideFile) error {
 	ing.sealMu.Lock()

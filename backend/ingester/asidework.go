@@ -168,8 +168,8 @@ func (u *uploader) readAsideRecords(ctx context.Context) error {
 	return nil
 }
 
-// unrecorded lists the windows with files that are not in a record yet. It omits
-// windows that no row key can name (see recordWindow).
+// unrecorded lists the windows with files whose record is missing or outdated. It
+// omits windows that no row key can name (see recordWindow).
 func (u *uploader) unrecorded() []store.Window {
 	groups := u.ing.aside.groups()
 	u.asidesMu.Lock()
@@ -260,8 +260,8 @@ func (u *uploader) dropDeleted(ctx context.Context) error {
 	})
 }
 
-// asideCollector exports the metrics of series set aside: for the tenants that have
-// most of them, and for all others together.
+// asideCollector exports the metrics of series set aside for the tenants that use
+// most bytes, and the sum of all other tenants.
 type asideCollector struct{ ing *Ingester }
 
 // maxAsideTenants is the maximum number of tenants with their own metrics.
@@ -275,10 +275,10 @@ func asideDescs() [2]*prometheus.Desc {
 	return [2]*prometheus.Desc{
 		asideDesc("pallium_ingester_aside_bytes",
 			"Bytes on disk of series that no pack can hold, limited by ingester.aside_bytes per tenant; a file counts as at least 64 KiB; "+
-				"all but the 100 largest tenants together have an empty tenant label."),
+				"the 100 largest tenants have a series each, the sum of all others has an empty tenant label."),
 		asideDesc("pallium_ingester_aside_series",
 			"Number of files of series that no pack can hold, usually one for each series and window; "+
-				"all but the 100 largest tenants together have an empty tenant label."),
+				"the 100 tenants with most bytes have a series each, the sum of all others has an empty tenant label."),
 	}
 }
 

@@ -122,9 +122,9 @@ type chunkReservation struct {
 }
 
 // reserve removes from the batch the samples that would begin more chunks than a
-// window of their series may have. It reserves the chunks that the others may
-// begin, until release. Batches of floats for series that never had a histogram are
-// skipped.
+// window of their series may have. It reserves the chunks that the other samples may
+// begin, until release. Floats of series that never had a native histogram are not
+// limited.
 func (w *writeRecord) reserve(out *series.Outcome) {
 	var met map[*memSeries]*admission // a series may be in several entries
 	for i, s := range w.series {
@@ -212,8 +212,9 @@ type admission struct {
 	known  bool          // whether prev is set
 }
 
-// cost returns an upper bound of the chunks that a sample begins, and the window
-// that counts them: nil for a window with only floats.
+// cost returns how many chunks to reserve for a sample, and the window that counts
+// them: nil for a window with only floats. A sample begins at most that many chunks,
+// but nothing is reserved for the few that a float after a float begins.
 func (a *admission) cost(smp *series.Sample) (int, *windowChunks) {
 	histogram := smp.IsHistogram()
 	at := a.b.window(smp.T, histogram)

@@ -34,7 +34,7 @@ func storedDeletions(all map[tenant.ID]tenantDeletions) map[tenant.ID]storedTena
 }
 
 // openDeletions reads the file of deletions of series. If the file cannot be
-// decoded, damage is the reason and the set is unknown. The file is not removed
+// decoded, damage is the reason and the set is unknown. The file is not replaced
 // until the deletions are loaded from the long-term store, so that a restart finds
 // it damaged too.
 func openDeletions(path string) (d *deletionSet, damage, err error) {

@@ -24,8 +24,8 @@ var ErrDeletionsUnknown = errors.New("deletions of series are unknown: the inges
 // deletionSet is the set of deletions of series that this ingester knows. It is
 // stored on disk too. A section sealed after a deletion carries its number;
 // sections with lower numbers are read without the deleted samples. A deletion that
-// no local pack needs any more is pruned: its number stays in the set, its matchers
-// are dropped.
+// no local pack and no series set aside needs any more is pruned: its number stays
+// in the set, its matchers are dropped.
 type deletionSet struct {
 	path    string
 	writing sync.Mutex // one write to disk at a time, concurrent with reads
@@ -235,7 +235,7 @@ func (ing *Ingester) Delete(t tenant.ID, ts schema.Tombstone) error {
 
 // LearnDeletions loads the active deletions of the given tenants, which must be all
 // existing tenants, from the long-term store. An ingester whose file of deletions
-// is damaged rejects reads and does not seal until a call succeeded.
+// is damaged rejects reads and does not seal until a call succeeds.
 func (ing *Ingester) LearnDeletions(ctx context.Context, tenants []tenant.ID) error {
 	unknown := ing.deletions.ready() != nil
 	if ing.opts.LongTerm == nil {
@@ -341,7 +341,7 @@ func numberOf(info pack.Info, t tenant.ID) uint64 {
 	return 0
 }
 
-// spanLeft reports whether some of the chunks are not completely deleted.
+// spanLeft reports whether at least one chunk is not completely deleted.
 func spanLeft(refs []pack.ChunkRef, gone []series.Interval) bool {
 	return slices.ContainsFunc(refs, func(c pack.ChunkRef) bool {
 		return !slices.ContainsFunc(gone, func(g series.Interval) bool { return g.Min <= c.MinTime && g.Max >= c.MaxTime })

@@ -22,7 +22,8 @@ const (
 	diskAge   = 100 * time.Millisecond
 	// logFactor is how many times larger samples may be in packs than in the log.
 	logFactor = 2
-	// diskPlenty is free space beyond the reserve above which pushes are not measured.
+	// diskPlenty is the free space beyond the reserve above which pushes are admitted
+	// without an estimate of their size.
 	diskPlenty = 1 << 30
 )
 
@@ -38,7 +39,7 @@ type diskGuard struct {
 	left     atomic.Int64 // bytes free at the last measurement; -1 = unknown
 	pending  atomic.Int64 // approximate bytes of pushes in progress
 	unsealed atomic.Int64 // bytes that a seal would write, when the head was last measured
-	measured atomic.Int64 // bytes appended to the log when the head was last measured
+	measured atomic.Int64 // bytes appended to the log, without pushes in progress, when the head was last measured
 	metadata atomic.Int64 // bytes of all metadata at the last recount
 }
 
@@ -73,10 +74,10 @@ func freeBytes(dir string) (int64, error) {
 	return int64(s.Bavail) * int64(s.Bsize), nil //nolint:unconvert // Bsize is an int32 on darwin
 }
 
-// reserve estimates the bytes needed to seal the whole head, with a margin. The
-// estimate is the smaller of two bounds: twice the size of the log (histograms that
-// change much are larger in chunks than in the log), and the measured size of the
-// head plus what was logged since.
+// reserve estimates the bytes needed to seal the whole head, with a margin. It uses
+// the smaller of two bounds: twice the size of the log (histograms that change much
+// are larger in chunks than in the log), and 5/4 of the measured head plus twice the
+// bytes logged since. It adds twice the metadata, and diskReserve.
 func (g *diskGuard) reserve() int64 {
 	head := g.unsealed.Load()
 	byHead := head + head/4 + logFactor*(g.ing.log.Appended()-g.measured.Load())

@@ -5,8 +5,8 @@ import (
 )
 
 const (
-	// earlyCheckEvery is the minimum time between two estimates of what an early seal
-	// would free, and between two early seals for the disk.
+	// earlyCheckEvery is the minimum time between two estimates of the bytes that an
+	// early seal would free, and between two early seals for the disk.
 	earlyCheckEvery = 30 * time.Second
 	// earlyInterval is the minimum time between two early seals for memory,
 	// pressedInterval the same at sharePercent and above. Each seal that fails or
@@ -93,7 +93,8 @@ func (ing *Ingester) sealForMemory(now time.Time, expected int64) error {
 	e.dropped = now
 	if freed := ing.account.freed.Load() - before; err != nil || freed < expected/2 {
 		e.misses++
-		ing.opts.Logger.Warn("early seal freed less memory than expected: delaying the next one", "freed", freed, "expected_freed", expected,
+		ing.opts.Logger.Warn("early seal failed or freed less than half of the expected memory: delaying the next one",
+			"freed", freed, "expected_freed", expected,
 			"next_after", e.interval(ing.filled(sharePercent)))
 	} else {
 		e.misses = 0
@@ -101,9 +102,9 @@ func (ing *Ingester) sealForMemory(now time.Time, expected int64) error {
 	return err
 }
 
-// freeable estimates the bytes that a seal would free for some time: series without
-// a sample since the given time (Unix milliseconds), which are removed, and the
-// memory of other series beyond the chunk that they begin with their next sample.
+// freeable estimates the bytes that a seal would free: series without a sample since
+// the given time (Unix milliseconds), which are removed, and the memory of other
+// series beyond the chunk that they begin with their next sample.
 func (ing *Ingester) freeable(since int64) int64 {
 	total := int64(0)
 	for _, th := range ing.heads() {

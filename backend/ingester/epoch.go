@@ -71,7 +71,7 @@ func (ing *Ingester) truncateLog(needed int) error {
 	return nil
 }
 
-// exemplarSlice is the number of exemplars in one record.
+// exemplarSlice is the maximum number of exemplars in one record.
 const exemplarSlice = 1000
 
 // keepExemplars writes all exemplars to the log.

@@ -167,8 +167,8 @@ func (r *exemplarRing) has(ls labels.Labels, e exemplar.Exemplar) bool {
 	return false
 }
 
-// acceptable returns the exemplars of a series that add would not drop. Only they
-// are logged; otherwise a replay would restore the others.
+// acceptable returns the exemplars of a series that add would not drop. The others
+// are not logged, because a replay would restore them.
 func (r *exemplarRing) acceptable(ls labels.Labels, list []exemplar.Exemplar) []exemplar.Exemplar {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -14,8 +14,9 @@ import (
 	"github.com/palliumhq/pallium/backend/wal"
 )
 
-// TestFarFuture checks that samples in the far future keep neither the log nor
-// their series in memory, whenever they arrive, and are not lost by crashes.
+// TestFarFuture checks that samples in the far future prevent neither the deletion of
+// the log nor the removal of their series from memory, whenever they arrive, and are
+// not lost by crashes.
 func TestFarFuture(t *testing.T) {
 	b := newBench(t)
 	b.halt()

@@ -11,9 +11,8 @@ const maxLookups = 1 << 22
 
 // finder finds existing samples in a series' chunks, for the samples of one request
 // or of one batch of a replay. It continues from its position if timestamps ascend,
-// as in a request that is sent again. If the limit of decoded numbers is reached,
-// duplicates are not detected. The only effect is that they use memory until their
-// chunks are joined.
+// as in a request that is sent again. Once the limit of decoded numbers is reached,
+// duplicates are not detected, and use memory until their chunks are joined.
 type finder struct {
 	left int // numbers that may still be decoded
 

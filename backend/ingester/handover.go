@@ -9,17 +9,16 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// An ingester that leaves, or that joins with an empty disk, moves series to
-// ingesters that do not have them. The list of active series is handed over too: a
+// When an ingester leaves, or joins with an empty disk, series are sent to ingesters
+// that do not have them. The list of active series is handed over too: a
 // leaving ingester sends it, a joining one requests it, and the receiver reserves
 // the series.
 
 // HandOverSlice is the maximum number of series in one ActiveSeries.
 const HandOverSlice = 100_000
 
-// maxHandedOver is the number of reserved series above which no further ones are
-// accepted in a handover, so that their memory is bounded even without a memory
-// budget.
+// maxHandedOver is the number of reserved series at which a handover accepts no
+// more, so that their memory is bounded even without a memory budget.
 const maxHandedOver = 4_000_000
 
 // ErrHandOver is returned for an invalid ActiveSeries.
@@ -98,7 +97,7 @@ func (ing *Ingester) ActiveSeries(ctx context.Context, instance string, send fun
 // outcomes are counted.
 func (ing *Ingester) ReserveSeries(ctx context.Context, a *ActiveSeries) error {
 	if len(a.Hashes) != len(a.Seconds) || len(a.Hashes) > HandOverSlice {
-		return fmt.Errorf("%w: %d series but %d reservation times; the maximum is %d series",
+		return fmt.Errorf("%w: %d series and %d reservation times; the numbers must be equal and at most %d",
 			ErrHandOver, len(a.Hashes), len(a.Seconds), HandOverSlice)
 	}
 	if len(a.Hashes) == 0 || ing.tenantGone(ctx, a.Tenant) {

@@ -25,8 +25,8 @@ type idleTimes struct {
 	usual int64 // the usual time; series removed with newer samples are reserved
 }
 
-// dropIdle removes idle series without unsealed samples from the head, as well as
-// expired reservations and metadata. It runs concurrently with pushes. The caller
+// dropIdle removes idle series without unsealed samples from the head, expired
+// reservations and stale metadata. It runs concurrently with pushes. The caller
 // holds ing.sealMu.
 func (ing *Ingester) dropIdle(t idleTimes) {
 	metadata := int64(0)
@@ -170,8 +170,8 @@ func (th *tenantHead) reindex(lastRef func() uint64) {
 	}
 }
 
-// swapIndex replaces the tenant's index by a new one, unless too many series were
-// added since the new one was begun.
+// swapIndex replaces the tenant's index by a new one, unless more than sliceSeries
+// added series are not in the new one yet.
 func (th *tenantHead) swapIndex(next *seriesIndex) bool {
 	th.mu.Lock()
 	defer th.mu.Unlock()

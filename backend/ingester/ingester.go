@@ -5,7 +5,7 @@
 // Durability depends on the order of operations: a request is logged and, without
 // replication, synced, then applied, then acknowledged. A window's chunks leave memory
 // only after their pack is on disk and being served, and a log segment is deleted only
-// after all its samples are in packs.
+// after all its samples are in packs or in files of series set aside.
 package ingester
 
 import (
@@ -73,8 +73,8 @@ type Options struct {
 
 	// MarkDamaged is called before Open returns if records of the log are damaged and
 	// replicas have their samples, with the starts of the windows; nil: not called.
-	// Without replicas it is not called: reads of the missing samples fail with
-	// series.ErrLost.
+	// Without replicas it is not called: reads fail with series.ErrLost for the times
+	// of samples whose labels are lost.
 	MarkDamaged func(ctx context.Context, windows []int64) error
 
 	// Replaying is called about every second during the replay, and once at its end,
@@ -263,8 +263,8 @@ func (ing *Ingester) recover(ctx context.Context) error {
 	return nil
 }
 
-// firstRefShift makes the references of a process higher than those of all earlier
-// ones.
+// firstRefShift makes the references of a process higher than the references of all
+// earlier processes.
 const firstRefShift = 32
 
 // reportReplay logs the damage and the losses that a replay found, and counts the
@@ -273,7 +273,7 @@ func (ing *Ingester) reportReplay(r *replay, report wal.Report) {
 	for _, d := range report.Damage {
 		if d.Torn {
 			ing.opts.Logger.Info("write-ahead log ends in a partial record, as after a crash during a write: "+
-				"no acknowledged sample was in it, unless the file was modified since", "where", d.String())
+				"unless the file was modified since, its samples were not acknowledged, or are on replicas", "where", d.String())
 			continue
 		}
 		ing.metrics.damage.Inc()

@@ -144,8 +144,8 @@ func (l *labelLog) pause() (resume func()) {
 }
 
 // checkpoint writes the second copy of labels whose first copy is in a segment
-// before the current one. If some wait too long for the next segment, it begins
-// one.
+// before the current one. If labels have waited too long for the next segment,
+// checkpoint begins one.
 func (l *labelLog) checkpoint(ctx context.Context) error {
 	l.one.Lock()
 	defer l.one.Unlock()

@@ -12,7 +12,7 @@ const (
 	// uncompressed before they are encoded into chunks.
 	maxLate = 128
 	// maxLateChunks is the number of chunks of out-of-order samples in the time of
-	// one sub-chunk at which they are joined.
+	// one sub-chunk at which they are first joined.
 	maxLateChunks = 64
 )
 
@@ -189,7 +189,7 @@ func (l *lateChunks) take(wanted func(*series.Chunk) bool) []series.Chunk {
 }
 
 // eachChunk calls f with every chunk of the series, including the open one. f must
-// not retain it.
+// not retain the chunk.
 func (s *memSeries) eachChunk(f func(*series.Chunk)) {
 	if c, ok := s.in.View(); ok {
 		f(&c)
@@ -197,7 +197,8 @@ func (s *memSeries) eachChunk(f func(*series.Chunk)) {
 	s.eachClosed(f)
 }
 
-// eachClosed calls f with every chunk except the open one. f must not change it.
+// eachClosed calls f with every chunk except the open one. f must not change the
+// chunk.
 func (s *memSeries) eachClosed(f func(*series.Chunk)) {
 	done := s.in.Done()
 	for i := range done {
@@ -229,7 +230,7 @@ func (s *memSeries) lateResult(smp *series.Sample, f *finder) (appendResult, err
 	return compareAt(smp, &old), nil
 }
 
-// adds reports whether appending a sample would change the series, or might.
+// adds reports whether appending a sample may change the series.
 func (s *memSeries) adds(smp *series.Sample, f *finder) bool {
 	if smp.T > s.lastT {
 		return true

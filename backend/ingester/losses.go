@@ -31,7 +31,7 @@ type loss struct {
 
 // lossSet is the list of losses of an ingester without replicas. It is stored on
 // disk, because the log in which the losses were found is deleted once it is
-// sealed. Its size is bounded by the days and tenants in one log.
+// sealed.
 type lossSet struct {
 	path string
 
@@ -167,11 +167,11 @@ func (ing *Ingester) recordLosses(ctx context.Context, r *replay, damage []wal.D
 	return ing.losses.replayed(found)
 }
 
-// damagedWindows returns the starts of the windows of samples without labels, and
-// of the samples near each damaged record, because the record's own times are
-// unknown. Those are the samples in its segment and in the segments before and
-// after it. Those segments may have no other record, so the two hours before the
-// last modification of the damaged segment are included too.
+// damagedWindows returns the starts of the windows of samples without labels and of
+// samples near a damaged record, because the record's own times are unknown. Near
+// are all samples in its segment and in the segments before and after. As these
+// segments may have no other record, the two hours before the last modification of
+// the damaged segment are included too.
 func (r *replay) damagedWindows(damage []wal.Damage) []int64 {
 	windows := map[int64]bool{}
 	for _, days := range r.orphans {

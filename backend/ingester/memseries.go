@@ -22,7 +22,7 @@ type memSeries struct {
 
 	loggedIn int32 // last epoch of the log that has the labels; guarded by the log's lock
 
-	established bool // accepted in a full head beyond its tenant's share; never changes
+	established bool // accepted because replicas have it, although it was over a limit; never changes
 
 	mu    sync.Mutex
 	lastT int64 // newest in-order sample; math.MinInt64 before the first
@@ -163,7 +163,7 @@ func (s *memSeries) take(bound, far int64) ([]series.Chunk, error) {
 	if len(out) == 0 {
 		return nil, nil
 	}
-	if s.lastT >= far { // otherwise all samples until then would be out of order
+	if s.lastT >= far { // otherwise all samples before s.lastT would be out of order
 		lists := [][]series.Chunk{out, keep}
 		if s.rare != nil {
 			lists = append(lists, s.rare.chunks.list)

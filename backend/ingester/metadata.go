@@ -16,8 +16,8 @@ import (
 )
 
 // metadataAge is the age of the oldest packs from which metadata is loaded at
-// start. Senders repeat metadata every minute, so older packs have no metadata that
-// is missing in newer ones.
+// start. Senders repeat metadata every minute, so newer packs have all metadata that
+// is still sent.
 const metadataAge = 26 * time.Hour
 
 // metadataIdle is how long an entry is stored that is not sent again and whose

@@ -15,8 +15,8 @@ import (
 const instanceMemory = "instance_memory"
 
 // resolve finds or creates the series of every entry. New series that exceed the
-// tenant's limit or the memory budget are rejected and stay nil; existing series
-// are always accepted.
+// tenant's limit or the memory budget are rejected and stay nil, unless
+// takesEstablished accepts them. Existing and reserved series are always accepted.
 func (ing *Ingester) resolve(th *tenantHead, b *series.Batch, lim *limits.Limits, out *series.Outcome) []*memSeries {
 	found := make([]*memSeries, len(b.Entries))
 	missing := 0

@@ -74,7 +74,7 @@ func openPacks(dir string, pageCache int64, logger *slog.Logger) (*packSet, erro
 		return nil, fmt.Errorf("open local packs: %w", err)
 	}
 	for _, path := range removed {
-		logger.Info("removed an incomplete pack: its samples are in the write-ahead log", "file", path)
+		logger.Info("removed an incomplete pack: its samples are still in the write-ahead log or set aside", "file", path)
 	}
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, pack.Suffix) {

@@ -69,8 +69,8 @@ func TestReplicasSyncEverySecond(t *testing.T) {
 
 // TestPowerLoss checks that with syncs that fail once, often or always, seals,
 // checkpoints and borders of windows, all acknowledged samples exist after each
-// power loss, and no samples that were not sent. A disk that lies may lose what it
-// reported as synced; then the remaining samples can be read, and the start
+// power loss, and no samples that were not sent. A disk that lies may lose data that
+// it reported as synced; then the remaining samples can be read, and the start
 // succeeds.
 func TestPowerLoss(t *testing.T) {
 	for seed := range uint64(12) {

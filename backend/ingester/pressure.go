@@ -12,7 +12,7 @@ import (
 // tenant's equal part is 80% of the budget divided by the number of tenants with
 // series in the head.
 //
-//   - Below 80% everything is accepted.
+//   - Below 80% nothing is rejected for lack of memory.
 //   - From 80%, sealed series are removed after 5 minutes without a sample instead of
 //     30. They stay reserved (reserved.go) until the 30 minutes have passed. New series
 //     of tenants above their equal part are rejected; the rest of the request is
@@ -84,9 +84,9 @@ func (ing *Ingester) rejectsNew(th *tenantHead) bool {
 }
 
 // takesEstablished reports whether an established series of size bytes can be
-// accepted beyond its tenant's share. Without a memory budget it limits the number
-// of such series instead of their bytes: to a tenth of limit, the tenant's local
-// series limit. The caller holds th.mu.
+// accepted although a new one would be rejected. Without a memory budget it limits
+// the number of such series instead of their bytes: to a tenth of limit, the
+// tenant's local series limit. The caller holds th.mu.
 func (ing *Ingester) takesEstablished(th *tenantHead, size int64, limit int) bool {
 	if m := ing.opts.MemoryBytes; m > 0 {
 		return ing.account.established.Load()+size <= m/establishedPart

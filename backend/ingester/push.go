@@ -64,7 +64,7 @@ func (ing *Ingester) limitsOf(b *series.Batch) *limits.Limits {
 	return &lim
 }
 
-// survey finds the time range of the batch, and whether it has histograms and
+// survey summarizes the times of the batch, and finds whether it has histograms and
 // exemplars.
 func (w *writeRecord) survey(far int64) {
 	times, histograms := noTimes(), false
@@ -196,9 +196,9 @@ func (th *tenantHead) appendAll(
 	return th.updateSize(s), nil
 }
 
-// changedMetadata stores new and changed metadata and returns it, because only that
-// is logged. Entries beyond the tenant's limit or the size limit of packs are
-// dropped and counted; they never cause the rejection of samples.
+// changedMetadata stores new and changed metadata and returns it to be logged.
+// Entries beyond the tenant's limit or the size limit of packs are dropped and
+// counted; they never cause the rejection of samples.
 func (ing *Ingester) changedMetadata(th *tenantHead, all []series.MetricMetadata, limit int) []series.MetricMetadata {
 	if len(all) == 0 {
 		return nil

@@ -31,15 +31,15 @@ const (
 	sectionKeptExemplars = 6 // with their series' labels: they may outlive the series' samples in the log
 )
 
-// sectionHeader is the size of a section's header: a tag and a length of four
-// bytes.
+// sectionHeader is the size of a section's header: a tag of one byte and a length of
+// four bytes.
 const sectionHeader = 5
 
 // Bits of the first byte of a float; the lower four are the number of bytes of the
 // value that follow.
 const (
 	floatValueBytes = 0x0f
-	floatTime       = 0x10 // the time follows; otherwise it is that of the previous float
+	floatTime       = 0x10 // the time follows; otherwise it equals the previous float's
 	floatRef        = 0x80 // the reference follows; otherwise it is the previous one plus 1
 )
 
@@ -53,7 +53,7 @@ type writeRecord struct {
 	batch  *series.Batch
 	th     *tenantHead
 	series []*memSeries // parallel to batch.Entries; nil for rejected series
-	times  span         // time range of the samples
+	times  span         // summary of the samples' times
 
 	histograms, exemplars bool // whether the batch has any to be logged
 
@@ -182,7 +182,7 @@ func (w *writeRecord) putFloats(dst []byte) []byte {
 }
 
 // putFloat appends one float; ref and t are the differences from the previous one.
-// Values with few digits end in zero bits, which are omitted.
+// Values with few digits end in zero bytes, which are omitted.
 func putFloat(dst []byte, ref uint64, t int64, v float64) []byte {
 	value := math.Float64bits(v)
 	n := (71 - bits.TrailingZeros64(value)) / 8 // bytes up to the last that is not zero

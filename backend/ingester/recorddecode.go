@@ -128,7 +128,7 @@ func decompress(content []byte) ([]byte, error) {
 func count(d *encoding.Decbuf, size int) int {
 	n := d.Uvarint64()
 	if d.Err() == nil && n > uint64(d.Len()/size) {
-		d.E = fmt.Errorf("it claims %d items, but only %d bytes follow", n, d.Len())
+		d.E = fmt.Errorf("%d items are claimed, but only %d bytes follow", n, d.Len())
 	}
 	if d.Err() != nil {
 		return 0

@@ -9,8 +9,8 @@ import (
 // may return without counting as a new one: it was removed early because memory was
 // short, or it was active before a restart (active.go) or on another ingester
 // (handover.go). Until it expires it counts for max_active_series, so that no new
-// series can replace it. Reservations of the latter two kinds also reserve the
-// memory that the series will need.
+// series can replace it. Except for a series removed when memory was short, a
+// reservation also reserves the memory that the series will need.
 type seriesReservation struct {
 	until  uint32 // Unix seconds
 	held   uint16 // memory reserved for each of the series, in units of heldUnit

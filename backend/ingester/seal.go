@@ -86,7 +86,7 @@ func farFrom(now time.Time) int64 {
 	return series.WindowStart(now.UnixMilli()) + farWindows*series.WindowMillis
 }
 
-// seal cuts the log, writes all samples before bound and those of the far future
+// seal cuts the log, writes all samples before bound and in the far future
 // into packs, serves the packs, and deletes the log that is no longer needed.
 // Samples of the window that just ended (the current window if bound is endOfTime)
 // go into one pack, all others into separate packs, so that most packs have one
@@ -158,8 +158,7 @@ func (ing *Ingester) sealLocked(bound int64) error {
 	return nil
 }
 
-// metadataOf returns the metadata of the metrics in the list, which is sorted by
-// metric.
+// metadataOf returns the metadata of the metrics in the list, sorted by metric.
 func (th *tenantHead) metadataOf(list []sealedSeries) []series.MetricMetadata {
 	th.mu.RLock()
 	defer th.mu.RUnlock()

@@ -17,8 +17,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// maxPackDays is the maximum number of UTC days in a pack. Each day needs a row of
-// work, and the pack cannot be deleted until all of its days are compacted.
+// maxPackDays is the maximum number of UTC days in a pack. Each day needs a receipt,
+// and the pack cannot be deleted until all of its days are compacted.
 const maxPackDays = 256
 
 // sealTimes are the times of the samples to be sealed: those before bound, and
@@ -173,8 +173,8 @@ func (s *sealer) serve() error {
 	return nil
 }
 
-// writeTenant takes a tenant's chunks, writes those of the window, and stores the
-// others in s.later.
+// writeTenant takes a tenant's chunks, writes the chunks of the window, and stores
+// the others in s.later.
 func (s *sealer) writeTenant(th *tenantHead) error {
 	var days [kinds]map[int64][]sealedSeries
 	for kind := range days {
@@ -182,7 +182,7 @@ func (s *sealer) writeTenant(th *tenantHead) error {
 	}
 	for _, m := range th.all() {
 		chunks, err := m.take(s.bound, s.far)
-		th.recountSeries(m) // even if no chunk was taken, late samples were encoded
+		th.recountSeries(m) // even if no chunk was taken, late samples may have been encoded
 		if err != nil {
 			return err
 		}

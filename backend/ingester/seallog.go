@@ -33,8 +33,8 @@ type segmentTimes struct {
 	span
 }
 
-// span is a summary of the times of samples. Near times are before the far future,
-// as of the arrival of the sample.
+// span is a summary of the times of samples. Near times are before the far future as
+// of the push or the replay of the sample.
 type span struct {
 	near           int64 // the newest near time
 	farMin, farMax int64 // the oldest and the newest far time

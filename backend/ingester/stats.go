@@ -39,7 +39,7 @@ func registerGauges(reg prometheus.Registerer, ing *Ingester) {
 	gauge("pallium_ingester_head_limit_bytes", "Memory budget of the head in bytes (ingester.memory_bytes); 0 = no budget.",
 		func() float64 { return float64(ing.opts.MemoryBytes) })
 	gauge("pallium_ingester_established_bytes",
-		"Memory in bytes of series that were accepted beyond their tenant's share because another replica has them.",
+		"Memory in bytes of series that were accepted over a limit because another replica has them.",
 		func() float64 { return float64(ing.account.established.Load()) })
 	gauge("pallium_ingester_reserved_series",
 		"Number of reserved series, which are not in the head and count for max_active_series: they left the head early, "+
@@ -77,7 +77,7 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 			Name: "pallium_ingester_handed_over_series_total",
 			Help: "Active series handed over by other ingesters, by result: kept (reserved), " +
 				"above_share (reserved beyond the tenant's local limit), " +
-				"dropped (no memory).",
+				"dropped (no memory, or too many reserved series).",
 		}, []string{"result"}),
 		activeFailures: counter("pallium_ingester_active_series_save_failures_total", "Failures to save the list of active series."),
 		seriesCreated:  counter("pallium_ingester_memory_series_created_total", "Series created in the head."),
@@ -87,13 +87,15 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 		packsExpired:   counter("pallium_ingester_packs_expired_total", "Local packs deleted because they were beyond retention."),
 		packsDropped:   counter("pallium_ingester_packs_dropped_total", "Local packs deleted because they were compacted."),
 		uploads:        counter("pallium_ingester_uploads_total", "Sealed packs uploaded to the long-term store."),
-		uploadFailures: counter("pallium_ingester_upload_failures_total", "Failed attempts to write intents or upload packs; they are retried."),
-		asides:         counter("pallium_ingester_series_set_aside_total", "Series set aside at a seal because no pack can hold them."),
+		uploadFailures: counter("pallium_ingester_upload_failures_total",
+			"Failed attempts to sync intents, packs and records of series set aside; they are retried."),
+		asides: counter("pallium_ingester_series_set_aside_total", "Series set aside at a seal because no pack can hold them."),
 		pressureRejected: counter("pallium_ingester_memory_pressure_rejected_series_total",
 			"New series rejected because the head was nearly full (instance_memory)."),
-		fullRequests: counter("pallium_ingester_memory_full_requests_total", "Write requests rejected with 503 because the head was full."),
+		fullRequests: counter("pallium_ingester_memory_full_requests_total",
+			"Write requests rejected with 503 because the head used too much of its memory budget."),
 		established: counter("pallium_ingester_established_series_total",
-			"Series accepted beyond their tenant's share because another replica has them."),
+			"Series accepted over a limit because another replica has them."),
 		earlySeals: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_ingester_early_seals_total",
 			Help: "Seals before the end of a window, by the resource that was nearly full."}, []string{"cause"}),

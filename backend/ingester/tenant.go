@@ -27,7 +27,7 @@ type tenantHead struct {
 	series        map[uint64]*memSeries // by hash; series with the same hash are linked by next
 	count         int
 	byRef         map[storage.SeriesRef]*memSeries // only with an index
-	postings      *index.MemPostings               // nil below indexFrom; may have references of removed series
+	postings      *index.MemPostings               // nil until indexFrom series exist; may have references of removed series
 	dead          int                              // approximate number of references of removed series in postings
 	added         []*memSeries                     // series added while reindexing is true, which the new postings may not have
 	metadata      map[string]*keptMetadata         // by metric
@@ -45,7 +45,7 @@ type tenantHead struct {
 	bytes       atomic.Int64 // part of account.bytes
 	held        atomic.Int64 // part of account.held
 	indexBytes  int64        // part of bytes: postings and byRef
-	established int          // number of series accepted beyond the tenant's share
+	established int          // number of established series that were accepted over a limit
 
 	minTime, maxTime atomic.Int64 // time range of all appended samples; never shrinks
 }

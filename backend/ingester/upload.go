@@ -108,8 +108,8 @@ func (u *uploader) acquire(ctx context.Context) error {
 
 func (u *uploader) release() { <-u.turn }
 
-// sync writes intents for pending windows, uploads sealed packs, and clears the
-// intents of windows that are no longer pending.
+// sync writes intents for pending windows, updates the records of series set aside,
+// uploads sealed packs, and clears the intents of windows that are no longer pending.
 func (u *uploader) sync(ctx context.Context) error {
 	if err := u.acquire(ctx); err != nil {
 		return err
@@ -242,7 +242,8 @@ func mark(path string) error {
 	return nil
 }
 
-// drop deletes the local packs that were compacted at least dropDelay ago.
+// drop deletes local packs at least dropDelay after it found them compacted, and
+// files of series set aside whose samples were deleted.
 func (u *uploader) drop(ctx context.Context) error {
 	if err := u.acquire(ctx); err != nil {
 		return err

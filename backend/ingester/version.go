@@ -25,9 +25,9 @@ type changeLog struct {
 	tenants map[tenant.ID]*changeCounts
 }
 
-// changeCounts counts the changes of one tenant: settled those of samples before bound and all
-// other changes, recent those of samples from bound to the recent bound. A sender that is
-// always late by minutes therefore invalidates only cached results of the last hours.
+// changeCounts counts the changes of one tenant. recent counts pushes of samples between bound and
+// the recent bound, settled all other changes. A sender that is always late by minutes therefore
+// invalidates only cached results of the last hours.
 type changeCounts struct{ settled, recent atomic.Uint64 }
 
 // RecentDelay is the age from which a sample is counted as a change when it is pushed. The

@@ -29,8 +29,8 @@ var (
 	// the process was nearly out of memory. The same read would probably be ended again.
 	ErrEnded = errors.New("the query was ended: the process was nearly out of memory, and this query held most of it; " +
 		"select fewer series, a shorter range or a longer step")
-	// ErrEndedElsewhere is ErrEnded if it was another process that was nearly out of
-	// memory, and a third process may have the same data.
+	// ErrEndedElsewhere is ErrEnded of a peer to which this process sent a request. A
+	// replica of the peer may still respond.
 	ErrEndedElsewhere = fmt.Errorf("another process: %w", ErrEnded)
 
 	// errClosed is the error of a request that takes memory after its end.
@@ -174,8 +174,8 @@ func (a *Account) take(h *Holding, n, held int64) error {
 	return nil
 }
 
-// admit checks whether a tenant may hold n more bytes for a request that holds some
-// bytes already. The caller holds a.mu.
+// admit checks whether a tenant may hold n more bytes for a request that already has
+// the number of bytes in held. The caller holds a.mu.
 func (a *Account) admit(h *Holding, s *share, n, held int64) error {
 	most := a.mostFor(h.req)
 	switch {
@@ -214,7 +214,7 @@ func exceeded(own, most, use int64) *limits.Exceeded {
 	return e
 }
 
-// give returns n bytes to the account; left is what the holding still has.
+// give returns n bytes to the account; left is the number of bytes that the holding still has.
 func (a *Account) give(h *Holding, n, left int64) {
 	if a == nil || n == 0 || a.limit <= 0 && h.req.Limit <= 0 {
 		return
@@ -237,10 +237,10 @@ func (a *Account) give(h *Holding, n, left int64) {
 	}
 }
 
-// EndHeaviest ends the read that holds most memory, of the tenant whose reads hold
-// most, if it holds at least the given number of bytes. It returns the tenant and
-// the bytes held, or 0 if there is none. A request that was ended but still holds
-// its bytes counts, because its memory is about to be freed.
+// EndHeaviest ends one of the reads that hold at least the given number of bytes: the
+// largest of the tenant whose reads hold most. It returns the tenant and the bytes
+// held, or 0 if there is no such read. A read that was ended but still holds its bytes
+// counts, because its memory is about to be freed.
 func (a *Account) EndHeaviest(least int64) (tenant.ID, int64) {
 	a.mu.Lock()
 	reads := map[tenant.ID]int64{}

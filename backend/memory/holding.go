@@ -48,7 +48,7 @@ func (h *Holding) Take(n int64) error {
 	if missing := h.used + n - held; missing > 0 {
 		got := (missing + step - 1) / step * step
 		err := h.account.take(h, got, held)
-		if err != nil && got > missing { // near the limit, take only what is needed
+		if err != nil && got > missing { // near the limit, take only the missing bytes
 			got = missing
 			err = h.account.take(h, got, held)
 		}
@@ -61,7 +61,7 @@ func (h *Holding) Take(n int64) error {
 	return nil
 }
 
-// Raise increases the used bytes to n, if they are fewer. Its errors are those of Take.
+// Raise increases the used bytes to n, if they are fewer. Its errors are the errors of Take.
 func (h *Holding) Raise(n int64) error {
 	if h == nil {
 		return nil
@@ -92,8 +92,8 @@ func (h *Holding) Most() int64 {
 }
 
 // Part returns a holding for a part of the request's work. Everything that the part
-// takes is counted in h too. Close of the part returns those bytes to h, and the request
-// continues.
+// takes is counted in h too. Close of the part subtracts these bytes from h, and the
+// request continues.
 func (h *Holding) Part() *Holding {
 	if h == nil {
 		return nil

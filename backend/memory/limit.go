@@ -31,7 +31,7 @@ func Limit(root fs.FS) int64 {
 	return least
 }
 
-// groups returns the paths of the files with limits for the process: those of its
+// groups returns the paths of the files with limits for the process: the files of its
 // own group and of all parents. A container sees its own group as the root of the
 // mount, or the whole tree and its path in it.
 func groups(root fs.FS) []string {

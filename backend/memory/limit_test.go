@@ -11,9 +11,9 @@ const meminfo = "MemTotal:       16000000 kB\nMemFree:  1 kB\n"
 
 const machineBytes = 16000000 << 10
 
-// TestLimit checks that the minimum of the machine's memory and of the limits of
-// the process's group and its parents is found, in both versions, inside and
-// outside of a container.
+// TestLimit checks that Limit returns the minimum of the machine's memory and of the
+// limits of the process's cgroup and its parents, for both versions of cgroups,
+// inside and outside of a container.
 func TestLimit(t *testing.T) {
 	const (
 		v2  = "30 20 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"

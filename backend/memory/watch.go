@@ -31,7 +31,7 @@ func ReadUsage() Usage {
 
 const (
 	watchEvery = 100 * time.Millisecond
-	// livePart and totalPart are percentages of Go's limit. A request is ended if the
+	// livePart and totalPart are percentages of Go's limit. A read is ended if the
 	// live heap and the memory of the runtime both exceed theirs, because the garbage
 	// collector has too little memory to work then.
 	livePart  = 85
@@ -46,8 +46,8 @@ const (
 	endLeast = 1
 )
 
-// Watch ends the request that holds most memory whenever the process is nearly out
-// of memory. It protects the process if the counted bytes of requests were too low
+// Watch calls EndHeaviest whenever the process is nearly out of memory. It protects
+// the process if the counted bytes of requests were too low
 // an estimate. limit is Go's memory limit. Watch returns when ctx is done.
 func (a *Account) Watch(ctx context.Context, limit int64, usage func() Usage, logger *slog.Logger) {
 	if limit <= 0 {
@@ -71,7 +71,7 @@ func (a *Account) Watch(ctx context.Context, limit int64, usage func() Usage, lo
 			}
 			last, cycles = now, u.Cycles
 			if id, held := a.EndHeaviest(limit / 100 * endLeast); held > 0 {
-				logger.Warn("nearly out of memory: ended the request that held most memory",
+				logger.Warn("nearly out of memory: ended the read that held most memory",
 					"tenant", id, "held", held, "live", u.Live, "total", u.Total, "limit", limit)
 			}
 		}

@@ -43,7 +43,7 @@ type Object struct {
 //   - A Put or Delete that has returned without an error survives a crash of the
 //     machine, and is seen by every call that starts afterwards.
 //   - An invalid argument returns ErrInvalid. After Close every call returns ErrClosed.
-//   - After any other error, including that of the context, a Put or Delete may or may
+//   - After any other error, including a context error, a Put or Delete may or may
 //     not have been applied; both may be repeated.
 //   - All methods are safe for concurrent use.
 type Store interface {
@@ -78,7 +78,7 @@ type Store interface {
 }
 
 // CheckName returns an error if the name of an object is invalid. A name has one to
-// MaxNameLength bytes of printable ASCII, in non-empty segments joined by single
+// MaxNameLength bytes of visible ASCII, in non-empty segments joined by single
 // slashes, none of them "." or "..", and does not end in ".tmp".
 func CheckName(name string) error {
 	if name == "" || len(name) > MaxNameLength {
@@ -86,7 +86,7 @@ func CheckName(name string) error {
 	}
 	for i := range len(name) {
 		if name[i] <= ' ' || name[i] > '~' {
-			return fmt.Errorf("%w: object name %q has a byte that is not printable ASCII", ErrInvalid, name)
+			return fmt.Errorf("%w: object name %q has a space or a byte that is not printable ASCII", ErrInvalid, name)
 		}
 	}
 	for segment := range strings.SplitSeq(name, "/") {

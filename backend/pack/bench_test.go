@@ -14,8 +14,8 @@ import (
 
 const benchMetrics = 20
 
-// benchSeries returns series like those of a Kubernetes cluster: 20 metrics,
-// each with many pods, with chunks of half an hour.
+// benchSeries returns series like a Kubernetes cluster has: 20 metrics, each with
+// many pods, with chunks of half an hour.
 func benchSeries(b *testing.B, n int) []series.WithChunks {
 	b.Helper()
 	var chunks []series.Chunk

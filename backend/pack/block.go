@@ -131,7 +131,7 @@ func (b block) inflate(dec *zstd.Decoder, limit int) ([]byte, error) {
 			return nil, fmt.Errorf("%w: decompress: %w", ErrCorrupt, err)
 		}
 		if len(out) != b.raw {
-			return nil, fmt.Errorf("%w: it has %d bytes after decompression, want %d", ErrCorrupt, len(out), b.raw)
+			return nil, fmt.Errorf("%w: block has %d bytes after decompression, want %d", ErrCorrupt, len(out), b.raw)
 		}
 		return out, nil
 	}

@@ -47,10 +47,10 @@ const (
 	_ = uint64(maxFrame - 64*series.MaxChunkBytes)
 	_ = uint64(maxChunkCount - series.MaxChunkSamples)
 
-	// Chunks of a series in one day's section: those that push admission
-	// allows, twice because a crash between a seal and its record seals the
-	// same samples again; and out-of-order floats, which are encoded in chunks
-	// of 128 samples when the series has nothing else.
+	// Chunks of a series in one day's section: twice the chunks that push
+	// admission allows, because a crash between a seal and its record seals
+	// the same samples again; and chunks of 128 out-of-order floats, which
+	// are not limited for a series that has only floats.
 	_ = uint64(maxPageChunks - windowsOfDay*(2*series.MaxWindowChunks+int(series.WindowMillis)/128))
 )
 

@@ -15,8 +15,8 @@ import (
 )
 
 // TestRows writes series that just fit a row of a compacted page, and series
-// with one more sample, chunk or byte, and reads them back: the larger ones
-// have two rows. One has both floats and histograms.
+// with one more sample or chunk, and reads them back: the larger ones have two
+// rows. One has both floats and histograms.
 func TestRows(t *testing.T) {
 	start := tableDay * series.DayMillis
 	floats := func(n int) column.Series {
@@ -114,8 +114,9 @@ func TestRowsTwice(t *testing.T) {
 	}
 }
 
-// TestFramesOfHugeSeries checks that a series with the most and largest chunks
-// that push admission allows in a day refers to at most maxPageFrames frames.
+// TestFramesOfHugeSeries checks that a series with the most chunks that push
+// admission allows in a day refers to at most maxPageFrames frames, for small,
+// large and the largest chunks.
 func TestFramesOfHugeSeries(t *testing.T) {
 	data := make([]byte, series.MaxChunkBytes)
 	for _, size := range []int{100, frameTarget/2 + 1, frameTarget, series.MaxChunkBytes/2 + 1, series.MaxChunkBytes} {

@@ -150,8 +150,8 @@ func appendTrailer(b []byte, off int64, dir []byte) []byte {
 	return append(b, trailerMagic...)
 }
 
-// parseTrailer returns place and checksum of the directory of a file of size
-// bytes.
+// parseTrailer returns the place and checksum of a file's directory. size is the
+// length of the file in bytes.
 func parseTrailer(b []byte, size int64) (dir place, crc uint32, err error) {
 	if string(b[24:]) != trailerMagic {
 		return place{}, 0, fmt.Errorf("%w: no pack trailer at the end: the file is not a pack, or was truncated", ErrCorrupt)
@@ -276,7 +276,7 @@ func (d *directory) decodePages(c *cursor, s *section) {
 			p.last = string(name)
 		}
 		if c.err == nil && (p.length < blockOverhead || p.first > p.last || last > p.first) {
-			c.fail("pages are not in ascending order of metrics")
+			c.fail("page is shorter than an empty one, or pages are not in ascending order of metrics")
 		}
 		d.pages = append(d.pages, p)
 		end, seriesIn, chunksIn, last = p.end(), seriesIn+p.series, chunksIn+p.chunks, p.last

@@ -19,9 +19,9 @@ import (
 
 var update = flag.Bool("update", false, "write the golden packs anew")
 
-// TestGolden reads packs that an earlier build wrote, and checks that writing
-// them again produces the same bytes. The bytes of the plain one depend on this
-// package and the chunk encoding alone; the other is compressed, and its bytes
+// TestGolden reads two packs that an earlier build wrote, and checks that the
+// plain one is still written with the same bytes. They depend on this package
+// and the chunk encoding alone; the other pack is compressed, and its bytes
 // may differ with the version of zstd. If the plain one differs, the format has
 // changed: see the rules in docs/format/pack.md before running with -update.
 func TestGolden(t *testing.T) {
@@ -103,8 +103,8 @@ func openAndUse(b []byte) error {
 	return errors.Join(useAll(r), r.Release())
 }
 
-// TestDamage changes every byte of a pack in turn and truncates it at every length:
-// each change must cause an error, and each truncation ErrCorrupt.
+// TestDamage changes a bit of each byte of a pack in turn and truncates it at every
+// length: each change must cause an error, and each truncation ErrCorrupt.
 func TestDamage(t *testing.T) {
 	whole := goldenBytes(t)
 	if err := openAndUse(whole); err != nil {
@@ -125,8 +125,8 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestDamageOfBlocks changes every byte of the blocks that a query reads
-// without verifying the file first: each must be detected with ErrCorrupt.
+// TestDamageOfBlocks changes a bit of each byte of the blocks in turn: a query,
+// which does not verify the file first, must return ErrCorrupt.
 func TestDamageOfBlocks(t *testing.T) {
 	whole := goldenBytes(t)
 	end := int(binary.BigEndian.Uint64(whole[len(whole)-trailerLen:])) // of the blocks
@@ -156,7 +156,7 @@ func TestDamageOfBlocks(t *testing.T) {
 	}
 }
 
-// reseal replaces the directory of a pack.
+// reseal returns a pack with a changed directory and a valid trailer.
 func reseal(b []byte, change func(dir []byte) []byte) []byte {
 	at := int64(binary.BigEndian.Uint64(b[len(b)-trailerLen:]))
 	dir := change(bytes.Clone(b[at : len(b)-trailerLen]))
@@ -235,7 +235,8 @@ func TestIDs(t *testing.T) {
 	}
 }
 
-// TestNewerParts changes versions and kinds in a page with valid checksums.
+// TestNewerParts checks the errors for unknown versions, kinds of references and
+// encodings in a page, and for a block of an unknown kind.
 func TestNewerParts(t *testing.T) {
 	r, err := Open(memorySource{goldenBytes(t)})
 	if err != nil {

@@ -95,7 +95,7 @@ func testHistogram(i int) *histogram.Histogram {
 		PositiveSpans: []histogram.Span{{Offset: 0, Length: 2}}, PositiveBuckets: []int64{int64(1 + i), 1}}
 }
 
-// mixed returns a chunk of every encoding, each in another half hour.
+// mixed returns a chunk of every encoding, half an hour apart.
 func mixed(t testing.TB, start int64) []series.Chunk {
 	t.Helper()
 	var samples []series.Sample

@@ -60,7 +60,7 @@ func (q *query) wants(p *pageInfo) bool {
 }
 
 // rows returns the series of the page that match and may have samples in the
-// time range, in buf's memory. The only error is that of ctx.
+// time range, in buf's memory. The only error is ctx's.
 func (q *query) rows(ctx context.Context, p *page, buf []uint16) ([]uint16, error) {
 	rows := buf[:0]
 	for i := range p.series {

@@ -161,7 +161,7 @@ func (p *page) decodeChunks(c *cursor) {
 		total += n
 	}
 	if total > min(uint64(len(c.b)), maxPageChunks) {
-		c.fail("page header has %d chunks, more than its bytes can hold", total)
+		c.fail("page lists %d chunks, more than its bytes or the format can hold", total)
 	}
 	if c.err != nil {
 		return

@@ -47,7 +47,7 @@ type columnBuilder struct {
 	name   string
 	values []string          // distinct, in order of first use
 	index  map[string]uint16 // value → its position in values, from 1
-	ids    []uint16          // per series: position of its value, 0 = none; missing at the end: none
+	ids    []uint16          // per series: position of its value, 0 = none; series beyond the end have none
 	lastID uint16
 }
 

@@ -140,7 +140,7 @@ func (r *Reader) sectionsOf(t tenant.ID) []section {
 }
 
 // Metadata returns the metadata of a tenant's metrics, ascending by metric. If
-// several days have a metric, that of the last day is returned.
+// several days have metadata of a metric, the last day's is returned.
 func (r *Reader) Metadata(t tenant.ID) ([]series.MetricMetadata, error) {
 	var out []series.MetricMetadata
 	sections := r.sectionsOf(t)
@@ -267,7 +267,7 @@ func (d *directory) resolve(s *section, p *page) error {
 	for i, f := range p.frames {
 		k, ok := slices.BinarySearchFunc(frames, f.off, func(e frameInfo, off int64) int { return cmp.Compare(e.off, off) })
 		if !ok || frames[k].length != f.length {
-			return fmt.Errorf("%w: it refers to a frame at %d that is not in the directory", ErrCorrupt, f.off)
+			return fmt.Errorf("%w: the page refers to a frame at %d that is not in the directory", ErrCorrupt, f.off)
 		}
 		p.frameIndex[i] = uint32(s.firstFrame + k)
 	}
@@ -280,13 +280,13 @@ func (d *directory) resolveTable(s *section, t *tableRefs) error {
 		at := place{off: f.off, length: f.length}
 		if k, ok := slices.BinarySearchFunc(d.framesOf(s), f.off, func(e frameInfo, off int64) int { return cmp.Compare(e.off, off) }); !ok ||
 			d.framesOf(s)[k].place != at {
-			return fmt.Errorf("%w: it refers to a frame at %d that is not in the directory", ErrCorrupt, f.off)
+			return fmt.Errorf("%w: the page refers to a frame at %d that is not in the directory", ErrCorrupt, f.off)
 		}
 	}
 	for _, at := range t.times {
 		if k, ok := slices.BinarySearchFunc(d.timesOf(s), at.off, func(e place, off int64) int { return cmp.Compare(e.off, off) }); !ok ||
 			d.timesOf(s)[k] != at {
-			return fmt.Errorf("%w: it refers to a timestamp column at %d that is not in the directory", ErrCorrupt, at.off)
+			return fmt.Errorf("%w: the page refers to a timestamp column at %d that is not in the directory", ErrCorrupt, at.off)
 		}
 	}
 	return nil

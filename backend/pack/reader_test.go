@@ -137,8 +137,8 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
-// TestRandomPacks writes random series and reads them back, with any
-// distribution over pages and frames.
+// TestRandomPacks writes random series, compressed or not, and reads them back
+// with page caches of random sizes.
 func TestRandomPacks(t *testing.T) {
 	for seed := range uint64(25) {
 		rnd := rand.New(rand.NewPCG(seed, 1))

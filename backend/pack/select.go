@@ -119,8 +119,8 @@ func (p *page) appendRefs(refs []ChunkRef, q *query, row uint16) []ChunkRef {
 	return refs
 }
 
-// mergeSeries merges two sorted lists. The chunks of a series in both are those
-// of a, which are older, followed by those of b.
+// mergeSeries merges two sorted lists. If a series is in both, the result has the
+// chunks from a, which are older, followed by the chunks from b.
 func mergeSeries(a, b []Series) []Series {
 	if len(a) == 0 {
 		return b

@@ -304,8 +304,8 @@ func TestTableOrder(t *testing.T) {
 	_ = w.Abort()
 }
 
-// FuzzTablePage decodes arbitrary bytes as pages of level 1 and calls the methods
-// of the valid ones: none may panic.
+// FuzzTablePage decodes arbitrary bytes as pages of compacted packs, and calls the
+// methods of the valid ones: none may panic.
 func FuzzTablePage(f *testing.F) {
 	dec, err := newDecoder()
 	if err != nil {

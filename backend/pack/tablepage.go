@@ -159,8 +159,8 @@ func (p *page) decodeTable(c *cursor) {
 	p.size += int64(28*len(t.frames) + 16*len(t.times) + 10*p.series)
 }
 
-// fine reads the milliseconds within the first and last minutes. Those of the
-// day's first and last minute are not stored.
+// fine reads the milliseconds within the first and last minutes. The milliseconds
+// are not stored for the day's first and last minute.
 func (t *tableRefs) fine(c *cursor) {
 	read := func(before *int64, what string) uint16 {
 		d := c.zigzag(what)

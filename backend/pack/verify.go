@@ -33,7 +33,7 @@ func (r *Reader) Verify() error {
 		s := &r.dir.sections[i]
 		err := r.verifySection(s)
 		if err == nil && s.Offset != end {
-			err = fmt.Errorf("%w: it starts at %d, but the previous section ends at %d", ErrCorrupt, s.Offset, end)
+			err = fmt.Errorf("%w: the section starts at %d, but the previous one ends at %d", ErrCorrupt, s.Offset, end)
 		}
 		if err != nil {
 			return fmt.Errorf("verify: section of tenant %s, day %d: %w", s.Tenant, s.Day, err)
@@ -49,7 +49,7 @@ func (r *Reader) verifySection(s *section) error {
 		return err
 	}
 	if got := disk.Checksum(b); got != s.CRC {
-		return fmt.Errorf("%w: it has checksum %08x, want %08x", ErrCorrupt, got, s.CRC)
+		return fmt.Errorf("%w: the section has checksum %08x, want %08x", ErrCorrupt, got, s.CRC)
 	}
 	if _, err := r.metadata(s); err != nil {
 		return err
@@ -72,7 +72,7 @@ func (r *Reader) verifySection(s *section) error {
 		}
 	}
 	if v.samples != s.Samples || v.min != s.MinTime || v.max != s.MaxTime {
-		return fmt.Errorf("%w: it has %d samples from %d to %d, the directory says %d from %d to %d",
+		return fmt.Errorf("%w: the section has %d samples from %d to %d, the directory says %d from %d to %d",
 			ErrCorrupt, v.samples, v.min, v.max, s.Samples, s.MinTime, s.MaxTime)
 	}
 	return r.verifyBlocks(s, b)
@@ -109,7 +109,7 @@ func (r *Reader) verifyTable(s *section) error {
 		return err
 	}
 	if seriesIn != s.Series || samples != s.Samples || lo != s.MinTime || hi != s.MaxTime {
-		return fmt.Errorf("%w: it has %d series with %d samples from %d to %d, the directory says %d with %d from %d to %d",
+		return fmt.Errorf("%w: the section has %d series with %d samples from %d to %d, the directory says %d with %d from %d to %d",
 			ErrCorrupt, seriesIn, samples, lo, hi, s.Series, s.Samples, s.MinTime, s.MaxTime)
 	}
 	return nil
@@ -164,7 +164,7 @@ func (r *Reader) verifyBlocks(s *section, b []byte) error {
 	off := s.Offset
 	for len(b) > 0 {
 		if len(b) < blockOverhead {
-			return fmt.Errorf("%w: %d bytes at its end are not a block", ErrCorrupt, len(b))
+			return fmt.Errorf("%w: %d bytes at the end of the section are not a block", ErrCorrupt, len(b))
 		}
 		n := int64(binary.BigEndian.Uint32(b[4:])) + blockOverhead
 		at := place{off: off, length: uint32(n)}
@@ -213,7 +213,7 @@ func (v *sectionVerifier) page(i int) error {
 // entry.
 func (v *sectionVerifier) chunks(info *pageInfo, p *page) error {
 	if last := v.prevMetric; info.last != last || info.first != p.metric(0) {
-		return fmt.Errorf("%w: it has metrics %q to %q, the directory says %q to %q", ErrCorrupt, p.metric(0), last, info.first, info.last)
+		return fmt.Errorf("%w: the page has metrics %q to %q, the directory says %q to %q", ErrCorrupt, p.metric(0), last, info.first, info.last)
 	}
 	lo, hi := p.chunks[0].min, p.chunks[0].max
 	q := query{mint: 0, maxt: series.DayMillis}
@@ -230,7 +230,7 @@ func (v *sectionVerifier) chunks(info *pageInfo, p *page) error {
 		}
 	}
 	if lo != info.min || hi != info.max {
-		return fmt.Errorf("%w: it has times %d to %d, the directory says %d to %d", ErrCorrupt, lo, hi, info.min, info.max)
+		return fmt.Errorf("%w: the page has times %d to %d, the directory says %d to %d", ErrCorrupt, lo, hi, info.min, info.max)
 	}
 	start := v.s.Day * series.DayMillis
 	v.min, v.max = min(v.min, start+int64(lo)), max(v.max, start+int64(hi))
@@ -246,7 +246,7 @@ func (p *page) verifyFrames() error {
 	}
 	for i, f := range p.frames {
 		if sizes[i] != uint64(f.length-blockOverhead) {
-			return fmt.Errorf("%w: its chunks in the frame at %d have %d bytes, the frame has %d", ErrCorrupt, f.off, sizes[i],
+			return fmt.Errorf("%w: the page's chunks in the frame at %d have %d bytes, the frame has %d", ErrCorrupt, f.off, sizes[i],
 				f.length-blockOverhead)
 		}
 	}

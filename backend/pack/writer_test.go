@@ -15,7 +15,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestPageCuts writes series that need several pages or frames.
+// TestPageCuts checks the number of pages of a section, and that its series are read
+// back.
 func TestPageCuts(t *testing.T) {
 	start := testDay * series.DayMillis
 	one := floats(t, start, 1000, 2, func(i int) float64 { return float64(i) })

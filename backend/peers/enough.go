@@ -71,7 +71,7 @@ func Domains[C any](list []Peer[C]) int { return len(newPoll(list, &Quorum{}).or
 // Needed returns how many domains that are not lost must respond completely.
 func Needed[C any](list []Peer[C], q Quorum) int { return newPoll(list, &q).enough() }
 
-// Enough calls the peers of as many domains as the quorum needs, and those of the other
+// Enough calls the peers of as many domains as the quorum needs, and the peers of the other
 // domains when one fails or is slow. It returns the responses received until the quorum
 // was complete, whose union is the result, or ErrTooFew if it cannot be completed. drop
 // releases a response that is not returned. q.Late waits for the calls still in

@@ -10,7 +10,7 @@ import (
 	"fmt"
 )
 
-// maxConcurrent is how many processes All and Each call at the same time.
+// maxConcurrent is how many processes All and Each call concurrently.
 const maxConcurrent = 16
 
 // Peer is a process of the cluster. Domain is its failure domain: its zone, or the
@@ -29,7 +29,7 @@ type Reply[T any] struct {
 }
 
 // Each calls all peers, waits until all have responded or failed, and returns the
-// replies in the order of the list. The only time limit is that of ctx.
+// replies in the order of the list. The only time limit is the deadline of ctx.
 func Each[C, T any](ctx context.Context, list []Peer[C], call func(context.Context, C) (T, error)) []Reply[T] {
 	out := make([]Reply[T], len(list))
 	slots, done := make(chan struct{}, maxConcurrent), make(chan struct{}, len(list))

@@ -107,7 +107,7 @@ type enoughTest struct {
 	with   error
 	hang   string // peers that respond a second after ctx has ended
 	want   error
-	called int // maximum number of calls; 0 means any
+	called int // maximum number of calls; 0 means any, -1 none
 	got    int // minimum number of responses
 }
 

@@ -56,7 +56,7 @@ func (f *fakeMembers) Forget(_ context.Context, id string) (ring.Instance, error
 	return ring.Instance{ID: id}, nil
 }
 
-// fakeStore implements Store with the pending windows of ingesters and those of lost ones.
+// fakeStore implements Store with the pending windows of ingesters and of lost ingesters.
 type fakeStore struct {
 	pending map[string]int // windows by ingester
 	losses  []store.Lost

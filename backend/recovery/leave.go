@@ -121,8 +121,8 @@ func (l *Leaver) finish(ctx context.Context) error {
 	return l.remove(ctx)
 }
 
-// spare returns ErrNeeded if fewer zones than replicas would have ACTIVE ingesters without
-// this one.
+// spare returns ErrNeeded if fewer failure domains than replicas would have ACTIVE
+// ingesters without this one.
 func (r *Recovery) spare(ctx context.Context) error {
 	members, err := r.o.Members.Ring(ctx)
 	if err != nil {
@@ -137,11 +137,12 @@ func (r *Recovery) spare(ctx context.Context) error {
 	if self.State != ring.Active || len(left) >= r.o.Replication {
 		return nil
 	}
-	return fmt.Errorf("%w: without it %d zones have ACTIVE ingesters, and writes need %d (cluster.replication). Start another ingester "+
-		"first; to stop the whole cluster, stop its processes", ErrNeeded, len(left), r.o.Replication)
+	return fmt.Errorf("%w: without it %d failure domains have ACTIVE ingesters, and writes need %d (cluster.replication). Start another "+
+		"ingester first; to stop the whole cluster, stop its processes", ErrNeeded, len(left), r.o.Replication)
 }
 
-// mayLeave returns an ErrHasAside while the ingester has files of series set aside.
+// mayLeave returns ErrHasAside, or an error of the store, while the ingester has files of
+// series set aside.
 func (r *Recovery) mayLeave(ctx context.Context, ing Leaving) error {
 	list := ing.Aside()
 	if len(list) == 0 {

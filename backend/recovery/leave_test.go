@@ -75,8 +75,8 @@ func TestLeaving(t *testing.T) {
 	}
 }
 
-// TestLeavingTwice checks that a second call of Leave does not resume pushes while the first
-// one checks for pending windows.
+// TestLeavingTwice checks that a second call of Leave fails while the first one is in progress,
+// and does not resume pushes.
 func TestLeavingTwice(t *testing.T) {
 	inside, release := make(chan struct{}), make(chan struct{})
 	nothing := func(context.Context) error { return nil }
@@ -146,7 +146,7 @@ func TestPushWhileLeaving(t *testing.T) {
 	}
 }
 
-// leavingIngester is a fakePeer as this process's ingester when it leaves.
+// leavingIngester is the ingester of this process, which leaves, and records the steps.
 type leavingIngester struct {
 	leaver
 	s *scene

@@ -126,9 +126,9 @@ func (r *Recovery) MarkDamaged(ctx context.Context, starts []int64) error {
 	return r.o.Wait(ctx, lossesKnown)
 }
 
-// Restore makes all other ingesters upload their data until the lost windows of an
-// ingester are in the long-term store. It retries until that is complete, until only an
-// operator can complete it, or until ctx is done.
+// Restore makes all ingesters upload their data until the lost windows of an ingester
+// are in the long-term store. It retries until they are, until an operator must accept
+// the loss, or until ctx is done.
 func (r *Recovery) Restore(ctx context.Context, ingester string) {
 	for {
 		left, err := r.restore(ctx, ingester)
@@ -136,7 +136,7 @@ func (r *Recovery) Restore(ctx context.Context, ingester string) {
 		case ctx.Err() != nil || err == nil && left == 0:
 			return
 		case err == nil:
-			r.o.Logger.Error("ingesters of two zones were lost with the same pending windows: acknowledged samples may be lost; "+
+			r.o.Logger.Error("ingesters of two failure domains were lost with the same pending windows: acknowledged samples may be lost; "+
 				"queries of these windows fail until an operator accepts the loss: pallium loss accept DAY",
 				"ingester", ingester, "windows", left)
 			return

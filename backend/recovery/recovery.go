@@ -16,7 +16,7 @@
 //
 // Lost windows are stored in the work rows under the lost incarnation (store.MarkLost), so
 // that they survive a loss of Redis. While a window is lost, queries of it count the
-// ingester's failure domain as unavailable (LostDomains). Restore ends that: all other
+// ingester's failure domain as unavailable (LostDomains). Restore ends that: all
 // ingesters seal and upload, and the mark is removed unless an ingester of another failure
 // domain was lost with the same window. In that case an operator has to accept the loss
 // (pallium loss accept).

@@ -98,7 +98,7 @@ func TestLostDomains(t *testing.T) {
 }
 
 // TestLostTwice checks that an ingester without a zone that was lost twice counts as one
-// failure domain, which is that of its successor.
+// failure domain, which is also the domain of its successor.
 func TestLostTwice(t *testing.T) {
 	s := newScene(t)
 	s.store.losses = []store.Lost{{Ingester: "b~lost-1", Window: store.Window{Day: 1}}, {Ingester: "b~lost-2", Window: store.Window{Day: 1}}}

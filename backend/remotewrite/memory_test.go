@@ -61,7 +61,7 @@ func manyParts(t *testing.T, v Version, n, samples, histograms, exemplars int) [
 
 // TestDecodingTakesMemory checks that decoding takes its memory in advance:
 // twice the decompressed size, plus the memory of series and samples. With less
-// memory the batch is empty, and the error is that of the Memory.
+// memory the batch is empty, and the error of the Memory is returned.
 func TestDecodingTakesMemory(t *testing.T) {
 	const n = 2000
 	for _, v := range []Version{V1, V2} {

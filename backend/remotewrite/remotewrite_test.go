@@ -70,7 +70,7 @@ func requestV2() *writev2.Request {
 func marshalV2(t testing.TB) []byte {
 	t.Helper()
 	st := writev2.NewSymbolTable()
-	// The request adds symbols in the order of its references.
+	// The order in which requestV2 adds the symbols.
 	for _, s := range []string{"__name__", "up", "job", "node", "z", "1", "unsorted", "empty", "trace_id", "abc", "Is it up?"} {
 		st.Symbolize(s)
 	}
@@ -218,7 +218,7 @@ func TestGoodSeriesSurvive(t *testing.T) {
 	tests := []struct {
 		name           string
 		bad            writev2.TimeSeries
-		kept, rejected int // samples in addition to those of the good series
+		kept, rejected int // samples of the bad series
 		exemplars      int
 		says           string
 	}{
@@ -282,7 +282,8 @@ func TestUnknownMetadataType(t *testing.T) {
 }
 
 // FuzzV1 compares the decoder with Prometheus' generated one: if both accept a
-// body, they must decode it to the same series. FuzzV2 does so for version 2.0.
+// body, they must decode it to the same numbers of series and samples, and to the
+// same floats. FuzzV2 compares the numbers for version 2.0.
 func FuzzV1(f *testing.F) {
 	body, err := requestV1().Marshal()
 	if err != nil {
@@ -502,7 +503,7 @@ func TestDroppedSeriesAreCheap(t *testing.T) {
 	e, _ := r.entry()
 	e.Samples = make([]series.Sample, 10)
 	r.dropEntry(e, malformed{"test"})
-	e, _ = r.entry() // clears what was used
+	e, _ = r.entry() // clears the samples that were used
 	e.Samples[:10][9].T = 7
 	r.dropEntry(e, malformed{"test"})
 	for range 3 {

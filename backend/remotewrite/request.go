@@ -48,8 +48,10 @@ const (
 	maxExpanded = 96 << 20
 )
 
-// ErrTooMany is returned for a request with too many series or samples.
-var ErrTooMany = fmt.Errorf("request has more than %d series or %d samples; send fewer per request", maxSeries, maxItems)
+// ErrTooMany is returned for a request with too many series, or with too many items:
+// series, samples, histograms, exemplars and metadata together.
+var ErrTooMany = fmt.Errorf("request has more than %d series, or more than %d series, samples and metadata; send fewer per request",
+	maxSeries, maxItems)
 
 // ErrTooLarge is returned for a request that is too large after it is decompressed and
 // its references to symbols are resolved.
@@ -100,7 +102,7 @@ type Request struct {
 // Pool is a pool of Requests. The zero value is ready to use.
 type Pool struct{ pool sync.Pool }
 
-// Get returns an empty Request.
+// Get returns a Request from the pool, or a new one.
 func (p *Pool) Get() *Request {
 	if r, ok := p.pool.Get().(*Request); ok {
 		return r
@@ -259,9 +261,9 @@ func (r *Request) entry() (*series.Entry, *labels.ScratchBuilder) {
 		r.builders = append(r.builders, labels.ScratchBuilder{})
 	}
 	e := &r.entries[i]
-	// Release histograms. The first time that this request uses the entry, all of
-	// those from earlier requests are released. The entry of a dropped series is used
-	// again for the next series: then only the dropped series' histograms are left.
+	// Release histograms. The first time that this request uses the entry, all histograms
+	// from earlier requests are released. The entry of a dropped series is used again for
+	// the next series: then only the dropped series' histograms are left.
 	if i >= r.cleared {
 		clear(e.Samples[:cap(e.Samples)])
 		r.cleared = i + 1

@@ -102,12 +102,12 @@ type Read struct {
 }
 
 // Do calls try, up to Tries times, until it succeeds, and returns its result. At most two
-// tries run at the same time. When one succeeds, the other is canceled, and may still be
+// tries run concurrently. When one succeeds, the other is canceled, and may still be
 // running when Do returns. release cancels the context of the successful try; the caller must
 // call it when it no longer needs the result. If Do fails, it returns the error of the last
 // try, and release is nil.
 //
-// Between tries Do pauses. If a pause would end after the deadline of ctx, Do returns at once.
+// Do pauses before each retry. If a pause would end after the deadline of ctx, Do returns at once.
 func Do[T any](ctx context.Context, r *Reads, read Read, try func(context.Context) (T, error)) (
 	answer T, release context.CancelFunc, err error) {
 	r.earn()

@@ -231,7 +231,7 @@ func TestOverload(t *testing.T) {
 		r := newReads()
 		warm(r, 50*time.Millisecond)
 		total := 0
-		for range 80 { // the p95 is that of the fast reads for the first 28
+		for range 80 { // for the first 28, only the fast reads count for the p95
 			calls, err := do(t.Context(), r, func(ctx context.Context, _ int) error { return takes(ctx, time.Second) })
 			if err != nil {
 				t.Fatal(err)

@@ -37,8 +37,8 @@ func (r *Ring) Shard(id tenant.ID, size int) *Ring {
 }
 
 // pick marks n instances of a zone: for each, the first unmarked one on a walk from a
-// token derived from the tenant. An instance that is not Active is marked as well and
-// the walk continues, so that the shard has n Active instances if possible.
+// token derived from the tenant. An instance that is not Active is marked too, and the
+// walk continues, so that the shard has n Active instances if possible.
 func (r *Ring) pick(in map[int32]bool, z *zone, id tenant.ID, n int) {
 	seed := xxhash.Sum64String(z.name + "\x00" + string(id))
 	for range n {

@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// Limits of every store. They are those of Bigtable, or a little below.
+// Limits of every store. None exceeds the limit of Bigtable.
 const (
 	MaxKeyLength       = 4 << 10              // bytes
 	MaxQualifierLength = 16 << 10             // bytes

@@ -19,7 +19,7 @@ import "context"
 //     nothing. There is no atomicity across rows.
 //   - An invalid argument (see the Check functions) returns ErrInvalid, and nothing is
 //     written. After Close every call returns ErrClosed.
-//   - After any other error, including that of the context, a write may or may not have
+//   - After any other error, including a context error, a write may or may not have
 //     been applied. All methods but CheckAndMutate may be repeated, because the caller
 //     sets the timestamps; after CheckAndMutate, read the row first.
 //   - All methods are safe for concurrent use.

@@ -14,7 +14,7 @@ import (
 // root is the first byte of every key. Keys of control data begin with another byte.
 const root = "\x01"
 
-// Kinds of rows: first those of tenants, then those without a tenant.
+// Kinds of rows: first the rows of tenants, then the rows without a tenant.
 const (
 	kindCatalog = 'C'
 	kindNames   = 'D'
@@ -42,8 +42,8 @@ func TenantPrefix(t tenant.ID) string { return root + string(t) + "\x00" }
 // MaxDay is the last valid day in a key. The first is 0, 1970-01-01.
 const MaxDay = 1<<31 - 1
 
-// noDay is used in keys for days outside 0 to MaxDay. No range contains it, and ParseKey
-// rejects it.
+// noDay is used in keys for days outside 0 to MaxDay. No range of days contains it, but
+// WorkRange does. ParseKey rejects it.
 const noDay = 1<<32 - 1
 
 func dayBytes(day int64) string {

@@ -28,7 +28,7 @@ type Key struct {
 	Row    RowKind
 	Tenant tenant.ID
 	Day    int64
-	Name   string // metric, label, garbage or lease
+	Name   string // metric, label, garbage entry, lease, or tenant of an erasure
 	Cut    bool   // the metric or label is truncated in the key, and Name is empty
 	Due    int64  // of garbage, Unix milliseconds
 }

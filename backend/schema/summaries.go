@@ -20,8 +20,8 @@ const (
 	bloomHashes   = 6
 	maxBloomBytes = 1 << 20
 
-	// Values with more bytes in total are not listed, so that summaries are much smaller
-	// than their pages.
+	// Several values with more bytes in total are not listed, so that summaries are much
+	// smaller than their pages.
 	maxListedBytes = 2 << 10
 )
 
@@ -184,8 +184,8 @@ func (s *Summaries) Len() int { return len(s.pages) }
 
 // MayMatch reports whether page i may have a matching series with a sample in [mint, maxt]
 // (milliseconds of the day). It may return true for a page without such a series, but never
-// false for a page with one. Matchers of the metric name are ignored, because all pages are of
-// one metric.
+// false for a page with one. If the page does not list the metric name as a label, matchers of
+// the name are ignored, because all pages are of one metric.
 func (s *Summaries) MayMatch(i int, mint, maxt int64, ms []*labels.Matcher) bool {
 	p := &s.pages[i]
 	if p.mint > maxt || p.maxt < mint {

@@ -7,13 +7,13 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// Limits of the deletions of series of a tenant. All of them are in one row, which every query
-// reads.
+// Limits of the deletions of series of a tenant. All deletions of a tenant are in one row, which
+// every query reads.
 const (
 	MaxTombstone       = 64 << 10 // encoded size of one deletion in bytes
 	MaxTombstones      = 1000     // number of deletions that are not forgotten yet, including pending ones
-	MaxTombstonesBytes = 4 << 20  // encoded size of all of them
-	// Instructions of the compiled regular expressions of one deletion, and of all of them:
+	MaxTombstonesBytes = 4 << 20  // encoded size of all deletions
+	// Instructions of the compiled regular expressions of one deletion, and of all deletions:
 	// ingesters have them in memory until the deletions are forgotten.
 	MaxTombstoneInstructions  = 20_000
 	MaxTombstonesInstructions = 100_000

@@ -23,7 +23,7 @@ type ValuesBuilder struct {
 	label   string
 	metrics map[string][]int // ascending ordinals
 	firsts  int              // see FirstsSize
-	longest int              // length of the longest value below longValue
+	longest int              // length of the longest value that is not longer than longValue, plus 4
 	sets    int              // number of ordinals in all sets
 }
 
@@ -59,9 +59,9 @@ func (b *ValuesBuilder) Add(value string, metric int) {
 // a bucket.
 const longValue = 1 << 10
 
-// firstShare returns what a value adds to the estimate of FirstsSize. A long value may be the
-// first one of its bucket. A shorter one adds its share of a first value, in proportion to its
-// share of the minimum size of a bucket.
+// firstShare returns the number of bytes that a value of n bytes adds to FirstsSize. A long
+// value counts as the first one of its bucket. A shorter one adds its share of a first value,
+// in proportion to its share of the minimum size of a bucket.
 func firstShare(n int) int {
 	if n > longValue {
 		return n + 4

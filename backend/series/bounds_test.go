@@ -72,7 +72,7 @@ func randomSample(rng *rand.Rand, at int64) Sample {
 }
 
 // TestChunksAreCutByBytes checks that the encoder cuts histogram chunks at
-// MaxChunkBytes and that the samples can be read back.
+// MaxChunkBytes, and that the chunks count all samples.
 func TestChunksAreCutByBytes(t *testing.T) {
 	for _, float := range []bool{false, true} {
 		rng := rand.New(rand.NewPCG(5, 5))

@@ -33,8 +33,9 @@ type WithChunks struct {
 
 // ChunkBuilder encodes samples, given in ascending order of time, into chunks
 // that are cut at sub-chunk boundaries, at a change of the sample type, at
-// MaxChunkSamples and at MaxChunkBytes. The cuts depend only on the samples, so
-// replicas cut at the same samples. The zero value is ready to use.
+// MaxChunkSamples and at MaxChunkBytes, and where the encoding of histograms
+// needs a new chunk. The cuts depend only on the samples, so replicas cut at the
+// same samples. The zero value is ready to use.
 type ChunkBuilder struct {
 	open     chunkenc.Chunk
 	app      chunkenc.Appender
@@ -42,9 +43,9 @@ type ChunkBuilder struct {
 	done     []Chunk
 }
 
-// Add appends a sample. Its timestamp must be greater than that of the previous
-// sample. Add may modify the sample's histogram: the encoder adjusts its spans
-// to those of the chunk.
+// Add appends a sample. Its timestamp must be greater than the timestamp of the
+// previous sample. Add may modify the sample's histogram: the encoder adjusts its
+// spans to the spans of the chunk.
 func (b *ChunkBuilder) Add(s *Sample) error {
 	switch {
 	case s.H != nil:

@@ -11,7 +11,7 @@ type HeadStats struct {
 // NoHead returns the HeadStats of a tenant without samples in memory.
 func NoHead() HeadStats { return HeadStats{MinTime: math.MaxInt64, MaxTime: math.MinInt64} }
 
-// Extend extends the time range to that of another head.
+// Extend extends the time range to include the time range of another head.
 func (h *HeadStats) Extend(o HeadStats) {
 	h.MinTime, h.MaxTime = min(h.MinTime, o.MinTime), max(h.MaxTime, o.MaxTime)
 }

@@ -54,9 +54,9 @@ func (j *Joiner) Add(ls labels.Labels, hash uint64, chunks []Chunk) error {
 	return nil
 }
 
-// Admit counts a series toward the limit, and the memory of it and its chunks
-// toward the budget, before its chunks are fetched and passed to Join. Series
-// with equal hashes of their labels are counted once.
+// Admit counts a series toward the limit, and its memory without the data of its
+// chunks toward the budget, before its chunks are fetched and passed to Join.
+// Series with equal hashes of their labels are counted once toward the limit.
 func (j *Joiner) Admit(ls labels.Labels, chunks int) error {
 	if err := j.memory.Take(SelectedBytes(ls, chunks)); err != nil {
 		return err

@@ -113,7 +113,7 @@ func rejectionFor(list []Rejection, reason string) int {
 }
 
 // Add adds the counts and rejections of another part of the same request. It
-// does not add Deduplicated, Charged, Entries, Repeats and Created.
+// does not add Deduplicated, Charged, Entries, Repeats or Created.
 func (o *Outcome) Add(p Outcome) {
 	o.Samples += p.Samples
 	o.Histograms += p.Histograms

@@ -198,8 +198,8 @@ func encodeCut(t *testing.T, r *rand.Rand, samples map[int64]Sample) []Chunk {
 	return b.Done()
 }
 
-// mergeAnyWay merges the sources with Normalize in random groups, some of them
-// twice, until a few are left.
+// mergeAnyWay merges random groups of the sources with Normalize, four times, and
+// returns the chunks of the sources and of the merged groups in random order.
 func mergeAnyWay(t *testing.T, r *rand.Rand, sources [][]Chunk) []Chunk {
 	t.Helper()
 	groups := slices.Clone(sources)

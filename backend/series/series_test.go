@@ -67,7 +67,7 @@ func TestWinsIsATotalOrder(t *testing.T) {
 	}
 }
 
-// expected merges chunks by brute force.
+// expected merges samples by brute force.
 func expected(sets ...[]Sample) []Sample {
 	best := map[int64]Sample{}
 	for _, set := range sets {

@@ -20,8 +20,8 @@ type IngesterVersion struct {
 	Domain      string // failure domain of the ingester in the ring
 }
 
-// same reports whether the samples before the bound are the same in both versions, or
-// with recent, those before the recent bound.
+// same reports whether the samples before the bound are the same in both versions; with
+// recent, the samples before the recent bound.
 func (v *IngesterVersion) same(o *IngesterVersion, recent bool) bool {
 	return v.Instance == o.Instance && v.Epoch == o.Epoch && v.Changes == o.Changes && (!recent || v.Recent == o.Recent)
 }
@@ -69,7 +69,7 @@ func (v *StoreVersion) Equal(o *StoreVersion) bool {
 // Versions are the versions of all data of a tenant that the result of a query
 // depends on.
 type Versions struct {
-	Ingesters []IngesterVersion // of those that are available
+	Ingesters []IngesterVersion // of the available ingesters
 	Domains   map[string]int    // ingesters of the ring by failure domain
 	Needed    int               // complete domains that have every acknowledged sample together
 	Store     StoreVersion

@@ -10,7 +10,8 @@ import (
 type Interval struct{ Min, Max int64 }
 
 // Without returns the chunks without their samples in the intervals. Chunks
-// that overlap no interval are returned unchanged, the others are re-encoded.
+// that overlap no interval are returned unchanged, the others are re-encoded or
+// dropped.
 func Without(chunks []Chunk, gone []Interval) ([]Chunk, error) {
 	if len(gone) == 0 {
 		return chunks, nil

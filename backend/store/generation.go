@@ -220,7 +220,7 @@ func (g *Generation) endPack(ctx context.Context, continues, last bool) error {
 	return g.s.index.Generations.Write(ctx, g.day(), g.stamp, g.index)
 }
 
-// Limits of the metadata in the index. Those of an ingester are higher. Compaction
+// Limits of the metadata in the index. An ingester's limits are higher. Compaction
 // needs its own, because the metadata of all packs of a day adds up without a limit.
 const (
 	maxVariants  = 8                      // entries of one metric; few senders disagree

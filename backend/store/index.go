@@ -34,8 +34,8 @@ type wantedRow struct {
 	listed bool
 }
 
-// readIndex reads catalogs and pages. If the matchers select metric names, this takes
-// one round trip. Otherwise it reads metric names and catalogs first, then the buckets
+// readIndex reads catalogs and pages. If the matchers select metric names, this usually
+// takes one round trip. Otherwise it reads metric names and catalogs first, then the buckets
 // of label values that tell which metrics can match (see narrow), and then the pages.
 // Rows that were read concurrently with the catalogs may be older than the catalogs, so
 // a cell that is missing in them may exist: see takeRows and

@@ -18,7 +18,7 @@ import (
 )
 
 // LabelNames returns the sorted label names of the series that Select would return.
-// Without matchers it may also return those of other series of the range's days.
+// Without matchers it may also return label names of other series of the range's days.
 func (s *Store) LabelNames(ctx context.Context, req series.Request, covered Covered) ([]string, error) {
 	set := memory.NewSet(memory.FromContext(ctx))
 	err := s.labels(ctx, req, covered, labelSink{
@@ -51,7 +51,7 @@ func (s *Store) LabelNames(ctx context.Context, req series.Request, covered Cove
 }
 
 // LabelValues returns the sorted values of a label of the series that Select would
-// return. Without matchers it may also return those of other series of the range's
+// return. Without matchers it may also return values of other series of the range's
 // days.
 func (s *Store) LabelValues(ctx context.Context, name string, req series.Request, covered Covered) ([]string, error) {
 	set := memory.NewSet(memory.FromContext(ctx))

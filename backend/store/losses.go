@@ -16,8 +16,8 @@ func (s *Store) ClearLosses(ctx context.Context, before int64) (int, error) {
 }
 
 // ClearLoss deletes the intents of one lost ingester. The caller has made all other
-// ingesters seal and upload their samples. Windows that an ingester of another zone
-// lost as well keep their intents. It returns the number of intents kept.
+// ingesters seal and upload their samples. The intents of windows that an ingester of
+// another zone has lost too are kept. It returns the number of intents kept.
 func (s *Store) ClearLoss(ctx context.Context, ingester string) (int, error) {
 	left := 0
 	_, err := s.clearLosses(ctx, func(d *index.DayWork, in index.IntentOf) bool {

@@ -24,7 +24,7 @@ import (
 )
 
 // TestManifestDecides checks that rows and packs of a generation that is not published are
-// never read, even if they are newer, and neither are those of an attempt that lost a race.
+// never read, even if they are newer or belong to an attempt that lost a race.
 func TestManifestDecides(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	x.Push(map[tenant.ID]storetest.Data{"a": storetest.Window(storetest.Rand(), storetest.Day, 1, 3, 2)}, "i1")
@@ -121,8 +121,8 @@ func TestDamage(t *testing.T) {
 }
 
 // TestLargeMetric checks that a metric with more pages than a first read requests, in one
-// pack and in several, is read completely, and that a query for one series reads only one
-// of its pages, by the summaries, in three round trips.
+// pack and in several, is read completely, and that a query for one series reads only a few
+// cells, because the summaries exclude the other pages.
 func TestLargeMetric(t *testing.T) {
 	for _, packBytes := range []int64{0, 1_000_000} {
 		var readRows *rowscounted.Store

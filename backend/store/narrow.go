@@ -105,7 +105,7 @@ func (q *query) narrowingOf(p *index.NamesPart) narrowing {
 	n := narrowing{part: p}
 	seen := map[string]bool{}
 	for _, m := range q.req.Matchers {
-		// A matcher that matches the empty value selects series without the label as well.
+		// A matcher that matches the empty value also selects series without the label.
 		if m.Name == model.MetricNameLabel || m.Matches("") {
 			continue
 		}

@@ -135,7 +135,7 @@ func (q *query) checkUnwanted(list map[string]index.Row) error {
 	for key, r := range list {
 		_, _, day, ok := schema.ParsePagesKey(key)
 		if !ok {
-			return fmt.Errorf("row key %q is not that of a metric's pages", key)
+			return fmt.Errorf("row key %q is not the key of a metric's pages", key)
 		}
 		c := byDay[day]
 		if c == nil {

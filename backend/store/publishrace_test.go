@@ -81,8 +81,8 @@ func (r *racingRows) ReadRows(ctx context.Context, ranges []rows.Range, f rows.F
 
 // TestReadDuringPublication runs all questions while a day is published, for the first and
 // the second time, with the index rows from before each write of the publication and the
-// catalog from after it. No result may be incomplete, and before the publication the results
-// are those of the previous generation.
+// catalog from after it. No result may be incomplete, and before the publication reads return
+// the previous generation.
 func TestReadDuringPublication(t *testing.T) {
 	live, objects := memRows(t), memory.New()
 	last := map[string]string{}

@@ -86,7 +86,8 @@ func TestLabelRange(t *testing.T) {
 	}
 }
 
-// TestTiming: reads of rows and objects are counted, and times of the index and of chunks measured.
+// TestTiming checks that reads of rows and objects are counted, and that the times of the index and
+// of chunks are measured.
 func TestTiming(t *testing.T) {
 	s := openStore(t, memRows(t), memory.New(), testNow)
 	publish(t, s, 10)

@@ -9,8 +9,8 @@ import (
 )
 
 // steppingObjects is an object store that calls progress.Step for the task in the
-// context after each call and for each object of a list, and counts the reads of a query. During a Put the adapter
-// reports progress itself, as it sends bytes.
+// context after each call and for each object of a list, and counts the reads of a
+// query. During a Put the adapter reports progress itself, as it sends bytes.
 type steppingObjects struct{ objects.Store }
 
 func (s steppingObjects) Put(ctx context.Context, name, path string, crc uint32) (objects.Object, error) {

@@ -115,8 +115,8 @@ func (st *storm) ask(t *testing.T, s *store.Store, q question) {
 	}
 }
 
-// wrong compares a result with that of the first generation. The number of samples must be
-// that of a generation in the range.
+// wrong compares a result with the first generation. The number of samples must be equal to
+// the number of a generation in the range.
 func (st *storm) wrong(first, got string, from, to int64) error {
 	var wantSeries, series, samples, n int64
 	if k, _ := fmt.Sscanf(first, "%d series, %d samples", &wantSeries, &n); k < 2 {

@@ -27,9 +27,9 @@ type Upload struct {
 	Ingester string
 	Zone     string
 	Sealed   int64 // Unix milliseconds
-	// Windows are the windows for which the pack has samples. Cleared are those among
-	// them for which the ingester has no other pending samples: the upload deletes
-	// their intents.
+	// Windows are the windows for which the pack has samples. Cleared are the windows
+	// among them for which the ingester has no other pending samples: the upload
+	// deletes their intents.
 	Windows, Cleared []Window
 }
 

@@ -97,9 +97,8 @@ func TestSyncIsDurable(t *testing.T) {
 	}
 }
 
-// TestFailedSync checks that Sync always returns an error for a record in a segment
-// whose sync failed, whatever is synced later, and that all other records are
-// durable.
+// TestFailedSync checks that Sync always returns an error for a record whose first
+// sync failed, whatever is synced later, and that all other records are durable.
 func TestFailedSync(t *testing.T) {
 	b := newBench(t, wal.Options{})
 	good, _ := b.append("good")

@@ -83,9 +83,9 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-// fullDisk returns a directory on a full file system, and functions to free space
-// and to open a log while it is full. If no file system can be mounted, openFull
-// returns a log in the state that Open would leave on a full disk.
+// fullDisk returns a directory, a function that frees space, and one that fills the
+// file system and opens a log. If no file system can be mounted, openFull returns a
+// log in the state that Open would leave on a full disk.
 func fullDisk(t *testing.T) (dir string, room func(), openFull func() *Log) {
 	t.Helper()
 	dir = t.TempDir()

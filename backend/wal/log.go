@@ -234,8 +234,8 @@ func (l *Log) Sync(p Position) error {
 	return nil
 }
 
-// rotate begins a new segment if the current one is full or failed. If several
-// callers find that at once, the first one does it.
+// rotate begins a new segment if the current one is full or failed. Of several
+// concurrent callers, only the first one begins it.
 func (l *Log) rotate() error {
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
@@ -273,9 +273,9 @@ func (l *Log) leave(newEpoch bool) (Place, error) {
 	return Place{Segment: l.segment, Epoch: l.epoch}, nil
 }
 
-// next syncs and closes the current segment. It does not sync a failed segment: its
-// last records were not acknowledged. As they may have the only labels of a series,
-// a new epoch begins. The caller holds both locks.
+// next syncs and closes the current segment and begins another one. It does not sync a
+// failed segment, whose last records may be lost. As they may have the only labels of a
+// series, a new epoch begins then. The caller holds both locks.
 func (l *Log) next(newEpoch bool) error {
 	old := l.file
 	if old == nil {

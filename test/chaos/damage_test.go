@@ -74,7 +74,7 @@ func TestLogDamage(t *testing.T) {
 			after, _ := readLog(t, copied)
 			lost := lostSamples(before, after)
 			p := programs.StartPalliumIn(t, copied, unlimited)
-			for range 2 { // the second start also reads what the first one appended
+			for range 2 { // the second start also reads data that the first one appended
 				for _, tn := range tenants {
 					excused := map[sampleKey]bool{}
 					for key := range lost {

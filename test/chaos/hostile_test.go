@@ -18,11 +18,11 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestHostileTenants lets two tenants send every kind of hostile but accepted request,
-// one with the default limits and one without limits, while a third one works normally
-// and an operator flushes, compacts, restarts and kills the process. No operation of
-// the operator or the normal tenant may fail, and none of the three may lose a sample.
-// CHAOS=long takes ten minutes; CHAOS_SEED is the seed.
+// TestHostileTenants lets two tenants send every kind of hostile request, one with the
+// default limits and one without limits, while a third one works normally and an
+// operator flushes, compacts, restarts and kills the process. No operation of the
+// operator or the normal tenant may fail, and no acknowledged sample of the three may be
+// lost. CHAOS=long takes at least ten minutes; CHAOS_SEED is the seed.
 func TestHostileTenants(t *testing.T) {
 	seed := time.Now().UnixNano()
 	if n, err := strconv.ParseInt(os.Getenv("CHAOS_SEED"), 10, 64); err == nil {
@@ -63,7 +63,7 @@ type hostileRun struct {
 	good    *goodTenant
 	hostile []*hostileTenant
 
-	acting sync.Mutex // held by actions of the operator, and by code that must not run at the same time
+	acting sync.Mutex // held by actions of the operator, and by code that must not run during one
 	finish atomic.Bool
 	down   atomic.Bool  // the process is not running, or is about to end
 	starts atomic.Int64 // number of restarts
@@ -110,8 +110,8 @@ func (r *hostileRun) call(method, url, token, contentType, body string) answer {
 
 const form = "application/x-www-form-urlencoded"
 
-// operate does every kind of operator action, each round in another order, until the
-// hostile tenants have sent each attack once, or for ten minutes.
+// operate does every kind of operator action, each round in another order, until each
+// hostile tenant has sent every attack, and in the long run for at least ten minutes.
 func (r *hostileRun) operate() {
 	actions := []struct {
 		name string

@@ -56,7 +56,8 @@ func (a *attacker) series(attack string, points ...point) hostileSeries {
 	return hostileSeries{labels: hostileLabels(attack, a.id), points: points}
 }
 
-// intHistogram returns a histogram with n buckets. The first bucket has all count observations.
+// intHistogram returns a histogram with n buckets. The first bucket has count
+// observations, and every other bucket has one.
 func intHistogram(schema int32, offset int32, n int, count uint64) *histogram.Histogram {
 	h := &histogram.Histogram{Schema: schema, ZeroThreshold: 0.001, Count: count, Sum: float64(count), PositiveSpans: []histogram.Span{{Offset: offset, Length: uint32(n)}}}
 	h.PositiveBuckets = make([]int64, n)
@@ -222,7 +223,7 @@ func (a *attacker) special() []hostileRequest {
 	return []hostileRequest{{version: a.version(), good: []hostileSeries{plain, mixed}}}
 }
 
-// late sends the newest samples first, floats and histograms.
+// late sends floats and histograms in random order.
 func (a *attacker) late() []hostileRequest {
 	floats, mixed := a.series("late"), hostileSeries{labels: hostileLabels("late", a.id, "kind", "mixed")}
 	order := a.rnd.Perm(4000)
@@ -301,7 +302,8 @@ func (a *attacker) windows() []hostileRequest {
 	return []hostileRequest{r}
 }
 
-// days sends one sample in each of many days, decades before all other samples.
+// days sends one sample in each of many days: without limits of some days up to decades
+// before all other samples, otherwise of the last days.
 func (a *attacker) days() []hostileRequest {
 	n, start := int64(40), a.rnd.Int63n(40)*365*dayMillis
 	switch {

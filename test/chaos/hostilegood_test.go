@@ -146,7 +146,7 @@ func (g *goodTenant) verify(when string) {
 	}
 }
 
-// report logs what the tenant did, and checks that its metadata is still there.
+// report logs numbers about the tenant, and checks that its metadata is still there.
 func (g *goodTenant) report() {
 	a := g.run.call(http.MethodGet, g.run.p.Edge+"/prometheus/api/v1/metadata?metric=chaos_float", g.tenant.token, "", "")
 	if !strings.Contains(a.text, "A good metric.") {

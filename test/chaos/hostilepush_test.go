@@ -32,14 +32,14 @@ type metadataSent struct {
 	kind               int32
 }
 
-// hostileRequest is one request of a hostile tenant. The samples in good must be
-// accepted from a tenant without limits, those in beyond must be rejected with the
-// reason.
+// hostileRequest is one request of a hostile tenant. The samples in beyond must be
+// rejected with the reason. The samples in good must be accepted from a tenant without
+// limits; only if there is a reason and beyond is empty, some may be rejected with it.
 type hostileRequest struct {
 	version      int
 	good, beyond []hostileSeries
 	metadata     []metadataSent
-	reason       string // in the response to beyond
+	reason       string // in the response
 	code         int    // the only status allowed for a tenant without limits; 0 allows any
 }
 
@@ -142,8 +142,9 @@ type mark struct {
 	acked  bool
 }
 
-// rank orders the values that were sent for one time: a value beats a staleness
-// marker, a histogram beats a float, a number beats NaN.
+// rank orders the values that were sent for one time: a value beats a staleness marker,
+// a histogram beats a float, an integer histogram beats a float histogram, a number
+// beats NaN.
 type rank uint8
 
 const (
@@ -154,7 +155,7 @@ const (
 	rankHistogram
 )
 
-// beats reports whether a value takes precedence over another one at the same time, if
+// beats reports whether a value takes precedence over another one at the same timestamp, if
 // a mark is enough to decide: histograms of one kind are not compared.
 func (m mark) beats(o mark) bool {
 	return m.rank > o.rank || m.rank == rankFloat && o.rank == rankFloat && m.number > o.number

@@ -225,7 +225,7 @@ func (h *hostileTenant) verify(when string) {
 	}
 }
 
-// report logs what the tenant did, and fails the test if an attack had no effect.
+// report logs numbers about the tenant, and fails the test if an attack had no effect.
 func (h *hostileTenant) report() {
 	var counts, reasons []string
 	total := 0

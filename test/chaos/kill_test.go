@@ -1,5 +1,6 @@
-// Package chaos tests that after a kill, damaged files or a full disk Pallium still
-// has everything that it acknowledged, and nothing else.
+// Package chaos tests that after a kill, damaged files or a full disk Pallium still has
+// everything that it acknowledged, except the content of damaged records and packs, and
+// nothing that was not sent.
 package chaos
 
 import (
@@ -16,10 +17,11 @@ import (
 )
 
 // TestKill checks that no acknowledged sample is lost if the process is repeatedly killed at full
-// load: in half of the rounds while it seals, uploads and compacts; in some rounds it also loses
-// its local packs that are in the long-term store.
+// load: in half of the rounds while it seals, uploads and compacts. In the end, the process also
+// loses its local packs that are in the long-term store.
 func TestKill(t *testing.T) {
-	const rounds, requests = 20, 200 // maximal number of requests of one sender in a round
+	const rounds = 20
+	const requests = 200 // maximal number of requests of one sender in a round
 	rnd := rand.New(rand.NewSource(1))
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
 	tenants := newTenants(p, "alpha", "beta", "gamma")
@@ -153,7 +155,7 @@ func TestSecondProcess(t *testing.T) {
 	verifyAll(t, "after a second process was rejected", p, tenants)
 }
 
-// TestWrongPepper checks that a process with another pepper than that of the stored keys exits with an error
+// TestWrongPepper checks that a process with another pepper than the stored keys have exits with an error
 // and changes no data.
 func TestWrongPepper(t *testing.T) {
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// ledger records what was sent for one tenant and which of it was acknowledged. The
+// ledger records which samples were sent for one tenant and which were acknowledged. The
 // value of a sample follows from its series and time, so times are enough.
 type ledger struct {
 	tenant string
@@ -172,8 +172,8 @@ const (
 	kindFloatHistogram
 )
 
-// kindOf returns floats for the series of one metric, histograms for those of another,
-// and a mixture for those of a third.
+// kindOf returns floats for the series of one metric, histograms for a second metric,
+// and a mixture for a third.
 func kindOf(ls labels.Labels, t int64) kind {
 	switch ls.Get(model.MetricNameLabel) {
 	case "chaos_histogram":

@@ -57,7 +57,7 @@ type sender struct {
 	client  *http.Client
 	rnd     *rand.Rand
 	metrics []labels.Labels // the permanent series
-	clock   int64           // time of the next steady sample, Unix ms
+	clock   int64           // time of the last regular sample, Unix ms
 	fresh   int             // numbers series that are new in each request
 	last    []entry         // the last request, to be repeated
 }
@@ -159,8 +159,8 @@ type load struct {
 	answers  sync.Map     // status → text of one response
 }
 
-// startLoad lets every sender send at most most requests. A sender stops at the first
-// request without a response: the process has ended.
+// startLoad lets every sender send most requests, unless the load is stopped. A sender
+// stops at the first request without a response: the process has ended.
 func startLoad(t testing.TB, url string, senders []*sender, most int) *load {
 	l := &load{}
 	for _, s := range senders {

@@ -83,8 +83,9 @@ func TestSealFiles(t *testing.T) {
 	})
 }
 
-// TestPackDamage truncates packs and flips bits in them. Either the start fails and
-// names the file, or queries fail; a response is never shorter than it should be.
+// TestPackDamage damages a pack in several ways. A start with a truncated pack fails and
+// names the file. With other damage, the start may fail or queries may fail, but a
+// successful response is never shorter than it should be.
 func TestPackDamage(t *testing.T) {
 	dir, tenants := sealedData(t, 800)
 	pk, err := filepath.Rel(dir, packs(t, dir)[0])

@@ -17,8 +17,8 @@ import (
 const activeLimit = 30
 
 // TestActiveSeries: a tenant at its limit of active series keeps its series and gets
-// no new ones, across rolling restarts, the loss of a disk, and an ingester that joins
-// while another one leaves. Nothing is pushed meanwhile.
+// no new ones after rolling restarts, after the loss of a disk, and after an ingester
+// joined and another one left. Nothing is pushed during these events.
 func TestActiveSeries(t *testing.T) {
 	ctx := context.Background()
 	c := startCluster(ctx, t, nil)

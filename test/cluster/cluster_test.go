@@ -153,7 +153,7 @@ remote_write: [{url: "%s/api/v1/push", authorization: {credentials: "%s"}, queue
 	})
 }
 
-// revocation: every gateway rejects a revoked key within a second.
+// revocation: every gateway soon rejects a revoked key.
 func (s *story) revocation(t *testing.T) {
 	for range 3 {
 		key, err := s.c.NewToken(s.ctx, "revoked", "metrics:read")
@@ -342,7 +342,7 @@ func (s *story) operator(t *testing.T) {
 	}
 }
 
-// zones: a distributor that needs more zones than have ingesters reports that.
+// zones: a distributor reports that fewer zones than it needs have ingesters.
 func (s *story) zones(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join(s.c.Dir(), "backend-1.yaml"))
 	if err != nil {
@@ -392,7 +392,7 @@ func (s *story) zones(t *testing.T) {
 	if !strings.Contains(log.String(), "too few zones") {
 		t.Errorf("the log does not report too few zones:\n%s", log.String())
 	}
-	kit.UntilSlow(t, 2*time.Minute, "the ingester is removed from the ring", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "the distributor is removed from the ring", func() bool {
 		code, _, err := s.c.Admin(s.ctx, "gateway-1", "/ring/forget?force=true&instance=short", nil)
 		return err == nil && (code == 200 || code == 404)
 	})

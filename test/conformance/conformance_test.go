@@ -138,8 +138,8 @@ func (s *script) run(t *testing.T, b block, engine *remote) {
 
 // eval executes and checks an eval with promqltest, or checks that an eval which is expected to
 // fail still does. If the switches are off, an eval must fail if and only if Prometheus returns
-// different results with and without feature flags, and its result must then be that of Prometheus
-// without them.
+// different results with and without feature flags, and its result must then be the result of
+// Prometheus without them.
 func (s *script) eval(t *testing.T, b block, c *counts) {
 	engine := &remote{except: exceptionOf(s.exceptions, s.name, b.line)}
 	listed := engine.except != nil

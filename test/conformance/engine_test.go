@@ -23,7 +23,7 @@ import (
 // engines run queries in this process, on the data that was also written to Pallium.
 type engines struct {
 	full    *promql.Engine // as in promqltest, with all features
-	shipped *promql.Engine // as in Prometheus without feature flags, or with those of the switches
+	shipped *promql.Engine // as in Prometheus without feature flags, or with the flags that the switches set
 }
 
 func newEngines(t testing.TB, switched bool) engines {

@@ -89,7 +89,7 @@ type servicePort struct {
 	TargetPort string `yaml:"targetPort"`
 }
 
-// rule is a rule of a network policy.
+// rule is an ingress rule of a network policy.
 type rule struct {
 	From []struct {
 		PodSelector       *selector `yaml:"podSelector"`

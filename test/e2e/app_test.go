@@ -13,8 +13,7 @@ import (
 
 // startApp serves the metrics of an application with features that Prometheus' and
 // node_exporter's metrics lack: exemplars, native histograms, UTF-8 names, and a
-// series that comes and goes. Each scrape counts one more request to the application.
-// It returns the address.
+// series that comes and goes. Each scrape changes the values. It returns the address.
 func startApp(t *testing.T) string {
 	t.Helper()
 	reg := prometheus.NewRegistry()

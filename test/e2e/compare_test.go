@@ -97,8 +97,8 @@ func sameResult(got, want json.RawMessage, raw bool) error {
 	return nil
 }
 
-// near reports whether two JSON texts are equal except for numbers (also numbers as
-// text) that differ by a relative error of at most a billionth.
+// near reports whether two JSON texts are equal except for numbers in strings that differ
+// by a relative error of at most a billionth.
 func near(a, b json.RawMessage) bool {
 	var x, y any
 	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
@@ -191,7 +191,7 @@ func sameList(t testing.TB, got, want client, endpoint string, form url.Values) 
 	return nil
 }
 
-// names decodes a JSON list of strings.
+// names decodes a JSON list of strings, and removes blank ones.
 func names(data json.RawMessage) ([]string, error) {
 	var list []string
 	err := json.Unmarshal(data, &list)

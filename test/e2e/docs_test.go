@@ -100,8 +100,8 @@ func TestDocs(t *testing.T) {
 	}
 }
 
-// commandLine matches pallium commands: in shell blocks at the start of a line or
-// after a pipe or $(, elsewhere in backquotes.
+// commandLine matches pallium commands at the start of a line, in backquotes, and in the
+// middle of shell commands, and commands after the word "run".
 var commandLine = regexp.MustCompile("(?m)(?:^|[`|;]|\\$\\(|&& |sudo -u pallium |run )\\s*(pallium [a-z][^`|;&)\n]*)")
 
 // TestCommandsOfDocs: every pallium command in the documentation exists, and so do its
@@ -127,7 +127,7 @@ func TestCommandsOfDocs(t *testing.T) {
 		}
 		for _, m := range commandLine.FindAllStringSubmatch(p.text, -1) {
 			line, _, _ := strings.Cut(m[1], " #")
-			if seen[line] || strings.HasSuffix(line, ": ") { // the latter is a label of signatures
+			if seen[line] || strings.HasSuffix(line, ": ") { // a label of signatures
 				continue
 			}
 			seen[line] = true

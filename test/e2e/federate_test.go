@@ -154,7 +154,7 @@ func federated() []sent {
 	return list
 }
 
-// TestFederate compares the response of federate with that of Prometheus for the same samples, byte
+// TestFederate compares the response of federate with Prometheus' response for the same samples, byte
 // for byte. Responses in which Prometheus' order of the series of one name is undefined are sorted
 // before that.
 func TestFederate(t *testing.T) {
@@ -264,8 +264,8 @@ func sortedMetrics(t *testing.T, accept, body string) string {
 	return strings.Join(all, "\n")
 }
 
-// scrape lets another Prometheus scrape federate, and compares its samples with those of the
-// tenant.
+// scrape lets another Prometheus scrape federate, and compares its samples with the samples of
+// the tenant.
 func (tw *twins) scrape(t *testing.T) {
 	t.Helper()
 	now := time.Now()

@@ -35,7 +35,7 @@ func pushSeries(t *testing.T, p *programs.Pallium, token string, value float64, 
 	}
 }
 
-// metricsOf returns a tenant's metrics that have samples, by a query.
+// metricsOf returns which of the metrics m_1, m_2 and m_3 have samples that a query finds.
 func metricsOf(t *testing.T, p *programs.Pallium, token string) string {
 	t.Helper()
 	form := url.Values{"query": {`last_over_time({__name__=~"m_.*"}[1h])`}}

@@ -75,7 +75,7 @@ func TestPrometheus(t *testing.T) {
 	}
 }
 
-// window is a time range in which Prometheus has scraped every sample.
+// window is a time range in which Prometheus will scrape no more samples.
 type window struct{ start, end time.Time }
 
 func (w window) instant(query string) url.Values {

@@ -29,8 +29,8 @@ remote_read:
     authorization: {credentials: %s}
 `
 
-// remoteRead compares what Prometheus' own client reads from Pallium, in both response
-// types, with what it reads from the Prometheus that wrote it. It also queries a
+// remoteRead compares the series that Prometheus' own client reads from Pallium, in both response
+// types, with the series that it reads from the Prometheus that wrote them. It also queries a
 // Prometheus that has no data of its own and reads from Pallium.
 func (s *system) remoteRead(t *testing.T, w window) {
 	matchers := [][]*labels.Matcher{
@@ -75,8 +75,8 @@ func (s *system) remoteRead(t *testing.T, w window) {
 	}
 }
 
-// hints returns hints that clients send: none; those of a function and of an
-// aggregation; a part of the query's time range; and those of a list of series.
+// hints returns hints that clients send: none; for a function; for an aggregation;
+// for a part of the query's time range; and for a list of series.
 func hints(w window) []*storage.SelectHints {
 	start, end := w.start.UnixMilli(), w.end.UnixMilli()
 	part := (end - start) / 4
@@ -142,7 +142,7 @@ func texts(t *testing.T, set storage.SeriesSet) []string {
 }
 
 // valueText returns a text that differs for all values except staleness markers:
-// Prometheus derives those of histograms from the floats that it remote-writes.
+// Prometheus derives staleness markers of histograms from the floats that it remote-writes.
 func valueText(it chunkenc.Iterator, vt chunkenc.ValueType) string {
 	if vt == chunkenc.ValFloat {
 		_, v := it.At()

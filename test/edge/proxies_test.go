@@ -131,7 +131,7 @@ func push(t *testing.T, base, token string, name string, at time.Time) int {
 }
 
 // TestThroughProxies checks that writes and reads work through proxies in their default
-// configurations, and a large response arrives complete.
+// configurations and through nginx with HTTP/1.1, and that a large response is complete.
 func TestThroughProxies(t *testing.T) {
 	p := programs.StartPallium(t, "")
 	token := p.Tenant("team")

@@ -135,7 +135,8 @@ func (w *world) limit(text string) {
 // limitsDelay is longer than the time until all backends apply a changed limit.
 const limitsDelay = 6 * time.Second
 
-// compareAll sends all requests to both systems, and with limits only the first 60.
+// compareAll sends requests to both systems: all of them if there are no limits, otherwise
+// only the first 60.
 func (w *world) compareAll(name string) {
 	w.t.Helper()
 	list := w.alike()

@@ -17,7 +17,7 @@ import (
 )
 
 // TestEquality sends FRONTEND_QUERIES random queries (default 150) and compares the answers with
-// those of Prometheus' engine. Each query is sent to the frontend twice, to the frontend without
+// answers of Prometheus' engine. Each query is sent to the frontend twice, to the frontend without
 // its cache, and to a process without a frontend.
 func TestEquality(t *testing.T) {
 	n := 150

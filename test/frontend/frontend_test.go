@@ -1,4 +1,4 @@
-// Package frontend compares the answers of a running Pallium to range queries with those of
+// Package frontend compares the answers of a running Pallium to range queries with answers of
 // Prometheus' engine over the same samples, while samples are written into days that are cached,
 // series are deleted, days are compacted, limits change and the process restarts. Every query is
 // sent after the changes that its answer must show were acknowledged.

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// timings checks that the answers of all backends of a cluster say where the time went: in the
-// header, and for each part in the statistics. The numbers are those of queriers, frontends and
-// the cache, which are other processes.
+// timings checks that the answers of all backends of a cluster have times in the Server-Timing
+// header and in the statistics, and that a part of an answer is from the cache. The times
+// come from queriers, frontends and the cache, which are other processes.
 func timings(w *world, s *clustered) {
 	q := url.Values{"query": {"sum(rate(requests_total[1h]))"}, "start": {seconds(w.start)}, "end": {seconds(w.start + 3*day)},
 		"step": {seconds(10 * minute)}, "stats": {"true"}}

@@ -1,6 +1,6 @@
-// Package house checks the repository against its own rules: which package imports
-// which, how many packages one may import, how long a file may be, and that every
-// package has tests. The linter checks the layers of packages, and the length and
+// Package house checks the repository against its own rules, such as which package
+// imports which, how many packages one may import, how long a file may be, and that
+// every package has tests. The linter checks the layers of packages, and the length and
 // complexity of functions.
 package house
 
@@ -238,7 +238,7 @@ func TestNoBinaries(t *testing.T) {
 }
 
 // ignores reports whether a line of .gitignore matches a file: a pattern with a
-// leading slash matches below the root, any other in every folder.
+// leading slash is a path from the root, any other matches in every folder.
 func ignores(pattern, name string) bool {
 	if rooted, ok := strings.CutPrefix(pattern, "/"); ok {
 		return name == strings.TrimSuffix(rooted, "/")

@@ -1,4 +1,4 @@
-// Package kit contains what the tests of all packages share: a clock that tests move,
+// Package kit contains helpers for the tests of all packages: a clock that tests move,
 // waiting with a deadline, a buffer for logs that are read while they are written, and
 // free addresses. It imports nothing of the project, so that every package's tests can
 // use it. Processes are in kit/programs, whole clusters in kit/cluster, and fakes of
@@ -52,7 +52,7 @@ func (b *Buffer) Write(p []byte) (int, error) {
 	return b.buf.Write(p)
 }
 
-// String returns what was written so far.
+// String returns the text written so far.
 func (b *Buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -26,14 +26,15 @@ func overBudget() []attack {
 const (
 	inARow = 100
 	atOnce = 20
-	spare  = 8 << 20 // by which the live heap may differ: caches, connections
+	spare  = 8 << 20 // bytes by which the live heap may grow: caches, connections
 )
 
-// TestOverBudget: queries over their budget, 100 in a row and then 20 at once from one tenant, get
-// 422 that names the limit. The budget is the tenant's own max_memory_bytes, or half of what the
-// process has for requests; queries that exceed the latter only together may get 503. They release
-// all of their memory: afterwards nothing is accounted for, the live heap is what it was, and a
-// query within the budget is answered. MEMORY_LIMIT is the process's limit in MiB (default 512).
+// TestOverBudget checks that queries over their budget, 100 in a row and then 20 concurrent ones
+// from one tenant, get 422 with the name of the limit. The budget is the tenant's max_memory_bytes,
+// or half of the process's memory for requests; with the process's limit, concurrent queries may
+// also get 503. The queries release their memory: afterwards the account is empty, the live heap
+// has not grown, and a query within the budget is answered. MEMORY_LIMIT is the process's limit in
+// MiB (default 512).
 func TestOverBudget(t *testing.T) {
 	limit := int64(512 << 20)
 	if n := limitOf(t); n != 2048<<20 {
@@ -85,8 +86,8 @@ func (r *run) small() {
 	}
 }
 
-// rejected sends a query that must be rejected with a text because of its budget; if the text is
-// empty, it may also be rejected because other queries use the memory.
+// rejected sends a query that must be rejected because of its budget, with a text that contains
+// want. If want is empty, the query may also be rejected because other queries use the memory.
 func (r *run) rejected(a attack, want string) {
 	rep := a.do(r)
 	if rep.err == nil && want == "" && rep.code == http.StatusServiceUnavailable && strings.Contains(rep.body, "memory for requests is exhausted") {
@@ -118,7 +119,7 @@ func (r *run) released(when string) (live float64) {
 	return live
 }
 
-// near checks that the live heap is what it was.
+// near checks that the live heap has not grown by more than spare.
 func (r *run) near(base, live float64) {
 	if live > base+spare {
 		r.t.Errorf("the live heap has %.0f bytes, and had %.0f before the queries", live, base)

@@ -99,7 +99,7 @@ func TestCluster(t *testing.T) {
 }
 
 // fault returns an operation in which something breaks and is repaired. While it is
-// broken, samples are pushed, series are deleted, and queries run.
+// broken, samples are pushed, flushed and compacted, series are deleted, and queries run.
 func (m *many) fault(name string, weight int, breaks, repairs func(*run)) operation {
 	return operation{name, weight, func(r *run) {
 		r.faulty.Store(true)

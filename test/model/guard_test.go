@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// guard starts a shell that survives if the test is killed, or panics after -timeout:
-// neither of them runs cleanups. The shell then kills the processes whose IDs are in
+// guard starts a shell that survives the test if the test ends without cleanups: if it is
+// killed, or panics after -timeout. The shell then kills the processes whose IDs are in
 // files *.pid of the directory. Otherwise it ends with the test.
 func guard(t *testing.T, dir string) {
 	t.Helper()

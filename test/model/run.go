@@ -316,7 +316,7 @@ func (r *run) stray() {
 }
 
 // ask runs random queries, one after the other, and compares the responses. No samples
-// are pushed at the same time.
+// are pushed concurrently.
 func (r *run) ask(t *Tenant, n int) {
 	for range n {
 		r.askOnce(t, r.gen.rnd.Int63())
@@ -365,7 +365,7 @@ func (r *run) prove(t *Tenant, q *query) {
 	}
 }
 
-// patience is the timeout of a request. It is brokenPatience while a store is broken: the request
+// patience is the timeout of a request. It is brokenPatience while something is broken: the request
 // could otherwise wait very long, or forever.
 const (
 	patience       = 5 * time.Minute // includes compactions of many packs on a busy machine

@@ -23,8 +23,8 @@ import (
 	"github.com/palliumhq/pallium/backend/election"
 )
 
-// Signer signs the elections of this distributor and verifies those of others. An
-// error of Verify means that no member of the cluster signed the parts.
+// Signer signs the elections of this distributor and verifies the elections of others.
+// An error of Verify means that no member of the cluster signed the parts.
 type Signer interface {
 	Sign(purpose string, parts ...string) (string, error)
 	Verify(signature, host, purpose string, parts ...string) (aged bool, err error)

@@ -20,8 +20,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// rules has a failover time between two minutes, and tests use ages of whole minutes, so
-// that the run time of a test does not matter.
+// rules has a failover time of two and a half minutes. The tests use ages of whole minutes, so
+// that their run time does not matter.
 var rules = election.Rules{Failover: 150 * time.Second, Idle: 10 * time.Hour}
 
 func open(t *testing.T, addr string) *Store {
@@ -93,7 +93,7 @@ func TestTenantIsolation(t *testing.T) {
 
 const key = "pallium:ha:team:x"
 
-// TestExpiry checks that idle elections expire in Redis.
+// TestExpiry checks that an election has a time to live in Redis of at most the idle time.
 func TestExpiry(t *testing.T) {
 	srv := programs.Redis(t)
 	s := open(t, srv.Addr)

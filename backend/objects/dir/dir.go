@@ -1,5 +1,6 @@
 // Package dir implements objects.Store with files under a directory, for Pallium on one
-// machine. An object's name is its path in the directory. Only package main imports it.
+// machine. An object's name is its path in the directory. Outside of
+// tests, only package main imports it.
 package dir
 
 import (

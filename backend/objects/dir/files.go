@@ -132,7 +132,7 @@ func (c *checksums) forget(name string) {
 	delete(c.known, name)
 }
 
-// syncPath syncs all directories from that of the file up to the root: another call may have
+// syncPath syncs all directories from the file's directory up to the root: another call may have
 // created some of them and not synced them yet.
 func (s *Store) syncPath(path string) error {
 	dirs, err := s.dirsOf(path)

@@ -15,8 +15,8 @@ import (
 	"github.com/palliumhq/pallium/backend/objects/objecttest"
 )
 
-// forms returns different paths of one directory, for a working directory with a directory "a" and a
-// symbolic link "link" to "linked".
+// forms returns paths of directories in different forms, for a working directory with a directory "a"
+// and a symbolic link "link" to "linked".
 func forms(here string) []string {
 	return []string{"data", "./data", "data/", "data/.", "data//", "a/../data", "deep/er/data", "deep/er/data/",
 		".", "./", "link", "link/", "link/data/",
@@ -62,8 +62,8 @@ func source(t *testing.T, content string) (string, uint32) {
 	return path, disk.Checksum([]byte(content))
 }
 
-// TestForms checks that every call returns for all forms of the directory's path, and that all forms
-// are the same directory.
+// TestForms checks for each form of a path that all calls return, and that the absolute, clean path is
+// the same directory.
 func TestForms(t *testing.T) {
 	ctx := context.Background()
 	for i := range forms("") {
@@ -128,7 +128,7 @@ func TestContractRelative(t *testing.T) {
 }
 
 // TestWalkIsBounded checks that walking up from a path outside the root ends with an error that names
-// both paths.
+// the root.
 func TestWalkIsBounded(t *testing.T) {
 	for _, root := range []string{"/nowhere", "data", "./data", "/tmp/", ""} {
 		for _, path := range []string{"/tmp/l0/x", "l0/x", "../x", "x", "/", "."} {

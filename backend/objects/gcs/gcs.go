@@ -1,5 +1,5 @@
 // Package gcs implements objects.Store in a bucket of Google Cloud Storage, with the official
-// client. Only package main imports it.
+// client. Outside of tests, only package main imports it.
 package gcs
 
 import (

@@ -56,7 +56,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestNow checks that Now returns the Date header of a response, including one that rejects the request.
+// TestNow checks that Now returns the Date header of a response, even of one that rejects the request.
 func TestNow(t *testing.T) {
 	date := time.Date(2031, 2, 3, 4, 5, 6, 0, time.UTC)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -78,7 +78,7 @@ func TestNow(t *testing.T) {
 }
 
 // TestSentOnce checks that reads of objects are sent once, and the page of a listing up to four
-// times: the tries of package retried are not multiplied by those of the client.
+// times: the tries of package retried are not multiplied by tries of the client.
 func TestSentOnce(t *testing.T) {
 	for code, permanent := range map[int]bool{http.StatusServiceUnavailable: false, http.StatusTooManyRequests: false,
 		http.StatusInternalServerError: false, http.StatusForbidden: true} {

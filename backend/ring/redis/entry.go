@@ -18,8 +18,8 @@ import (
 	"github.com/palliumhq/pallium/backend/ring"
 )
 
-// Signer signs values that this process writes to Redis and verifies those of others,
-// see package authn/cluster. host is the host of the signed address, or empty.
+// Signer signs values that this process writes to Redis and verifies values of other
+// processes; see package authn/cluster. host is the host of the signed address, or empty.
 type Signer interface {
 	Sign(purpose string, parts ...string) (string, error)
 	Verify(signature, host, purpose string, parts ...string) (aged bool, err error)

@@ -72,7 +72,7 @@ func rewrite(t *testing.T, dir string, change func(map[string]any)) {
 }
 
 // TestZoneChanged checks that the zone of an ingester with samples cannot be changed. One
-// without samples gets tokens in the new zone, and its loss is recorded for the old zone.
+// without samples gets tokens in the new zone, and LostZone returns the old zone.
 func TestZoneChanged(t *testing.T) {
 	for _, test := range []struct {
 		name     string

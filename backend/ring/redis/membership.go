@@ -1,6 +1,6 @@
 // Package redis stores the members of the ring in Redis. Each process writes its own
-// entry and heartbeat, and reads those of others: there is no compare-and-swap of the
-// whole ring. Redis may be lost, emptied or fail over at any time. Every process keeps
+// entry and heartbeat, and reads the entries and heartbeats of others: no process writes the whole ring.
+// Redis may be lost, emptied or fail over at any time. Every process keeps
 // the last ring that it read, and a process that finds a member missing in Redis writes
 // its entry back. A member is removed from the ring only when it leaves or when an
 // operator forgets it.

@@ -167,7 +167,7 @@ func TestManyJoinAtOnce(t *testing.T) {
 	}
 }
 
-// TestRedisLost checks that the ring does not change while Redis is down, and when it is back
+// TestRedisLost checks that the ring changes neither while Redis is down nor when it is back
 // and empty.
 func TestRedisLost(t *testing.T) {
 	srv := programs.Redis(t)
@@ -225,7 +225,7 @@ func TestRedisLost(t *testing.T) {
 }
 
 // TestFailover checks that missing members are written back when Redis returns with an older
-// state, like that of an asynchronous replica.
+// state, as after a failover to an asynchronous replica.
 func TestFailover(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 3)
@@ -247,7 +247,8 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// TestFreeze checks that no instance becomes unhealthy when most heartbeats stop.
+// TestFreeze checks that no instance is unhealthy after most heartbeats stopped, not even one
+// that was before.
 func TestFreeze(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 6)

@@ -10,7 +10,7 @@ import goredis "github.com/redis/go-redis/v9"
 //	{P}:gone     instance → signature and removal, when it left or was forgotten
 //
 // and a channel {P}:changes that notifies watchers. docs/cluster-trust.md describes
-// the values. All times are from the clock of Redis. The scripts need the commands
+// the values. All times are from the clock of Redis. A process needs the commands
 // EVALSHA, EVAL, TIME, HGET, HMGET, HGETALL, HSET, HDEL, HINCRBY, PUBLISH and
 // SUBSCRIBE.
 

@@ -17,8 +17,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// still opens a membership that reads the ring once, and then only when a test calls
-// readRing.
+// still opens a membership that reads the ring once, and then only when a test calls readRing:
+// it reads the ring 12 seconds after a notification.
 func still(t *testing.T, addr, secrets, id string) *Membership {
 	t.Helper()
 	client, err := redisconn.Open(redisconn.Config{Addresses: []string{addr}}, "")

@@ -14,7 +14,7 @@ import (
 const maxAhead = 10 * time.Minute
 
 const (
-	// maxRemembered bounds the entries in memory about instances that are not members.
+	// maxRemembered bounds the removals and the ignored values in memory.
 	maxRemembered = 10_000
 	// maxLogged bounds the log lines about ignored values per minute.
 	maxLogged = 20

@@ -20,7 +20,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// intruder writes to the ring's Redis without the cluster's credentials.
+// intruder writes to the ring's Redis without a secret of the cluster.
 type intruder struct {
 	t      *testing.T
 	client *goredis.Client
@@ -249,8 +249,8 @@ func TestForgedHeartbeat(t *testing.T) {
 	kit.Until(t, "a valid heartbeat makes the instance healthy", func() bool { got, _ := seen(ms[2], "ingester-1"); return !got.Unhealthy })
 }
 
-// TestForgedRemoval checks that only a member can remove another one, and only the entries
-// up to that version.
+// TestForgedRemoval checks that only a removal signed by a member removes an instance, and only
+// entries up to the version in it.
 func TestForgedRemoval(t *testing.T) {
 	srv := programs.Redis(t)
 	ctx := context.Background()

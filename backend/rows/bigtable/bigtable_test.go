@@ -100,7 +100,7 @@ func checkRequest(m any) error {
 	return nil
 }
 
-// TestChecked checks that the check added by checked works.
+// TestChecked checks that a Store opened with checked rejects too long requests.
 func TestChecked(t *testing.T) {
 	ctx := context.Background()
 	s := open(t, programs.Bigtable(t), "checked")
@@ -190,7 +190,7 @@ func TestAdmin(t *testing.T) {
 }
 
 // TestNoResponse checks that a read fails by itself if Bigtable does not respond, long before
-// the caller's deadline, and that the error is not that of a canceled request.
+// the caller's deadline, and that the error is not context.Canceled.
 func TestNoResponse(t *testing.T) {
 	addr := programs.Bigtable(t)
 	var dialed []net.Conn

@@ -74,8 +74,8 @@ func translate(f rows.Filter) translated {
 }
 
 // columnPattern returns a regular expression for the qualifiers that a filter selects; ""
-// means all. If the exact expression is too long, it matches the longest prefixes of the
-// qualifiers that fit, and exact is false.
+// means all. If the exact expression is too long, the expression matches prefixes of the
+// qualifiers, and exact is false.
 func columnPattern(f rows.Filter) (pattern string, exact bool) {
 	if len(f.Qualifiers) == 0 {
 		if f.QualifierPrefix == "" {

@@ -47,7 +47,7 @@ func (b *broken) ReadRows(r *bigtablepb.ReadRowsRequest, s bigtablepb.Bigtable_R
 	return nil
 }
 
-// PingAndWarm is what the client calls when it connects.
+// PingAndWarm is called by the client when it connects.
 func (b *broken) PingAndWarm(context.Context, *bigtablepb.PingAndWarmRequest) (*bigtablepb.PingAndWarmResponse, error) {
 	return &bigtablepb.PingAndWarmResponse{}, nil
 }
@@ -72,7 +72,7 @@ func serve(t *testing.T, b *broken) *Store {
 }
 
 // TestSentOnce checks that a read is sent once, and that its error has the status of the service:
-// the tries of package retried are not multiplied by those of the client.
+// the tries of package retried are not multiplied by tries of the client.
 func TestSentOnce(t *testing.T) {
 	for code, permanent := range map[codes.Code]bool{codes.Unavailable: false, codes.Aborted: false, codes.Internal: false,
 		codes.ResourceExhausted: false, codes.PermissionDenied: true, codes.NotFound: true} {

@@ -119,7 +119,7 @@ func (s *Store) applyBatch(ctx context.Context, ms []rows.RowMutation, batch []i
 	return bad
 }
 
-// CheckAndMutate implements rows.Store. The client never retries it.
+// CheckAndMutate implements rows.Store. The client never retries a conditional mutation.
 func (s *Store) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
 	ctx, leave, err := s.enter(ctx)
 	if err != nil {

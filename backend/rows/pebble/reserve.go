@@ -16,7 +16,7 @@ const (
 	// reserve, a store on a full disk could not be opened, and the data that fills the
 	// disk could be neither read nor compacted.
 	reserveName = "full-disk-reserve"
-	// reserveBytes is the size of a full reserve: that of one memtable. The log of Pebble holds
+	// reserveBytes is the size of a full reserve and of one memtable. The log of Pebble holds
 	// more only while memtables wait for a flush.
 	reserveBytes = 16 << 20
 	// leastReserve is the minimum number of bytes that a start needs, and the smallest
@@ -32,7 +32,7 @@ type reserve struct {
 
 	mu          sync.Mutex
 	whole       bool // the file has reserveBytes
-	released    bool // this start released the reserve: hold reserves what is left
+	released    bool // this start released the reserve: hold reserves the space that is left
 	unsupported bool // the file system cannot preallocate space
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// fullFS is a file system whose only free space is that of a released reserve.
+// fullFS is a file system that a test fills: only a released reserve is free space then.
 type fullFS struct {
 	vfs.FS
 	reserve string

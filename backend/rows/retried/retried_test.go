@@ -35,7 +35,7 @@ type table struct {
 	keys  []string
 	mu    sync.Mutex // of calls
 	calls int
-	// fault is called before each row with its number in the call; it may sleep.
+	// fault is called before each row with its number in the call, and at the end; it may sleep.
 	fault func(ctx context.Context, call, row int) error
 }
 

@@ -131,7 +131,7 @@ func TestRecoveryFences(t *testing.T) {
 	x.Verify()
 }
 
-// TestFindings checks that Verify finds each kind of damage and says what is wrong.
+// TestFindings checks that Verify finds and describes each kind of damage.
 func TestFindings(t *testing.T) {
 	v := schema.Version{Generation: 1}
 	for want, damage := range map[string]func(x *storetest.World, m *schema.Manifest) []rows.RowMutation{

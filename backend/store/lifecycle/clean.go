@@ -15,9 +15,9 @@ import (
 const uploadTime = time.Hour
 
 // CleanDeletions requests that the compactor remove a tenant's deleted series from the
-// packs of all days now, including days that have not ended. It returns the number of days
-// for which no such request existed. It writes nothing if all deletions are applied to all
-// packs.
+// packs of all days now, including days that have not ended. It omits days that need no
+// removal, and days with a request that is newer than the deletions to be applied. It
+// returns the number of days that it requested.
 func (k *Keeper) CleanDeletions(ctx context.Context, t tenant.ID) (int, error) {
 	_, deletions, err := k.index.Catalogs.Readable(ctx, t, 0, 0)
 	if err != nil {
@@ -78,8 +78,8 @@ func activeDays(deletions index.Deletions) (first, last int64) {
 	return first, last
 }
 
-// created returns when the last active deletion of a day was created, among those that
-// are selected, or 0.
+// created returns when the last of the selected active deletions of a day was created, or
+// 0 if there is none.
 func created(deletions index.Deletions, day int64, selected func(*index.Deletion) bool) int64 {
 	at := int64(0)
 	for i := range deletions {

@@ -28,7 +28,8 @@ type Keeper struct {
 func New(s *store.Store) *Keeper {
 	o := s.Options()
 	fenced := promauto.With(o.Registerer).NewCounter(prometheus.CounterOpts{Name: "pallium_store_fences_raised_total",
-		Help: "Fences raised by sweeps before they delete objects and rows of unpublished compactions; those that still run must start again."})
+		Help: "Fences raised by sweeps before they delete objects and rows of unpublished compactions; compactions that still run " +
+			"must start again."})
 	return &Keeper{opts: o, index: o.Index, store: s, fenced: fenced}
 }
 

@@ -88,8 +88,8 @@ func TestDeletionLimits(t *testing.T) {
 	}
 }
 
-// TestForgetWithAside checks that series set aside keep the records of deletions, and do not
-// prevent that rewrites for later deletions are requested again.
+// TestForgetWithAside checks that the records of deletions are kept while series are set aside,
+// and that rewrites for later deletions are requested again nevertheless.
 func TestForgetWithAside(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	ctx := context.Background()

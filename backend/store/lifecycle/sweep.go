@@ -107,8 +107,8 @@ const maxFenceTries = 3
 
 // inUse reports whether the manifest of the entry's day names the object or rows of
 // the entry. If it returns false, no later manifest can name them: an attempt that
-// could still publish them was fenced. The due time of an entry alone does not prove
-// that the attempt has ended; it is a guess by the clock of the sweeping process.
+// could still publish them was fenced. A due entry alone does not prove that the
+// attempt has ended, because the clock of the sweeping process may be wrong.
 func (sw *sweeper) inUse(ctx context.Context, e schema.Garbage, names func(*schema.Manifest) bool) (bool, error) {
 	day := tenantDay(e.Tenant, e.Day)
 	for range maxFenceTries {

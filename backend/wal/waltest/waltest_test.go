@@ -8,8 +8,8 @@ import (
 )
 
 // TestDisk checks that after a power loss exactly the content that was synced
-// without a fault exists, and a name only if its directory was synced. With a disk
-// that kept more, all tests that use it would pass.
+// without a fault exists, and a name only if its directory was synced. If the disk
+// kept more, tests that use it would not find missing syncs.
 func TestDisk(t *testing.T) {
 	for _, test := range []struct {
 		name    string

@@ -120,8 +120,9 @@ func (l *listener) serve(raw net.Conn) {
 	}
 }
 
-// got logs what the attacker received, and fails the test if that includes data which
-// an attacker must not get.
+// got logs how much the attacker received, and fails the test if that includes data which
+// an attacker must not get, or more than perConn bytes of plain text per connection. It
+// returns the number of connections.
 func (l *listener) got(t *testing.T, what string, c *cluster.Cluster, perConn int) int {
 	t.Helper()
 	l.mu.Lock()
@@ -281,7 +282,7 @@ func (a *attack) must(err error) {
 // heartbeatValidity is how long a heartbeat is valid.
 const heartbeatValidity = 30 * time.Second
 
-// proofBytes is what a process sends before the other side has proved anything.
+// proofBytes is the number of bytes that a process sends before the other side has proved anything.
 const proofBytes = 32
 
 // TestTrust checks that a false member of the ring, a restored old entry, and an attacker at the

@@ -61,8 +61,7 @@ func (w *world) dial(from string) net.Conn {
 	return c
 }
 
-// hangUp ends the attack and waits until the process has closed its side of all
-// connections.
+// hangUp ends the attack and waits until the process has closed nearly all connections.
 func (w *world) hangUp() {
 	for _, c := range w.open {
 		_ = c.(*net.TCPConn).SetLinger(0)
@@ -120,7 +119,7 @@ func (w *world) queued() (sum, mostSent, mostReceived int64) {
 	return sum, mostSent, mostReceived
 }
 
-// kernel returns the memory of all TCP sockets of the machine, including those of
+// kernel returns the memory of all TCP sockets of the machine, including sockets of
 // other processes.
 func kernel(t *testing.T) int64 {
 	data, err := os.ReadFile("/proc/net/sockstat")
@@ -146,7 +145,7 @@ func (w *world) query() (int, string) {
 	return programs.Do(w.t, http.MethodGet, w.p.Edge+"/prometheus/api/v1/query?query=up", w.token, "", nil)
 }
 
-// attack is a kind of connection: what it sends, and the limits in bytes of the cost of one connection.
+// attack is a kind of connection: the bytes that it sends, and the limits in bytes of the cost of one connection.
 type attack struct {
 	name     string
 	send     func(w *world, c net.Conn)

@@ -1,5 +1,5 @@
-// Package login attacks the authentication of a real process: valid credentials, each
-// used for the first time, arrive during a thousand bad ones a second. No valid
+// Package login attacks the authentication of a real process: valid credentials, most of
+// them used for the first time, arrive during a thousand bad ones a second. No valid
 // credential may be rejected.
 package login
 
@@ -83,7 +83,7 @@ type run struct {
 	clients map[string]*http.Client // by address
 	bad     map[int]int             // number of responses by status; 0 means no response
 	sent    atomic.Int64
-	waiting float64 // largest number of logins that were delayed at the same time
+	waiting float64 // largest number of logins that were delayed concurrently
 	waits   []time.Duration
 }
 

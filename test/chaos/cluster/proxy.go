@@ -46,8 +46,8 @@ type Proxy struct {
 	l     net.Listener
 }
 
-// NewProxy returns a proxy at an IP address, which forwards everything until the test
-// ends.
+// NewProxy returns a proxy that listens at an IP address until the test ends, in mode
+// Pass.
 func NewProxy(t testing.TB, ip, target string, seed int64) *Proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", ip+":0")

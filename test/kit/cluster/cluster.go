@@ -1,10 +1,10 @@
 // Package cluster runs a Pallium cluster as processes on this machine: Redis, the
 // emulators of Bigtable and Cloud Storage, three ingesters in three zones, two
-// processes with distributor and querier, two query frontends, a compactor and two gateways. `make cluster`
-// and the cluster tests use it.
+// processes with distributor and querier, two query frontends, a compactor and two
+// gateways. `make cluster` and the cluster tests use it.
 //
 // For every process the cluster's directory contains NAME.pid with its process ID,
-// NAME.log with its output, and NAME.sh, which starts or restarts it.
+// NAME.log with its output, and NAME.sh, which starts it.
 package cluster
 
 import (
@@ -50,7 +50,8 @@ type Options struct {
 	TwoCompactors bool
 	// Through returns the address that Pallium must use to reach a process at an address, for tests
 	// that put a proxy in between. It is called for Redis, Bigtable, Cloud Storage, and the RPC
-	// addresses of backends. nil replaces no address.
+	// addresses of backends, and with the names "inside-redis", "inside-bigtable" and "inside-gcs"
+	// for the ingester in a namespace. nil replaces no address.
 	Through func(name, address string) string
 	// QueriersApart makes queriers and query frontends use the addresses that Through returns for
 	// "querier-bigtable" and "querier-gcs".
@@ -70,7 +71,7 @@ type Namespace struct {
 // Process is one process of a cluster.
 type Process struct {
 	Name  string
-	Addr  string // serves other processes; the edge of a gateway
+	Addr  string // for other processes; of a gateway, its edge
 	Admin string // admin listener; empty for programs other than Pallium
 	args  []string
 	env   []string
@@ -104,7 +105,7 @@ const (
 // startTimeout is long because test machines are busy.
 const startTimeout = 3 * time.Minute
 
-// documented contains the documented ports of each process.
+// documented contains the first documented port of each process.
 var documented = map[string]int{
 	"redis": 9379, "bigtable": 9086, "gcs": 9443,
 	"ingester-1": 9121, "ingester-2": 9131, "ingester-3": 9141,

@@ -14,7 +14,7 @@ import (
 )
 
 // TestOpenFiles: a process of a cluster does not inherit files that are open in the
-// process that starts it, such as those of a shell or of make.
+// process that starts it, such as a shell or make.
 func TestOpenFiles(t *testing.T) {
 	redis := os.Getenv("REDIS_SERVER")
 	if redis == "" {

@@ -1,7 +1,6 @@
 // Command cluster measures what a cluster costs compared with one process: CPU time
-// per sample by role, and bytes between distributor and ingesters. It alternates
-// between writing the same requests into `pallium all` and into a cluster on this
-// machine.
+// per sample by role, and bytes sent to ingesters. It alternates between writing the
+// same requests into `pallium all` and into a cluster on this machine.
 //
 //	make load-cluster
 package main
@@ -101,7 +100,7 @@ func run(ctx context.Context) error {
 type measured struct {
 	cpu     map[string]float64 // seconds, by role; "one" is the single process
 	samples int
-	sent    int64 // bytes between distributor and ingesters
+	sent    int64 // bytes sent to ingesters
 }
 
 // round writes the same samples into the single process and into the cluster.
@@ -141,7 +140,7 @@ func (m *measured) report() {
 		}
 	}
 	fmt.Printf("%-12s %6.3f µs CPU per sample, ratio to one process %.2f\n", "cluster", sum/samples*1e6, sum/m.cpu["one"])
-	fmt.Printf("between distributor and three ingesters: %.1f bytes per sample, %.1f to each\n",
+	fmt.Printf("sent to the three ingesters: %.1f bytes per sample, %.1f to each\n",
 		float64(m.sent)/samples, float64(m.sent)/samples/3)
 }
 

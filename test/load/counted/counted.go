@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Counts contains the calls of both stores. A round is a call that began while no
-// other was in flight: rounds are the calls that had to wait for another one.
+// Counts contains the calls of both stores. Rounds counts only the calls that began while
+// no other was in flight, as if calls that overlap were one call.
 type Counts struct {
 	Rounds                        int
 	RowCalls, RowCells            int

@@ -92,7 +92,7 @@ func request(method, target string, body *bytes.Reader) *http.Request {
 }
 
 // TestEstimates compares the estimated cost of typical queries with the actual cost, and logs a
-// table. The numbers of series must be equal, those of float samples within a factor of two.
+// table. The numbers of series must be equal, the numbers of float samples within a factor of two.
 func TestEstimates(t *testing.T) {
 	h, end := backendWith(t, 400, 26*time.Hour)
 	var table strings.Builder

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// atOnce is the number of panels that a browser requests at the same time.
+// atOnce is the number of panels that a browser requests concurrently.
 const atOnce = 6
 
-// dashboard refreshes 20 panels in each process in turns, while samples are written to all
-// of them.
+// dashboard refreshes 20 panels in each process in turns. Before each refresh, the latest
+// samples are written to all processes.
 func (w *trio) dashboard(ctx context.Context, o options) error {
 	// Write the samples from the end of the data set until now.
 	if err := w.gen.fill(ctx, time.Now(), false, w.all()...); err != nil {
@@ -73,7 +73,7 @@ func (w *trio) cpus() (out [3]time.Duration) {
 	return out
 }
 
-// refresh queries all panels, atOnce at the same time, and returns the latency of each.
+// refresh queries all panels, atOnce concurrently, and returns the latency of each.
 func (t *target) refresh(ctx context.Context, token string, list []panel, now time.Time) ([]time.Duration, error) {
 	var mu sync.Mutex
 	var walls []time.Duration

@@ -27,8 +27,8 @@ const (
 // buckets are the upper bounds of the classic histogram.
 var buckets = []string{"0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "+Inf"}
 
-// generator creates samples of counters, gauges, classic and native histograms like those of
-// a Kubernetes cluster.
+// generator creates samples of counters, gauges, classic and native histograms like a
+// Kubernetes cluster has.
 type generator struct {
 	series   []generated
 	interval time.Duration

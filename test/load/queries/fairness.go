@@ -67,7 +67,7 @@ func fairness(ctx context.Context, o options) (err error) {
 		steady.join(one)
 	}
 	fmt.Printf("\nfairness: tenant B, a dashboard of %d panels over 6 h every %s\n", dashboardPanels, o.every)
-	fmt.Printf("  tenant A, %d queries over 30 days at 60 s, it has %d series; tenant C, short queries\n", o.queued, o.fairSeries)
+	fmt.Printf("  tenant A, %d queries over 30 days of samples at 60 s, it has %d series; tenant C, short queries\n", o.queued, o.fairSeries)
 	for _, c := range []*condition{&alone, &heavy, &steady} {
 		fmt.Printf("  %-9s %4d panels: p50 %7.1f ms, p90 %7.1f ms, p99 %7.1f ms; %.2f s CPU per second; the other had %d answers\n",
 			c.name, len(c.walls), ms(quantile(c.walls, 0.5)), ms(quantile(c.walls, 0.9)), ms(quantile(c.walls, 0.99)),

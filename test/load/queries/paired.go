@@ -16,8 +16,8 @@ import (
 // selectors, and for queries that end in the past.
 const margin = 7 * time.Hour
 
-// recent is the time range of the samples that are written last, to all processes, and that are in their
-// heads.
+// recent is the length of the time range of the last samples: they are written to all processes,
+// and stay in their heads.
 const recent = 2 * time.Hour
 
 // past is how long ago the second set of queries ends: everything they read is sealed.
@@ -135,8 +135,8 @@ func (w *trio) prepare(ctx context.Context, o options) (err error) {
 	return nil
 }
 
-// restart ends both Palliums without a clean stop, so that the recent samples are in their
-// heads again.
+// restart kills both Palliums and starts them again. Without a clean stop, the recent
+// samples are in their heads again.
 func (w *trio) restart(ctx context.Context) error {
 	for _, t := range []*target{w.front, w.plain} {
 		t.stop(syscall.SIGKILL)

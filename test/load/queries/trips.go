@@ -36,7 +36,7 @@ const (
 )
 
 // remote is the long-term store of a data directory with an engine and a frontend that answer
-// queries from it. Calls of the row store and the object store are as slow as those of a cloud.
+// queries from it. Calls of the row store and the object store are as slow as in a cloud.
 type remote struct {
 	dir     string
 	rows    rows.Store

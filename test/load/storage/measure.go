@@ -44,7 +44,8 @@ func onOneCore(f func() error) (time.Duration, error) {
 	return after - before, err
 }
 
-// cellSizes counts the cells of a tenant and their bytes in key, qualifier and value.
+// cellSizes counts the cells of a tenant and their bytes in key, qualifier and value, by
+// the kind of the row.
 type cellSizes struct{ cells, bytes map[string]int64 }
 
 func (w *world) cells(ctx context.Context, t tenant.ID) (cellSizes, error) {

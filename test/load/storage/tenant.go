@@ -17,7 +17,8 @@ func splitList(s string) []string {
 	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' })
 }
 
-// measureTenant writes, compacts and reads a tenant's day.
+// measureTenant writes and compacts a tenant's day, reads it if o.decode is set, and rebuilds
+// its index.
 func measureTenant(ctx context.Context, parent, kind string, list []oneSeries, o options) (err error) {
 	w, err := newWorld(parent, kind)
 	if err != nil {
@@ -90,8 +91,8 @@ func measurePrometheus(w *world, t tenant.ID, r *run, samples, series float64) e
 	return nil
 }
 
-// extrapolate prints the number of writes for 10 million series of this kind at 15 s:
-// each of I ingesters writes one pack per window; compacted packs have 512 MiB.
+// extrapolate prints the number of writes for 10 million series of this kind at 15 s: each
+// ingester writes one pack per window, and compacted packs have 512 MiB.
 func extrapolate(t tenant.ID, l1 int64, unique float64, puts int) {
 	const active, perDay, packBytes = 10e6, 5760, 512 << 20
 	samples := active * perDay
