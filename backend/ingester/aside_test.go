@@ -541,3 +541,22 @@ func TestPendingWindowsDuringUploads(t *testing.T) {
 		t.Error("no series is set aside: the test covers nothing")
 	}
 }
+
+// TestAsidePath checks that the name of a file has its tenant and window, also before 1970, and
+// that other names are rejected.
+func TestAsidePath(t *testing.T) {
+	for _, day := range []int64{-20_000, -1, 0, 20_787} {
+		for _, number := range []int{0, 9, 11} {
+			want := store.Window{Day: day, Number: number}
+			id, w, err := parseAsidePath(asideName("a-b", want, metric("m")))
+			if err != nil || id != "a-b" || w != want {
+				t.Errorf("%+v: %q, %+v, %v", want, id, w, err)
+			}
+		}
+	}
+	for _, name := range []string{"a/1-02", "a/-02-abc", "a/1-12-abc", "a/1--1-abc", "a/--1-02-abc", "a/x-02-abc", "a/abc", "a/", "a/--"} {
+		if id, w, err := parseAsidePath(name); err == nil {
+			t.Errorf("%s: %q, %+v", name, id, w)
+		}
+	}
+}

@@ -69,11 +69,16 @@ func parseAsidePath(rel string) (tenant.ID, store.Window, error) {
 	if err != nil {
 		return "", store.Window{}, err
 	}
-	parts := strings.SplitN(name, "-", 3)
+	// The day of samples before 1970, which logs of older versions may contain, is negative.
+	positive, negative := strings.CutPrefix(name, "-")
+	parts := strings.SplitN(positive, "-", 3)
 	if len(parts) != 3 {
 		return "", store.Window{}, errors.New("file name does not have the form DAY-WINDOW-HASH")
 	}
 	day, dayErr := strconv.ParseInt(parts[0], 10, 64)
+	if negative {
+		day = -day
+	}
 	window, err := strconv.Atoi(parts[1])
 	if dayErr != nil || err != nil || window < 0 || window > 11 {
 		return "", store.Window{}, errors.New("file name does not have the form DAY-WINDOW-HASH")

@@ -56,8 +56,11 @@ func (c *Codec) open(kind, version byte, what string, value []byte) (*reader, er
 		return nil, fmt.Errorf("%w: %s: decompressed length %d is impossible for %d compressed bytes", ErrCorrupt, what, n, len(r.b))
 	}
 	raw, err := c.dec.DecodeAll(r.b, make([]byte, 0, n))
-	if err != nil || uint64(len(raw)) != n {
+	if err != nil {
 		return nil, fmt.Errorf("%w: %s does not decompress to %d bytes: %w", ErrCorrupt, what, n, err)
+	}
+	if uint64(len(raw)) != n {
+		return nil, fmt.Errorf("%w: %s decompresses to %d bytes, not %d", ErrCorrupt, what, len(raw), n)
 	}
 	return &reader{b: raw, spare: maxRaw}, nil
 }

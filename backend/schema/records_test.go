@@ -284,3 +284,18 @@ func TestTombstone(t *testing.T) {
 		t.Errorf("unknown state: %v", err)
 	}
 }
+
+// TestWrongLength checks the error of a compressed value whose length is not the one it states.
+func TestWrongLength(t *testing.T) {
+	c, err := NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := c.seal(valueNames, 1, make([]byte, 100))
+	payload := value[2 : len(value)-4]
+	payload[0]++ // the stated length
+	_, err = c.open(valueNames, 1, "names", seal(valueNames, 1, payload))
+	if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "decompresses to 100 bytes, not 101") {
+		t.Errorf("error %v", err)
+	}
+}

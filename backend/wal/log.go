@@ -284,6 +284,7 @@ func (l *Log) next(newEpoch bool) error {
 	if l.failed == nil {
 		l.metrics.syncs.Inc()
 		if err := old.Datasync(); err != nil {
+			l.metrics.failures.Inc()
 			l.failed = fmt.Errorf("sync write-ahead log segment %d: %w", l.segment, err)
 		} else {
 			l.decided, l.durable = l.seq, l.size

@@ -61,11 +61,12 @@ func TestMemoryAttacks(t *testing.T) {
 	r.fill()
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() { defer close(done); r.work(stop) }()
+attacks:
 	for _, a := range attacks() {
 		for _, n := range []int{1, a.many} {
 			r.attack(a, n)
 			if t.Failed() {
-				break
+				break attacks
 			}
 		}
 	}

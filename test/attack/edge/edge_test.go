@@ -197,7 +197,7 @@ func TestEdge(t *testing.T) {
 		t.Run(a.name, func(t *testing.T) {
 			before, kernelBefore := w.resident(), kernel(t)
 			n := many
-			if a.name == "not reading" {
+			if a.name == "responses not read" {
 				n = 20 // filling a connection takes longer
 			}
 			for range n {
