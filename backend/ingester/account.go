@@ -52,7 +52,7 @@ type account struct {
 	tenants     atomic.Int64 // tenants with series
 	reserved    atomic.Int64 // reserved series
 	held        atomic.Int64 // bytes reserved for reserved series; not part of bytes
-	freed       atomic.Int64 // total freed by seals and removals of series
+	freed       atomic.Int64 // total passed to shrink
 }
 
 // grow adds n bytes, which may be negative, to the tenant's count.
@@ -64,7 +64,7 @@ func (th *tenantHead) grow(n int64) {
 	th.account.bytes.Add(n)
 }
 
-// shrink subtracts n bytes that a seal or a removal freed.
+// shrink subtracts n bytes and counts them as freed.
 func (th *tenantHead) shrink(n int64) {
 	th.grow(-n)
 	th.account.freed.Add(n)

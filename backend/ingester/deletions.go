@@ -15,7 +15,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// ErrDeletionsUnknown is returned by reads while the file of deletions of series is
+// ErrDeletionsUnknown is returned by reads, seals and deletions while the file of deletions of series is
 // damaged and the deletions were not loaded from the long-term store yet: a
 // response could contain deleted samples.
 var ErrDeletionsUnknown = errors.New("deletions of series are unknown: the ingester's file of deletions is damaged, " +

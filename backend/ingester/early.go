@@ -56,8 +56,7 @@ func (e *earlySeals) interval(pressed bool) time.Duration {
 func since(now, then time.Time) time.Duration { return now.Sub(then).Abs() }
 
 // sealEarly seals the whole head before its window ends if memory or disk are
-// nearly full and the seal is expected to free enough. It reports whether it
-// sealed.
+// nearly full and the seal is expected to free enough. It reports whether it tried to.
 func (ing *Ingester) sealEarly(now time.Time) (bool, error) {
 	e := &ing.early
 	memory := ing.filled(pressurePercent) && since(now, e.memory) >= e.interval(ing.filled(sharePercent))

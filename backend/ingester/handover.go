@@ -21,7 +21,8 @@ const HandOverSlice = 100_000
 // more, so that their memory is bounded even without a memory budget.
 const maxHandedOver = 4_000_000
 
-// ErrHandOver is returned for an invalid ActiveSeries.
+// ErrHandOver is returned for an invalid ActiveSeries, and by an ingester outside a
+// cluster.
 var ErrHandOver = errors.New("invalid list of active series")
 
 // ActiveSeries is a part of a tenant's active series.

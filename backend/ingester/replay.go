@@ -219,8 +219,8 @@ func (r *replay) metadata(metric string, m metadata.Metadata) error {
 	return nil
 }
 
-// exemplar implements recordHandler. It drops exemplars of series whose labels are
-// lost: exemplars are stored on a best-effort basis.
+// exemplar implements recordHandler. It drops exemplars of series whose labels it does
+// not know: exemplars are stored on a best-effort basis.
 func (r *replay) exemplar(ref uint64, e exemplar.Exemplar) error {
 	if known := r.refs.get(ref); known != nil && known.th == r.th {
 		return r.keptExemplar(known.all, e)

@@ -116,8 +116,7 @@ func (r *replay) noteLabels(ref *reference) {
 	}
 }
 
-// finishLabels schedules a second copy of labels that the log has only once,
-// because the process ended before the checkpoint.
+// finishLabels schedules a second copy of labels that the log has only once.
 func (r *replay) finishLabels() {
 	once := map[int]*firstUses{}
 	for page, refs := range r.refs.pages {

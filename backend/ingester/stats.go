@@ -83,7 +83,7 @@ func newMetrics(reg prometheus.Registerer, ing *Ingester) *metrics {
 		seriesCreated:  counter("pallium_ingester_memory_series_created_total", "Series created in the head."),
 		seriesRemoved:  counter("pallium_ingester_memory_series_removed_total", "Series removed from the head."),
 		seals:          counter("pallium_ingester_seals_total", "Seals of the head into packs."),
-		sealFailures:   counter("pallium_ingester_seal_failures_total", "Failed seals, which are retried."),
+		sealFailures:   counter("pallium_ingester_seal_failures_total", "Seals that failed to write packs; they are retried."),
 		packsExpired:   counter("pallium_ingester_packs_expired_total", "Local packs deleted because they were beyond retention."),
 		packsDropped:   counter("pallium_ingester_packs_dropped_total", "Local packs deleted because they were compacted."),
 		uploads:        counter("pallium_ingester_uploads_total", "Sealed packs uploaded to the long-term store."),

@@ -39,8 +39,8 @@ type LongTerm interface {
 const (
 	uploadEvery  = 10 * time.Second
 	consumeEvery = 5 * time.Minute
-	// dropDelay is how long a local pack is served after it was compacted, because
-	// reads in progress elsewhere may depend on it.
+	// dropDelay is how long a local pack is served after the uploader found it
+	// compacted, because reads in progress elsewhere may depend on it.
 	dropDelay = time.Hour
 	// uploadedSuffix is the suffix of the marker of a local pack that was uploaded.
 	uploadedSuffix = ".uploaded"
