@@ -34,7 +34,7 @@ func (s *Store) Adopt(ctx context.Context, object string) (adopted bool, err err
 	if err := s.enter(ctx, uploadOf(obj, info), obj); err != nil {
 		return false, err
 	}
-	s.opts.Logger.Warn("indexed an orphaned L0 pack that the index did not name", "object", object, "ingester", info.Source)
+	s.opts.Logger.Warn("entered an L0 pack into the index, because its upload was not completed", "object", object, "ingester", info.Source)
 	return true, nil
 }
 

@@ -54,8 +54,8 @@ func (s *Store) openSource(src *objectSource, id ulid.ULID) (*pack.Reader, error
 	return r, nil
 }
 
-// readAhead is the minimum number of bytes that one ranged read fetches, unless the
-// object ends earlier.
+// readAhead is the minimum number of bytes that one ranged read of a source fetches,
+// unless the source is exact or the object ends earlier.
 const readAhead = 1 << 20
 
 // objectSource reads a pack by ranges of its object. It keeps the last few ranges, so

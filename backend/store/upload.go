@@ -183,8 +183,8 @@ func receipts(u Upload, obj objects.Object) []index.DayReceipt {
 	return out
 }
 
-// Consumed reports whether all of an uploaded pack is in published compacted packs,
-// that is, whether no work row has a receipt of it.
+// Consumed reports whether no work row has a receipt of an uploaded pack: its samples
+// are in published compacted packs, beyond retention, or of deleted tenants.
 func (s *Store) Consumed(ctx context.Context, info pack.Info) (bool, error) {
 	left, err := s.index.Work.HasReceipt(ctx, info.ID, DaysOf(info))
 	return !left, err

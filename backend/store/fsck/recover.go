@@ -29,7 +29,7 @@ type foundPack struct {
 // recoverManifests writes a manifest for each day of a tenant that has compacted packs
 // and no manifest, for the newest complete generation. That generation may never have
 // been published; it is complete nevertheless. It returns the number of manifests
-// written, and an error that names the days that could not be recovered, after it
+// written, and an error that names the days or objects that could not be recovered, after it
 // recovered all others.
 func (k *Checker) recoverManifests(ctx context.Context, t tenant.ID) (int, error) {
 	byDay := map[int64][]objects.Object{}

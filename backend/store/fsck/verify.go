@@ -18,11 +18,12 @@ import (
 
 // Options are the options of Verify.
 type Options struct {
-	// Data makes Verify read every byte of every pack and decode all samples. Without
-	// it, Verify reads the end of each pack, and the name, size and checksum of each
-	// object.
+	// Data makes Verify read every byte of every pack that a catalog names, and decode
+	// the floats of compacted packs. Without it, Verify reads the end of each pack, and
+	// the name, size and checksum of each object.
 	Data bool
-	// Finding is called for each inconsistency, with its location.
+	// Finding is called for each inconsistency and for each failed read of an object
+	// or of index rows, with its location.
 	Finding func(where string, err error)
 	// Progress is called before each day.
 	Progress Progress
@@ -40,8 +41,9 @@ type Report struct {
 // Verify checks that the catalogs, packs and index rows of tenants are consistent:
 // every pack that a manifest names exists with its size and checksum, every index row
 // is identical to the copy in its pack, and every L0 pack that a catalog or a receipt
-// names exists. Receipts are checked for all tenants. Inconsistencies are passed to
-// o.Finding; an error means that the check itself failed.
+// names exists. Receipts are checked for all tenants. Inconsistencies and failed reads
+// are passed to o.Finding. Verify returns an error only if catalogs cannot be read or
+// ctx is done.
 func (k *Checker) Verify(ctx context.Context, tenants []tenant.ID, o Options) (Report, error) {
 	v := &verifier{k: k, o: o}
 	for n, t := range tenants {

@@ -132,7 +132,7 @@ func (k *Keeper) expireDay(ctx context.Context, c *index.Catalog) error {
 	return k.index.Catalogs.Hide(ctx, c)
 }
 
-// Restamp writes the cells of a tenant's days with later timestamps if the retention
+// Restamp writes the cells of a tenant's published days with later timestamps if the retention
 // has become longer than the one they were written for. It returns the number of days
 // restamped.
 func (k *Keeper) Restamp(ctx context.Context, t tenant.ID) (int, error) {

@@ -110,7 +110,7 @@ type Deletion struct {
 // the deletion and seal their heads, and then activates the deletion for all packs
 // with a lower number. The order matters: samples received after the deletion must get
 // into packs with its number. If recent fails, the reserved number deletes nothing.
-// After any error the caller repeats the request.
+// After an error other than InvalidDeletion the caller repeats the request.
 func (k *Keeper) DeleteSeries(ctx context.Context, d Deletion, recent func(context.Context, tenant.ID, schema.Tombstone) error) error {
 	reserved, err := k.ReserveDeletion(ctx, d.Tenant, d.MinTime, d.MaxTime, d.Sets)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// Merge publishes a day of all tenants, as a compaction does: it reads all samples of the
+// Merge publishes a day of all tenants that are not deleted, as a compaction does: it reads all samples of the
 // day, writes them as one generation and removes the day's receipts. Then it checks that
 // the store is consistent.
 func (x *World) Merge(day int64) {
