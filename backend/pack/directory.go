@@ -12,7 +12,7 @@ import (
 )
 
 // directory is a pack's directory, which a reader keeps in memory: the
-// positions of all blocks, but no labels and no chunks. Sections refer to
+// positions of all blocks and the first and last metric of each page, but no chunks. Sections refer to
 // ranges of frames, pages, times and cells.
 type directory struct {
 	id       ulid.ULID
