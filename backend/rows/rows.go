@@ -124,7 +124,7 @@ type Filter struct {
 	QualifierPrefix string   // may not be set together with Qualifiers
 	MinTime         int64    // drops cells with an older timestamp (milliseconds)
 	Latest          bool     // only the newest version of each cell
-	CellsPerRow     int      // 0 = all; else the first n; requires exactly one family, since adapters order families differently
+	CellsPerRow     int      // 0 = all; else the first n; requires exactly one family, since a store may count families in another order
 	Rows            int      // 0 = all; else at most n rows that have a cell left
 }
 

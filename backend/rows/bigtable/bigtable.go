@@ -1,5 +1,5 @@
-// Package bigtable implements rows.Store in Google Bigtable, with the official client. Only
-// package main and migrations import it.
+// Package bigtable implements rows.Store in Google Bigtable, with the official client. Outside of
+// tests, only package main imports it.
 package bigtable
 
 import (

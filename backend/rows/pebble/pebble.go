@@ -1,5 +1,5 @@
 // Package pebble implements rows.Store in an embedded Pebble database, for Pallium on one
-// machine. Only package main, package rows/memory and tests import it.
+// machine. Outside of tests, only package main and package rows/memory import it.
 package pebble
 
 import (
@@ -58,7 +58,7 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	lock, err := pebble.LockDirectory(dir, fs)
 	if err != nil {
-		return nil, fmt.Errorf("row store %s is in use, probably by another pallium process: stop that process, or use another -data-dir: %w",
+		return nil, fmt.Errorf("row store %s cannot be locked, probably because another pallium process uses it: stop that process, or use another -data-dir: %w",
 			dir, err)
 	}
 	r := &reserve{fs: fs, dir: dir, path: fs.PathJoin(dir, reserveName)}

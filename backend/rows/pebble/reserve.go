@@ -61,7 +61,7 @@ func (r *reserve) release() error {
 
 // hold reserves disk space for the next start, or as much as is left if this start
 // released the reserve. It does nothing if the disk has too little free space or does not
-// report it, or if reserveBytes are reserved already.
+// report it, if reserveBytes are reserved already, or if the file system cannot preallocate space.
 func (r *reserve) hold() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// longLists returns lists of long, similar or many qualifiers, which do not fit into a filter of
-// Bigtable.
+// longLists returns lists of special, long, similar or many qualifiers. Some lists do
+// not fit into a filter of Bigtable.
 func longLists() map[string][]string {
 	rnd := rand.New(rand.NewSource(1))
 	random := func(n int) string {

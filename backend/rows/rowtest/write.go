@@ -186,7 +186,7 @@ func testSizes(t *testing.T, s rows.Store) {
 		t.Fatalf("read %d rows, error %v; want the 2 rows with the longest keys", len(got), err)
 	}
 	if c := got[0].Cells[0]; c.Qualifier != q || c.Time != rows.MaxTime || !bytes.Equal(c.Value, v) {
-		t.Error("the largest cell was read with a different value")
+		t.Error("the largest cell was read with a different qualifier, timestamp or value")
 	}
 }
 
