@@ -79,7 +79,7 @@ func (s *Work) DropAside(ctx context.Context, ingester string, w Window, t tenan
 			marked.Dropped = s.nowMillis()
 			mutation = rows.Set(rows.System, a.qualifier(), 0, marked.Encode())
 		}
-		// Only if the record is unchanged: the operator must not drop series without having seen them.
+		// Only if the record is unchanged since it was read.
 		held, err := s.rows.CheckAndMutate(ctx, schema.WorkKey(w.Day), rows.ValueIs(rows.System, a.qualifier(), a.Encode()),
 			[]rows.Mutation{mutation}, nil)
 		if err != nil {

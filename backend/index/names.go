@@ -121,7 +121,7 @@ type BucketCell struct {
 }
 
 // maxBucketReads is the number of days whose buckets are read concurrently. It is smaller than
-// maxReads, because a bucket has up to 128 KiB, and all buckets of a call are in memory until they
+// maxReads, because a bucket usually has up to 128 KiB, and all buckets of a call are in memory until they
 // are decoded.
 const maxBucketReads = 16
 

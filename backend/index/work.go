@@ -48,8 +48,8 @@ type ReceiptOf struct {
 	value []byte // of its cell
 }
 
-// Work gives access to the work rows: intents, receipts, rewrites, records of series set
-// aside, and losses.
+// Work gives access to the work rows: intents, receipts, requests to remove deleted
+// series, records of series set aside, and losses.
 type Work struct{ table }
 
 // Days returns all work rows, ascending by day.
