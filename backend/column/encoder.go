@@ -83,7 +83,7 @@ func (e *Encoder) Append(b []byte) []byte {
 	return b
 }
 
-// Add appends a series. It returns nil if the frame contains the timestamps.
+// Add appends a series. It returns nil if the frame contains the timestamps or the series has no floats.
 // Otherwise it returns a timestamp column, which is valid until the next call
 // and may be equal for many series. The caller must store it and pass it to
 // Table.AppendFloats. On an error nothing is added.

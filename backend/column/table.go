@@ -60,7 +60,7 @@ func Open(payload []byte, day int64) (*Table, error) {
 	}
 	end := len(payload) - padding
 	if end < 1 || len(payload) > maxPayload || binary.BigEndian.Uint64(payload[end:]) != 0 {
-		return nil, corrupt("payload of %d bytes is too large or does not end with padding", len(payload))
+		return nil, corrupt("payload of %d bytes is too short, too large or does not end with padding", len(payload))
 	}
 	h := header{r: reader{b: payload, pos: 1, end: end}, t: &Table{b: payload, day: day * series.DayMillis}}
 	count := h.uvarint(uint64(end))
