@@ -39,7 +39,7 @@ type Aside struct {
 	Series  int64
 	Samples int64
 	Bytes   int64  // size of the files
-	Reason  string // why the first of the series was rejected
+	Reason  string // why one of the series was rejected
 	Dropped int64  // when an operator dropped them, Unix milliseconds; 0 = not dropped
 }
 

@@ -150,7 +150,7 @@ func TenantKey(t tenant.ID) string { return TenantPrefix(t) + string(kindTenant)
 // prefix of a tenant, because a tenant's ID is not empty.
 func system(kind byte) string { return root + "\x00" + string(kind) }
 
-// WorkKey returns the key of the row with the intents and receipts of all ingesters for a UTC day.
+// WorkKey returns the key of the row with the pending work of a UTC day, of all tenants.
 func WorkKey(day int64) string { return system(kindWork) + dayBytes(day) }
 
 // WorkRange returns the range of all keys of WorkKey.
