@@ -220,7 +220,7 @@ func (c *Compactor) Compact(ctx context.Context, which Which) (Report, error) {
 	}
 	c.metrics.waiting.Set(float64(len(st.Waiting)))
 	for _, w := range st.Waiting {
-		c.opts.Logger.Warn("day not compacted yet: waiting for uploads of ingesters", "day", w.Day, "reason", w.Reason)
+		c.opts.Logger.Warn("day not compacted yet: ingesters have pending uploads or were lost", "day", w.Day, "reason", w.Reason)
 	}
 	if err != nil {
 		st.LastErr = err.Error()

@@ -71,7 +71,8 @@ func (o *openPacks) withSection(t tenant.ID, day int64) []ulid.ULID {
 
 // compactDay compacts a day of all tenants with uploaded samples or a requested rewrite,
 // and marks packs that no tenant needs any more as consumed. After a failure the other
-// tenants continue: only packs of a failed tenant or that cannot be opened keep their receipts.
+// tenants continue: only packs that a tenant still needs or that cannot be opened keep
+// their receipts.
 func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Which, report *tally) (err error) {
 	packs := &openPacks{byID: map[ulid.ULID]*pack.Reader{}, failed: map[ulid.ULID]error{}}
 	defer func() { err = errors.Join(err, packs.close()) }()
@@ -102,7 +103,7 @@ func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Whic
 		}
 		if err := c.opts.Store.MarkConsumed(ctx, d.Day, r); err != nil {
 			errs.add(err)
-			break // the row store cannot be written, further calls would fail too
+			break // further calls would probably fail too
 		}
 	}
 	return errs.join()
@@ -129,7 +130,7 @@ func (c *Compactor) openDay(ctx context.Context, d *store.DayWork, which Which, 
 		if err != nil {
 			packs.failed[r.ID] = err
 			f := c.failing.failed(key, fingerprint{}, r.Object, err, c.opts.Now())
-			c.opts.Logger.Error("failed to open L0 pack: no tenant in it is compacted for this day until the object is restored",
+			c.opts.Logger.Error("failed to open L0 pack: no tenant in it is compacted for this day until it can be opened",
 				"day", d.Day, "object", r.Object, "ingester", r.Ingester, "attempts", f.attempts, "next", f.next, "err", err)
 			errs.add(fmt.Errorf("open pack %s of ingester %s: %w", r.ID, r.Ingester, err))
 			continue
@@ -219,7 +220,7 @@ func (c *Compactor) compactTenant(ctx context.Context, t tenant.ID, day int64, p
 }
 
 // overtaken reports whether a compaction may have failed because the day changed while
-// it ran: another compactor published the day, or a sweep raised its fence.
+// it ran, for example because another compactor published it.
 func overtaken(err error) bool {
 	return errors.Is(err, store.ErrConflict) || errors.Is(err, objects.ErrNotFound)
 }

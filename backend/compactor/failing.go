@@ -109,8 +109,8 @@ func (f *failures) waits(k failingKey, in fingerprint, now time.Time) bool {
 	return e.inputs == in && now.Before(e.next)
 }
 
-// failed records a failure. The delay until the next attempt doubles as long as the inputs
-// are the same.
+// failed records a failure. The delay until the next attempt doubles as long as the
+// inputs are the same, up to maxBackOff.
 func (f *failures) failed(k failingKey, in fingerprint, object string, err error, now time.Time) failure {
 	f.mu.Lock()
 	defer f.mu.Unlock()

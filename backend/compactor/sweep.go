@@ -86,7 +86,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	return &metrics{
 		samples:  counter("pallium_compactor_samples_total", "Samples written into compacted packs."),
-		failures: counter("pallium_compactor_failures_total", "Compactions that failed and are retried."),
+		failures: counter("pallium_compactor_failures_total", "Runs of the compactor in which the compaction of a day failed; it is retried."),
 		expired:  counter("pallium_compactor_days_expired_total", "Days of tenants deleted because they are beyond retention."),
 		swept:    counter("pallium_compactor_objects_swept_total", "Objects deleted by the sweep."),
 		waiting: auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_compactor_days_waiting",
