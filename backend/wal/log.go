@@ -65,7 +65,7 @@ type Log struct {
 	onDisk   atomic.Int64 // bytes of all segments
 }
 
-// ErrClosed is returned by every call after Close.
+// ErrClosed is returned by appends, syncs and cuts after Close.
 var ErrClosed = errors.New("write-ahead log is closed")
 
 // Open begins a new segment after those in dir, which it creates if needed. It
@@ -328,7 +328,7 @@ func (l *Log) Oldest() int {
 	return l.oldest
 }
 
-// Truncate deletes all segments below the given one. The caller must have stored
+// Truncate deletes all segments below the given one, except the current one. The caller must have stored
 // their records elsewhere.
 func (l *Log) Truncate(below int) error {
 	segments, err := Segments(l.dir)

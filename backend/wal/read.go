@@ -14,8 +14,8 @@ type Damage struct {
 	Segment int
 	Offset  int64
 	Bytes   int64
-	// Torn is true at the end of a segment where a crash during a write left a part
-	// of a record.
+	// Torn is true at the end of a segment that looks like the result of a crash
+	// during a write.
 	Torn bool
 }
 
