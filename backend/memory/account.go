@@ -20,13 +20,14 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Errors of Take that are not caused by a limit of the tenant.
+// Errors of Take, in addition to *limits.Exceeded and *TooLargeError.
 var (
-	// ErrFull is returned if the process has no memory for a request. The same
-	// request may succeed later.
+	// ErrFull is returned if the process has no memory for a request, and for a write
+	// request if other requests of the tenant use up its limit. The same request may
+	// succeed later.
 	ErrFull = errors.New("memory for requests is exhausted")
-	// ErrEnded is the error of a read that was ended because it held most memory when
-	// the process was nearly out of memory. The same read would probably be ended again.
+	// ErrEnded is the error of a read that EndHeaviest ended. The same read would
+	// probably be ended again.
 	ErrEnded = errors.New("the query was ended: the process was nearly out of memory, and this query held most of it; " +
 		"select fewer series, a shorter range or a longer step")
 	// ErrEndedElsewhere is ErrEnded of a peer to which this process sent a request. A
@@ -82,7 +83,7 @@ func NewAccount(bytes int64, reg prometheus.Registerer) *Account {
 		rejected: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_memory_rejected_requests_total",
 			Help: "Requests rejected for lack of memory, by the limit that was reached: tenant, process."}, []string{"limit"}),
 		ended: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_memory_ended_requests_total",
-			Help: "Requests ended because they held most memory when the process was nearly out of memory."}),
+			Help: "Reads ended when the process was nearly out of memory: each time the largest read of the tenant whose reads held most."}),
 	}
 	for _, limit := range []string{"tenant", "process"} {
 		a.rejected.WithLabelValues(limit)

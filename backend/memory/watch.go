@@ -46,9 +46,10 @@ const (
 	endLeast = 1
 )
 
-// Watch calls EndHeaviest whenever the process is nearly out of memory. It protects
-// the process if the counted bytes of requests were too low
-// an estimate. limit is Go's memory limit. Watch returns when ctx is done.
+// Watch calls EndHeaviest while the process is nearly out of memory, with a pause of at
+// least endGap and endCycles. It protects the process if the counted bytes of requests
+// were too low an estimate. limit is Go's memory limit. Watch returns when ctx is done,
+// or at once without a limit.
 func (a *Account) Watch(ctx context.Context, limit int64, usage func() Usage, logger *slog.Logger) {
 	if limit <= 0 {
 		return
@@ -71,7 +72,7 @@ func (a *Account) Watch(ctx context.Context, limit int64, usage func() Usage, lo
 			}
 			last, cycles = now, u.Cycles
 			if id, held := a.EndHeaviest(limit / 100 * endLeast); held > 0 {
-				logger.Warn("nearly out of memory: ended the read that held most memory",
+				logger.Warn("nearly out of memory: ended the largest read of the tenant whose reads hold most memory",
 					"tenant", id, "held", held, "live", u.Live, "total", u.Total, "limit", limit)
 			}
 		}
