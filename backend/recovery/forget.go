@@ -64,8 +64,8 @@ func Member(r *ring.Ring, id string) (*ring.Instance, error) {
 // not called. An instance that is alive is removed only with force. Forget marks its
 // pending windows as lost and returns their number; the caller must call Restore for
 // them. Errors are ErrNotMember, ErrAlive, ErrHasAside, wire.ErrUnavailable if the ring
-// cannot be read or written, and errors of the store. After an error the instance is
-// still in the ring.
+// cannot be read or written, and errors of the store. After an error the instance may
+// still be in the ring.
 func (r *Recovery) Forget(ctx context.Context, id string, force bool) (windows int, err error) {
 	in := &ring.Instance{ID: id}
 	untrusted := r.o.Members.Untrusted(id) // only the ID of such an instance is known

@@ -136,7 +136,7 @@ func (r *Recovery) Restore(ctx context.Context, ingester string) {
 		case ctx.Err() != nil || err == nil && left == 0:
 			return
 		case err == nil:
-			r.o.Logger.Error("ingesters of two failure domains were lost with the same pending windows: acknowledged samples may be lost; "+
+			r.o.Logger.Error("ingesters of several failure domains were lost with the same pending windows: acknowledged samples may be lost; "+
 				"queries of these windows fail until an operator accepts the loss: pallium loss accept DAY",
 				"ingester", ingester, "windows", left)
 			return
