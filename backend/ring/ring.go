@@ -42,7 +42,7 @@ type Instance struct {
 	Incarnation    string
 	Registered     time.Time     // when the instance first registered
 	SinceHeartbeat time.Duration // since its last heartbeat
-	Unhealthy      bool          // its last heartbeat is too old
+	Unhealthy      bool          // its last heartbeat is too old, or its entry is not trusted
 }
 
 // Domain returns the instance's failure domain: its zone, or without zones the

@@ -215,7 +215,7 @@ func (m *Membership) Join(ctx context.Context, state ring.State) error {
 		if !waits {
 			return nil
 		}
-		m.o.Logger.Warn("Redis of the ring unreachable, and this ingester has no tokens yet: waiting to join the ring; retrying", "err", err)
+		m.o.Logger.Warn("failed to join the ring in Redis, and this ingester has no tokens yet: waiting; retrying", "err", err)
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("join the ring: %w", errors.Join(ctx.Err(), err))
@@ -357,10 +357,10 @@ func (m *Membership) report(ctx context.Context, err error) {
 		m.metrics.failures.Inc()
 	}
 	if err != nil && !m.failing {
-		m.o.Logger.Error("Redis of the ring unreachable: keeping the last ring", "err", err)
+		m.o.Logger.Error("failed to read or update the ring in Redis: keeping the last ring", "err", err)
 	}
 	if err == nil && m.failing {
-		m.o.Logger.Info("Redis of the ring reachable again")
+		m.o.Logger.Info("reading and updating the ring in Redis works again")
 	}
 	m.failing = err != nil
 }

@@ -305,10 +305,11 @@ type saved struct {
 	LostZone string `json:"lost_zone,omitempty"`
 }
 
-// loadFile reads the membership of an earlier run. An ingester without the file is a new
-// incarnation. So is an ingester with a damaged file, because the file may have had
-// Fresh set: its earlier incarnation counts as lost until replicas have uploaded its
-// pending windows. The samples that are still on the disk are kept.
+// loadFile reads the membership of an earlier run. An ingester without the file is a
+// new incarnation. So is an ingester without data whose zone changed, and one with a
+// damaged file, because the file may have had Fresh set: its earlier incarnation counts
+// as lost until replicas have uploaded its pending windows. The samples that are still
+// on the disk are kept.
 func (m *Membership) loadFile() error {
 	if m.o.File == "" {
 		return nil
