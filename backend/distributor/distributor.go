@@ -125,9 +125,9 @@ func (d *Distributor) Close() error {
 }
 
 // Push writes the batch, which must carry its tenant's limits. The outcome counts
-// accepted and rejected samples. An error means that any part of the batch may or
-// may not have been written, and that the sender should repeat the request. Push
-// removes invalid samples and series from the batch.
+// accepted and rejected samples. An error means that any part of the batch may or may
+// not have been written. Unless it is a memory.TooLargeError, the sender should repeat
+// the request. Push removes invalid samples and series from the batch.
 func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 	var out series.Outcome
 	if b.Limits == nil {

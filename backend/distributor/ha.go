@@ -101,10 +101,10 @@ type Dropped struct{ Samples, Histograms, Exemplars int }
 // Filter removes the series of replicas that are not elected from the batch, and
 // removes the replica label from the series of elected replicas. Series that lack one
 // of the two labels are unchanged, and so is the whole batch if the tenant does not
-// accept HA samples. Series of clusters beyond the tenant's limit, and series whose
-// values of the two labels are too long, are removed and counted in out as rejected.
-// Filter waits at most CallTimeout in total for the store, and then decides without
-// the store.
+// accept HA samples or has one label for both. Series of clusters beyond the tenant's
+// limit, and series whose values of the two labels are too long, are removed and
+// counted in out as rejected. Filter waits at most CallTimeout in total for the store,
+// and then decides without the store.
 func (h *HA) Filter(ctx context.Context, b *series.Batch, lim *limits.Limits, out *series.Outcome) Dropped {
 	var dropped Dropped
 	if !lim.AcceptHASamples || lim.HAClusterLabel == lim.HAReplicaLabel {

@@ -143,7 +143,7 @@ func (h *HA) setHealth(err error) {
 	}
 	switch down := err != nil; {
 	case down && !h.down:
-		h.o.Logger.Warn("HA store unreachable: keeping the last elected replicas", "err", err)
+		h.o.Logger.Warn("HA store unreachable: electing replicas without it", "err", err)
 	case !down && h.down:
 		h.o.Logger.Info("HA store reachable again")
 	}

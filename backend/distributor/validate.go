@@ -251,7 +251,7 @@ func (v *validator) exemplars(e *series.Entry) {
 	e.Exemplars = kept
 }
 
-// inTime reports whether a sample at time t would be accepted.
+// inTime reports whether the time t is valid for a sample.
 func (v *validator) inTime(t int64) bool {
 	reason, _ := v.time(t)
 	return reason == ""
