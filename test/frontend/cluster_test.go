@@ -231,7 +231,7 @@ func equality(w *world, s *clustered) {
 		w.t.Error("no series were divided")
 	}
 	if w.compare.exact < n {
-		w.t.Error("few answers were compared")
+		w.t.Errorf("only %d answers were exactly equal, want at least %d", w.compare.exact, n)
 	}
 }
 

@@ -36,7 +36,7 @@ func TestEquality(t *testing.T) {
 		t.Error("no series were divided")
 	}
 	if w.compare.exact < n {
-		t.Error("few answers were compared")
+		t.Errorf("only %d answers were exactly equal, want at least %d", w.compare.exact, n)
 	}
 }
 

@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	// neighbours is the number of concurrent requests of the other tenant.
+	// neighbours is the number of concurrent requests of the attacking tenant.
 	neighbours = 10
 	// measured is how long each of the two cases is measured.
 	measured = time.Minute
 )
 
-// BenchmarkNeighbour compares the latency of a tenant with one push and one query at a
-// time in two cases: another tenant attacks, and another tenant sends as many
-// well-behaved requests. It reports both 99th percentiles and their ratio.
+// BenchmarkNeighbour measures the latency of the good tenant, which sends one push and
+// one query at a time, while the attacking tenant sends concurrent requests: first
+// well-behaved ones, then attacks. It reports both 99th percentiles and their ratio.
 func BenchmarkNeighbour(b *testing.B) {
 	for b.Loop() {
 		limit := limitOf(b)
@@ -33,13 +33,13 @@ func BenchmarkNeighbour(b *testing.B) {
 		b.ReportMetric(loud.Seconds()*1000, "loud-p99-ms")
 		b.ReportMetric(loud.Seconds()/calm.Seconds(), "ratio")
 		if n := len(r.wrong); n > 0 {
-			b.Errorf("%d requests of the other tenant without the right response, first: %s", n, r.wrong[0])
+			b.Errorf("%d requests of the good tenant without the right response, first: %s", n, r.wrong[0])
 		}
 	}
 }
 
-// waits repeats do from the attacking side and returns the 99th percentile of the
-// other tenant's latency.
+// waits repeats do in several goroutines for the attacking tenant and returns the 99th
+// percentile of the good tenant's latency.
 func (r *run) waits(do func(i int)) time.Duration {
 	r.times = nil
 	stop, done := make(chan struct{}), make(chan struct{})
