@@ -150,7 +150,7 @@ func (e *Encoder) checkHistograms(chunks []series.Chunk) error {
 			return fmt.Errorf("histogram chunk %d from %d to %d does not follow the previous chunk within the day", i, c.MinTime, c.MaxTime)
 		}
 		if len(c.Data) < 2 || c.Samples == 0 || c.Samples != int(binary.BigEndian.Uint16(c.Data)) {
-			return fmt.Errorf("histogram chunk %d does not start with its number of samples, %d", i, c.Samples)
+			return fmt.Errorf("histogram chunk %d has no samples or does not start with their number, %d", i, c.Samples)
 		}
 		before = c.MaxTime
 	}
