@@ -269,7 +269,7 @@ func TestBoundMetadata(t *testing.T) {
 		t.Fatalf("a sample was rejected because of metadata: %+v", out)
 	}
 	if fit < 900 || fit > 1090 {
-		t.Fatalf("%d entries fit: the test does not reach the limit", fit)
+		t.Fatalf("%d of 1,100 entries fit, want 900 to 1,090: otherwise the test does not reach the limit", fit)
 	}
 	for _, round := range []string{"first", "second"} {
 		d.keep()

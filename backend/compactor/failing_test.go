@@ -302,7 +302,7 @@ func (w *failingWorld) failsFor(long time.Duration, consumed string) {
 		}
 	}
 	if consumed != "bad bad+good fine+gone good+fine" && (failures < 5 || failures > 20) {
-		w.T.Errorf("%d attempts failed", failures)
+		w.T.Errorf("%d attempts failed, want 5 to 20", failures)
 	}
 	if w.f.puts.Load() > 22 {
 		w.T.Errorf("%d objects were stored", w.f.puts.Load())
@@ -381,7 +381,7 @@ func TestUnreadablePack(t *testing.T) {
 					t.Errorf("consumed packs: %q, want %q", got, consumed)
 				}
 				if n := strings.Count(w.log.String(), "failed to open L0 pack"); n < 5 || n > 20 || !strings.Contains(w.log.String(), object) {
-					t.Errorf("the log has %d failed attempts", n)
+					t.Errorf("the log has %d failed attempts, want 5 to 20 that name %s:\n%s", n, object, w.log.String())
 				}
 				m.Replace(object, good)
 				w.recovers()

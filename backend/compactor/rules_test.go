@@ -431,6 +431,6 @@ func TestLosses(t *testing.T) {
 	}
 	x.compact(Due)
 	if x.Manifest("a", testDay) == nil || len(losses()) != 0 {
-		t.Errorf("losses after AcceptLoss: %v", losses())
+		t.Errorf("after AcceptLoss: manifest %+v, losses %v; want the day published and no losses", x.Manifest("a", testDay), losses())
 	}
 }
