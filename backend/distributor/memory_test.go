@@ -120,7 +120,7 @@ func TestTooLargePush(t *testing.T) {
 				t.Errorf("%s of %s: %v", tt.name, what, err)
 			}
 			if err := d.Close(); err != nil || account.Used() != 0 {
-				t.Errorf("%s of %s: %d bytes still held", tt.name, what, account.Used())
+				t.Errorf("%s of %s: Close() = %v, %d bytes still held", tt.name, what, err, account.Used())
 			}
 		}
 	}

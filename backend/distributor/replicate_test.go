@@ -167,7 +167,7 @@ func TestReplicas(t *testing.T) {
 			}
 		}
 		if len(copies) != 1000 || (broken == "" && three != 1000) || three < 600 {
-			t.Errorf("%d series, %d of them with three copies", len(copies), three)
+			t.Errorf("%d series, want 1000; %d of them with three copies, want all, or at least 600 if an ingester is down", len(copies), three)
 		}
 	}
 }

@@ -228,7 +228,7 @@ func TestExemplars(t *testing.T) {
 		t.Fatalf("Push = %+v, %v", out, err)
 	}
 	if out.Exemplars != 4 || ing.exemplars != 4 {
-		t.Errorf("%d exemplars accepted, want 4", out.Exemplars)
+		t.Errorf("%d exemplars accepted, %d sent to the ingester, want 4", out.Exemplars, ing.exemplars)
 	}
 }
 
