@@ -309,7 +309,8 @@ func TestMapsShrink(t *testing.T) {
 		}
 	}
 	if after := th.bytes.Load(); after > before/2 || len(old) != len(th.series) || th.indexBytes != th.indexSize() {
-		t.Errorf("%d bytes after the removal, %d before it; want less than half", after, before)
+		t.Errorf("%d bytes after the removal, %d before it, want at most half; maps of %d series before, %d after; %d bytes of the index, counted %d",
+			after, before, len(old), len(th.series), th.indexSize(), th.indexBytes)
 	}
 	if freed := th.account.freed.Load(); freed != before-th.bytes.Load() {
 		t.Errorf("freed = %d bytes, want %d", freed, before-th.bytes.Load())

@@ -309,6 +309,6 @@ func TestAsideNamesAreDurable(t *testing.T) {
 	}
 	b.flush()
 	if len(n.unsynced) != 0 || len(asideFiles(t, b.dir)) != 2 {
-		t.Errorf("names in %v are not durable", n.unsynced)
+		t.Errorf("names in %v are not durable, want none; %d files, want 2", n.unsynced, len(asideFiles(t, b.dir)))
 	}
 }

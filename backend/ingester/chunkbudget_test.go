@@ -211,7 +211,7 @@ func TestChunksPerWindowConcurrently(t *testing.T) {
 	// begin more chunks than reserved; the formats allow twice the limit.
 	const most = series.LateChunks * series.MaxWindowChunks
 	if taken > most || taken < series.MaxWindowChunks/3 {
-		t.Errorf("%d samples accepted, want at most %d", taken, most)
+		t.Errorf("%d samples accepted, want %d to %d", taken, series.MaxWindowChunks/3, most)
 	}
 	s := b.ing.head("t", false).all()[0]
 	for _, w := range s.budget.Load().windows {

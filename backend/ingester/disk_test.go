@@ -256,7 +256,7 @@ func foreignFile(t *testing.T, d smallDisk, b *bench, n *noise) {
 			t.Fatalf("push while another file fills the disk: %v", err)
 		}
 		if done, err := b.ing.sealEarly(b.now); done || err != nil {
-			t.Fatal("sealed early although that frees nothing")
+			t.Fatalf("sealEarly = %v, %v; want no seal, because it would free nothing", done, err)
 		}
 	}
 	n.check("another file fills the disk")

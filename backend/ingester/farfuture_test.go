@@ -90,7 +90,7 @@ func TestFarFutureReplayed(t *testing.T) {
 	}
 	b.crash()
 	if got := b.ing.unsealed.all(); len(got) != 1 || !got[store.WindowOf(now)] {
-		t.Errorf("windows in the head after a restart: %v", got)
+		t.Errorf("windows in the head after a restart: %v, want only the current one", got)
 	}
 	same(t, "restarted", b.read("a"), map[string][]series.Sample{metric("now").String(): {f(now, 1)}, metric("far").String(): {f(ten, 2)}})
 }

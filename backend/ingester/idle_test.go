@@ -237,7 +237,7 @@ func TestReindexIncludesAddedSeries(t *testing.T) {
 		refs = append(refs, uint64(p.At()))
 	}
 	if len(refs) != 2*indexFrom+late || !slices.IsSorted(refs) || len(slices.Compact(refs)) != 2*indexFrom+late {
-		t.Errorf("%d references, want %d in order", len(refs), 2*indexFrom+late)
+		t.Errorf("%d references, want %d in order, each once", len(refs), 2*indexFrom+late)
 	}
 }
 

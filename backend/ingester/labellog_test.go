@@ -177,7 +177,7 @@ func (b *bench) checkSamples(want map[string]map[int64]float64) {
 		}
 		for _, s := range list {
 			if v, ok := samples[s.T]; !ok || v != s.V {
-				b.t.Fatalf("%s at %d is %v, want %v", name, s.T, s.V, v)
+				b.t.Fatalf("%s at %d is %v; expected: %v, %v", name, s.T, s.V, ok, v)
 			}
 		}
 	}

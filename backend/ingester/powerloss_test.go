@@ -143,7 +143,7 @@ func (b *bench) checkPowerLoss(acked, sent map[string]map[int64]float64, lied bo
 	for name, list := range got {
 		for _, s := range list {
 			if v, ok := sent[name][s.T]; !ok || v != s.V {
-				b.t.Fatalf("%s at %d is %v, want %v", name, s.T, s.V, v)
+				b.t.Fatalf("%s at %d is %v; sent: %v, %v", name, s.T, s.V, ok, v)
 			}
 		}
 	}

@@ -92,13 +92,13 @@ func TestBurstOfNewSeries(t *testing.T) {
 	for minute := range 10 {
 		b.tick(time.Minute)
 		if out := b.push("quiet", b.some("q", 1)...); out.Samples != 1 {
-			t.Fatalf("minute %d: existing series of the other tenant: %+v", minute, out)
+			t.Fatalf("minute %d: existing series of tenant quiet: %+v", minute, out)
 		}
 		if out := b.push("quiet", b.some(fmt.Sprint("q", minute), 1)...); out.Samples != 1 {
-			t.Fatalf("minute %d: new series of the other tenant: %+v", minute, out)
+			t.Fatalf("minute %d: new series of tenant quiet: %+v", minute, out)
 		}
 		if out := b.push("noisy", b.some("m0", 100)...); out.Samples != 100 || out.Created != nil {
-			t.Fatalf("minute %d: existing series: %+v", minute, out)
+			t.Fatalf("minute %d: existing series of tenant noisy: %+v", minute, out)
 		}
 	}
 	if n := b.ing.packCount(); n > 5 {

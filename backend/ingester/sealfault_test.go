@@ -292,7 +292,7 @@ func FuzzSealLog(f *testing.F) {
 			t.Fatal(err)
 		}
 		if l.damage != nil && (len(l.seals) != 0 || l.firstSegment() != 0) {
-			t.Errorf("damaged list of seals: seals = %v", l.seals)
+			t.Errorf("damaged list of seals: seals = %v, first segment %d, want none", l.seals, l.firstSegment())
 		}
 	})
 }

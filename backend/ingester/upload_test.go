@@ -200,7 +200,7 @@ func TestIntentsAndUploads(t *testing.T) {
 	b.push("a", entry(metric("m"), f(now, 1)))
 	upload(t, b)
 	if o := l.openIntents(); len(o) != 1 || o[this].Late {
-		t.Fatalf("intents after a push: %v", o)
+		t.Fatalf("intents after a push: %v, want one that is not late", o)
 	}
 	b.push("a", entry(metric("old"), f(now-series.WindowMillis, 1)))
 	b.set(b.now.Add(2*time.Hour + SealDelay))
