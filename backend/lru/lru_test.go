@@ -102,7 +102,7 @@ func TestCount(t *testing.T) {
 		c.Get(0) // used, so it stays
 	}
 	if _, ok := c.Get(0); !ok || c.Len() != 10 || c.Used() != 10 {
-		t.Errorf("%d values, the used one exists: %v", c.Len(), ok)
+		t.Errorf("%d values, Used = %d, want 10; the used value exists: %v", c.Len(), c.Used(), ok)
 	}
 }
 
