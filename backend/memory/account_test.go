@@ -281,7 +281,7 @@ func TestSet(t *testing.T) {
 		s.Add(string(rune(i + 1000)))
 	}
 	if list, err := s.Sorted(); err == nil || list != nil || s.Err() == nil {
-		t.Errorf("%d strings, want an error", len(list))
+		t.Errorf("Sorted = %d strings, %v, Err = %v, want no strings and errors", len(list), err, s.Err())
 	}
 	h.Close()
 	empty(t, a)
