@@ -48,7 +48,7 @@ func within(t *testing.T, what string, call func() error) {
 			t.Fatalf("%s failed: %v", what, err)
 		}
 	case <-time.After(time.Minute):
-		t.Fatalf("%s does not end", what)
+		t.Fatalf("%s has not returned after a minute", what)
 	}
 }
 

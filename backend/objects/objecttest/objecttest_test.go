@@ -65,7 +65,7 @@ func TestFaults(t *testing.T) {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestSuite$")
 		cmd.Env = append(os.Environ(), fault+"="+f)
 		if out, err := cmd.CombinedOutput(); err == nil {
-			t.Errorf("an adapter that %s passes the suite:\n%s", f, out)
+			t.Errorf("an adapter with the fault %q passes the suite:\n%s", f, out)
 		}
 	}
 }

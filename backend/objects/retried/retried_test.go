@@ -87,7 +87,8 @@ func TestUnreliable(t *testing.T) {
 		}
 		time.Sleep(time.Second) // until canceled calls have ended
 		if u.failed.Load() < 150 || u.hung.Load() < 10 || u.released.Load() != u.hung.Load() {
-			t.Errorf("%d calls failed, %d hung, %d of which were canceled", u.failed.Load(), u.hung.Load(), u.released.Load())
+			t.Errorf("%d calls failed, %d hung, %d of which were canceled; want at least 150 and 10, and all canceled",
+				u.failed.Load(), u.hung.Load(), u.released.Load())
 		}
 	})
 }
