@@ -239,7 +239,7 @@ func TestOverload(t *testing.T) {
 			total += calls
 		}
 		if most := 80 + 80/10 + hedgeBurst; total > most || total < 80+hedgeBurst {
-			t.Errorf("%d calls for 80 reads, want at most %d", total, most)
+			t.Errorf("%d calls for 80 reads, want %d to %d", total, 80+hedgeBurst, most)
 		}
 		if testutil.ToFloat64(r.hedges.WithLabelValues("k", "limited")) == 0 {
 			t.Error("no hedge was limited")
