@@ -126,7 +126,7 @@ func TestZoneChanged(t *testing.T) {
 					t.Fatalf("back in its zone: %v", err)
 				}
 				if got := m.Self(); got.Zone != "a" || !slices.Equal(got.Tokens, old.Tokens) {
-					t.Errorf("back in its zone: zone %q or other tokens", got.Zone)
+					t.Errorf("back in its zone: zone %q, want a; with its old tokens: %v", got.Zone, slices.Equal(got.Tokens, old.Tokens))
 				}
 				return
 			}
@@ -164,7 +164,8 @@ func TestDamagedFile(t *testing.T) {
 		}
 		fresh, replaced := m.Fresh()
 		if got := m.Self(); !fresh || !replaced || got.Incarnation == old.Incarnation || !slices.Equal(got.Tokens, old.Tokens) {
-			t.Errorf("%q: fresh %v, replaced %v, incarnation %s, before %s", content, fresh, replaced, got.Incarnation, old.Incarnation)
+			t.Errorf("%q: fresh %v, replaced %v, incarnation %s, before %s, with its old tokens: %v", content, fresh, replaced, got.Incarnation,
+				old.Incarnation, slices.Equal(got.Tokens, old.Tokens))
 		}
 		if st, err := os.Stat(filepath.Join(dir, "ring.json")); err != nil || st.Mode().Perm() != 0o600 || st.Size() == 0 {
 			t.Errorf("%q: file info %v, %v", content, st, err)

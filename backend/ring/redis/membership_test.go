@@ -314,7 +314,8 @@ func TestLeaveAndForget(t *testing.T) {
 	}
 	kit.Until(t, "it is back", func() bool { return sees(ms[3], 3) })
 	if len(before.Instances()) != 2 || !slices.Equal(again.Self().Tokens, ms[1].Self().Tokens) {
-		t.Error("it has other tokens")
+		t.Errorf("%d instances while it was away, want 2; with its old tokens: %v", len(before.Instances()),
+			slices.Equal(again.Self().Tokens, ms[1].Self().Tokens))
 	}
 }
 
@@ -332,7 +333,7 @@ func TestLostDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := again.Self(); got.Incarnation == old.Incarnation || !slices.Equal(got.Tokens, old.Tokens) {
-		t.Errorf("incarnation %s, before %s, or other tokens", got.Incarnation, old.Incarnation)
+		t.Errorf("incarnation %s, before %s; with its old tokens: %v", got.Incarnation, old.Incarnation, slices.Equal(got.Tokens, old.Tokens))
 	}
 	kit.Until(t, "the others see it", func() bool { return view(ms[2]) == before && view(again) == before })
 	if _, err := Open(Options{Client: ms[1].o.Client, Signer: ms[1].o.Signer, Self: ring.Instance{ID: "other"}, File: filepath.Join(dirs[1], "ring.json")}); err == nil || !strings.Contains(err.Error(), "belongs to instance") {
