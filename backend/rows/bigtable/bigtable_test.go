@@ -169,7 +169,7 @@ func TestAdmin(t *testing.T) {
 	ready := func(want bool) {
 		t.Helper()
 		if got, err := a.Ready(ctx); got != want || err != nil {
-			t.Fatalf("ready is %v, %v", got, err)
+			t.Fatalf("ready is %v, want %v; error %v", got, want, err)
 		}
 	}
 	ready(false)

@@ -258,7 +258,7 @@ func TestUnreliable(t *testing.T) {
 		}
 		time.Sleep(time.Second) // until canceled calls have ended
 		if failed < 150 || hung < 10 {
-			t.Errorf("%d calls failed, %d hung", failed, hung)
+			t.Errorf("%d calls failed, %d hung, want at least 150 and 10", failed, hung)
 		}
 	})
 }
