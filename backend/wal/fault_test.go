@@ -212,10 +212,10 @@ func TestDiskThatLies(t *testing.T) {
 	// The record after the lie is in the same segment as the header, which was
 	// written while the disk lied.
 	if len(got) == 0 || got[0] != "first" {
-		t.Errorf("after the power loss: %q", got)
+		t.Errorf("records after the power loss: %q, want first at the beginning", got)
 	}
 	if len(report.Damage) == 0 || report.Damage[0].Torn {
-		t.Errorf("lost records are not reported: %v", report.Damage)
+		t.Errorf("damage %v, want the lost records first, not as a torn end", report.Damage)
 	}
 }
 
