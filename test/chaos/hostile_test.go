@@ -191,7 +191,7 @@ func (r *hostileRun) check() {
 	a := r.call(http.MethodGet, r.p.Admin+"/admin/v1/aside", r.p.AdminToken(), "", "")
 	var aside struct{ Items []json.RawMessage }
 	if err := json.Unmarshal([]byte(a.text), &aside); a.code != http.StatusOK || err != nil || len(aside.Items) > 0 {
-		r.t.Errorf("series set aside: %d %s", a.code, a.text)
+		r.t.Errorf("list of series set aside: %d %s, want an empty list", a.code, a.text)
 	}
 	a = r.call(http.MethodGet, r.p.Admin+"/metrics", "", "", "")
 	found := 0

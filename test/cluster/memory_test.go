@@ -25,7 +25,7 @@ import (
 // TestLittleMemory: one tenant attacks a cluster whose processes have 512 MiB, its ingesters 1 GiB,
 // with requests that used to crash processes with 4 GiB. Every attack is rejected or gets a correct
 // response. Every process stays within its memory limit, and in the end releases all memory of
-// requests. Another tenant, which sends one push and one query at a time, always gets the correct
+// requests. The good tenant, which sends one push and one query at a time, always gets the correct
 // response.
 func TestLittleMemory(t *testing.T) {
 	ctx := context.Background()
@@ -63,14 +63,14 @@ func memoryOf(name string) int64 {
 
 type littleMemory struct {
 	atLimit
-	good string    // API key of the well-behaved tenant
+	good string    // API key of the good tenant
 	last time.Time // time of the attacker's newest sample
 	pid  map[string]string
 
 	mu    sync.Mutex
 	most  map[string]int64 // largest resident memory, excluding mapped files, of each process, in bytes
-	asked int              // requests of the other tenant
-	wrong []string         // wrong responses to the other tenant
+	asked int              // requests of the good tenant
+	wrong []string         // wrong responses to the good tenant
 }
 
 // pids finds the cluster's Pallium processes.
@@ -262,7 +262,7 @@ func (a clusterAttack) judge(rep reply) error {
 	return fmt.Errorf("status %d: %.200s", rep.code, rep.body)
 }
 
-// work sends the other tenant's requests: one push and one query at a time.
+// work sends the good tenant's requests: one push and one query at a time.
 func (m *littleMemory) work(stop <-chan struct{}) {
 	for i := 0; ; i++ {
 		select {
@@ -327,11 +327,11 @@ func anonymous(pid string) int64 {
 
 func (m *littleMemory) report() {
 	for _, w := range m.wrong[:min(len(m.wrong), 5)] {
-		m.t.Errorf("the other tenant: %s", w)
+		m.t.Errorf("the good tenant: %s", w)
 	}
-	m.t.Logf("the other tenant: %d requests, %d without the right response", m.asked, len(m.wrong))
+	m.t.Logf("the good tenant: %d requests, %d without the right response", m.asked, len(m.wrong))
 	if m.asked < 20 {
-		m.t.Error("the other tenant sent too few requests")
+		m.t.Error("the good tenant sent too few requests")
 	}
 	for name, pid := range m.pid {
 		m.t.Logf("%-12s at most %d of %d MiB", name, m.most[name]>>20, memoryOf(name)>>20)

@@ -238,7 +238,7 @@ func TestComposeConfigurations(t *testing.T) {
 		})
 	}
 	if found != 11 || frontends != 2 || len(zones) != 3 || zones[""] {
-		t.Errorf("%d services of Pallium, %d query frontends, ingesters in the zones %v", found, frontends, zones)
+		t.Errorf("%d services of Pallium, want 11; %d query frontends, want 2; ingesters in the zones %v, want 3", found, frontends, zones)
 	}
 }
 

@@ -285,7 +285,7 @@ func (c *cluster) checkBackend(t *testing.T, m *manifest, cfg *config, one *cont
 	}
 	s := c.find("Service", m.Spec.ServiceName)
 	if s == nil || s.Spec.ClusterIP != "None" {
-		t.Errorf("service %s is not headless", m.Spec.ServiceName)
+		t.Errorf("service %s does not exist or is not headless", m.Spec.ServiceName)
 	}
 }
 

@@ -218,11 +218,11 @@ func TestZones(t *testing.T) {
 		}
 		budget := c.find("PodDisruptionBudget", "ingester")
 		if budget == nil || !budget.selects(t).matches(m.podLabels()) {
-			t.Errorf("%s is not selected by the budget of all ingesters", m.Metadata.Name)
+			t.Errorf("%s: no disruption budget named ingester selects it", m.Metadata.Name)
 		}
 	}
 	if len(zones) != 3 || len(places) != 3 || places[""] {
-		t.Errorf("zones %v at %v; 3 replicas need 3", zones, places)
+		t.Errorf("zones %v at %v, want three of each, because there are three replicas", zones, places)
 	}
 }
 

@@ -1,5 +1,5 @@
 // Package memory attacks a process that has little memory with the requests that once crashed a
-// process with 4 GiB, while another tenant sends ordinary requests.
+// process with 4 GiB, while the good tenant sends ordinary requests.
 package memory
 
 import (
@@ -43,8 +43,8 @@ type run struct {
 }
 
 // TestMemoryAttacks: each attack, once and many times at once, is rejected with a
-// clear error or gets a right response; the process stays within its limit; another
-// tenant that sends one query and one push at a time always gets a response; and in
+// clear error or gets a right response; the process stays within its limit; the good
+// tenant, which sends one query and one push at a time, always gets the right response; and in
 // the end all memory is released. MEMORY_LIMIT is the limit in MiB (default 2048).
 func TestMemoryAttacks(t *testing.T) {
 	limit := limitOf(t)
@@ -201,7 +201,7 @@ func (r *run) send(req *http.Request) reply {
 	return reply{code: resp.StatusCode, body: string(body), err: err}
 }
 
-// work sends the other tenant's requests: one push and one query at a time.
+// work sends the good tenant's requests: one push and one query at a time.
 func (r *run) work(stop <-chan struct{}) {
 	for i := 0; ; i++ {
 		select {
@@ -254,11 +254,11 @@ func (r *run) report() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, w := range r.wrong[:min(len(r.wrong), 5)] {
-		r.t.Errorf("the other tenant: %s", w)
+		r.t.Errorf("the good tenant: %s", w)
 	}
 	slices.Sort(r.times)
 	if n := len(r.times); n > 0 {
-		r.t.Logf("the other tenant: %d requests, %d without the right response; half within %s, 99 of 100 within %s, all within %s",
+		r.t.Logf("the good tenant: %d requests, %d without the right response; half within %s, 99 of 100 within %s, all within %s",
 			n, len(r.wrong), r.times[n/2], r.times[n*99/100], r.times[n-1])
 	}
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// BenchmarkOtherTenant reports the 99th percentile of the latency of a tenant that
-// sends one request at a time: while another tenant attacks with everything in this
-// package, and while another tenant uses as much CPU time with ordinary dashboard
+// BenchmarkOtherTenant reports the 99th percentile of the latency of the good tenant, which
+// sends one request at a time: while the attacker sends everything in this
+// package, and while the attacker uses as much CPU time with ordinary dashboard
 // queries. MEMORY_LIMIT is the limit in MiB (default 2048).
 func BenchmarkOtherTenant(b *testing.B) {
 	limit := limitOf(b)
@@ -36,7 +36,7 @@ func BenchmarkOtherTenant(b *testing.B) {
 		b.ReportMetric(ordinary.cpu/ordinary.wall.Seconds(), "ordinary-cpus")
 	}
 	if len(r.wrong) > 0 {
-		b.Fatalf("the other tenant: %d requests without the right response, first %s", len(r.wrong), r.wrong[0])
+		b.Fatalf("the good tenant: %d requests without the right response, first %s", len(r.wrong), r.wrong[0])
 	}
 }
 

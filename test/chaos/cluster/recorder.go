@@ -204,7 +204,7 @@ func (r *Recorder) compare(t *testing.T, a answer, w int, from int64, begun time
 			at := int64(math.Round(sec * 1000))
 			f, err := strconv.ParseFloat(text, 64)
 			if err != nil || f != value(id, at) || at <= last {
-				t.Errorf("value of series %d at %d = %s, want %v", id, at, text, value(id, at))
+				t.Errorf("series %d: value %s at %d, after the sample at %d; want %v and ascending times", id, text, at, last, value(id, at))
 				return
 			}
 			last = at

@@ -225,8 +225,10 @@ func (w *trio) askAll(ctx context.Context, q rangeQuery, t *tally, turn int, o o
 				continue
 			}
 			t.again[i].add(c, o.rounds*o.repeats)
-			if same, err := agree(answers[i], out); err != nil || same == different {
-				return fmt.Errorf("%s: %s: the second answer differs from the first: %w", targets[i].name, q.text, err)
+			if same, err := agree(answers[i], out); err != nil {
+				return fmt.Errorf("%s: %s: compare the answers: %w", targets[i].name, q.text, err)
+			} else if same == different {
+				return fmt.Errorf("%s: %s: a later answer differs from the first", targets[i].name, q.text)
 			}
 		}
 	}
