@@ -256,7 +256,7 @@ func TestDirectoryIsAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := ReplaceFile(filepath.Join(path, "below"), nil); err == nil {
-		t.Error("a file was created below a file")
+		t.Error("ReplaceFile below a file succeeded")
 	}
 	if err := os.Mkdir(path+TemporarySuffix, DirMode); err != nil {
 		t.Fatal(err)
