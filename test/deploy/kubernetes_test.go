@@ -275,7 +275,7 @@ func TestMonitor(t *testing.T) {
 	c.each(t, func(t *testing.T, m *manifest) {
 		s := c.find("Service", "metrics")
 		if s == nil || !m.selects(t).matches(s.Metadata.Labels) {
-			t.Fatal("the monitor does not select the service metrics")
+			t.Fatal("the service metrics does not exist, or the monitor does not select it")
 		}
 		for _, e := range m.Spec.Endpoints {
 			if !slices.ContainsFunc(s.Spec.Ports, func(p servicePort) bool { return p.Name == e.Port }) {

@@ -405,7 +405,7 @@ func (w *world) waitRecovered() {
 		}
 		time.Sleep(time.Second)
 	}
-	w.t.Fatal("replicas did not upload the lost ingester's windows within 200 s")
+	w.t.Fatal("replicas have not uploaded the lost ingester's windows after 200 checks, one second apart")
 }
 
 // oneCopy checks that the long-term store has exactly one copy of every sample,
