@@ -58,9 +58,8 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	lock, err := pebble.LockDirectory(dir, fs)
 	if err != nil {
-		return nil, fmt.Errorf("row store %s cannot be locked, probably because another pallium process uses it: "+
-			"stop that process, or use another -data-dir: %w",
-			dir, err)
+		return nil, fmt.Errorf("row store %s cannot be locked, it is probably in use by another pallium process: "+
+			"stop that process, or use another -data-dir: %w", dir, err)
 	}
 	r := &reserve{fs: fs, dir: dir, path: fs.PathJoin(dir, reserveName)}
 	if err := r.release(); err != nil {
