@@ -16,6 +16,7 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/regexsize"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -130,6 +131,7 @@ func (a *api) holdSlot(r *http.Request, instant bool) (release func(), err error
 	if a.Hold == nil {
 		return func() {}, nil
 	}
+	defer timing.Of(r.Context()).Measure(timing.Queue)()
 	return a.Hold(r.Context(), access(r), instant)
 }
 

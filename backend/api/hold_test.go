@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,5 +82,28 @@ func TestHoldSlowClient(t *testing.T) {
 			t.Errorf("%s: %d, released %d times", c, w.Code, b.released)
 		}
 		b.clean(c.String())
+	}
+}
+
+// TestHoldTiming checks that the time until a slot is held, or until the read's timeout, is time in
+// the queue.
+func TestHoldTiming(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		for _, c := range []readRoute{{method: "GET", pattern: "metadata", noText: true}, {method: "POST", pattern: "read"}} {
+			b := newReading(t, 64<<20)
+			b.held = func(context.Context) error {
+				b.now = b.now.Add(1500 * time.Millisecond)
+				if fails {
+					return context.DeadlineExceeded
+				}
+				return nil
+			}
+			w := httptest.NewRecorder()
+			b.h.ServeHTTP(w, as("acme", c.request(b, "")))
+			if got := w.Header().Get("Server-Timing"); !strings.Contains(got, "queue_time;dur=1500,") {
+				t.Errorf("%s, fails %t: %d, Server-Timing %q", c, fails, w.Code, got)
+			}
+			b.clean(c.String())
+		}
 	}
 }

@@ -15,6 +15,10 @@ import (
 // with it.
 const maxWait = 500 * time.Millisecond
 
+// maxReport is how long a query whose time has passed, or that was ended, waits until its canceled
+// flight has reported where the time went.
+const maxReport = 100 * time.Millisecond
+
 // flights are the flights of one key: any number that run, and at most one that waits.
 type flights struct {
 	running int
