@@ -118,7 +118,7 @@ func (a *api) hold(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		release, err := a.holdSlot(r, true)
 		if err != nil {
-			a.fail(w, r, err)
+			a.reject(w, r, err)
 			return
 		}
 		defer release()

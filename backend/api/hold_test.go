@@ -45,7 +45,7 @@ func TestHoldFails(t *testing.T) {
 		}
 		w := httptest.NewRecorder()
 		b.h.ServeHTTP(w, as("acme", c.request(b, "")))
-		if w.Code != http.StatusServiceUnavailable {
+		if json := strings.Contains(w.Body.String(), `"errorType":"timeout"`); w.Code != http.StatusServiceUnavailable || json == (c.pattern == "read") {
 			t.Errorf("%s: %d %s", c, w.Code, w.Body)
 		}
 		b.clean(c.String())

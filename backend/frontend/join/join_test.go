@@ -379,7 +379,7 @@ func TestTimingOfEnded(t *testing.T) {
 	var ends []context.CancelFunc
 	var results []<-chan *promql.Result
 	for i := range 2 {
-		r := timing.New(time.Now)
+		r := timing.New(kit.NewClock(time.Unix(0, 0)).Now)
 		ctx, end := context.WithCancel(timing.NewContext(t.Context(), r))
 		records, ends, results = append(records, r), append(ends, end), append(results, w.ask(ctx, "up", 0, 1))
 		w.waiting(i + 1)
@@ -392,6 +392,33 @@ func TestTimingOfEnded(t *testing.T) {
 		kit.Receive(t, "the query ends", results[i])
 		if got := records[i].Report(); got.Of(timing.Queue) != time.Second || got.Reads != reads {
 			t.Errorf("query %d: queue %s, %d reads, want 1s and %d", i, got.Of(timing.Queue), got.Reads, reads)
+		}
+	}
+}
+
+// TestTimingOfWait: the time for which a query waits for an equal one that is running is time in the
+// queue, whether its flight starts or is canceled.
+func TestTimingOfWait(t *testing.T) {
+	for _, canceled := range []bool{false, true} {
+		w := newWorld(t)
+		w.ask(t.Context(), "up", 0, 1)
+		running := kit.Receive(t, "the first flight runs", w.begun)
+		clock := kit.NewClock(time.Unix(0, 0))
+		r := timing.New(clock.Now)
+		ctx, end := context.WithCancel(timing.NewContext(t.Context(), r))
+		result := w.ask(ctx, "up", 0, 1)
+		w.waiting(1)
+		clock.Advance(300 * time.Millisecond)
+		if canceled {
+			end()
+		} else {
+			running.result <- &promql.Result{}
+			kit.Receive(t, "the second flight runs", w.begun).result <- &promql.Result{}
+		}
+		kit.Receive(t, "the query ends", result)
+		end()
+		if got := r.Report().Of(timing.Queue); got != 300*time.Millisecond {
+			t.Errorf("canceled %t: %s in the queue, want 300ms", canceled, got)
 		}
 	}
 }
