@@ -237,15 +237,19 @@ func (a *Account) give(h *Holding, n, left int64) {
 	}
 }
 
+// mostPicks is how often EndHeaviest waits for the memory of a read that it has ended.
+const mostPicks = 3
+
 // EndHeaviest ends the read that holds most memory, of the tenant whose reads hold
 // most, if it holds at least the given number of bytes. It returns the tenant and
 // the bytes held, or 0 if there is none. A request that was ended but still holds
-// its bytes counts, because its memory is about to be freed.
+// its bytes counts mostPicks times, because its memory is about to be freed. Then
+// another one is ended: the request may be writing its response to a slow client.
 func (a *Account) EndHeaviest(least int64) (tenant.ID, int64) {
 	a.mu.Lock()
 	reads := map[tenant.ID]int64{}
 	for h := range a.holdings {
-		if !h.req.Write {
+		if !h.req.Write && h.picks < mostPicks {
 			reads[h.req.Tenant] += h.bytes()
 		}
 	}
@@ -253,12 +257,15 @@ func (a *Account) EndHeaviest(least int64) (tenant.ID, int64) {
 	most, of := int64(0), int64(0)
 	for h := range a.holdings {
 		held, all := h.bytes(), reads[h.req.Tenant]
-		if h.req.Write || held < least {
+		if h.req.Write || h.picks >= mostPicks || held < least {
 			continue
 		}
 		if all > of || all == of && held > most {
 			heaviest, most, of = h, held, all
 		}
+	}
+	if heaviest != nil {
+		heaviest.picks++
 	}
 	a.mu.Unlock()
 	if heaviest == nil {
