@@ -52,13 +52,27 @@ func TestHoldFails(t *testing.T) {
 	}
 }
 
-// slowClient is a client that reads the response after the slot of its read was released.
+// slowClient is a client that reads the response after the slot of its read was released. Small
+// pieces of it are buffered until they are flushed.
 type slowClient struct {
 	*httptest.ResponseRecorder
-	b *reading
+	b        *reading
+	buffered bool
 }
 
 func (c slowClient) Write(p []byte) (int, error) {
+	if !c.buffered {
+		c.wait()
+	}
+	return c.ResponseRecorder.Write(p)
+}
+
+func (c slowClient) Flush() {
+	c.wait()
+	c.ResponseRecorder.Flush()
+}
+
+func (c slowClient) wait() {
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		c.b.mu.Lock()
 		n := c.b.released
@@ -67,21 +81,28 @@ func (c slowClient) Write(p []byte) (int, error) {
 			break
 		}
 	}
-	return c.ResponseRecorder.Write(p)
 }
 
-// TestHoldSlowClient checks that a remote read whose client does not read the response does not
-// hold a slot of queriers.
+// TestHoldSlowClient checks that a read whose client does not read the response does not hold a slot
+// of queriers.
 func TestHoldSlowClient(t *testing.T) {
-	for _, streamed := range []bool{false, true} {
+	for _, tt := range []struct {
+		route    readRoute
+		buffered bool
+	}{
+		{readRoute{method: "POST", pattern: "read"}, false},
+		{readRoute{method: "POST", pattern: "read", streamed: true}, false},
+		{readRoute{method: "POST", pattern: "read", streamed: true}, true},
+		{readRoute{method: "GET", pattern: "metadata", noText: true}, false},
+		{readRoute{method: "POST", pattern: "query_exemplars"}, false},
+	} {
 		b := newReading(t, 64<<20)
-		c := readRoute{method: "POST", pattern: "read", streamed: streamed}
-		w := slowClient{httptest.NewRecorder(), b}
-		b.h.ServeHTTP(w, as("acme", c.request(b, "")))
+		w := slowClient{httptest.NewRecorder(), b, tt.buffered}
+		b.h.ServeHTTP(w, as("acme", tt.route.request(b, "")))
 		if w.Code != http.StatusOK || b.released < 2 { // while it was read, and at the end
-			t.Errorf("%s: %d, released %d times", c, w.Code, b.released)
+			t.Errorf("%s, buffered %t: %d, released %d times", tt.route, tt.buffered, w.Code, b.released)
 		}
-		b.clean(c.String())
+		b.clean(tt.route.String())
 	}
 }
 
