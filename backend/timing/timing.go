@@ -5,6 +5,7 @@ package timing
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 )
@@ -17,7 +18,7 @@ type Kind int
 // they can be more than the time of the response.
 const (
 	Queue      Kind = iota // waiting for one of the tenant's queries to end, or for a slot of a querier
-	Cache                  // reading versions and kept results
+	Cache                  // reading versions and cached results
 	Ingesters              // waiting for series of ingesters
 	Index                  // waiting for rows of the long-term store: which pages have matching series
 	Chunks                 // waiting for samples of the long-term store
@@ -33,7 +34,7 @@ const maxParts = 400
 // Part is some steps of a query that was divided, or a shard of the series of these steps.
 type Part struct {
 	Start, End int64 // first and last step, Unix milliseconds
-	Cached     bool  // a kept result
+	Cached     bool  // a cached result
 	Shard      bool  // evaluated for some of the series
 	// Queue is how long it waited for a slot, Evaluation what it took from then on.
 	Queue, Evaluation time.Duration
@@ -150,7 +151,17 @@ func (r *Record) addPart(p Part) {
 	r.report.Parts = append(r.report.Parts, p)
 }
 
-// Merge adds a report, which may be one of another process. Negative numbers count as 0.
+// most is the largest sum, so that two of them together are still a number.
+const most = math.MaxInt64 / 2
+
+// sum adds a number of another report, which counts as 0 if it is negative.
+func sum[N ~int64](a, b N) N {
+	a = min(a, most)
+	return a + min(max(b, 0), most-a)
+}
+
+// Merge adds a report, which may be one of another process. Negative numbers count as 0, and no sum
+// exceeds most.
 func (r *Record) Merge(o Report) {
 	if r == nil {
 		return
@@ -158,14 +169,15 @@ func (r *Record) Merge(o Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for k := range o.Times {
-		r.report.Times[k] += max(o.Times[k], 0)
+		r.report.Times[k] = sum(r.report.Times[k], o.Times[k])
 	}
-	r.report.Reads += max(o.Reads, 0)
-	r.report.Bytes += max(o.Bytes, 0)
-	r.report.Cached += max(o.Cached, 0)
-	r.report.Evaluated += max(o.Evaluated, 0)
-	r.report.Omitted += max(o.Omitted, 0)
+	r.report.Reads = sum(r.report.Reads, o.Reads)
+	r.report.Bytes = sum(r.report.Bytes, o.Bytes)
+	r.report.Cached = sum(r.report.Cached, o.Cached)
+	r.report.Evaluated = sum(r.report.Evaluated, o.Evaluated)
+	r.report.Omitted = sum(r.report.Omitted, o.Omitted)
 	for _, p := range o.Parts {
+		p.Queue, p.Evaluation = max(p.Queue, 0), max(p.Evaluation, 0)
 		r.addPart(p)
 	}
 }

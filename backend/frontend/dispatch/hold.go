@@ -20,8 +20,8 @@ type hold struct {
 // holdCost is the estimated cost of a read that holds a slot, in samples.
 const holdCost = 100_000
 
-// Hold waits in the queue as a query of the tenant, an instant one or a range query, until a slot is free, and holds it:
-// nothing is evaluated in that slot meanwhile. The caller must call release. If no querier is
+// Hold waits in the queue until a slot is free, as an instant query of the tenant or as a range
+// query, and holds it: nothing is evaluated in that slot meanwhile. The caller must call release. If no querier is
 // connected for five seconds, or the frontend drains, the read does not wait. The error is the
 // cause of the end of ctx.
 func (d *Dispatcher) Hold(ctx context.Context, id tenant.ID, instant bool) (release func(), err error) {
