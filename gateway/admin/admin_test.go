@@ -127,7 +127,7 @@ func TestRequests(t *testing.T) {
 		{`PUT /tokens/TK {"maxConcurrentRequests":5}`, []string{"If-Match: \"old\""}, 412, `precondition_failed`},
 		{`PUT /tokens/TK {"maxConcurrentRequests":1000001}`, []string{"If-Match: *"}, 400, `between 0 (no limit) and 1000000`},
 		{`PUT /tokens/TK {"name":"other"}`, []string{"If-Match: *"}, 400, `unknown field \"name\"`},
-		{`PUT /tokens/tk_none {}`, []string{"If-Match: *"}, 404, `not_found`},
+		{`PUT /tokens/tk_none {"maxConcurrentRequests":5}`, []string{"If-Match: *"}, 404, `not_found`},
 		{`PUT /tokens/TK {"maxConcurrentRequests":5}`, []string{"If-Match: *"}, 200, `"maxConcurrentRequests":5`},
 		{`PUT /tokens/TK {}`, []string{"If-Match: *"}, 400, `"field":"maxConcurrentRequests"`},
 		{`PUT /tokens/TK {"maxConcurrentRequests":null}`, []string{"If-Match: *"}, 400, `0 removes the limit`},
