@@ -238,13 +238,13 @@ func (a *Account) give(h *Holding, n, left int64) {
 	}
 }
 
-// mostPicks is how many times EndHeaviest picks a read that it has ended before.
+// mostPicks is how many times EndHeaviest picks the same read; the first time it ends it.
 const mostPicks = 3
 
 // EndHeaviest ends one of the reads that hold at least the given number of bytes: the
 // largest of the tenant whose reads hold most. It returns the tenant and the bytes
 // held, or 0 if there is no such read. A read that was ended but still holds its bytes
-// is picked mostPicks times, because its memory is about to be freed. After that
+// is picked mostPicks times in total, because its memory is about to be freed. Then
 // another read is ended: the first one may be writing its response to a slow client.
 func (a *Account) EndHeaviest(least int64) (tenant.ID, int64) {
 	a.mu.Lock()
