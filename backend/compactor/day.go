@@ -71,8 +71,7 @@ func (o *openPacks) withSection(t tenant.ID, day int64) []ulid.ULID {
 
 // compactDay compacts a day of all tenants with uploaded samples or a requested rewrite,
 // and marks packs that no tenant needs any more as consumed. After a failure the other
-// tenants continue: only packs that a tenant still needs or that cannot be opened keep
-// their receipts.
+// tenants continue: only packs that a tenant needs or that cannot be opened keep their receipts.
 func (c *Compactor) compactDay(ctx context.Context, d *store.DayWork, which Which, report *tally) (err error) {
 	packs := &openPacks{byID: map[ulid.ULID]*pack.Reader{}, failed: map[ulid.ULID]error{}}
 	defer func() { err = errors.Join(err, packs.close()) }()
