@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// limitsAge is the age at which cached limits are refreshed in the background, so
-	// that a tenant with continuous traffic never waits for the row store.
+	// limitsAge is the age from which cached limits are refreshed in the background, so that a
+	// tenant with continuous traffic waits for the row store only if refreshes are slow.
 	limitsAge = time.Second
 	// idleAge is the age from which a caller waits for the refresh. A tenant that was
 	// idle must not start with limits that are an hour old: a query would show samples

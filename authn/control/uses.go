@@ -73,7 +73,8 @@ func (u *uses) wrote(w use) {
 	}
 }
 
-// keep puts back a use from take that could not be written, unless the key was used again.
+// keep puts back a use from take that could not be written, unless the key was used again or
+// dirty is full.
 func (u *uses) keep(w use) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
