@@ -268,8 +268,8 @@ func TestBackendFailures(t *testing.T) {
 	})
 }
 
-// TestFailuresDelayOnly checks that failures from an address delay further attempts, and
-// never cause a 429, on which Prometheus would drop the data.
+// TestFailuresDelayOnly checks that valid credentials are accepted after many failures from their
+// address. After a 429, Prometheus would drop the data.
 func TestFailuresDelayOnly(t *testing.T) {
 	eachMode(t, func(t *testing.T, e *edge) {
 		for range 210 {

@@ -94,7 +94,7 @@ func form(list []argument) *body {
 	return &body{Content: content("application/x-www-form-urlencoded", s)}
 }
 
-// responses returns the responses of a route. All errors have one description.
+// responses returns the responses of a route. All errors of the route have one description.
 func responses(rt *routes.Route, d *description) map[string]response {
 	success := response{Description: "Success."}
 	for _, media := range d.answers {
