@@ -354,7 +354,8 @@ func TestIdle(t *testing.T) {
 	}
 }
 
-// FuzzVerify checks that no other text is accepted as a gateway's value.
+// FuzzVerify checks that verify accepts a value only in the field of the gateway that signed it, and
+// only if the value has the current version.
 func FuzzVerify(f *testing.F) {
 	secrets, err := cluster.ParseSecrets(secretOf(secret))
 	if err != nil {
