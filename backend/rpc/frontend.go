@@ -324,7 +324,8 @@ func (w *Work) receive() {
 // errWorkEnded is returned after the frontend has ended the stream.
 var errWorkEnded = errors.New("the query frontend has ended the stream")
 
-// Next returns the next evaluation, or an error when the stream has ended.
+// Next returns the next evaluation. It returns an error when the stream has ended, or if the
+// request is invalid.
 func (w *Work) Next() (*evaluation.Request, error) {
 	select {
 	case in := <-w.requests:
