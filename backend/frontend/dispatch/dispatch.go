@@ -39,8 +39,9 @@ var (
 var (
 	// ErrNoQuerier is the error of a query that waited while no querier was connected for noQuerierWait.
 	ErrNoQuerier = errors.New("no querier is connected to the query frontend")
-	// errSuspect is the error of a query whose querier disappeared twice.
-	errSuspect = errors.New("the query may have ended a querier: two queriers disappeared while they evaluated it; " +
+	// errSuspect is the error of a query during which, or during an earlier query like it, two
+	// queriers disappeared.
+	errSuspect = errors.New("the query may have ended a querier: two queriers disappeared while they evaluated it or an earlier one like it; " +
 		"it is rejected for 5 minutes; select fewer series, a shorter range or a longer step")
 )
 
