@@ -110,7 +110,8 @@ func New(o Options) *Dispatcher {
 	d := &Dispatcher{Evaluator: o.Engine, o: o, costs: newCosts(), suspects: newSuspects(o.Now), draining: make(chan struct{}),
 		metrics: metrics{
 			repeated: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_repeated_evaluations_total",
-				Help: "Evaluations that were repeated, by reason: querier_ended, or unreadable."}, []string{"reason"}),
+				Help: "Evaluations that were repeated, by reason: querier_ended, or unreadable (data could not be read, or no memory was free).",
+			}, []string{"reason"}),
 			suspects: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_frontend_suspect_queries_total",
 				Help: "Queries that were rejected because two queriers disappeared while they evaluated the query or an earlier one like it."}),
 		}}
