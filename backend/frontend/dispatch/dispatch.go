@@ -41,8 +41,8 @@ var (
 	ErrNoQuerier = errors.New("no querier is connected to the query frontend")
 	// errSuspect is the error of a query during which, or during an earlier query like it, two
 	// queriers disappeared.
-	errSuspect = errors.New("the query may have ended a querier: two queriers disappeared while they evaluated it or an earlier one like it; " +
-		"it is rejected for 5 minutes; select fewer series, a shorter range or a longer step")
+	errSuspect = errors.New("the query may have ended a querier: two queriers disappeared while they evaluated it or " +
+		"an earlier one like it; it is rejected for 5 minutes; select fewer series, a shorter range or a longer step")
 )
 
 // Slot is a slot of a querier: it runs one evaluation at a time.
