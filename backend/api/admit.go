@@ -16,6 +16,7 @@ import (
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/regexsize"
+	"github.com/palliumhq/pallium/backend/timing"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
@@ -117,19 +118,47 @@ func (a *api) hold(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		release, err := a.holdSlot(r, true)
 		if err != nil {
-			a.fail(w, r, err)
+			a.reject(w, r, err)
 			return
 		}
 		defer release()
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(slotWriter{w, release}, r)
 	})
 }
+
+// slowWrite is how long a client may take to receive a piece of a response before the read no
+// longer holds a slot of the queriers.
+const slowWrite = time.Second
+
+// slotWriter is the ResponseWriter of a read that holds a slot: it releases the slot when the client
+// does not receive the response. A small piece of a response is buffered by Write, and waits for the
+// client in Flush.
+type slotWriter struct {
+	http.ResponseWriter
+	release func()
+}
+
+// Write implements http.ResponseWriter.
+func (w slotWriter) Write(p []byte) (int, error) {
+	defer time.AfterFunc(slowWrite, w.release).Stop()
+	return w.ResponseWriter.Write(p)
+}
+
+// Flush implements http.Flusher, which streamed responses need.
+func (w slotWriter) Flush() {
+	defer time.AfterFunc(slowWrite, w.release).Stop()
+	_ = http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Unwrap implements the optional interface of http.ResponseController.
+func (w slotWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // holdSlot waits for a slot, like an instant query or a range query, and holds it until release.
 func (a *api) holdSlot(r *http.Request, instant bool) (release func(), err error) {
 	if a.Hold == nil {
 		return func() {}, nil
 	}
+	defer timing.Of(r.Context()).Measure(timing.Queue)()
 	return a.Hold(r.Context(), access(r), instant)
 }
 

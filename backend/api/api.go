@@ -56,8 +56,8 @@ type Options struct {
 	Memory          *memory.Account // nil: the memory of requests is not accounted for
 	Gate            *querier.Gate   // nil: New creates one
 	// Hold waits until a slot of queriers is free for a read that is not a query, and holds it
-	// until release; nil: such reads do not wait. The read waits like an instant query if instant is
-	// set, otherwise like a range query.
+	// until release, which may be called more than once. The read waits like an instant query if
+	// instant is set, otherwise like a range query; nil: such reads do not wait.
 	Hold     func(ctx context.Context, id tenant.ID, instant bool) (release func(), err error)
 	Active   *active.Registry // nil: New creates one
 	Lookback time.Duration

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,7 +45,7 @@ func TestHoldFails(t *testing.T) {
 		}
 		w := httptest.NewRecorder()
 		b.h.ServeHTTP(w, as("acme", c.request(b, "")))
-		if w.Code != http.StatusServiceUnavailable {
+		if json := strings.Contains(w.Body.String(), `"errorType":"timeout"`); w.Code != http.StatusServiceUnavailable || json == (c.pattern == "read") {
 			t.Errorf("%s: %d %s", c, w.Code, w.Body)
 		}
 		b.clean(c.String())
@@ -52,12 +53,26 @@ func TestHoldFails(t *testing.T) {
 }
 
 // slowClient is a client that does not read the response before the slot of its read is released.
+// Small pieces of the response are buffered until they are flushed.
 type slowClient struct {
 	*httptest.ResponseRecorder
-	b *reading
+	b        *reading
+	buffered bool
 }
 
 func (c slowClient) Write(p []byte) (int, error) {
+	if !c.buffered {
+		c.wait()
+	}
+	return c.ResponseRecorder.Write(p)
+}
+
+func (c slowClient) Flush() {
+	c.wait()
+	c.ResponseRecorder.Flush()
+}
+
+func (c slowClient) wait() {
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		c.b.mu.Lock()
 		n := c.b.released
@@ -66,20 +81,49 @@ func (c slowClient) Write(p []byte) (int, error) {
 			break
 		}
 	}
-	return c.ResponseRecorder.Write(p)
 }
 
-// TestHoldSlowClient checks that a remote read releases its slot if the client does not read the
-// response.
+// TestHoldSlowClient checks that a read releases its slot if the client does not read the response.
 func TestHoldSlowClient(t *testing.T) {
-	for _, streamed := range []bool{false, true} {
+	for _, tt := range []struct {
+		route    readRoute
+		buffered bool
+	}{
+		{readRoute{method: "POST", pattern: "read"}, false},
+		{readRoute{method: "POST", pattern: "read", streamed: true}, false},
+		{readRoute{method: "POST", pattern: "read", streamed: true}, true},
+		{readRoute{method: "GET", pattern: "metadata", noText: true}, false},
+		{readRoute{method: "POST", pattern: "query_exemplars"}, false},
+	} {
 		b := newReading(t, 64<<20)
-		c := readRoute{method: "POST", pattern: "read", streamed: streamed}
-		w := slowClient{httptest.NewRecorder(), b}
-		b.h.ServeHTTP(w, as("acme", c.request(b, "")))
+		w := slowClient{httptest.NewRecorder(), b, tt.buffered}
+		b.h.ServeHTTP(w, as("acme", tt.route.request(b, "")))
 		if w.Code != http.StatusOK || b.released < 2 { // during a write, and at the end
-			t.Errorf("%s: %d, released %d times", c, w.Code, b.released)
+			t.Errorf("%s, buffered %t: %d, released %d times", tt.route, tt.buffered, w.Code, b.released)
 		}
-		b.clean(c.String())
+		b.clean(tt.route.String())
+	}
+}
+
+// TestHoldTiming checks that the time until a slot is held, or until the read's timeout, is time in
+// the queue.
+func TestHoldTiming(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		for _, c := range []readRoute{{method: "GET", pattern: "metadata", noText: true}, {method: "POST", pattern: "read"}} {
+			b := newReading(t, 64<<20)
+			b.held = func(context.Context) error {
+				b.now = b.now.Add(1500 * time.Millisecond)
+				if fails {
+					return context.DeadlineExceeded
+				}
+				return nil
+			}
+			w := httptest.NewRecorder()
+			b.h.ServeHTTP(w, as("acme", c.request(b, "")))
+			if got := w.Header().Get("Server-Timing"); !strings.Contains(got, "queue_time;dur=1500,") {
+				t.Errorf("%s, fails %t: %d, Server-Timing %q", c, fails, w.Code, got)
+			}
+			b.clean(c.String())
+		}
 	}
 }

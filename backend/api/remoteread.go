@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/model/labels"
@@ -51,8 +50,8 @@ func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 		ctx = context.WithValue(ctx, readFaultKey{}, f)
 		r = r.WithContext(querier.ReadRaw(ctx, func(err error) { noteFault(ctx, err) }))
 		r.Body = readCloser{bytes.NewReader(buf.Bytes())}
-		next.ServeHTTP(&readWriter{ResponseWriter: w, fault: f, gone: func() bool { return clientGone(r) },
-			ended: func() error { return cmp.Or(ended(r), f.ended) }, slow: release}, r)
+		next.ServeHTTP(&readWriter{ResponseWriter: slotWriter{w, release}, fault: f, gone: func() bool { return clientGone(r) },
+			ended: func() error { return cmp.Or(ended(r), f.ended) }}, r)
 	}
 }
 
@@ -176,12 +175,7 @@ type readWriter struct {
 	gone     func() bool  // reports whether the client has closed the connection
 	ended    func() error // returns why the read was ended, or nil
 	replaced bool         // the replacement was written: output of the handler is dropped
-	slow     func()       // called when a write takes longer than slowWrite; may be nil
 }
-
-// slowWrite is the maximum duration of a write of the response before the read releases its slot of
-// the queriers.
-const slowWrite = time.Second
 
 func (w *readWriter) WriteHeader(code int) {
 	if code >= http.StatusBadRequest { // the handler sets Content-Encoding before it knows whether it succeeds
@@ -213,9 +207,6 @@ func (w *readWriter) WriteHeader(code int) {
 func (w *readWriter) Write(p []byte) (int, error) {
 	if w.replaced {
 		return len(p), nil
-	}
-	if w.slow != nil {
-		defer time.AfterFunc(slowWrite, w.slow).Stop()
 	}
 	return w.ResponseWriter.Write(p)
 }

@@ -237,15 +237,19 @@ func (a *Account) give(h *Holding, n, left int64) {
 	}
 }
 
+// mostPicks is how many times EndHeaviest picks a read that it has ended before.
+const mostPicks = 3
+
 // EndHeaviest ends one of the reads that hold at least the given number of bytes: the
 // largest of the tenant whose reads hold most. It returns the tenant and the bytes
 // held, or 0 if there is no such read. A read that was ended but still holds its bytes
-// counts, because its memory is about to be freed.
+// is picked mostPicks times, because its memory is about to be freed. After that
+// another read is ended: the first one may be writing its response to a slow client.
 func (a *Account) EndHeaviest(least int64) (tenant.ID, int64) {
 	a.mu.Lock()
 	reads := map[tenant.ID]int64{}
 	for h := range a.holdings {
-		if !h.req.Write {
+		if !h.req.Write && h.picks < mostPicks {
 			reads[h.req.Tenant] += h.bytes()
 		}
 	}
@@ -253,12 +257,15 @@ func (a *Account) EndHeaviest(least int64) (tenant.ID, int64) {
 	most, of := int64(0), int64(0)
 	for h := range a.holdings {
 		held, all := h.bytes(), reads[h.req.Tenant]
-		if h.req.Write || held < least {
+		if h.req.Write || h.picks >= mostPicks || held < least {
 			continue
 		}
 		if all > of || all == of && held > most {
 			heaviest, most, of = h, held, all
 		}
+	}
+	if heaviest != nil {
+		heaviest.picks++
 	}
 	a.mu.Unlock()
 	if heaviest == nil {

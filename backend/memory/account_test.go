@@ -307,3 +307,27 @@ func TestGivenBytesAreAvailable(t *testing.T) {
 		}
 	}
 }
+
+// TestEndHeaviestStuck checks that another read is ended if the memory of the heaviest one is not
+// released though it was ended, because its client does not read the response.
+func TestEndHeaviestStuck(t *testing.T) {
+	a := NewAccount(1000*mb, nil)
+	stuck, also, other := a.Begin(Request{Tenant: "a"}), a.Begin(Request{Tenant: "a"}), a.Begin(Request{Tenant: "b"})
+	ended := false
+	other.OnEnd(func(error) { ended = true })
+	if err := errors.Join(stuck.Take(20*mb), also.Take(15*mb), other.Take(10*mb)); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int64{20, 20, 20, 15, 15, 15, 10} {
+		if _, held := a.EndHeaviest(mb); held != want*mb {
+			t.Errorf("call %d: a request with %d bytes was ended, want %d MiB", i, held, want)
+		}
+	}
+	if !ended {
+		t.Error("the other request was not ended")
+	}
+	for _, h := range []*Holding{stuck, also, other} {
+		h.Close()
+	}
+	empty(t, a)
+}

@@ -22,7 +22,8 @@ type Holding struct {
 	end   context.CancelCauseFunc // cancels the request; nil = it cannot be ended
 	ended error
 
-	held atomic.Int64 // taken from the account; written with mu held
+	held  atomic.Int64 // taken from the account; written with mu held
+	picks int          // how often EndHeaviest has picked it; guarded by account.mu
 }
 
 // Take adds n bytes to the holding. It must be called before the memory is

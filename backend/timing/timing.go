@@ -5,6 +5,7 @@ package timing
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 )
@@ -152,7 +153,17 @@ func (r *Record) addPart(p Part) {
 	r.report.Parts = append(r.report.Parts, p)
 }
 
-// Merge adds a report, for example of another process. Negative numbers count as 0.
+// most is the largest sum, so that two of them together are still a number.
+const most = math.MaxInt64 / 2
+
+// sum adds a number of another report, which counts as 0 if it is negative.
+func sum[N ~int64](a, b N) N {
+	a = min(a, most)
+	return a + min(max(b, 0), most-a)
+}
+
+// Merge adds a report, for example of another process. Negative numbers count as 0, and no sum
+// exceeds most.
 func (r *Record) Merge(o Report) {
 	if r == nil {
 		return
@@ -160,14 +171,15 @@ func (r *Record) Merge(o Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for k := range o.Times {
-		r.report.Times[k] += max(o.Times[k], 0)
+		r.report.Times[k] = sum(r.report.Times[k], o.Times[k])
 	}
-	r.report.Reads += max(o.Reads, 0)
-	r.report.Bytes += max(o.Bytes, 0)
-	r.report.Cached += max(o.Cached, 0)
-	r.report.Evaluated += max(o.Evaluated, 0)
-	r.report.Omitted += max(o.Omitted, 0)
+	r.report.Reads = sum(r.report.Reads, o.Reads)
+	r.report.Bytes = sum(r.report.Bytes, o.Bytes)
+	r.report.Cached = sum(r.report.Cached, o.Cached)
+	r.report.Evaluated = sum(r.report.Evaluated, o.Evaluated)
+	r.report.Omitted = sum(r.report.Omitted, o.Omitted)
 	for _, p := range o.Parts {
+		p.Queue, p.Evaluation = max(p.Queue, 0), max(p.Evaluation, 0)
 		r.addPart(p)
 	}
 }

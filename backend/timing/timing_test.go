@@ -67,6 +67,7 @@ func TestBounds(t *testing.T) {
 	for k := range bad.Times {
 		bad.Times[k] = -time.Hour
 	}
+	bad.Parts[0].Queue, bad.Parts[0].Evaluation = -1, -1
 	r.Merge(bad)
 	want := Report{Parts: make([]Part, maxParts), Omitted: 2 * maxParts}
 	got := r.Report()
@@ -144,5 +145,22 @@ func TestShown(t *testing.T) {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("%s\nhas no %s", text, want)
 		}
+	}
+}
+
+// TestSums: sums of reports do not overflow.
+func TestSums(t *testing.T) {
+	r := New(time.Now)
+	huge := Report{Reads: 1<<63 - 1, Bytes: 1<<63 - 1, Cached: 1<<63 - 1, Evaluated: 1<<63 - 1, Omitted: 1<<63 - 1}
+	huge.Times[Queue] = 1<<63 - 1
+	for range 3 {
+		r.Merge(huge)
+	}
+	got := r.Report()
+	if got.Of(Queue) <= 0 || got.Reads <= 0 || got.Bytes <= 0 || got.Omitted <= 0 || got.Cached+got.Evaluated <= 0 {
+		t.Errorf("%+v", got)
+	}
+	if h := got.Header(time.Second); strings.Contains(h, "-") {
+		t.Error(h)
 	}
 }

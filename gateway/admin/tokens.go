@@ -144,12 +144,15 @@ func (a *api) putToken(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var b struct {
-		MaxConcurrentRequests int `json:"maxConcurrentRequests"`
+		MaxConcurrentRequests *int `json:"maxConcurrentRequests"`
 	}
 	if err := decode(r, &b, false); err != nil {
 		return err
 	}
-	t, err := a.control.UpdateToken(r.Context(), param(r, "token"), etag, b.MaxConcurrentRequests)
+	if b.MaxConcurrentRequests == nil {
+		return badField("maxConcurrentRequests", "the body must have maxConcurrentRequests; 0 removes the limit")
+	}
+	t, err := a.control.UpdateToken(r.Context(), param(r, "token"), etag, *b.MaxConcurrentRequests)
 	if err != nil {
 		return err
 	}

@@ -77,6 +77,8 @@ func flagOf(field string) string {
 		return "-policy"
 	case "realms":
 		return "-tenants"
+	case "maxConcurrentRequests":
+		return "-" + concurrency
 	case "scopes", "plan", "instance", "day", "window", "ingester":
 		return "-" + field
 	}
@@ -92,7 +94,9 @@ func (e *apiError) advice() string {
 	case "force":
 		return "-force removes it anyway"
 	case "id":
-		return "'pallium query list' shows the queries in progress"
+		if e.Message != e.Details[0].Reason { // otherwise the ID is that of a token
+			return "'pallium query list' shows the queries in progress"
+		}
 	case "aside":
 		return "'pallium aside list' shows all series that are set aside"
 	case "tenant":

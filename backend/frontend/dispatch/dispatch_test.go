@@ -593,3 +593,33 @@ func TestTiming(t *testing.T) {
 		}
 	}
 }
+
+// TestTimingOfEnded: the time in the queue is measured of a query that ends before a slot takes it,
+// and of one that ends while a slot evaluates it.
+func TestTimingOfEnded(t *testing.T) {
+	for _, taken := range []bool{false, true} {
+		w := newWorld(t)
+		r := timing.New(time.Now)
+		ctx, end := context.WithCancel(timing.NewContext(t.Context(), r))
+		done := make(chan *promql.Result)
+		go func() { done <- w.exec(ctx, "x") }()
+		w.until(func() bool { return w.waiting() == 1 })
+		w.mu.Lock()
+		w.now = w.now.Add(3 * time.Second)
+		w.mu.Unlock()
+		if taken {
+			began := make(chan struct{})
+			w.slot("a", func(ctx context.Context, _ *evaluation.Request) (*evaluation.Answer, error) {
+				close(began)
+				<-ctx.Done()
+				return nil, ErrSlotBroken
+			})
+			<-began
+		}
+		end()
+		<-done
+		if got := r.Report().Of(timing.Queue); got != 3*time.Second {
+			t.Errorf("taken %t: %s in the queue, want 3s", taken, got)
+		}
+	}
+}

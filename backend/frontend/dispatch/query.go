@@ -54,6 +54,16 @@ func (t *task) read() int64 {
 	return -1
 }
 
+// waited adds the time from pushed until a slot took the task to the times of the query, or until
+// now if none did. The task must be done or removed from the queue.
+func (t *task) waited(pushed time.Time) {
+	end := t.began
+	if end.IsZero() {
+		end = t.query.d.o.Now()
+	}
+	timing.Of(t.ctx).Add(timing.Queue, end.Sub(pushed))
+}
+
 // Exec implements promql.Query.
 func (q *query) Exec(ctx context.Context) *promql.Result {
 	if err := q.d.Evaluator.Check(q.Query); err != nil {
@@ -112,21 +122,24 @@ func (q *query) attempt(ctx context.Context, avoid string, alone bool) (t *task,
 	for {
 		select {
 		case <-t.done:
-			timing.Of(ctx).Add(timing.Queue, t.began.Sub(pushed))
+			t.waited(pushed)
 			return t, nil
 		case <-noQuerier:
 			without := d.o.Queue.Without()
 			noQuerier = d.o.Timer(max(noQuerierWait-without, time.Second))
 			if without >= noQuerierWait && d.o.Queue.Remove(job) {
+				t.waited(pushed)
 				d.warnNoQuerier()
 				d.o.Engine.Unreadable(ctx, ErrNoQuerier)
 				return nil, &promql.Result{Err: promql.ErrStorage{Err: ErrNoQuerier}}
 			}
 		case <-ctx.Done():
 			if d.o.Queue.Remove(job) {
+				t.waited(pushed)
 				return nil, d.o.Engine.Interrupted(ctx)
 			}
 			<-t.done // the attempt ends with its context
+			t.waited(pushed)
 			return t, nil
 		}
 	}

@@ -15,6 +15,10 @@ import (
 // with it.
 const maxWait = 500 * time.Millisecond
 
+// maxReport is how long a query whose time has passed, or that was ended, waits until its canceled
+// flight has reported where the time went.
+const maxReport = 100 * time.Millisecond
+
 // flights are the flights of one key: any number that run, and at most one that waits.
 type flights struct {
 	running int
@@ -78,7 +82,7 @@ func (e *Engine) board(ctx context.Context, q *query) (f *flight, first bool) {
 		return f, true
 	}
 	all.waiting = f
-	go e.wait(f)
+	go e.wait(f, f.timing.Measure(timing.Queue))
 	return f, true
 }
 
@@ -95,13 +99,14 @@ func (e *Engine) newFlight(ctx context.Context, q *query) *flight {
 	return f
 }
 
-// wait starts a flight when another one of its key has ended, or after maxWait.
-func (e *Engine) wait(f *flight) {
+// wait starts a flight when another one of its key has ended, or after maxWait. It then calls waited.
+func (e *Engine) wait(f *flight, waited func() time.Duration) {
 	select {
 	case <-f.ready:
 	case <-e.o.Timer(maxWait):
 	case <-f.ctx.Done():
 	}
+	waited()
 	e.mu.Lock()
 	all := e.flights[f.key]
 	all.waiting = nil

@@ -113,6 +113,13 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 	case <-f.done:
 	case <-ctx.Done():
 		q.leave()
+		if f.ctx.Err() != nil { // no query is left
+			select {
+			case <-f.done:
+			case <-q.e.o.Timer(maxReport):
+			}
+		}
+		timing.Of(ctx).Merge(f.timing.Report())
 		return q.e.o.Interrupted(ctx)
 	}
 	timing.Of(ctx).Merge(f.timing.Report())

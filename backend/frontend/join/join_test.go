@@ -20,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/timing"
+	"github.com/palliumhq/pallium/test/kit"
 )
 
 // world is an Engine over queries whose results the test sends.
@@ -54,6 +55,7 @@ func (q *inner) Exec(ctx context.Context) *promql.Result {
 	case res := <-r.result:
 		return res
 	case <-ctx.Done():
+		timing.Of(ctx).Read(7)
 		return &promql.Result{Err: promql.ErrQueryCanceled("x")}
 	}
 }
@@ -363,6 +365,60 @@ func TestTiming(t *testing.T) {
 		<-done[i]
 		if got := records[i].Report().Of(timing.Index); got != time.Second {
 			t.Errorf("query %d: %s", i, got)
+		}
+	}
+}
+
+// TestTimingOfEnded: a query that was ended has the times of its flight: all of them if the flight
+// ended with it, those so far if other queries still wait for it.
+func TestTimingOfEnded(t *testing.T) {
+	w := newWorld(t)
+	w.ask(t.Context(), "up", 0, 1)
+	running := kit.Receive(t, "the first flight runs", w.begun)
+	var records []*timing.Record
+	var ends []context.CancelFunc
+	var results []<-chan *promql.Result
+	for i := range 2 {
+		r := timing.New(kit.NewClock(time.Unix(0, 0)).Now)
+		ctx, end := context.WithCancel(timing.NewContext(t.Context(), r))
+		records, ends, results = append(records, r), append(ends, end), append(results, w.ask(ctx, "up", 0, 1))
+		w.waiting(i + 1)
+	}
+	running.result <- &promql.Result{}
+	shared := kit.Receive(t, "the shared flight runs", w.begun)
+	timing.Of(shared.ctx).Add(timing.Queue, time.Second)
+	for i, reads := range []int64{0, 1} {
+		ends[i]()
+		kit.Receive(t, "the query ends", results[i])
+		if got := records[i].Report(); got.Of(timing.Queue) != time.Second || got.Reads != reads {
+			t.Errorf("query %d: queue %s, %d reads, want 1s and %d", i, got.Of(timing.Queue), got.Reads, reads)
+		}
+	}
+}
+
+// TestTimingOfWait: the time for which a query waits for an equal one that is running is time in the
+// queue, whether its flight starts or is canceled.
+func TestTimingOfWait(t *testing.T) {
+	for _, canceled := range []bool{false, true} {
+		w := newWorld(t)
+		w.ask(t.Context(), "up", 0, 1)
+		running := kit.Receive(t, "the first flight runs", w.begun)
+		clock := kit.NewClock(time.Unix(0, 0))
+		r := timing.New(clock.Now)
+		ctx, end := context.WithCancel(timing.NewContext(t.Context(), r))
+		result := w.ask(ctx, "up", 0, 1)
+		w.waiting(1)
+		clock.Advance(300 * time.Millisecond)
+		if canceled {
+			end()
+		} else {
+			running.result <- &promql.Result{}
+			kit.Receive(t, "the second flight runs", w.begun).result <- &promql.Result{}
+		}
+		kit.Receive(t, "the query ends", result)
+		end()
+		if got := r.Report().Of(timing.Queue); got != 300*time.Millisecond {
+			t.Errorf("canceled %t: %s in the queue, want 300ms", canceled, got)
 		}
 	}
 }
