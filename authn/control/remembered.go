@@ -96,7 +96,7 @@ func (r *Remembered) readNow(id tenant.ID) limits.Limits {
 	return r.put(id, lim, err)
 }
 
-// refresh reads the limits in the background, unless too many reads are in progress or
+// refresh reads the limits in the background, unless maxConcurrentReads refreshes are in progress or
 // the process ends. The caller holds the lock.
 func (r *Remembered) refresh(id tenant.ID, k *knownLimits) {
 	if r.asking.Context().Err() != nil {
