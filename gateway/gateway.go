@@ -52,7 +52,7 @@ type Options struct {
 	WriteURLs   []string     // remote backends of writes; empty: BackendURLs
 	// Dial connects to remote backends; nil uses a plain TCP connection.
 	Dial       func(ctx context.Context, network, addr string) (net.Conn, error)
-	Transport  http.RoundTripper           // to BackendURLs; nil uses newTransport
+	Transport  http.RoundTripper           // to remote backends; nil uses newTransport
 	Memory     Memory                      // accounts for buffered bodies and responses; nil: no accounting
 	Ready      func(context.Context) error // nil: always ready
 	Version    string                      // shown by status/buildinfo
