@@ -84,7 +84,7 @@ func TestExchange(t *testing.T) {
 	}
 	srv.Start()
 	if all, err := e.Exchange(ctx, "a", one); err != nil || len(all) != 1 {
-		t.Errorf("after its return: %v, %v", all, err)
+		t.Errorf("after Redis started again: %v, %v", all, err)
 	}
 }
 
