@@ -317,7 +317,7 @@ func TestMetrics(t *testing.T) {
 	e.do("BREW /nothing", nil, "")
 	e.do(query, nil, "")
 	want := `
-# HELP pallium_gateway_requests_total Requests with a response, by route, method and status code.
+# HELP pallium_gateway_requests_total Requests that have ended, by route, method and status code.
 # TYPE pallium_gateway_requests_total counter
 pallium_gateway_requests_total{code="200",method="POST",route="push"} 1
 pallium_gateway_requests_total{code="401",method="GET",route="query"} 1

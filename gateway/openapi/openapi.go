@@ -1,6 +1,6 @@
 // Package openapi describes the API of tenants as a document of OpenAPI 3.1
 // (https://spec.openapis.org/oas/v3.1.1). Paths, methods and scopes are those of the route
-// table; the rest is in operations.go.
+// table; operations.go has summaries, parameters and media types.
 package openapi
 
 import (
