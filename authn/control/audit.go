@@ -27,7 +27,7 @@ type Event struct {
 
 // Outcome is the result of an Event.
 type Outcome struct {
-	Status int    `json:"status,omitempty"` // HTTP status; 0: unknown
+	Status int    `json:"status,omitempty"` // HTTP status; 0: there is no outcome
 	Target string `json:"target,omitempty"` // path of the object that was created
 }
 
