@@ -23,7 +23,7 @@ import (
 )
 
 // Signer signs the demand of this gateway and verifies that of others. An error of Verify
-// means that no member of the cluster signed the parts.
+// means that the signature is not a valid one of a member of the cluster.
 type Signer interface {
 	Sign(purpose string, parts ...string) (string, error)
 	Verify(signature, host, purpose string, parts ...string) (aged bool, err error)
