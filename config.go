@@ -30,7 +30,7 @@ type Config struct {
 	InternalListen string `yaml:"internal_listen"` // -internal-listen
 	RPCListen      string `yaml:"rpc_listen"`      // -rpc-listen
 	// ExternalURL is the URL of the edge for clients, used in the snippets that are printed
-	// with a new token; default http://localhost with the port of Listen.
+	// with a new token; default: derived from Listen and TLS.
 	ExternalURL string `yaml:"external_url"`
 	TLS         TLS    `yaml:"tls"` // of the edge
 	Log         Log    `yaml:"log"`
@@ -101,8 +101,8 @@ type Frontend struct {
 	// CacheBytes is the size of the cache in memory; 0 means a share of the process's memory.
 	CacheBytes int64 `yaml:"cache_bytes"`
 	// MaxShards is the maximum number of shards, separate evaluations of a range of series, of an
-	// aggregation; 0 means the number of CPUs, or 16 in a query frontend of a cluster; 1 means that
-	// aggregations are not divided.
+	// aggregation, or of an expression without aggregations; 0 means the number of CPUs, or 16 in a
+	// query frontend of a cluster; 1 means that nothing is divided into shards.
 	MaxShards int `yaml:"max_shards"`
 	// ShardPoints is the minimum work of a shard, in samples; 0 means the default.
 	ShardPoints int64 `yaml:"shard_points"`

@@ -110,8 +110,8 @@ func (s *Store) check() error {
 		s.checkPlaces())
 }
 
-// checkPlaces returns an error if the settings of where rows and packs are stored are
-// incomplete.
+// checkPlaces returns an error if the settings of the stores for rows and packs are incomplete
+// or contradict each other.
 func (s *Store) checkPlaces() error {
 	if b := &s.Bigtable; b.set() && (b.Project == "" || b.Instance == "") {
 		return errors.New("store.bigtable needs both project and instance")

@@ -12,8 +12,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestNoStore checks that commands that open the store do not create a missing one, because they
-// would report that the empty store is consistent.
+// TestNoStore checks that migrate and verify do not create a missing store, because they would report
+// that the empty store is up to date or consistent.
 func TestNoStore(t *testing.T) {
 	o := testOptions(All, nil, nil)
 	for name, run := range map[string]func(Config) error{

@@ -16,9 +16,9 @@ import (
 
 const mib = 1 << 20
 
-// TestMemoryOfRoles checks for the memory limits in deploy/ that every role starts, that each
-// of its parts gets enough memory, that parts it does not have get none, and that settings
-// for parts that a role does not have do not reduce its memory.
+// TestMemoryOfRoles checks, for memory limits such as those in deploy/, that the memory of a process
+// can be divided, that each of its parts gets enough memory, that parts that it does not have get
+// none, and that settings for parts that it does not have do not reduce its memory.
 func TestMemoryOfRoles(t *testing.T) {
 	distributor, querier := Targets{TargetDistributor: true}, Targets{TargetQuerier: true}
 	both, ingester, compactor := Targets{TargetDistributor: true, TargetQuerier: true}, Targets{TargetIngester: true}, Targets{TargetCompactor: true}

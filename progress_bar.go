@@ -12,11 +12,11 @@ import (
 	"github.com/palliumhq/pallium/backend/store/fsck"
 )
 
-// lineEvery is how often progress is printed if the output is not a terminal.
+// lineEvery is the minimum time between two lines of progress if the output is not a terminal.
 const lineEvery = 10 * time.Second
 
-// progressBar shows the progress of long work: a bar on a terminal, a line every ten
-// seconds elsewhere. nil shows nothing.
+// progressBar shows the progress of long work: a bar on a terminal, elsewhere at most
+// one line per lineEvery. nil shows nothing.
 type progressBar struct {
 	out      io.Writer
 	terminal bool

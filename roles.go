@@ -15,7 +15,7 @@ type Role string
 const (
 	All     Role = "all"     // gateway and every backend role in one process
 	Gateway Role = "gateway" // only the edge, in front of another backend
-	Backend Role = "backend" // some backend roles, as one process of a cluster
+	Backend Role = "backend" // some or all backend roles, as one process of a cluster
 )
 
 // Target is a role of a backend process.

@@ -50,7 +50,7 @@ func (h *hang) wait(ctx context.Context) error {
 	return errors.New("released")
 }
 
-// hangingRows is a row store that hangs in writes, and in reads if reads is set.
+// hangingRows is a row store that hangs in MutateRows, and in ReadRows if reads is set.
 type hangingRows struct {
 	rows.Store
 	h     *hang
@@ -183,15 +183,15 @@ func TestStopIsBounded(t *testing.T) {
 				}
 				if log := p.log.String(); strings.Count(log, line) != 1 || !strings.Contains(log, "nothing acknowledged is lost") ||
 					!regexp.MustCompile(`waiting_for="?(`+tt.wait+`)"? `).MatchString(log) {
-					t.Errorf("the log lacks waiting_for %q:\n%s", tt.wait, log)
+					t.Errorf("want one line with waiting_for %q, and that nothing acknowledged is lost:\n%s", tt.wait, log)
 				}
 			})
 		}
 	}
 }
 
-// TestEndlessRequest checks that a request that never ends is cancelled after half of
-// shutdown_timeout, and that the rest of stopping is completed.
+// TestEndlessRequest checks that a request that never ends is cancelled, and that the rest of stopping
+// is completed within shutdown_timeout.
 func TestEndlessRequest(t *testing.T) {
 	noLeaks(t)
 	entered, left := make(chan struct{}), make(chan struct{})
@@ -235,8 +235,8 @@ func TestEndlessRequest(t *testing.T) {
 	p.client.CloseIdleConnections()
 }
 
-// TestSealAfterEndlessRequest checks that the head is sealed in the second half of
-// shutdown_timeout if a request hangs in a store.
+// TestSealAfterEndlessRequest checks that the head is sealed within shutdown_timeout, although a request
+// hangs in a store.
 func TestSealAfterEndlessRequest(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)

@@ -16,7 +16,7 @@ import (
 // signatures, and kinds of keys that are unknown, are ignored, as section 5 of the RFC recommends:
 // providers publish encryption keys in the same set. A malformed signature key, which the RFC would
 // also ignore, is an error for the whole set, because it is unknown whether the rest of the set is
-// correct.
+// correct. So is a private or secret key.
 func parseJWKS(data []byte) (keySet, error) {
 	doc, err := parseObject(data)
 	if err != nil {
@@ -130,7 +130,7 @@ func jwkPublicKey(jwk map[string]any) (any, error) {
 		n, okN := jwkBytes(jwk, "n")
 		e, okE := jwkBytes(jwk, "e")
 		if !okN || !okE || len(e) > 4 {
-			return nil, errors.New("n or e of the RSA key is missing or malformed")
+			return nil, errors.New("n or e of the RSA key is missing or malformed, or e is longer than 4 bytes")
 		}
 		exp := new(big.Int).SetBytes(e).Int64()
 		if exp > 1<<31-1 {

@@ -102,7 +102,7 @@ func (s *issuers) parse(raw string) (*parsedToken, error) {
 		signed: raw[:len(parts[0])+1+len(parts[1])], signature: bytes[2]}, nil
 }
 
-// subject returns the unverified claim sub, or "" if it is too long.
+// subject returns the unverified claim sub, or "" if it is missing, no string or too long.
 func (t *parsedToken) subject() string {
 	sub, _ := t.claims["sub"].(string)
 	if len(sub) > maxSubject {

@@ -12,10 +12,13 @@ import (
 
 const maxParams = 1000
 
+const pathNotCanonical = "the path is not in canonical form: remove empty, . and .. segments and all of % \\ ; and control characters, " +
+	"even if they are escaped, and escape only characters that need it, as UTF-8"
+
 // checkPath accepts only a path that every HTTP implementation interprets in the same
-// way: encoded as Go would encode it, without empty, "." or ".." segments, encoded
-// separators or control characters. Proxies clean paths in different ways; the gateway
-// rejects such a path and never cleans it.
+// way: encoded as Go would encode it, valid UTF-8, and without empty, "." or ".." segments,
+// %, \, ; or control characters, encoded or not. Proxies clean other paths in different
+// ways; the gateway rejects them and never cleans a path.
 func checkPath(r *http.Request) *rejection {
 	u := r.URL
 	if u.Scheme != "" || u.Host != "" || u.User != nil || u.Opaque != "" || !strings.HasPrefix(u.Path, "/") {
@@ -24,10 +27,10 @@ func checkPath(r *http.Request) *rejection {
 	// RawPath is set only if the encoding of the path is not canonical, for
 	// example with %2e, %2f or %5c.
 	if u.RawPath != "" || !canonicalPath(u.Path) {
-		return badRequest("path", "the path is not in canonical form: remove empty, . and .. segments, and escape only characters that need it")
+		return badRequest("path", pathNotCanonical)
 	}
 	if sent, _, _ := strings.Cut(r.RequestURI, "?"); sent != "" && sent != u.EscapedPath() {
-		return badRequest("path", "the path is not in canonical form: remove empty, . and .. segments, and escape only characters that need it")
+		return badRequest("path", pathNotCanonical)
 	}
 	return nil
 }

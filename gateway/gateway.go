@@ -1,9 +1,10 @@
 // Package gateway is the edge: all requests of clients reach the backend through it. It finds the
 // route of every request in an exact table. Unless the route is open, it authenticates the
-// credential (package authn), authorizes the request (package policies), enforces the tenant's
-// limits, and builds a new request. The new request has only the headers of the client's request
-// that are on an allow list, and headers of the gateway, such as the tenant. It goes to a handler
-// in the same process or through a proxy to a remote backend; both get the same request.
+// credential (package authn), authorizes the request (package policies) and enforces the tenant's
+// limits. It serves open and local routes itself. For all other routes it builds a new request,
+// which has only the headers of the client's request that are on an allow list, and headers of the
+// gateway, such as the tenant. It goes to a handler in the same process or through a proxy to a
+// remote backend; both get the same request.
 package gateway
 
 import (
@@ -51,7 +52,7 @@ type Options struct {
 	WriteURLs   []string     // remote backends of writes; empty: BackendURLs
 	// Dial connects to remote backends; nil uses a plain TCP connection.
 	Dial       func(ctx context.Context, network, addr string) (net.Conn, error)
-	Transport  http.RoundTripper           // to BackendURLs; nil uses newTransport
+	Transport  http.RoundTripper           // to remote backends; nil uses newTransport
 	Memory     Memory                      // accounts for buffered bodies and responses; nil: no accounting
 	Ready      func(context.Context) error // nil: always ready
 	Version    string                      // shown by status/buildinfo
@@ -225,8 +226,8 @@ func (x *exchange) find() *rejection {
 	return f
 }
 
-// serve handles open routes itself, and passes every other request through
-// authentication, authorization and limits to the backend.
+// serve serves open routes. Requests of other routes pass through authentication,
+// authorization and limits, and then go to a local handler or to the backend.
 func (x *exchange) serve() *rejection {
 	if x.route.open != nil {
 		return x.route.open(x)

@@ -268,8 +268,8 @@ func TestBackendFailures(t *testing.T) {
 	})
 }
 
-// TestFailuresDelayOnly checks that failures from an address delay further attempts, and
-// never cause a 429, on which Prometheus would drop the data.
+// TestFailuresDelayOnly checks that valid credentials are accepted after many failures from their
+// address. After a 429, Prometheus would drop the data.
 func TestFailuresDelayOnly(t *testing.T) {
 	eachMode(t, func(t *testing.T, e *edge) {
 		for range 210 {
@@ -317,7 +317,7 @@ func TestMetrics(t *testing.T) {
 	e.do("BREW /nothing", nil, "")
 	e.do(query, nil, "")
 	want := `
-# HELP pallium_gateway_requests_total Requests with a response, by route, method and status code.
+# HELP pallium_gateway_requests_total Requests that have ended, by route, method and status code.
 # TYPE pallium_gateway_requests_total counter
 pallium_gateway_requests_total{code="200",method="POST",route="push"} 1
 pallium_gateway_requests_total{code="401",method="GET",route="query"} 1

@@ -16,7 +16,7 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer, g *Gateway) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pallium_gateway_requests_total", Help: "Requests with a response, by route, method and status code.",
+			Name: "pallium_gateway_requests_total", Help: "Requests that have ended, by route, method and status code.",
 		}, []string{"route", "method", "code"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "pallium_gateway_request_duration_seconds", Help: "Time from the request's header to the end of the response, by route.",

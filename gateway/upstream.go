@@ -17,8 +17,9 @@ const (
 )
 
 // upstream distributes requests over several backends round robin. A request that fails
-// before it has a response is retried at the next backend: all requests that the gateway
-// forwards are safe to repeat, and their bodies are buffered.
+// before it has a response is sent again, if possible to another backend, at most attempts
+// times in total. All requests that the gateway forwards are safe to repeat, and their bodies
+// are buffered.
 type upstream struct {
 	backends []*endpoint
 	next     http.RoundTripper

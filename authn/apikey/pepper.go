@@ -12,8 +12,8 @@ import (
 // MinPepperLength is the minimum length of a pepper in bytes.
 const MinPepperLength = 32
 
-// pepperVersion is part of everything derived from a pepper, so that values of a later
-// version of the hashing scheme cannot be mistaken for values of this one.
+// pepperVersion is part of the keys that Derive returns and is stored with hashes, so that values of
+// a later version of the hashing scheme cannot be mistaken for values of this one.
 const pepperVersion = 1
 
 // Pepper is the server's secret for hashing keys. Someone who can write to the store but

@@ -29,8 +29,9 @@ var ErrStranger = errors.New("peer did not prove that it belongs to this cluster
 	"differs, or it runs an older version")
 
 // Client authenticates a connection that was dialed to host and, unless PlainText is set,
-// encrypts it. It returns after both sides have proved that they belong to the cluster. On
-// an error the connection is closed.
+// encrypts it. It returns after the peer has proved that it belongs to the cluster; without
+// secrets, the peer may then still reject the certificate of this process. On an error the
+// connection is closed.
 func (m *Member) Client(ctx context.Context, raw net.Conn, host string, protocols ...string) (net.Conn, error) {
 	return m.handshake(ctx, raw, func(ctx context.Context) (net.Conn, error) {
 		config := m.config(protocols)

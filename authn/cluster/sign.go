@@ -21,7 +21,7 @@ const (
 	byCertificate = 'c'
 )
 
-// ErrNotSigned is returned for data that no member of this cluster has signed.
+// ErrNotSigned is returned for data without a valid signature of a member of this cluster.
 var ErrNotSigned = errors.New("not signed by a member of this cluster: the writer has a different PALLIUM_CLUSTER_SECRET or cluster.tls, " +
 	"or does not belong to the cluster")
 

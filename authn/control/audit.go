@@ -12,8 +12,8 @@ import (
 )
 
 // Event is one entry of the audit log. It is written before its change is made, and completed with
-// the outcome afterwards; an event without an outcome is a change that is in progress or was
-// interrupted.
+// the outcome afterwards. An event has no outcome while its change is in progress, and if the
+// process ended or the outcome could not be written.
 type Event struct {
 	ID        string    `json:"id"`
 	Time      time.Time `json:"time"`
@@ -27,7 +27,7 @@ type Event struct {
 
 // Outcome is the result of an Event.
 type Outcome struct {
-	Status int    `json:"status,omitempty"` // HTTP status; 0: unknown
+	Status int    `json:"status,omitempty"` // HTTP status; 0: there is no outcome
 	Target string `json:"target,omitempty"` // path of the object that was created
 }
 

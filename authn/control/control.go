@@ -1,9 +1,9 @@
 // Package control stores tenants, plans, access policies and API keys in the row store,
 // and serves the edge's lookups of them from bounded caches.
 //
-// Every change is first written to its record and then to the change log; see
-// changelog.go. All gateways poll that log twice per second and drop the entries that it
-// names, so that a revocation takes effect immediately in the process that made it and
+// A change is first written to its record and then, if it can make cached entries outdated, to the
+// change log; see changelog.go. All processes poll that log twice per second and drop the entries
+// that it names. So a revocation normally takes effect immediately in the process that made it and
 // within a second in all others. Cached entries expire after 30 s regardless of the log;
 // if the store is unavailable then, a lookup fails and never returns an outdated result.
 package control

@@ -90,8 +90,8 @@ func TestTouchRetried(t *testing.T) {
 	}
 }
 
-// TestTouchDuringWrite checks that a use during the write of an earlier one is not written
-// again within a minute, and is not lost if that write fails.
+// TestTouchDuringWrite uses a key while its earlier use is written. If this write succeeds, the
+// second use is not written, because it follows within a minute; otherwise it is written.
 func TestTouchDuringWrite(t *testing.T) {
 	for _, fails := range []bool{false, true} {
 		w := newWorld(t)

@@ -24,7 +24,7 @@ type tenantLimits struct {
 
 // Credential returns the API key with the given ID, from the cache if it was read within
 // the last 30 s. Deleted tenants are removed from its tenants. A key that does not exist,
-// or whose policy or tenants were all deleted, is apikey.ErrNotFound. Any other error
+// or whose policy or last tenant was deleted, is apikey.ErrNotFound. Any other error
 // means that the store could not be read or a record is damaged.
 func (c *Control) Credential(ctx context.Context, keyID string) (apikey.Credential, error) {
 	if v, found, ok := c.credentials.get(keyID); ok {

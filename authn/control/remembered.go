@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// limitsAge is the age at which cached limits are refreshed in the background, so
-	// that a tenant with continuous traffic never waits for the row store.
+	// limitsAge is the age from which cached limits are refreshed in the background, so that a
+	// tenant with continuous traffic waits for the row store only if refreshes are slow.
 	limitsAge = time.Second
 	// idleAge is the age from which a caller waits for the refresh. A tenant that was
 	// idle must not start with limits that are an hour old: a query would show samples
@@ -96,7 +96,7 @@ func (r *Remembered) readNow(id tenant.ID) limits.Limits {
 	return r.put(id, lim, err)
 }
 
-// refresh reads the limits in the background, unless too many reads are in progress or
+// refresh reads the limits in the background, unless maxConcurrentReads refreshes are in progress or
 // the process ends. The caller holds the lock.
 func (r *Remembered) refresh(id tenant.ID, k *knownLimits) {
 	if r.asking.Context().Err() != nil {

@@ -91,7 +91,7 @@ func TestIdleTenant(t *testing.T) {
 }
 
 // TestIdleTenants checks that idle tenants also start with their current limits if there
-// are more of them than concurrent reads are allowed.
+// are more of them than concurrent refreshes are allowed.
 func TestIdleTenants(t *testing.T) {
 	s := (&limitsStore{}).set(24)
 	r, clock := remember(t, s)
@@ -114,7 +114,7 @@ func TestIdleTenants(t *testing.T) {
 }
 
 // TestLimitsWithoutStore checks that the last known limits are used while the store is down, and that
-// only the first call reads the store.
+// the store is not read again soon after a failed read.
 func TestLimitsWithoutStore(t *testing.T) {
 	s := (&limitsStore{}).set(24)
 	r, clock := remember(t, s)
@@ -129,6 +129,6 @@ func TestLimitsWithoutStore(t *testing.T) {
 		t.Errorf("second call: %d, %d reads", h, s.asked.Load()-before)
 	}
 	if h := hours(r.Limits("b")); h != 99 {
-		t.Errorf("limits of an unknown tenant: %d", h)
+		t.Errorf("limits of a tenant that was never read: %d", h)
 	}
 }

@@ -37,7 +37,7 @@ type Token struct {
 	ExpiresAt  time.Time
 	RevokedAt  time.Time // zero: not revoked
 	RotatedAt  time.Time // zero: never rotated
-	LastUsedAt time.Time // accurate to about a minute; zero: never used
+	LastUsedAt time.Time // accurate to about a minute; zero: no use was written
 
 	PreviousKeyID      string // the key before the last rotation
 	PreviousValidUntil time.Time

@@ -17,7 +17,7 @@ const maxUses = 100_000
 type uses struct {
 	mu      sync.Mutex
 	dirty   map[string]time.Time // to be written
-	written map[string]time.Time // written less than touchEvery ago
+	written map[string]time.Time // last use that was written; take removes old ones
 }
 
 func newUses() uses {
@@ -46,7 +46,7 @@ type use struct {
 }
 
 // take returns the uses to write and removes them from dirty. It also removes uses from written
-// that were written touchEvery ago.
+// that are at least touchEvery old.
 func (u *uses) take(now time.Time) []use {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -73,7 +73,8 @@ func (u *uses) wrote(w use) {
 	}
 }
 
-// keep puts back a use from take that could not be written, unless the key was used again.
+// keep puts back a use from take that could not be written, unless the key was used again or
+// dirty is full.
 func (u *uses) keep(w use) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -113,8 +114,8 @@ func (c *Control) flushUses(ctx context.Context) {
 	}
 }
 
-// lastUse returns the time in a key's index row, or the zero time if the key was never
-// used.
+// lastUse returns the time in a key's index row, or the zero time if no use was
+// written.
 func lastUse(r row) time.Time {
 	ms, err := strconv.ParseInt(r.text(cellUse), 10, 64)
 	if err != nil {

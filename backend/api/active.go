@@ -60,7 +60,7 @@ func (w *statusNoter) WriteHeader(code int) {
 	w.ResponseWriter.WriteHeader(code)
 }
 
-// begin is called before the first part of the response.
+// begin is called before each part of the response. Only the first call has an effect.
 func (w *statusNoter) begin(code int) {
 	if w.entry.Status(code) {
 		w.Header().Set(timing.HeaderName, w.timing())

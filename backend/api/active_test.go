@@ -12,8 +12,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestEndedByOperator checks on every route that a read is listed with its parameters, and that the
-// response is 422 with the reason if an operator ends it.
+// TestEndedByOperator checks on every route that reads data that a read is listed with its parameters,
+// and that the response is 422 with the reason if an operator ends it.
 func TestEndedByOperator(t *testing.T) {
 	b := newReading(t, 64<<20)
 	for _, c := range allReadRoutes() {

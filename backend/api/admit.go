@@ -24,7 +24,7 @@ import (
 // memory until the response is written, checks the size of expressions and selectors before they
 // are parsed, sets a deadline of query_timeout, which includes the time in the queue, and waits for
 // one of the tenant's slots in the gate. While it waits for a slot, a request holds memory only for
-// its text.
+// its parameters and regular expressions.
 func (a *api) admit(next http.Handler) http.HandlerFunc {
 	return a.admitIf(func(r *http.Request, _ *limits.Limits) (*http.Request, func(), error) { return r, func() {}, nil }, next)
 }

@@ -1,7 +1,8 @@
 // Package api is the HTTP API of the backend: it decodes requests that the
 // gateway has authorized, calls the role that serves them, and encodes the
 // response. The PromQL endpoints are Prometheus' own code, so that parameters
-// and responses are exactly those of Prometheus.
+// and responses are those of Prometheus, except for additions such as
+// partial_response and for the status of some errors.
 //
 // The handler trusts the tenant.Access in each request's context. It must be called only through
 // the gateway and not have a listener of its own. The gateway uses one path per route, even if
@@ -102,8 +103,8 @@ func New(o Options) (http.Handler, error) {
 	return r, nil
 }
 
-// requireAccess rejects requests without a tenant and a policy: there is no
-// default tenant.
+// requireAccess rejects requests that have no tenant or no label policy: there is
+// no default.
 func requireAccess(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := tenant.FromContext(r.Context()); err != nil {

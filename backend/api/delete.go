@@ -72,10 +72,10 @@ func (a *api) parseDeletion(r *http.Request) (Deletion, error) {
 	}
 	var err error
 	if d.MinTime, err = timeParameter(r.Form.Get("start"), d.MinTime); err != nil {
-		return d, errors.New("start is not a time: use Unix seconds or RFC 3339")
+		return d, errors.New("start is not a valid time: use Unix seconds or RFC 3339")
 	}
 	if d.MaxTime, err = timeParameter(r.Form.Get("end"), d.MaxTime); err != nil {
-		return d, errors.New("end is not a time: use Unix seconds or RFC 3339")
+		return d, errors.New("end is not a valid time: use Unix seconds or RFC 3339")
 	}
 	if d.MinTime > d.MaxTime {
 		return d, errors.New("end is before start")

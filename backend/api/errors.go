@@ -39,7 +39,7 @@ func (e unsupported) Error() string { return string(e) }
 const statusClientGone = 499
 
 // clientGone reports whether the client of a request has closed the connection. If the request
-// timed out, or ended because of its memory, the context has another cause. An error
+// timed out, or was ended by an operator or because of its memory, the context has another cause. An error
 // context.Canceled of another process, for example of an ingester that is stopping, does not count:
 // senders drop requests that get a 499.
 func clientGone(r *http.Request) bool {

@@ -18,8 +18,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// TestClientGone checks on every route that a request whose client closes the connection has status
-// 499, whatever error that causes, and is not logged as a failure.
+// TestClientGone checks on every route that reads or deletes data that a request whose client closes
+// the connection has status 499, whatever error that causes, and is not logged as a failure.
 func TestClientGone(t *testing.T) {
 	for _, failure := range []error{context.Canceled, fmt.Errorf("zone-1: %w: %w", peers.ErrTooFew, context.Canceled), errors.New("stream was reset")} {
 		b := newReading(t, 64<<20)

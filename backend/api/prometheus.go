@@ -140,8 +140,8 @@ func configuration() config.Config {
 // unavailableWriter replaces responses of Prometheus' handlers. Status 500, and 422 if data could
 // not be read, become 503 with the text of the function status: these are internal errors, and a
 // retry may succeed. If the queue of the tenant's query frontend is full, the status is 429. If an
-// operator or the memory account ended the request, it is 422. The status is 499 if and only if the
-// client is gone.
+// operator or the memory account ended the request, it is 422. An error has the status 499 if and
+// only if the client is gone.
 type unavailableWriter struct {
 	http.ResponseWriter
 	fault    func() error

@@ -25,7 +25,7 @@ import (
 const maxReadQueries = 64
 
 // remoteRead handles a remote read: it checks the size of the request before Prometheus' handler
-// decompresses it, takes a slot of the gate, and replaces the status of errors.
+// decompresses it, takes a slot of the gate and of the queriers, and replaces the status of errors.
 func (a *api) remoteRead(next http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r, lim, end := a.account(r)

@@ -227,8 +227,8 @@ func TestTenantsApart(t *testing.T) {
 	}
 }
 
-// TestNoAccess checks that every route requires a tenant.Access in the context
-// and does not read one from the headers of the request.
+// TestNoAccess checks that routes require a tenant.Access in the context and do
+// not read one from the headers of the request.
 func TestNoAccess(t *testing.T) {
 	b := newBackend(t)
 	routes := []string{

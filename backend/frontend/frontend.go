@@ -53,8 +53,8 @@ type Evaluator interface {
 	Take(ctx context.Context, bytes int64) error
 	// Charge accounts for the memory of an answer from the cache or from shards.
 	Charge(ctx context.Context, m promql.Matrix) error
-	// Failed returns the result of a query that failed with an error of Check, Take or Charge, or
-	// because a part was too large, and counts it.
+	// Failed returns the result of a query that failed with an error of Check, CheckCost, Take or
+	// Charge, or because a part was too large, and counts it.
 	Failed(err error) *promql.Result
 	// Retention returns how long the tenant's samples are kept; 0 means without limit.
 	Retention(ctx context.Context) (time.Duration, error)

@@ -87,10 +87,10 @@ func testAnswers(t *testing.T, seed int64, n, shards int) {
 		}
 	}
 	if w.cache.found == 0 {
-		t.Error("the cache never had a part")
+		t.Error("no part was found in the cache")
 	}
 	if (w.sharded.Load() > 0) != (shards > 1) {
-		t.Errorf("%d evaluations of shards", w.sharded.Load())
+		t.Errorf("%d evaluations of shards with at most %d shards per leaf", w.sharded.Load(), shards)
 	}
 }
 

@@ -83,8 +83,8 @@ func (p *plan) maxt() int64 {
 	return maxt
 }
 
-// usable decodes an entry and returns it if its data has not changed and it has steps that the part
-// needs; otherwise it returns nil.
+// usable decodes an entry. It returns nil if the entry cannot be used for the part, for example
+// because its data has changed.
 func (p *plan) usable(ctx context.Context, part *part, value []byte) *entry {
 	e, err := p.decode(ctx, part, value)
 	var reason string
@@ -161,7 +161,8 @@ func (p *plan) addTasks(part *part) {
 // keepTimeout is the maximum time for which a query delays its answer in order to cache it.
 const keepTimeout = time.Second
 
-// keep stores the evaluated answers in the cache, unless their data changed in the meantime.
+// keep stores the evaluated answers in the cache, unless their data changed in the meantime or it is
+// unknown whether it did.
 func (p *plan) keep(ctx context.Context) {
 	if !p.cached {
 		return

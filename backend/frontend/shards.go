@@ -167,8 +167,8 @@ func (p *plan) divided(s *selection, steps split.Range) bool {
 }
 
 // list lists the series that the leaves select, and remembers their number and some of them. If the
-// expression must not be divided, it sets only selection.together. It returns nil after an error:
-// the steps are then evaluated without shards.
+// expression must not be divided, it sets only together and at of the selection. It returns nil after
+// an error: the steps are then evaluated without shards.
 func (p *plan) list(ctx context.Context, steps split.Range) *selection {
 	held := memory.FromContext(ctx).Part()
 	defer held.Close()

@@ -59,8 +59,9 @@ func TestNoExemplars(t *testing.T) {
 	}
 }
 
-// TestPartExceedsLimit checks that a part that exceeds a limit holds no memory afterwards, and that
-// only its query is counted: the part may be repeated with fewer steps.
+// TestPartExceedsLimit checks that a part of a query that exceeds a limit holds no memory
+// afterwards. The metric of exceeded limits counts only whole queries that failed: a part may be
+// repeated with fewer steps.
 func TestPartExceedsLimit(t *testing.T) {
 	for limit, lim := range map[string]limits.Limits{
 		"max_query_samples": {MaxQuerySamples: 1}, "max_query_series": {MaxQuerySeries: 1}, "max_memory_bytes": {MaxMemoryBytes: 1},

@@ -55,7 +55,10 @@ func NewEngine(p switches.Parsers, logger *slog.Logger, reg prometheus.Registere
 	return &Engine{
 		logger: logger, parsers: p,
 		engines: map[engineKey]*promql.Engine{},
-		queries: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_querier_queries_total", Help: "PromQL queries that were started."}),
+		queries: auto.NewCounter(
+			prometheus.CounterOpts{Name: "pallium_querier_queries_total",
+				Help: "Evaluations of PromQL queries, of their parts and of shards that were started."},
+		),
 		exceeded: auto.NewCounterVec(
 			prometheus.CounterOpts{Name: "pallium_querier_limited_queries_total", Help: "PromQL queries that exceeded a limit, by limit."},
 			[]string{"limit"}),

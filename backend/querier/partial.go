@@ -27,7 +27,7 @@ func Partial(ctx context.Context) bool { return ctx.Value(partialKey{}) != nil }
 
 // Limits of a partial read.
 const (
-	mostMissing = 16 // maximum number of days that are left out; with more the query fails
+	mostMissing = 16 // maximum number of days that a selection leaves out; with more the query fails
 	daysAtOnce  = 8  // maximum number of ranges of days that are read concurrently
 )
 
@@ -70,8 +70,8 @@ func (b *both) selectLong(ctx context.Context, req series.Request, covered store
 }
 
 // leftOut reports whether a partial request leaves out the days whose read failed with err. The end
-// of the request, exceeded limits, a lack of memory and lost samples are errors of the whole
-// request.
+// of the request, a canceled read, exceeded limits, a lack of memory and lost samples are errors of
+// the whole request.
 func leftOut(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && explain(ctx, err) == nil && !errors.Is(err, series.ErrLost) && !errors.Is(err, context.Canceled)
 }

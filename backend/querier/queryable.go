@@ -243,8 +243,9 @@ func (e exemplarQuerier) Select(start, end int64, matchers ...[]*labels.Matcher)
 }
 
 // clarify converts an error of the source to one from which Prometheus' API derives the right
-// response: an exceeded limit is returned unchanged (422); a timeout is 503 and a cancellation 499.
-// Any other error is logged, and becomes a storage error with a general text (500).
+// response: 422 for an exceeded limit and for a query that was ended, 503 for a timeout, 499 for a
+// cancellation. Other errors become storage errors (500). Unless memory is exhausted, they are
+// logged, and their text is general, except that of lost samples.
 func (q *Queryable) clarify(ctx context.Context, err error) error {
 	if err == nil {
 		return nil

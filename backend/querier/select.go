@@ -85,8 +85,8 @@ func (s *chunkSeriesSet) At() storage.ChunkSeries {
 
 type oneChunkSeries struct{ oneSeries }
 
-// Iterator implements storage.ChunkSeries. Chunks within the range that do not
-// overlap are returned unchanged; the others are re-encoded.
+// Iterator implements storage.ChunkSeries. Prometheus chunks within the range
+// that do not overlap are returned unchanged; the others are re-encoded.
 func (s *oneChunkSeries) Iterator(chunks.Iterator) chunks.Iterator {
 	normal, err := series.Normalize(s.Chunks)
 	if err != nil {

@@ -27,8 +27,8 @@ type selectorShape struct {
 	// and results of operators or functions.
 	copies int64
 	// groupBy are the labels of an aggregation directly above the selector,
-	// which returns one series for each of their values; grouped is set if
-	// there is such an aggregation.
+	// which returns one series for each combination of their values; grouped is
+	// set if there is such an aggregation.
 	groupBy []string
 	grouped bool
 
@@ -156,8 +156,8 @@ func selectorAt(path []parser.Node) selectorShape {
 	return s
 }
 
-// groups reports whether an aggregation returns one series for each value of
-// the labels that it groups by.
+// groups reports whether an aggregation returns one series for each combination
+// of values of the labels that it groups by.
 func groups(agg *parser.AggregateExpr) bool {
 	switch agg.Op {
 	case parser.SUM, parser.AVG, parser.COUNT, parser.MIN, parser.MAX, parser.GROUP, parser.STDDEV, parser.STDVAR, parser.QUANTILE:

@@ -41,14 +41,15 @@ func NewPool(m *cluster.Member) *Pool { return &Pool{member: m, peers: map[strin
 
 const (
 	// clientPing and clientPong are the interval and timeout of pings. A peer that stops
-	// responding is detected within their sum. From then on calls fail at once until it
-	// responds again. gRPC allows no shorter interval.
+	// responding is detected within their sum. gRPC allows no shorter interval. Calls that follow
+	// wait for an attempt to reconnect, at most dialTimeout. After it failed, calls fail without
+	// waiting until an attempt succeeds.
 	clientPing  = 10 * time.Second
 	clientPong  = 3 * time.Second
 	dialTimeout = 3 * time.Second
-	// maxRedialGap is the maximum pause between two attempts to connect to a peer. It is short,
-	// because no other replica may fail until the peer is connected again. A refused connection
-	// costs little, and an attempt without a response takes dialTimeout anyway.
+	// maxRedialGap is the maximum pause between two attempts to connect to a peer, without jitter.
+	// It is short, because pushes can fail if another replica fails before the peer is connected
+	// again. A refused connection costs little, and an attempt without a response takes dialTimeout.
 	maxRedialGap = 400 * time.Millisecond
 	firstRedial  = 100 * time.Millisecond
 	// pauseAfter is the number of consecutive timeouts of pushes after which no pushes are
@@ -142,7 +143,9 @@ func (p *Peer) healthy() error {
 		if time.Since(p.paused) < pauseFor {
 			return errPaused
 		}
-		p.paused = time.Now() // this call probes the peer, others fail until it returns
+		// This push probes the peer. Other pushes fail for another pauseFor, unless a push to
+		// the peer ends without a timeout before.
+		p.paused = time.Now()
 	}
 	return nil
 }
@@ -190,7 +193,7 @@ func selectRequest(req series.Request) wire.SelectRequest {
 var errTruncated = fmt.Errorf("%w: the response was truncated", wire.ErrUnavailable)
 
 // Select implements querier.Ingester. The memory of the selection is released with the
-// selection, or at once after an error, since other ingesters are then queried instead.
+// selection, or at once after an error, since other ingesters may then be queried instead.
 func (p *Peer) Select(ctx context.Context, req series.Request) (*series.Selection, []ulid.ULID, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

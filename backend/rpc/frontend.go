@@ -103,8 +103,9 @@ func (s frontendServer) Hold(in *wire.HoldRequest, out wire.Frontend_HoldServer)
 
 // Hold waits, like an instant query or a range query, until the frontend holds a slot for a read of a
 // tenant. The caller must call release when the read has ended. The error wraps wire.ErrUnavailable
-// if the frontend does not respond, or wire.ErrRejected if it rejects the tenant or does not know the
-// call.
+// if the frontend cannot be reached or ended the call, context.Canceled if it did not respond for
+// aliveTimeout or ctx was cancelled, or wire.ErrRejected if it rejects the tenant or does not know
+// the call.
 func (p *Peer) Hold(ctx context.Context, id tenant.ID, instant bool) (release func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
@@ -324,7 +325,8 @@ func (w *Work) receive() {
 // errWorkEnded is returned after the frontend has ended the stream.
 var errWorkEnded = errors.New("the query frontend has ended the stream")
 
-// Next returns the next evaluation, or an error when the stream has ended.
+// Next returns the next evaluation. It returns an error when the stream has ended, or if the
+// request is invalid.
 func (w *Work) Next() (*evaluation.Request, error) {
 	select {
 	case in := <-w.requests:

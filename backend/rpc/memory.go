@@ -132,7 +132,7 @@ func one(md metadata.MD, key string) string {
 }
 
 // note returns the decoded error of a call that is not a push. It is memory.ErrEndedElsewhere if the
-// peer ended the call because the call held most of the peer's memory.
+// peer ended the call because the peer was nearly out of memory.
 func (p *Peer) note(_ context.Context, err error) error {
 	if s, ok := status.FromError(err); ok && s.Code() == codes.Aborted {
 		return memory.ErrEndedElsewhere

@@ -42,8 +42,8 @@ func RequireHost(names []string, next http.Handler) http.Handler {
 	})
 }
 
-// ContentSecurityPolicy is sent with every response: a page may not load anything and may
-// not be framed.
+// ContentSecurityPolicy is sent with every response, except that the overview page has a less
+// strict policy: a page may not load anything and may not be framed.
 const ContentSecurityPolicy = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 // hostAllowed also accepts a missing Host: browsers always send one, old probes do not.

@@ -51,7 +51,8 @@ func WithHint(err error, format string, args ...any) error {
 	return &changed
 }
 
-// IsProblem reports whether an error's text is sent to the client.
+// IsProblem reports whether an error is one of Fail, Query or a similar function, whose text is sent
+// to the client.
 func IsProblem(err error) bool {
 	var p *problem
 	return errors.As(err, &p)

@@ -60,8 +60,7 @@ type guard struct {
 	others   bucket // shared by networks beyond maxNetworks
 }
 
-// bucket counts how many more logins of a network may fail before further ones are rejected
-// unchecked.
+// bucket counts how many more failed logins of a network get status 401. Further ones get 429.
 type bucket struct {
 	left  float64
 	since time.Time

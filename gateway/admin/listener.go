@@ -142,7 +142,8 @@ func (s Surface) Handler() http.Handler {
 	}
 	if s.API == nil {
 		r.NotFound(func(w http.ResponseWriter, _ *http.Request) {
-			http.Error(w, "not found: the admin listener of a backend has /metrics, /ready and /healthy; "+
+			http.Error(w, "not found: the admin listener of a backend has /metrics, /ready, /healthy and, "+
+				"with PALLIUM_PPROF_TOKEN, /debug/pprof/; "+
 				"the overview page and the admin API are on the admin listener of a gateway", http.StatusNotFound)
 		})
 		return r

@@ -180,8 +180,8 @@ func (r *recorder) Write(b []byte) (int, error) {
 // Unwrap supports http.ResponseController.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// replay responds to a POST that repeats an Idempotency-Key with the response to the
-// first one.
+// replay responds to a POST that repeats the Idempotency-Key of a POST that succeeded with the
+// stored response to it.
 func (a *api) replay(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.Header.Get("Idempotency-Key")

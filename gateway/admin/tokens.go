@@ -215,7 +215,7 @@ func (a *api) whoami(w http.ResponseWriter, r *http.Request) error {
 
 type eventView struct {
 	control.Event
-	Status int    `json:"status"` // 0: unknown, because the process ended during the request
+	Status int    `json:"status"` // 0: no outcome is recorded, for example while the request is in progress
 	Target string `json:"target,omitempty"`
 }
 

@@ -46,7 +46,7 @@ func auditList(fs *flag.FlagSet) action {
 		var requests []string
 		for _, e := range page.Items {
 			method, _, _ := strings.Cut(e.Action, " ")
-			status := "unknown" // the server stopped before the outcome was known
+			status := "unknown" // no outcome is recorded, for example while the request is in progress
 			if e.Status != 0 {
 				status = strconv.Itoa(e.Status)
 			}

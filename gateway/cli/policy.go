@@ -159,7 +159,7 @@ func policyDelete(fs *flag.FlagSet) action {
 }
 
 // confirmKeys asks for a confirmation that the keys of a policy are deleted. It returns an
-// error if a key is issued while the user types.
+// error if the set of keys changes while the user types.
 func (s *session) confirmKeys(ctx context.Context, yes bool, policy string) error {
 	if yes {
 		return nil

@@ -120,7 +120,7 @@ func tokenSet(fs *flag.FlagSet) action {
 }
 
 // lacksTenant reports whether the server did not issue a key because of its tenant. The server
-// checks everything else in the request first.
+// checks whether the tenant exists after everything else in the request.
 func lacksTenant(err error) bool {
 	var e *apiError
 	return errors.As(err, &e) && e.Status == http.StatusBadRequest && e.field() == "tenant"

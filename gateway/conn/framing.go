@@ -21,7 +21,7 @@ func framingError(text string) *Rejection {
 	return &Rejection{Status: http.StatusBadRequest, Reason: "framing", Text: text}
 }
 
-// errChunk is returned for a body whose chunks violate RFC 9112.
+// errChunk is returned for a body whose chunks or trailer violate RFC 9112, or exceed a limit.
 var errChunk = errors.New("malformed chunked encoding")
 
 const (
@@ -41,7 +41,7 @@ const (
 )
 
 // framing parses the framing of the requests on a connection, more strictly than net/http: it
-// accepts only lines that end in CRLF, no folded lines, and one Content-Length. net/http splits
+// accepts only lines that end in CRLF, no folded lines, and at most one Content-Length. net/http splits
 // everything that is passed on into the same requests.
 //
 // A header is passed on line by line as it arrives. When a request is rejected, further lines are
@@ -302,7 +302,7 @@ func (f *framing) endHeader(out []byte) ([]byte, bool, *Rejection) {
 	case f.chunked && f.length:
 		return out, false, framingError("Transfer-Encoding and Content-Length must not both be sent")
 	case f.old() && f.first == 'P' && !f.length: // POST, PUT, PATCH
-		return out, false, framingError("a request with a body requires Content-Length in HTTP/1.0")
+		return out, false, framingError("the methods POST, PUT and PATCH require Content-Length in HTTP/1.0")
 	}
 	next := between
 	switch {

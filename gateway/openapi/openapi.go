@@ -1,6 +1,6 @@
 // Package openapi describes the API of tenants as a document of OpenAPI 3.1
 // (https://spec.openapis.org/oas/v3.1.1). Paths, methods and scopes are those of the route
-// table; the rest is in operations.go.
+// table; operations.go has summaries, parameters and media types.
 package openapi
 
 import (
@@ -94,7 +94,7 @@ func form(list []argument) *body {
 	return &body{Content: content("application/x-www-form-urlencoded", s)}
 }
 
-// responses returns the responses of a route. All errors have one description.
+// responses returns the responses of a route. All errors of the route have one description.
 func responses(rt *routes.Route, d *description) map[string]response {
 	success := response{Description: "Success."}
 	for _, media := range d.answers {

@@ -94,7 +94,7 @@ func operations() map[string]description {
 			answers: []string{"application/x-protobuf", "application/x-streamed-protobuf"}},
 		"label_values":            json("List the values of a label.", listing...),
 		"delete_series":           {summary: "Delete samples of series.", parameters: []argument{match.needed(), start, end}},
-		"clean_tombstones":        {summary: "Remove deleted samples from the files now."},
+		"clean_tombstones":        {summary: "Request that deleted samples are removed from the files now."},
 		"tsdb_status":             json("Statistics of the tenant's series in memory.", limit),
 		"cardinality_label_names": json("Count the values of label names.", selector, limit, method),
 		"cardinality_label_values": json("Count the series of label values.", argument{name: "label_names[]", repeated: true, required: true,

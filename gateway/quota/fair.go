@@ -10,7 +10,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// ErrBusy is returned if a request could not pass the gate.
+// ErrBusy is returned for a request whose tenant's queue is full, or which has waited too long.
 var ErrBusy = errors.New("too many requests are queued")
 
 // Gate bounds the concurrent requests of the whole gateway. When it is full, requests

@@ -49,7 +49,8 @@ func (st *state) ratio() float64 {
 }
 
 // learn updates the estimates with the outcome of a write. Costs in addition to samples, such as
-// for a day that must be compacted again, do not depend on the length of the body.
+// for a day that must be compacted again, count for perWrite only, because they do not depend on the
+// length of the body.
 func (st *state) learn(o Outcome) {
 	st.perWrite += (float64(max(o.Samples, 0)+o.Extra) - st.perWrite) / 8
 	if o.Read <= 0 || o.Samples <= 0 {

@@ -147,7 +147,7 @@ func (st *state) scaled(l *limits.Limits) rates {
 }
 
 // part returns a share of a burst, or of one second's tokens if no burst is set; at least
-// 1.
+// 1. For a share of 1 it returns burst unchanged.
 func part(rate float64, burst int, share float64) int {
 	if share == 1 {
 		return burst

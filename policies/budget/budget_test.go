@@ -187,9 +187,9 @@ func (b *buckets) SetShares(shares map[tenant.ID]Share, rest Share, gateways int
 	}
 }
 
-// TestSimulation checks that gateways, while demand moves between them, together admit at
-// most the limit, a burst, and the cost of one late exchange; and nearly the limit if
-// there is enough demand.
+// TestSimulation checks what gateways together admit while demand moves between them: at most
+// the limit, a burst, and for each move the cost of one late exchange of each gateway. The
+// demand is high enough that they also admit nearly the limit.
 func TestSimulation(t *testing.T) {
 	for seed := range int64(8) {
 		rnd := rand.New(rand.NewSource(seed))

@@ -82,7 +82,7 @@ func (d Description) most() int64 {
 	return maxNumber
 }
 
-// Check returns an error for the first value that is out of range.
+// Check returns an error for the first value that is not allowed.
 func (l Limits) Check() error {
 	for i, d := range table {
 		if err := d.check(l.field(Limit(i)).Interface()); err != nil {
@@ -155,7 +155,7 @@ func validLabelName(s string) bool {
 // Error is a mistake in a document with limits.
 type Error struct {
 	Key     string // the key as it was written
-	Message string // contains key, value and the valid values
+	Message string // contains the key, and says what is wrong
 }
 
 func (e *Error) Error() string { return e.Message }

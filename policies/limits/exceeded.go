@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Exceeded is the error of a request that exceeds one of its tenant's limits. Its text is for the
+// Exceeded is the error of a request that exceeds a limit, usually of its tenant. Its text is for the
 // tenant: it contains the limit, its value, the current use, and what to do. It is created by the
 // methods of a Limit, which must be declared, or by ExceededSetting.
 type Exceeded struct {
@@ -43,8 +43,8 @@ func (l Limit) ExceededAt(value, used int64) *Exceeded {
 	return d.exceeded(d.amount(value), used)
 }
 
-// ExceededSetting returns the error of a request that exceeds a setting of the
-// configuration, which applies to all tenants.
+// ExceededSetting returns the error of a request that exceeds a limit that is not a limit of its
+// tenant: a setting of the configuration, or a parameter of the request.
 func ExceededSetting(name, value, use, hint string) *Exceeded {
 	return &Exceeded{name: name, Limit: value, Use: use, Hint: hint}
 }

@@ -5,10 +5,10 @@
 // replay is possible: an older value of the same tenant and key can be decrypted. So the
 // frontend compares the versions of every value with the current ones.
 //
-// Every failure is a miss. Reads wait for Redis at most 50 ms, writes are done in the
-// background, and after consecutive failures no command is sent to Redis for a second. The package
-// uses the commands GETRANGE and SET, each for one key, and so also works with a Redis
-// Cluster.
+// Every failure is a miss. By default, reads wait for Redis at most 50 ms. Writes are done in the
+// background. After three consecutive failures of reads, no reads are sent to Redis for a second;
+// the same applies to writes. The package uses the commands GETRANGE and SET, each for one key, and
+// so also works with a Redis Cluster.
 package redis
 
 import (

@@ -19,9 +19,9 @@ type costKey struct {
 // Sizes of costs. The base is the cost, in samples, of an evaluation that reads nothing.
 const (
 	costBase       = 10_000
-	costPerStep    = 10_000 // for an expression that is not among the last knownCosts
-	knownCosts     = 10_000 // expressions
-	longestCostKey = 2 << 10
+	costPerStep    = 10_000  // for an expression that is not among the last knownCosts
+	knownCosts     = 10_000  // expressions
+	longestCostKey = 2 << 10 // bytes at the beginning of an expression that identify it
 )
 
 func newCosts() *costs { return &costs{lru.New[costKey, float64](knownCosts, nil)} }

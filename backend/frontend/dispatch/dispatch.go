@@ -39,9 +39,10 @@ var (
 var (
 	// ErrNoQuerier is the error of a query that waited while no querier was connected for noQuerierWait.
 	ErrNoQuerier = errors.New("no querier is connected to the query frontend")
-	// errSuspect is the error of a query whose querier disappeared twice.
-	errSuspect = errors.New("the query may have ended a querier: two queriers disappeared while they evaluated it; " +
-		"it is rejected for 5 minutes; select fewer series, a shorter range or a longer step")
+	// errSuspect is the error of a query during which, or during an earlier query like it, two
+	// queriers disappeared.
+	errSuspect = errors.New("the query may have ended a querier: two queriers disappeared while they evaluated it or " +
+		"an earlier one like it; it is rejected for 5 minutes; select fewer series, a shorter range or a longer step")
 )
 
 // Slot is a slot of a querier: it runs one evaluation at a time.
@@ -109,7 +110,8 @@ func New(o Options) *Dispatcher {
 	d := &Dispatcher{Evaluator: o.Engine, o: o, costs: newCosts(), suspects: newSuspects(o.Now), draining: make(chan struct{}),
 		metrics: metrics{
 			repeated: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_frontend_repeated_evaluations_total",
-				Help: "Evaluations that were repeated, by reason: querier_ended, or unreadable."}, []string{"reason"}),
+				Help: "Evaluations that were repeated, by reason: querier_ended, or unreadable (data could not be read, or no memory was free).",
+			}, []string{"reason"}),
 			suspects: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_frontend_suspect_queries_total",
 				Help: "Queries that were rejected because two queriers disappeared while they evaluated the query or an earlier one like it."}),
 		}}

@@ -18,7 +18,7 @@ type query struct {
 	d       *Dispatcher
 	request evaluation.Request
 	local   bool               // not evaluation.Portable: the answer of another process would be incomplete
-	answer  *evaluation.Answer // of another process; nil before Exec
+	answer  *evaluation.Answer // of another process; nil before Exec, or if no other process answered
 }
 
 // Storable reports whether the answer may be cached: it was evaluated in this process, or by a process

@@ -15,8 +15,8 @@ import (
 // with it.
 const maxWait = 500 * time.Millisecond
 
-// maxReport is how long a query whose time has passed, or that was ended, waits until its canceled
-// flight has reported where the time went.
+// maxReport is how long a query whose context has ended waits for its canceled flight to end, so that
+// the times of the flight are complete.
 const maxReport = 100 * time.Millisecond
 
 // flights are the flights of one key: any number that run, and at most one that waits.
@@ -99,7 +99,8 @@ func (e *Engine) newFlight(ctx context.Context, q *query) *flight {
 	return f
 }
 
-// wait starts a flight when another one of its key has ended, or after maxWait. It then calls waited.
+// wait waits until another flight of the key has ended, the context of f has ended, or maxWait has
+// passed. Then it calls waited and runs f.
 func (e *Engine) wait(f *flight, waited func() time.Duration) {
 	select {
 	case <-f.ready:

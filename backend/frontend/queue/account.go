@@ -15,7 +15,7 @@ type account struct {
 	served float64 // level at which the competitor became active, plus its costs since then
 	debt   float64 // cost in excess from before it became active, at least 0
 	active uint64  // how many times it became active
-	turn   uint64  // orders equal keys: the competitor that was served longest ago is first
+	turn   uint64  // orders equal keys: the competitor that was served, or became active, longest ago is first
 	kept   float64 // level at which a limit last began to block it
 }
 

@@ -108,9 +108,9 @@ func (q *Queue) alone(o *owner) bool {
 }
 
 // mostOfTenant returns how many workers a tenant may hold, and how many of them with range queries.
-// Range queries of all tenants never hold the last worker; those of one tenant leave another one to
-// the range queries of other tenants. And of the workers that the tenant may hold, they leave one
-// to its instant and rule queries.
+// If there are enough workers, the range queries of all tenants leave one to other queries (see
+// mayRun), and those of one tenant leave another one to the range queries of other tenants. And of
+// the workers that the tenant may hold, they leave one to its instant and rule queries.
 func (q *Queue) mostOfTenant(o *owner) (all, ranges int) {
 	if q.o.MaxShare >= 1 || q.alone(o) {
 		return max(q.workers, 1), max(q.workers, 1)
@@ -149,8 +149,8 @@ func (q *Queue) dispatch() {
 	q.anyRunnable() // records the limits that were reached
 }
 
-// anyRunnable reports whether any job may run now. It blocks the account of a class that reached
-// its limit, and unblocks it afterwards.
+// anyRunnable reports whether any job may run now. It blocks the account of a class of which no
+// job may run, and unblocks it afterwards.
 func (q *Queue) anyRunnable() bool {
 	any := false
 	for i := range q.classes {

@@ -40,7 +40,7 @@ func NewForwarder(backends []string, transport http.RoundTripper, logger *slog.L
 			if pr.Out.URL.RawPath != "" {
 				pr.Out.URL.RawPath = Root + strings.TrimPrefix(pr.Out.URL.RawPath, admin.Root)
 			}
-			// Only the path and the query of the client's request are forwarded.
+			// Of the client's request, only the method, the path and the query are forwarded.
 			pr.Out.Header = http.Header{admin.HeaderRequestID: {admin.RequestID(pr.In)}}
 			pr.Out.Body, pr.Out.ContentLength = http.NoBody, 0
 		},

@@ -1,5 +1,6 @@
 // Package operator serves the operator's routes of the admin API: flush and compact,
-// losses, series that were set aside, the ring, and the overview page. Each command is
+// losses, erasures, series that were set aside, queries in progress, the status, the ring, and the
+// overview page. Each command is
 // executed by one process for the whole cluster; a gateway of a cluster forwards it to a
 // backend. docs/admin-api.md describes the routes for users.
 package operator

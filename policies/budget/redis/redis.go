@@ -1,6 +1,6 @@
 // Package redis exchanges demand between gateways through one hash in Redis, with one field for
-// each gateway that contains its time, signature and demand. Every exchange after the first is one
-// round trip. It uses the commands EVALSHA, EVAL, TIME, HSET, HGET, HGETALL, HDEL, DEL and PEXPIRE
+// each gateway that contains its time, signature and demand. An exchange after the first is one
+// round trip, unless Redis has lost the script. It uses the commands EVALSHA, EVAL, TIME, HSET, HGET, HGETALL, HDEL, DEL and PEXPIRE
 // on one key, and tolerates the loss of all data at any time. Other clients may be able to write to
 // the key: fields that are not signed by a gateway of this cluster are ignored and deleted.
 package redis
@@ -23,7 +23,7 @@ import (
 )
 
 // Signer signs the demand of this gateway and verifies that of others. An error of Verify
-// means that no member of the cluster signed the parts.
+// means that the signature is not a valid one of a member of the cluster.
 type Signer interface {
 	Sign(purpose string, parts ...string) (string, error)
 	Verify(signature, host, purpose string, parts ...string) (aged bool, err error)

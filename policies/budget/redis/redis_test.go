@@ -84,7 +84,7 @@ func TestExchange(t *testing.T) {
 	}
 	srv.Start()
 	if all, err := e.Exchange(ctx, "a", one); err != nil || len(all) != 1 {
-		t.Errorf("after its return: %v, %v", all, err)
+		t.Errorf("after Redis started again: %v, %v", all, err)
 	}
 }
 
@@ -354,7 +354,8 @@ func TestIdle(t *testing.T) {
 	}
 }
 
-// FuzzVerify checks that no other text is accepted as a gateway's value.
+// FuzzVerify checks that verify accepts a value only in the field of the gateway that signed it, and
+// only if the value has the current version.
 func FuzzVerify(f *testing.F) {
 	secrets, err := cluster.ParseSecrets(secretOf(secret))
 	if err != nil {
