@@ -161,6 +161,6 @@ func TestLeases(t *testing.T) {
 	}
 	must(t, nil, ix.rows.Mutate(t.Context(), rows.RowMutation{Key: schema.LeaseKey("broken"), Mutations: []rows.Mutation{rows.Set(rows.System, schema.LeaseQualifier, 0, []byte("x"))}}))
 	if held, err := ix.Leases.Take(t.Context(), "broken", "c1", time.Minute); held || err == nil {
-		t.Error("acquired a lease that cannot be decoded")
+		t.Errorf("Take of a lease that cannot be decoded = %t, %v; want false and an error", held, err)
 	}
 }

@@ -70,8 +70,8 @@ func (th *tenantHead) consistent(t *testing.T) {
 	}
 }
 
-// TestDropIdleSlices checks that idle series are removed in slices, that those with
-// data or recent samples stay, and that the postings are rebuilt once they have
+// TestDropIdleSlices checks that idle series are removed in slices, that series with
+// recent samples stay, and that the postings are rebuilt once they have
 // enough references of removed series.
 func TestDropIdleSlices(t *testing.T) {
 	for _, c := range []struct{ idle, live, dead int }{

@@ -195,7 +195,7 @@ func TestMalformed(t *testing.T) {
 			err := r.Decode(tt.version, tt.body, 1<<20, unlimited{})
 			var large *limits.Exceeded
 			if (errors.As(err, &large) && large.Of(limits.MaxDecodedBytes)) != tt.tooLarge || (!tt.tooLarge && !errors.Is(err, ErrMalformed)) {
-				t.Errorf("error %v; want one of max_decoded_bytes: %v", err, tt.tooLarge)
+				t.Errorf("error %v; want an error of max_decoded_bytes: %t (otherwise ErrMalformed)", err, tt.tooLarge)
 			}
 			if len(r.Batch.Entries) != 0 {
 				t.Error("a failed decode left series in the batch")
@@ -416,7 +416,8 @@ func BenchmarkDecode(b *testing.B) {
 }
 
 // TestHugeLabels checks that a label that is too long for Prometheus'
-// labels.Labels is an error, not a panic or a corrupt label.
+// labels.Labels is recorded as malformed, and causes neither an error of the request
+// nor a panic nor a corrupt label.
 func TestHugeLabels(t *testing.T) {
 	for size, fits := range map[int]bool{1<<24 - 1: true, 1 << 24: false, 1<<24 + 1: false} {
 		huge := strings.Repeat("x", size)
@@ -494,9 +495,9 @@ type unlimited struct{}
 
 func (unlimited) Take(int64) error { return nil }
 
-// TestDroppedSeriesAreCheap checks that the cost of a series after a dropped
-// one does not depend on the number of dropped samples, and that dropped series
-// count toward the limit of series.
+// TestDroppedSeriesAreCheap checks that the series after a dropped one clears only
+// the samples of the dropped one, not the whole capacity of the slice, and that
+// dropped series count toward the limit of series.
 func TestDroppedSeriesAreCheap(t *testing.T) {
 	r := &Request{}
 	r.reset()

@@ -126,7 +126,7 @@ func ringForget(fs *flag.FlagSet) action {
 		return s.print(a, strconv.Itoa(result.Windows), func() {
 			pending := "it had no pending windows"
 			if result.Windows > 0 {
-				pending = fmt.Sprintf("replicas must upload %s that it had not uploaded ('pallium loss list' shows them)",
+				pending = fmt.Sprintf("replicas must upload their copies of %s that it may not have uploaded ('pallium loss list' shows them)",
 					counted(result.Windows, "window"))
 			}
 			s.say("removed %s from the ring; %s\n", printable(args[0]), pending)

@@ -24,8 +24,8 @@
 //     values in the order of the series, with the same compensated addition as the engine.
 //     Sums of partial sums would have other last bits for each division, and cached results
 //     would differ from evaluated ones.
-//   - For all other aggregations, and if the argument has native histograms, each shard returns
-//     the series of the argument, and the engine aggregates them.
+//   - For all other aggregations, and for sum and avg if the argument has native histograms, the
+//     engine aggregates the series of the argument, which each shard returns.
 //
 // After operators between a vector and a scalar, and after functions of instant vectors, the
 // engine has the series in the random order of a Go map. This package then uses the order of
