@@ -69,19 +69,25 @@ func (p *plan) noted() bool {
 // evaluate evaluates all runs, at most Options.Workers concurrently. It returns the result of the
 // first run that failed, or nil.
 func (p *plan) evaluate(ctx context.Context) *promql.Result {
+	return concurrently(ctx, p.f.o.Workers, p.runs, p.evaluateRun)
+}
+
+// concurrently calls fn for each element of a list, at most limit calls at the same time. The first
+// result with an error cancels the context of the other calls; concurrently returns it, or nil.
+func concurrently[T any](ctx context.Context, limit int, list []T, fn func(context.Context, T) *promql.Result) *promql.Result {
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(p.f.o.Workers)
+	g.SetLimit(limit)
 	var mu sync.Mutex
 	var failed *promql.Result
-	for _, run := range p.runs {
+	for _, one := range list {
 		g.Go(func() error {
-			res := p.evaluateRun(ctx, run)
-			if res.Err == nil {
+			res := fn(ctx, one)
+			if res == nil || res.Err == nil {
 				return nil
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if failed == nil { // the first failure cancels the other runs
+			if failed == nil { // later ones may fail because this one canceled them
 				failed = res
 			}
 			return res.Err

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/palliumhq/pallium/backend/frontend/evaluation"
 	"github.com/palliumhq/pallium/backend/frontend/shard"
@@ -270,25 +268,10 @@ func (p *plan) execShards(ctx context.Context, steps split.Range, ranges [][]ser
 		}
 	}
 	p.f.metrics.shards.Add(float64(len(tasks)))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(p.f.o.MaxShards)
-	var mu sync.Mutex
-	var failed *promql.Result
-	for _, t := range tasks {
-		g.Go(func() error {
-			var res *promql.Result
-			if t.got, t.query, res = p.exec(ctx, steps, &t.of); res == nil {
-				return nil
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if failed == nil { // the first failure cancels the other shards
-				failed = res
-			}
-			return res.Err
-		})
-	}
-	_ = g.Wait() // the error is in failed
+	failed := concurrently(ctx, p.f.o.MaxShards, tasks, func(ctx context.Context, t *shardTask) (res *promql.Result) {
+		t.got, t.query, res = p.exec(ctx, steps, &t.of)
+		return res
+	})
 	return tasks, failed
 }
 
