@@ -1,0 +1,237 @@
+package alerts
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/common/config"
+	"github.com/prometheus/prometheus/notifier"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// Config describes an Alertmanager, or several with one DNS name.
+type Config struct {
+	// URL is the base URL. With dns+ before the scheme, alerts are sent to every address of the host name;
+	// with dnssrv+, to every target of its SRV record, as in dnssrv+http://_web._tcp.alertmanager.
+	URL string `yaml:"url"`
+	// Tenants are the tenants whose alerts are sent there; empty means all tenants that no other
+	// Alertmanager names.
+	Tenants []string `yaml:"tenants"`
+	// HTTP has credentials and TLS settings, with the keys of Prometheus' HTTP clients.
+	HTTP config.HTTPClientConfig `yaml:"http"`
+}
+
+// Resolver looks up names; *net.Resolver implements it.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+	LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
+}
+
+// The ways in which a Target is resolved.
+const (
+	lookupNone = "" // by the dialer, for each connection
+	lookupAll  = "dns"
+	lookupSRV  = "dnssrv"
+)
+
+// Target is an Alertmanager, or several with one DNS name. It is safe for concurrent use.
+type Target struct {
+	name     string // the URL without its password
+	tenants  []tenant.ID
+	lookup   string
+	base     *url.URL
+	client   *http.Client
+	resolver Resolver
+
+	now func() time.Time
+
+	mu         sync.Mutex
+	known      []string // host:port, of the last look-up that succeeded
+	failed     error    // of the last look-up
+	resolving  bool     // a caller looks up the name
+	resolvedAt time.Time
+}
+
+// NewTarget returns a Target whose connections are made by dial, which decides what is allowed.
+func NewTarget(
+	c Config, dial func(ctx context.Context, network, address string) (net.Conn, error), resolver Resolver, now func() time.Time,
+) (*Target, error) {
+	t := &Target{resolver: resolver, now: now}
+	text := c.URL
+	if before, after, ok := strings.Cut(c.URL, "+"); ok && (before == lookupAll || before == lookupSRV) {
+		t.lookup, text = before, after
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return nil, errors.New("url is not a valid URL")
+	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("url %q must be http://host:port or https://host:port, with an optional path, and dns+ or dnssrv+ in front",
+			u.Redacted())
+	}
+	t.base, t.name = u, u.Redacted()
+	if t.lookup != lookupNone {
+		t.name = t.lookup + "+" + t.name
+		if u.Scheme == "https" && c.HTTP.TLSConfig.ServerName == "" {
+			c.HTTP.TLSConfig.ServerName = u.Hostname()
+		}
+	}
+	for _, name := range c.Tenants {
+		id, err := tenant.ParseID(name)
+		if err != nil {
+			return nil, fmt.Errorf("tenants: %w", err)
+		}
+		t.tenants = append(t.tenants, id)
+	}
+	if err := c.HTTP.Validate(); err != nil {
+		return nil, fmt.Errorf("http: %w", err)
+	}
+	if t.client, err = config.NewClientFromConfig(c.HTTP, "alertmanager", config.WithDialContextFunc(dial)); err != nil {
+		return nil, fmt.Errorf("http: %w", err)
+	}
+	return t, nil
+}
+
+// targetsOf returns the targets of a tenant: those that name it, or else those that name none.
+func targetsOf(all []*Target, id tenant.ID) []*Target {
+	var own, general []*Target
+	for _, t := range all {
+		switch {
+		case len(t.tenants) == 0:
+			general = append(general, t)
+		case slices.Contains(t.tenants, id):
+			own = append(own, t)
+		}
+	}
+	if len(own) > 0 {
+		return own
+	}
+	return general
+}
+
+const (
+	resolveEvery = 30 * time.Second
+	lookupTime   = 5 * time.Second
+	sendTime     = 10 * time.Second
+)
+
+// addresses returns the host:port of each Alertmanager of the target, from a look-up every 30 seconds. While
+// one caller looks up the name, and if the look-up fails, the addresses of the last one are used.
+func (t *Target) addresses(ctx context.Context) ([]string, error) {
+	if t.lookup == lookupNone {
+		return []string{t.base.Host}, nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	every := resolveEvery
+	if t.failed != nil {
+		every = lookupTime
+	}
+	if (t.known != nil || t.failed != nil) && (t.resolving || now.Sub(t.resolvedAt).Abs() < every) {
+		return t.result()
+	}
+	t.resolving = true
+	t.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	found, err := t.resolve(ctx)
+	cancel()
+	t.mu.Lock()
+	t.resolving, t.resolvedAt = false, now
+	if err == nil && len(found) == 0 {
+		err = errors.New("the name has no addresses")
+	}
+	if t.failed = err; err == nil {
+		t.known = found
+	}
+	return t.result()
+}
+
+func (t *Target) result() ([]string, error) {
+	if t.known == nil {
+		return nil, fmt.Errorf("look up %s: %w", t.base.Host, t.failed)
+	}
+	return t.known, nil
+}
+
+func (t *Target) resolve(ctx context.Context) ([]string, error) {
+	if t.lookup == lookupSRV {
+		_, records, err := t.resolver.LookupSRV(ctx, "", "", t.base.Hostname())
+		var out []string
+		for _, r := range records {
+			out = append(out, net.JoinHostPort(strings.TrimSuffix(r.Target, "."), strconv.Itoa(int(r.Port))))
+		}
+		slices.Sort(out)
+		return slices.Compact(out), err
+	}
+	found, err := t.resolver.LookupNetIP(ctx, "ip", t.base.Hostname())
+	port := t.base.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[t.base.Scheme]
+	}
+	var out []string
+	for _, a := range found {
+		out = append(out, net.JoinHostPort(a.Unmap().String(), port))
+	}
+	slices.Sort(out)
+	return slices.Compact(out), err
+}
+
+// rejectedError is the error of a request that the Alertmanager rejected: it would reject a repetition, too.
+type rejectedError struct{ text string }
+
+// Error implements error.
+func (e *rejectedError) Error() string { return e.text }
+
+// send sends alerts to one of the target's addresses.
+func (t *Target) send(ctx context.Context, address string, batch []item) error {
+	list := make([]*notifier.Alert, len(batch))
+	for i := range batch {
+		list[i] = batch[i].alert
+	}
+	body, err := json.Marshal(list)
+	if err != nil {
+		return &rejectedError{fmt.Sprintf("encode alerts: %v", err)}
+	}
+	ctx, cancel := context.WithTimeout(ctx, sendTime)
+	defer cancel()
+	u := t.base.JoinPath("api/v2/alerts")
+	u.Host = address
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), bytes.NewReader(body))
+	if err != nil {
+		return &rejectedError{fmt.Sprintf("prepare the request: %v", err)}
+	}
+	if t.lookup == lookupAll {
+		req.Host = t.base.Host
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "Pallium")
+	resp, err := t.client.Do(req)
+	if err != nil {
+		return fmt.Errorf("send alerts: %w", err)
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // only for the error
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+	switch {
+	case resp.StatusCode/100 == 2:
+		return nil
+	case resp.StatusCode/100 == 4 && resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusRequestTimeout:
+		return &rejectedError{fmt.Sprintf("the Alertmanager answered %s: %.300q", resp.Status, text)}
+	}
+	return fmt.Errorf("the Alertmanager answered %s: %.300q", resp.Status, text)
+}
