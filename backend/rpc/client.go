@@ -87,7 +87,7 @@ func (p *Pool) Peer(addr string) (*Peer, error) {
 		return nil, fmt.Errorf("peer %s: %w", addr, err)
 	}
 	peer := &Peer{conn: conn, ingester: wire.NewIngesterClient(conn), compactor: wire.NewCompactorClient(conn),
-		frontend: wire.NewFrontendClient(conn)}
+		frontend: wire.NewFrontendClient(conn), ruler: wire.NewRulerClient(conn)}
 	p.peers[addr] = peer
 	return peer, nil
 }
@@ -123,6 +123,7 @@ type Peer struct {
 	ingester  wire.IngesterClient
 	compactor wire.CompactorClient
 	frontend  wire.FrontendClient
+	ruler     wire.RulerClient
 
 	mu       sync.Mutex
 	timeouts int       // of pushes, consecutive
