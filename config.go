@@ -47,6 +47,8 @@ type Config struct {
 	Cluster  Cluster        `yaml:"cluster"` // for `pallium backend`, and gateways in front of it
 
 	Compactor Compactor `yaml:"compactor"`
+	Ruler     Ruler     `yaml:"ruler"`
+	Egress    Egress    `yaml:"egress"`
 	Self      Self      `yaml:"self_monitoring"`
 
 	// ShutdownTimeout is the time limit for stopping. Requests in progress get at most half of
@@ -193,6 +195,8 @@ func (c *Config) errors() []error {
 		admin.CheckHosts(c.AdminHosts),
 		c.Store.check(),
 		c.Memory.check(),
+		notNegative("ruler.concurrency", int64(c.Ruler.Concurrency)),
+		within("ruler", c.Ruler.check()), within("egress", c.Egress.check()),
 		within("gateway", c.Gateway.Check()),
 		within("cluster", c.Cluster.check()),
 		within("limits", lim.Check()),

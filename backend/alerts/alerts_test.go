@@ -9,7 +9,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -19,11 +22,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/config"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/notifier"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/egress"
 )
 
 // manager is an Alertmanager of a test, and the http.RoundTripper that reaches it.
@@ -395,8 +398,51 @@ func TestNewTarget(t *testing.T) {
 	if _, err := NewTarget(Config{URL: "http://m", Tenants: []string{"a/b"}}, nil, dns{}, time.Now); err == nil {
 		t.Error("NewTarget accepted a wrong tenant")
 	}
-	bad := config.HTTPClientConfig{BearerToken: "x", BasicAuth: &config.BasicAuth{Username: "u"}}
-	if _, err := NewTarget(Config{URL: "http://m", HTTP: bad}, nil, dns{}, time.Now); err == nil {
-		t.Error("NewTarget accepted two kinds of credentials")
+	for says, c := range map[string]Config{
+		"not both":                {Username: "u", PasswordFile: "f", BearerTokenFile: "f"},
+		"username and password":   {Username: "u"},
+		"both cert_file and":      {TLS: TLS{CertFile: "f"}},
+		"no such file":            {TLS: TLS{CAFile: "/nonexistent"}},
+		"username and password_f": {PasswordFile: "f", BearerTokenFile: "f"},
+	} {
+		c.URL = "https://m"
+		if _, err := NewTarget(c, nil, dns{}, time.Now); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("NewTarget(%+v): %v, want %q", c, err, says)
+		}
+	}
+}
+
+// TestCredentials checks the Authorization header over a real connection, and that a dialler that denies
+// the address prevents the request.
+func TestCredentials(t *testing.T) {
+	got := make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got <- r.Header.Get("Authorization") }))
+	defer server.Close()
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, c := range map[string]Config{
+		"":                   {},
+		"Bearer s3cret":      {BearerTokenFile: secret},
+		"Basic dTpzM2NyZXQ=": {Username: "u", PasswordFile: secret},
+	} {
+		c.URL = server.URL
+		target, err := NewTarget(c, (&net.Dialer{}).DialContext, dns{}, time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := target.send(t.Context(), target.base.Host, []item{{alert: active("x")}}); err != nil {
+			t.Errorf("send with %+v: %v", c, err)
+		} else if header := <-got; header != want {
+			t.Errorf("Authorization is %q, want %q", header, want)
+		}
+	}
+	target, err := NewTarget(Config{URL: server.URL}, new(egress.Rules).DialContext, dns{}, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := target.send(t.Context(), target.base.Host, []item{{alert: active("x")}}); !errors.Is(err, egress.ErrDenied) || len(got) != 0 {
+		t.Errorf("send to a loopback address that is not allowed: %v, %d requests arrived", err, len(got))
 	}
 }

@@ -17,7 +17,9 @@ type item struct {
 func (i item) key() string { return string(i.alert.Labels.Bytes(nil)) }
 
 // size returns the size of the alert in bytes.
-func (i item) size() int { return sizeOf(i.alert.Labels) + sizeOf(i.alert.Annotations) + len(i.alert.GeneratorURL) }
+func (i item) size() int {
+	return sizeOf(i.alert.Labels) + sizeOf(i.alert.Annotations) + len(i.alert.GeneratorURL)
+}
 
 func sizeOf(ls labels.Labels) int {
 	n := 0

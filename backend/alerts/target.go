@@ -31,8 +31,32 @@ type Config struct {
 	// Tenants are the tenants whose alerts are sent there; empty means all tenants that no other
 	// Alertmanager names.
 	Tenants []string `yaml:"tenants"`
-	// HTTP has credentials and TLS settings, with the keys of Prometheus' HTTP clients.
-	HTTP config.HTTPClientConfig `yaml:"http"`
+	// Username and PasswordFile are for basic authentication; BearerTokenFile is for a token. The files
+	// are read again for every request.
+	Username        string `yaml:"username"`
+	PasswordFile    string `yaml:"password_file"`
+	BearerTokenFile string `yaml:"bearer_token_file"`
+	TLS             TLS    `yaml:"tls"`
+}
+
+// TLS configures connections to an Alertmanager.
+type TLS struct {
+	CAFile   string `yaml:"ca_file"` // empty means the system's certificates
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
+}
+
+// client returns the settings of the HTTP client. Redirects are followed; each is checked when it is dialled.
+func (c *Config) client(serverName string) config.HTTPClientConfig {
+	out := config.DefaultHTTPClientConfig
+	out.TLSConfig = config.TLSConfig{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile, ServerName: serverName}
+	if c.Username != "" || c.PasswordFile != "" {
+		out.BasicAuth = &config.BasicAuth{Username: c.Username, PasswordFile: c.PasswordFile}
+	}
+	if c.BearerTokenFile != "" {
+		out.Authorization = &config.Authorization{Type: "Bearer", CredentialsFile: c.BearerTokenFile}
+	}
+	return out
 }
 
 // Resolver looks up names; *net.Resolver implements it.
@@ -84,10 +108,11 @@ func NewTarget(
 			u.Redacted())
 	}
 	t.base, t.name = u, u.Redacted()
+	serverName := ""
 	if t.lookup != lookupNone {
 		t.name = t.lookup + "+" + t.name
-		if u.Scheme == "https" && c.HTTP.TLSConfig.ServerName == "" {
-			c.HTTP.TLSConfig.ServerName = u.Hostname()
+		if u.Scheme == "https" {
+			serverName = u.Hostname()
 		}
 	}
 	for _, name := range c.Tenants {
@@ -97,11 +122,17 @@ func NewTarget(
 		}
 		t.tenants = append(t.tenants, id)
 	}
-	if err := c.HTTP.Validate(); err != nil {
-		return nil, fmt.Errorf("http: %w", err)
+	settings := c.client(serverName)
+	switch {
+	case (c.Username == "") != (c.PasswordFile == ""):
+		return nil, errors.New("username and password_file need each other")
+	case (c.TLS.CertFile == "") != (c.TLS.KeyFile == ""):
+		return nil, errors.New("tls needs both cert_file and key_file")
+	case settings.Validate() != nil:
+		return nil, errors.New("choose username and password_file, or bearer_token_file, not both")
 	}
-	if t.client, err = config.NewClientFromConfig(c.HTTP, "alertmanager", config.WithDialContextFunc(dial)); err != nil {
-		return nil, fmt.Errorf("http: %w", err)
+	if t.client, err = config.NewClientFromConfig(settings, "alertmanager", config.WithDialContextFunc(dial)); err != nil {
+		return nil, fmt.Errorf("tls: %w", err)
 	}
 	return t, nil
 }

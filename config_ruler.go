@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/palliumhq/pallium/backend/alerts"
+	"github.com/palliumhq/pallium/backend/egress"
+)
+
+// Ruler configures the ruler.
+type Ruler struct {
+	Alertmanagers []alerts.Config `yaml:"alertmanagers"` // empty means that alerts are not sent
+	// GeneratorURL is the link in alerts to their expression, with {tenant} and {expr}; empty means the path
+	// of Prometheus' own page below external_url.
+	GeneratorURL alerts.Generator `yaml:"generator_url"`
+	// Concurrency is the maximum number of rule groups that one process evaluates at the same time; 0 means the
+	// default.
+	Concurrency int `yaml:"concurrency"`
+}
+
+// Egress configures connections that the process makes for tenants.
+type Egress struct {
+	// Allow are networks that are not public, but to which connections are allowed.
+	Allow []string `yaml:"allow"`
+}
+
+func (c *Ruler) check() error {
+	if c.GeneratorURL != "" {
+		if err := c.GeneratorURL.Check(); err != nil {
+			return fmt.Errorf("generator_url: %w", err)
+		}
+	}
+	for i := range c.Alertmanagers {
+		a := c.Alertmanagers[i]
+		a.PasswordFile, a.BearerTokenFile, a.TLS = placeholder(a.PasswordFile), placeholder(a.BearerTokenFile), alerts.TLS{}
+		if _, err := alerts.NewTarget(a, nil, nil, time.Now); err != nil {
+			return fmt.Errorf("alertmanagers[%d]: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// placeholder returns a file name that is not opened, unless path is empty.
+func placeholder(path string) string {
+	if path == "" {
+		return ""
+	}
+	return "file"
+}
+
+func (c *Egress) check() error {
+	if _, err := egress.New(c.Allow); err != nil {
+		return fmt.Errorf("allow: %w", err)
+	}
+	return nil
+}
+
+// targets returns the configured Alertmanagers.
+func (c *Ruler) targets(e *Egress, now func() time.Time) ([]*alerts.Target, error) {
+	rules, err := egress.New(e.Allow)
+	if err != nil {
+		return nil, fmt.Errorf("egress.allow: %w", err)
+	}
+	var out []*alerts.Target
+	for i := range c.Alertmanagers {
+		t, err := alerts.NewTarget(c.Alertmanagers[i], rules.DialContext, net.DefaultResolver, now)
+		if err != nil {
+			return nil, fmt.Errorf("ruler.alertmanagers[%d]: %w", i, err)
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// generator returns the template of links in alerts.
+func (c *Config) generator() alerts.Generator {
+	if c.Ruler.GeneratorURL != "" {
+		return c.Ruler.GeneratorURL
+	}
+	return alerts.Generator(strings.TrimSuffix(c.ExternalURL, "/") + "/graph?g0.expr={expr}&g0.tab=1")
+}
