@@ -237,8 +237,8 @@ func TestComposeConfigurations(t *testing.T) {
 			}
 		})
 	}
-	if found != 11 || frontends != 2 || len(zones) != 3 || zones[""] {
-		t.Errorf("%d services of Pallium, want 11; %d query frontends, want 2; ingesters in the zones %v, want 3", found, frontends, zones)
+	if found != 13 || frontends != 2 || len(zones) != 3 || zones[""] {
+		t.Errorf("%d services of Pallium, want 13; %d query frontends, want 2; ingesters in the zones %v, want 3", found, frontends, zones)
 	}
 }
 

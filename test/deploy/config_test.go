@@ -251,7 +251,7 @@ func targets(t *testing.T, one *container) map[string]bool {
 		if list, ok := strings.CutPrefix(a, "-target="); ok {
 			out := map[string]bool{}
 			for _, name := range strings.Split(list, ",") {
-				if !slices.Contains([]string{"distributor", "ingester", "compactor", "querier", "query-frontend"}, name) {
+				if !slices.Contains([]string{"distributor", "ingester", "compactor", "querier", "query-frontend", "ruler"}, name) {
 					t.Fatalf("unknown role %q", name)
 				}
 				out[name] = true
