@@ -1,6 +1,6 @@
 // Package index gives typed access to the rows of the long-term store: catalogs and
 // the rows of their generations, the work of compaction, the garbage queue, deletions
-// of series, and leases. Package schema encodes the keys and values, package rows
+// of series, leases, and rules. Package schema encodes the keys and values, package rows
 // stores them. This package defines which cells a read combines, and which cells a
 // change writes under which condition; its callers decide what is written or deleted,
 // and when. docs/format/index.md describes the rows, docs/format/store.md the protocols
@@ -50,6 +50,7 @@ type Index struct {
 	Tombstones  *Tombstones
 	Tenants     *Tenants
 	Leases      *Leases
+	Rules       *Rules
 
 	codec *schema.Codec
 	table
@@ -69,7 +70,7 @@ func New(o Options) (*Index, error) {
 		Help: "Rows of the index read a second time, restricted to the published generation, because the first read may have missed " +
 			"some of its cells."})
 	return &Index{Catalogs: &Catalogs{t}, Generations: &Generations{table: t, codec: codec, rereads: rereads}, Work: &Work{t},
-		Garbage: &Garbage{t}, Tombstones: &Tombstones{t}, Tenants: &Tenants{t}, Leases: &Leases{t}, codec: codec, table: t}, nil
+		Garbage: &Garbage{t}, Tombstones: &Tombstones{t}, Tenants: &Tenants{t}, Leases: &Leases{t}, Rules: &Rules{t}, codec: codec, table: t}, nil
 }
 
 // Codec returns the codec of the index, which compresses and decodes values of cells.

@@ -25,6 +25,7 @@ const (
 	kindGarbage = 'G'
 	kindLease   = 'L'
 	kindErasure = 'E'
+	kindRules   = 'R' // of a tenant, and without a tenant
 )
 
 // maxText is the greatest length in bytes of a metric or label name that is in a key in full. A

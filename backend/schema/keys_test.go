@@ -32,6 +32,10 @@ func TestKeyBytes(t *testing.T) {
 		{"garbage", GarbageKey(258, "x/y"), "01 00 47 0000000000000102 782f79"},
 		{"lease", LeaseKey("sweep"), "01 00 4c 7377656570"},
 		{"erasure", ErasureKey("a1"), "01 00 45 6131"},
+		{"rules", RulesKey("a1"), "01 6131 00 52"},
+		{"tenants with rules", RuledKey(), "01 00 52"},
+		{"group of rules", RuleGroupQualifier("n/1", "g"), "672f 6e2f31 00 67"},
+		{"version of rules", string(RulesVersion{3, 0x0102030405060708}.Encode()), "0000000000000003 0102030405060708"},
 		{"page", PageQualifier(v, 3, 4), "fffffffd 0102030405060708 70 0003 0004"},
 		{"summaries", SummariesQualifier(v, 3), "fffffffd 0102030405060708 68 0003"},
 		{"names cell", NamesQualifier(v, 3), "fffffffd 0102030405060708 6e 0003"},
@@ -73,6 +77,8 @@ func TestParseKey(t *testing.T) {
 		GarbageKey(-77, "n"):             {Row: RowGarbage, Name: "n"},
 		LeaseKey("l"):                    {Row: RowLease, Name: "l"},
 		ErasureKey("a"):                  {Row: RowErasure, Name: "a"},
+		RulesKey("a"):                    {Row: RowRules, Tenant: "a"},
+		RuledKey():                       {Row: RowRules},
 	} {
 		if got, ok := ParseKey(key); !ok || got != want {
 			t.Errorf("ParseKey(%q) = %+v, %v, want %+v", key, got, ok, want)
@@ -82,6 +88,7 @@ func TestParseKey(t *testing.T) {
 		"", "\x01", "\x02a\x00C\x00\x00\x00\x00", "\x01a", "\x01a\x00", "\x01a\x00C", "\x01a\x00C\x00\x00\x00", "\x01a/b\x00T", "\x01..\x00T",
 		CatalogKey("a", 5) + "x", CatalogKey("a", -1), CatalogKey("a", MaxDay+1), CatalogKey("a", 1<<32+5), TenantKey("a") + "x",
 		"\x01a\x00W\x00\x00\x00\x00", "\x01\x00C\x00\x00\x00\x00", "\x01\x00X", "\x01\x00G1234567", "\x01\x00G\xff1234567name",
+		RulesKey("a") + "x", RuledKey() + "x",
 		"\x01a\x00Mm\x00\x02\x00\x00\x00\x00", "\x01a\x00Mm", "\x01a\x00Mm\x00", "\x01a\x00M" + long + "\x00\x01\x00\x00\x00\x00",
 	} {
 		if got, ok := ParseKey(key); ok {
@@ -326,6 +333,11 @@ func (k Key) build() string {
 		return WorkKey(k.Day)
 	case RowGarbage:
 		return GarbageKey(k.Due, k.Name)
+	case RowRules:
+		if k.Tenant == "" {
+			return RuledKey()
+		}
+		return RulesKey(k.Tenant)
 	case RowErasure:
 		return ErasureKey(tenant.ID(k.Name))
 	default:
@@ -334,7 +346,7 @@ func (k Key) build() string {
 }
 
 func FuzzParseKey(f *testing.F) {
-	for _, key := range []string{CatalogKey("a", 1), PagesKey("a", "m\x00", 1), PagesKey("a", strings.Repeat("\x00", 2000), 1), ValuesKey("a", "l", 1), TenantKey("a"), WorkKey(1), GarbageKey(1, "g"), LeaseKey("l"), ErasureKey("a")} {
+	for _, key := range []string{CatalogKey("a", 1), PagesKey("a", "m\x00", 1), PagesKey("a", strings.Repeat("\x00", 2000), 1), ValuesKey("a", "l", 1), TenantKey("a"), WorkKey(1), GarbageKey(1, "g"), LeaseKey("l"), ErasureKey("a"), RulesKey("a"), RuledKey()} {
 		f.Add(key)
 	}
 	f.Fuzz(func(t *testing.T, key string) {
@@ -351,4 +363,21 @@ func FuzzParseKey(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestRuleGroupQualifier checks which qualifiers are those of groups of rules, and which values are versions.
+func TestRuleGroupQualifier(t *testing.T) {
+	if n, g, ok := ParseRuleGroupQualifier(RuleGroupQualifier("a/b", "ä")); n != "a/b" || g != "ä" || !ok {
+		t.Errorf("%q, %q, %v", n, g, ok)
+	}
+	for _, bad := range []string{"", "g/", "g/a", "g/a\x00", "g/\x00b", "g/a\x00b\x00c", "v"} {
+		if n, g, ok := ParseRuleGroupQualifier(bad); ok {
+			t.Errorf("%q is parsed as %q, %q", bad, n, g)
+		}
+	}
+	for _, bad := range []string{"", "v", strings.Repeat("\x00", 15), strings.Repeat("\x00", 16), strings.Repeat("\x01", 17)} {
+		if v, err := DecodeRulesVersion([]byte(bad)); err == nil {
+			t.Errorf("%q is decoded as %+v", bad, v)
+		}
+	}
 }

@@ -21,6 +21,7 @@ const (
 	RowGarbage RowKind = kindGarbage
 	RowLease   RowKind = kindLease
 	RowErasure RowKind = kindErasure
+	RowRules   RowKind = kindRules // without a tenant: the tenants with rules
 )
 
 // Key is a parsed row key. Fields that a kind of row does not have are zero.
@@ -66,7 +67,7 @@ func (k *Key) parseTenant(rest string) bool {
 		var ok bool
 		k.Name, rest, k.Cut, ok = parseText(rest)
 		return ok && k.parseDay(rest)
-	case RowTenant:
+	case RowTenant, RowRules:
 		return rest == ""
 	}
 	return false
@@ -84,6 +85,8 @@ func (k *Key) parseSystem(rest string) bool {
 		due := binary.BigEndian.Uint64([]byte(rest[:8]))
 		k.Due, k.Name = int64(due), rest[8:]
 		return due < 1<<63
+	case RowRules:
+		return rest == ""
 	case RowLease, RowErasure:
 		k.Name = rest
 		return true

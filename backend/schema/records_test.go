@@ -52,6 +52,7 @@ func records() []record {
 	g := Garbage{Kind: "pack", Name: "l1/o", Tenant: "a", Day: 20000, Version: Version{1, 2}}
 	le := Lease{Holder: "compactor-1", Until: 1_790_000_000_000}
 	as := Aside{Since: 1_790_000_000_000, Zone: "z1", Series: 2, Samples: 3_000_000, Bytes: 1 << 30, Reason: "too many chunks", Dropped: 1_790_000_000_001}
+	rg := RuleGroup{YAML: "name: g\nrules: []\n", Written: 1_790_000_000_000}
 	return []record{
 		{"manifest", m, m.Encode(), func(b []byte) (any, error) { v, err := DecodeManifest(b); return v, err }},
 		{"l0", l, l.Encode(), func(b []byte) (any, error) { v, err := DecodeL0Entry(b); return v, err }},
@@ -60,6 +61,7 @@ func records() []record {
 		{"tombstone", d, d.Encode(), func(b []byte) (any, error) { v, err := DecodeTombstone(b); return v, err }},
 		{"garbage", g, g.Encode(), func(b []byte) (any, error) { v, err := DecodeGarbage(b); return v, err }},
 		{"lease", le, le.Encode(), func(b []byte) (any, error) { v, err := DecodeLease(b); return v, err }},
+		{"rulegroup", rg, rg.Encode(), func(b []byte) (any, error) { v, err := DecodeRuleGroup(b); return v, err }},
 		{"aside", as, as.Encode(), func(b []byte) (any, error) { v, err := DecodeAside(b); return v, err }},
 	}
 }

@@ -134,6 +134,12 @@ func TestRoundTrip(t *testing.T) {
 		le := Lease{Holder: anyText(rng), Until: anyTime(rng)}
 		gotLe, err := DecodeLease(le.Encode())
 		same("lease", le, gotLe, err)
+		rg := RuleGroup{YAML: anyText(rng), Written: anyTime(rng)}
+		gotRg, err := DecodeRuleGroup(rg.Encode())
+		same("group of rules", rg, gotRg, err)
+		rv := RulesVersion{Number: any64(rng) | 1, Attempt: any64(rng)}
+		gotRv, err := DecodeRulesVersion(rv.Encode())
+		same("version of rules", rv, gotRv, err)
 		n := anyNames(rng)
 		gotN, err := c.DecodeNames(n.Encode(c))
 		same("names", n, gotN, err)

@@ -30,8 +30,9 @@ const (
 	valueGarbage   = 9
 	valueLease     = 10
 	valueAside     = 11
+	valueRuleGroup = 13 // 12 is the value of a share
 
-	lastValue = valueAside
+	lastValue = valueRuleGroup
 )
 
 // seal returns the envelope of a value: kind, version, payload, and a checksum of these.

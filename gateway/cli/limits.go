@@ -155,7 +155,7 @@ func limitsDescribe(*flag.FlagSet) action {
 			for _, d := range list {
 				zero, value := "", bare(d.Default)
 				switch {
-				case d.Unit == string(limits.Queries):
+				case d.Unit == string(limits.Queries), d.Unit == string(limits.Namespaces):
 					value, zero = cmp.Or(value, "empty"), "; empty means "+d.Zero
 				case d.Zero != "":
 					zero = "; 0 means " + d.Zero

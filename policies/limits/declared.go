@@ -14,7 +14,7 @@ import (
 // the default is the type of the field. The defaults suffice for one busy Prometheus and prevent
 // one tenant from overloading the machine.
 func declared() []Description {
-	return slices.Concat(edgeLimits(), writeLimits(), queryLimits(), syntaxLimits())
+	return slices.Concat(edgeLimits(), writeLimits(), queryLimits(), syntaxLimits(), ruleLimits())
 }
 
 // Texts used by several declarations.
@@ -146,5 +146,33 @@ func syntaxLimits() []Description {
 			Meaning: "whether annotations about the types of metrics follow from the label `__type__`"},
 		{Name: "promql_per_step_stats", Default: false, Unit: Switch, Zero: "`stats=all` has no samples of steps",
 			Meaning: "whether `stats=all` counts samples for each step; such a query is not divided and not cached"},
+	}
+}
+
+// ruleLimits returns the limits of recording and alerting rules. Those of a group apply when it is
+// loaded; the others apply to evaluations.
+func ruleLimits() []Description {
+	return []Description{
+		{Name: "max_rule_groups", Default: 200, Unit: Count, Zero: unlimited, Meaning: "groups of rules, in all namespaces",
+			Counts: "groups", Use: "the tenant would have %s", Hint: "delete groups that are not needed, or put their rules into fewer groups"},
+		{Name: "max_rules_per_group", Default: 100, Unit: Count, Zero: unlimited, Meaning: "rules of one group",
+			Counts: "rules", Use: "the group has %s", Hint: "divide it into several groups"},
+		{Name: "min_rule_interval", Default: Duration(5 * time.Second), Unit: Time, Zero: "any interval",
+			Meaning: "shortest interval between evaluations of a group"},
+		{Name: "max_rule_results", Default: 10_000, Unit: Count, Zero: unlimited,
+			Meaning: "series or alerts that one evaluation of a rule may return",
+			Counts:  "series", Use: "the rule returned %s", Hint: "aggregate more, or select fewer series"},
+		{Name: "max_concurrent_rule_groups", Default: 4, Unit: Count, Zero: unlimited,
+			Meaning: "groups of rules that are evaluated at the same time"},
+		{Name: "rule_query_offset", Default: Duration(0), Unit: Time, Zero: "rules are evaluated at the current time",
+			Meaning: "how far in the past the rules of a group without `query_offset` are evaluated. It is 0 by default because remote write " +
+				"delivers samples within seconds; Mimir's default is 1m, for senders that are late"},
+		{Name: "recording_rules", Default: true, Unit: Switch, Zero: "they are stored, but not evaluated",
+			Meaning: "whether recording rules are evaluated"},
+		{Name: "alerting_rules", Default: true, Unit: Switch, Zero: "they are stored, but not evaluated",
+			Meaning: "whether alerting rules are evaluated"},
+		{Name: "protected_rule_namespaces", Default: "", Unit: Namespaces, Zero: "no namespace is protected",
+			Meaning: "namespaces of rules that are only changed by requests with the header " +
+				"`X-Mimir-Ruler-Override-Namespace-Protection`: one in each line"},
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/prometheus/common/model"
@@ -26,6 +27,8 @@ const (
 	Switch    Unit = "switch"     // true or false
 	LabelName Unit = "label name" // a label name, not empty
 	Queries   Unit = "queries"    // a list of queries, one in each line, in the format of package blocked
+
+	Namespaces Unit = "namespaces" // a list of namespaces of rules, one in each line
 )
 
 // Description is the declaration of one limit.
@@ -61,6 +64,9 @@ const (
 	maxDuration = 100 * 365 * 24 * time.Hour
 
 	maxLabelName = 1024 // bytes
+
+	maxNamespaces = 100 // entries of a list of namespaces
+	maxNamespace  = 256 // bytes of an entry, as in package rules
 
 	// maxSteps is the maximum of Prometheus' handler of range queries.
 	maxSteps = 11_000
@@ -106,6 +112,9 @@ func (d Description) allowed() string {
 	case Queries:
 		return fmt.Sprintf("a text with at most %d queries, one in each line, or regular expressions after ~, and %d bytes",
 			blocked.MaxPatterns, blocked.MaxBytes)
+	case Namespaces:
+		return fmt.Sprintf("a text with at most %d namespaces of rules, one in each line, each with at most %d bytes and without control "+
+			"characters", maxNamespaces, maxNamespace)
 	default:
 		return fmt.Sprintf("a whole number from 0 (%s) to %d", d.Zero, d.most())
 	}
@@ -130,10 +139,14 @@ func (d Description) check(value any) error {
 	case bool:
 		ok = true
 	case string:
-		if d.Unit == Queries {
+		switch d.Unit {
+		case Queries:
 			return d.checkQueries(v)
+		case Namespaces:
+			ok = validNamespaces(v)
+		default:
+			ok = validLabelName(v)
 		}
-		ok = validLabelName(v)
 	}
 	if !ok {
 		return d.reject(value)
@@ -146,6 +159,25 @@ func (d Description) checkQueries(list string) error {
 		return &Error{Key: d.Name, Message: fmt.Sprintf("limit %s: %v; it must be %s", d.Name, err, d.allowed())}
 	}
 	return nil
+}
+
+// Lines returns the entries of a limit that is a list of namespaces: its lines without white space
+// at their ends, and without empty lines.
+func Lines(text string) []string {
+	var out []string
+	for line := range strings.SplitSeq(text, "\n") {
+		if line = strings.TrimSpace(line); line != "" {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+func validNamespaces(text string) bool {
+	list := Lines(text)
+	return len(list) <= maxNamespaces && !slices.ContainsFunc(list, func(s string) bool {
+		return len(s) > maxNamespace || !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl)
+	})
 }
 
 func validLabelName(s string) bool {

@@ -112,7 +112,7 @@ func (d *Description) value(field reflect.Value) string {
 		return fmt.Sprintf("%g %s/s", field.Float(), d.Counts)
 	case Time:
 		return Duration(field.Int()).String()
-	case Switch, LabelName:
+	case Switch, LabelName, Namespaces:
 		return fmt.Sprint(field)
 	}
 	return d.amount(field.Int())

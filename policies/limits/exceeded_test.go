@@ -16,6 +16,7 @@ func TestExceeded(t *testing.T) {
 		MaxHistogramBuckets: 8, HAMaxClusters: 1, PastGrace: Duration(time.Hour), FutureGrace: Duration(time.Minute),
 		Retention: Duration(24 * time.Hour), MaxQueryRange: Duration(time.Hour), MaxQuerySteps: 9, MaxQuerySeries: 2, MaxQuerySamples: 100,
 		QueryTimeout: Duration(time.Millisecond), MaxQueryLength: 3, MaxQueuedQueries: 1, MaxRegexInstructions: 50, MaxMemoryBytes: 32768,
+		MaxRuleGroups: 2, MaxRulesPerGroup: 3, MaxRuleResults: 4,
 	}
 	texts := map[Limit]struct {
 		used int64
@@ -44,6 +45,9 @@ func TestExceeded(t *testing.T) {
 		MaxQueryLength:        {4, "limit max_query_length of 3 bytes exceeded: the expressions and selectors of the request have 4 bytes; send shorter ones, or fewer in one request"},
 		MaxQueuedQueries:      {1, "limit max_queued_queries of 1 queries exceeded: 1 queries are waiting; try again later, or send fewer queries at the same time"},
 		MaxRegexInstructions:  {More, "limit max_regex_instructions of 50 instructions exceeded: the regular expressions of the request compile to more; use fewer repetitions (x{1000}), classes and alternatives"},
+		MaxRuleGroups:         {3, "limit max_rule_groups of 2 groups exceeded: the tenant would have 3 groups; delete groups that are not needed, or put their rules into fewer groups"},
+		MaxRulesPerGroup:      {4, "limit max_rules_per_group of 3 rules exceeded: the group has 4 rules; divide it into several groups"},
+		MaxRuleResults:        {More, "limit max_rule_results of 4 series exceeded: the rule returned more; aggregate more, or select fewer series"},
 		MaxMemoryBytes:        {40000, "limit max_memory_bytes of 32768 bytes exceeded: the request needs at least 40000 bytes of memory; select fewer series, a shorter range or a longer step"},
 	}
 	for i, d := range Describe() {

@@ -125,6 +125,33 @@ type Limits struct {
 	// PromQLPerStepStats: whether `stats=all` counts samples for each step; such a query is not divided and not cached.
 	// False means `stats=all` has no samples of steps.
 	PromQLPerStepStats bool `yaml:"promql_per_step_stats" json:"promql_per_step_stats"`
+	// MaxRuleGroups: groups of rules, in all namespaces.
+	// 0 means unlimited.
+	MaxRuleGroups int `yaml:"max_rule_groups" json:"max_rule_groups"`
+	// MaxRulesPerGroup: rules of one group.
+	// 0 means unlimited.
+	MaxRulesPerGroup int `yaml:"max_rules_per_group" json:"max_rules_per_group"`
+	// MinRuleInterval: shortest interval between evaluations of a group.
+	// 0 means any interval.
+	MinRuleInterval Duration `yaml:"min_rule_interval" json:"min_rule_interval"`
+	// MaxRuleResults: series or alerts that one evaluation of a rule may return.
+	// 0 means unlimited.
+	MaxRuleResults int `yaml:"max_rule_results" json:"max_rule_results"`
+	// MaxConcurrentRuleGroups: groups of rules that are evaluated at the same time.
+	// 0 means unlimited.
+	MaxConcurrentRuleGroups int `yaml:"max_concurrent_rule_groups" json:"max_concurrent_rule_groups"`
+	// RuleQueryOffset: how far in the past the rules of a group without `query_offset` are evaluated. It is 0 by default because remote write delivers samples within seconds; Mimir's default is 1m, for senders that are late.
+	// 0 means rules are evaluated at the current time.
+	RuleQueryOffset Duration `yaml:"rule_query_offset" json:"rule_query_offset"`
+	// RecordingRules: whether recording rules are evaluated.
+	// False means they are stored, but not evaluated.
+	RecordingRules bool `yaml:"recording_rules" json:"recording_rules"`
+	// AlertingRules: whether alerting rules are evaluated.
+	// False means they are stored, but not evaluated.
+	AlertingRules bool `yaml:"alerting_rules" json:"alerting_rules"`
+	// ProtectedRuleNamespaces: namespaces of rules that are only changed by requests with the header `X-Mimir-Ruler-Override-Namespace-Protection`: one in each line.
+	// Empty means no namespace is protected.
+	ProtectedRuleNamespaces string `yaml:"protected_rule_namespaces" json:"protected_rule_namespaces"`
 }
 
 // The limits, in the order of the fields of Limits.
@@ -169,4 +196,13 @@ const (
 	PromQLDelayedNameRemoval
 	PromQLTypeAndUnitLabels
 	PromQLPerStepStats
+	MaxRuleGroups
+	MaxRulesPerGroup
+	MinRuleInterval
+	MaxRuleResults
+	MaxConcurrentRuleGroups
+	RuleQueryOffset
+	RecordingRules
+	AlertingRules
+	ProtectedRuleNamespaces
 )

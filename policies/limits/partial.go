@@ -120,7 +120,7 @@ func (d Description) parse(text string) (any, error) {
 		default:
 			return nil, d.reject(strconv.Quote(text))
 		}
-	case LabelName, Queries:
+	case LabelName, Queries, Namespaces:
 		v = text
 	default:
 		v, err = strconv.ParseInt(text, 10, 64)
@@ -169,7 +169,9 @@ func (p *Partial) UnmarshalJSON(data []byte) error {
 }
 
 // isText reports whether values of the limit are texts.
-func (d Description) isText() bool { return d.Unit == LabelName || d.Unit == Queries }
+func (d Description) isText() bool {
+	return d.Unit == LabelName || d.Unit == Queries || d.Unit == Namespaces
+}
 
 // add sets a limit from a decoded value: a json.Number, a string or a bool.
 func (p *Partial) add(key string, value any) error {

@@ -25,7 +25,7 @@ func TestDescribeIsComplete(t *testing.T) {
 		if f.Tag.Get("yaml") != d.Name || f.Tag.Get("json") != d.Name {
 			t.Errorf("description %d is %s, but the field is %s with yaml %q, json %q", i, d.Name, f.Name, f.Tag.Get("yaml"), f.Tag.Get("json"))
 		}
-		fits := map[string][]Unit{"float64": {PerSecond}, "int": {Count, Bytes}, "int64": {Bytes}, "model.Duration": {Time}, "bool": {Switch}, "string": {LabelName, Queries}}[f.Type.String()]
+		fits := map[string][]Unit{"float64": {PerSecond}, "int": {Count, Bytes}, "int64": {Bytes}, "model.Duration": {Time}, "bool": {Switch}, "string": {LabelName, Queries, Namespaces}}[f.Type.String()]
 		if !slices.Contains(fits, d.Unit) {
 			t.Errorf("%s: unit %s does not fit type %s", d.Name, d.Unit, f.Type)
 		}
@@ -74,33 +74,35 @@ func TestMerge(t *testing.T) {
 
 func TestRejections(t *testing.T) {
 	for doc, want := range map[string]string{
-		`{"max_activ_series": 1}`:            `unknown limit "max_activ_series"; did you mean "max_active_series"?`,
-		`{"maxActiveSeries": 1}`:             `did you mean "max_active_series"?`,
-		`{"samples_per_sec": 1}`:             `did you mean "samples_per_second"?`,
-		`{"max_active_series": -1}`:          `limit max_active_series: -1 is not allowed: it must be a whole number from 0 (unlimited)`,
-		`{"max_active_series": 1.5}`:         `limit max_active_series: "1.5" is not allowed`,
-		`{"max_active_series": "5"}`:         `limit max_active_series: "5" is not allowed`,
-		`{"max_active_series": 1e30}`:        `"1e30" is not allowed`,
-		`{"max_active_series": null}`:        `<nil> is not allowed`,
-		`{"max_active_series": [1]}`:         `is not allowed`,
-		`{"max_active_series": true}`:        `limit max_active_series: true is not allowed`,
-		`{"retention": 30}`:                  `limit retention: 30 is not allowed: it must be a duration such as 90s, 1h30m or 14d, from 0s (forever)`,
-		`{"retention": "30 days"}`:           `limit retention: "30 days" is not allowed`,
-		`{"retention": "-1d"}`:               `limit retention: "-1d" is not allowed`,
-		`{"retention": "101y"}`:              `limit retention: 101y is not allowed`,
-		`{"requests_per_second": -0.1}`:      `limit requests_per_second: -0.1 is not allowed: it must be a number from 0`,
-		`{"byte_burst": 1, "byte_burst": 2}`: `limit byte_burst appears twice`,
-		`{"accept_ha_samples": "true"}`:      `limit accept_ha_samples: "true" is not allowed: it must be true or false`,
-		`{"accept_ha_samples": 1}`:           `limit accept_ha_samples: "1" is not allowed`,
-		`{"ha_cluster_label": 1}`:            `limit ha_cluster_label: 1 is not allowed: it must be a label name`,
-		`{"ha_cluster_label": true}`:         `limit ha_cluster_label: true is not allowed`,
-		`{"ha_cluster_label": ""}`:           `limit ha_cluster_label:  is not allowed`,
-		`{"ha_replica_label": "__name__"}`:   `limit ha_replica_label: __name__ is not allowed`,
-		`{"blocked_queries": ["up"]}`:        `limit blocked_queries: [up] is not allowed: it must be a text with at most 100 queries, one in each line, or regular expressions after ~`,
-		`{"blocked_queries": 1}`:             `limit blocked_queries: 1 is not allowed`,
-		`{"blocked_queries": true}`:          `limit blocked_queries: true is not allowed`,
-		`{"blocked_queries": "up\n~a("}`:     `limit blocked_queries: line 2: error parsing regexp: missing closing )`,
-		`[1]`:                                `must be an object`,
+		`{"max_activ_series": 1}`:                  `unknown limit "max_activ_series"; did you mean "max_active_series"?`,
+		`{"maxActiveSeries": 1}`:                   `did you mean "max_active_series"?`,
+		`{"samples_per_sec": 1}`:                   `did you mean "samples_per_second"?`,
+		`{"max_active_series": -1}`:                `limit max_active_series: -1 is not allowed: it must be a whole number from 0 (unlimited)`,
+		`{"max_active_series": 1.5}`:               `limit max_active_series: "1.5" is not allowed`,
+		`{"max_active_series": "5"}`:               `limit max_active_series: "5" is not allowed`,
+		`{"max_active_series": 1e30}`:              `"1e30" is not allowed`,
+		`{"max_active_series": null}`:              `<nil> is not allowed`,
+		`{"max_active_series": [1]}`:               `is not allowed`,
+		`{"max_active_series": true}`:              `limit max_active_series: true is not allowed`,
+		`{"retention": 30}`:                        `limit retention: 30 is not allowed: it must be a duration such as 90s, 1h30m or 14d, from 0s (forever)`,
+		`{"retention": "30 days"}`:                 `limit retention: "30 days" is not allowed`,
+		`{"retention": "-1d"}`:                     `limit retention: "-1d" is not allowed`,
+		`{"retention": "101y"}`:                    `limit retention: 101y is not allowed`,
+		`{"requests_per_second": -0.1}`:            `limit requests_per_second: -0.1 is not allowed: it must be a number from 0`,
+		`{"byte_burst": 1, "byte_burst": 2}`:       `limit byte_burst appears twice`,
+		`{"accept_ha_samples": "true"}`:            `limit accept_ha_samples: "true" is not allowed: it must be true or false`,
+		`{"accept_ha_samples": 1}`:                 `limit accept_ha_samples: "1" is not allowed`,
+		`{"ha_cluster_label": 1}`:                  `limit ha_cluster_label: 1 is not allowed: it must be a label name`,
+		`{"ha_cluster_label": true}`:               `limit ha_cluster_label: true is not allowed`,
+		`{"ha_cluster_label": ""}`:                 `limit ha_cluster_label:  is not allowed`,
+		`{"ha_replica_label": "__name__"}`:         `limit ha_replica_label: __name__ is not allowed`,
+		`{"blocked_queries": ["up"]}`:              `limit blocked_queries: [up] is not allowed: it must be a text with at most 100 queries, one in each line, or regular expressions after ~`,
+		`{"blocked_queries": 1}`:                   `limit blocked_queries: 1 is not allowed`,
+		`{"protected_rule_namespaces": "a\u0000"}`: `limit protected_rule_namespaces: a`,
+		`{"protected_rule_namespaces": ["a"]}`:     `limit protected_rule_namespaces: [a] is not allowed: it must be a text with at most 100 namespaces of rules`,
+		`{"blocked_queries": true}`:                `limit blocked_queries: true is not allowed`,
+		`{"blocked_queries": "up\n~a("}`:           `limit blocked_queries: line 2: error parsing regexp: missing closing )`,
+		`[1]`:                                      `must be an object`,
 	} {
 		var p Partial
 		err := json.Unmarshal([]byte(doc), &p)
@@ -165,4 +167,13 @@ func FuzzPartial(f *testing.F) {
 			t.Errorf("decoding of %s = %v, %v", text, back, err)
 		}
 	})
+}
+
+// TestLines checks how a list of namespaces is read.
+func TestLines(t *testing.T) {
+	for text, want := range map[string][]string{"": nil, "\n \n": nil, "a": {"a"}, " a/b c \r\n\nd": {"a/b c", "d"}} {
+		if got := Lines(text); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
 }

@@ -27,6 +27,9 @@ func (k *Keeper) Erase(ctx context.Context, t tenant.ID) (index.Erased, error) {
 	if e.Rows, err = k.index.Tenants.Erase(ctx, t); err != nil {
 		return e, err
 	}
+	if err = k.index.Rules.Forget(ctx, t); err != nil {
+		return e, err
+	}
 	var broken error
 	err = k.opts.Objects.List(ctx, store.ObjectDir(t)+"/", func(o objects.Object) bool {
 		if broken = k.opts.Objects.Delete(ctx, o.Name); broken != nil {

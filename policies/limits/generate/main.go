@@ -107,7 +107,7 @@ func zero(d limits.Description) string {
 		return "False means " + d.Zero
 	case limits.LabelName:
 		return "Empty is " + d.Zero
-	case limits.Queries:
+	case limits.Queries, limits.Namespaces:
 		return "Empty means " + d.Zero
 	}
 	return "0 means " + d.Zero

@@ -1,0 +1,135 @@
+package rules
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/rulefmt"
+	"go.yaml.in/yaml/v3"
+)
+
+// Encode returns a group as YAML, without its namespace. ParseGroup of the result returns the same
+// group.
+func Encode(g *Group) ([]byte, error) { return yaml.Marshal(groupNode(g)) }
+
+// EncodeNamespaces returns a YAML mapping of namespaces to lists of groups, in the order of the
+// groups, which must be sorted by namespace. It is {} without groups.
+func EncodeNamespaces(groups []Group) ([]byte, error) {
+	all := &yaml.Node{Kind: yaml.MappingNode}
+	var list *yaml.Node
+	for i := range groups {
+		if i == 0 || groups[i].Namespace != groups[i-1].Namespace {
+			list = &yaml.Node{Kind: yaml.SequenceNode}
+			all.Content = append(all.Content, textNode(groups[i].Namespace), list)
+		}
+		list.Content = append(list.Content, groupNode(&groups[i]))
+	}
+	return yaml.Marshal(all)
+}
+
+// The nodes are built here, because yaml.Marshal writes some multi-line strings so that they cannot
+// be read back.
+
+func groupNode(g *Group) *yaml.Node {
+	m := mapping{Kind: yaml.MappingNode}
+	m.add("name", textNode(g.Name))
+	m.duration("interval", g.Interval)
+	m.optional("query_offset", g.QueryOffset)
+	m.optional("evaluation_delay", g.EvaluationDelay)
+	if g.Limit != 0 {
+		m.add("limit", &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!int", Value: strconv.Itoa(g.Limit)})
+	}
+	if g.AlignEvaluationTimeOnInterval {
+		m.add("align_evaluation_time_on_interval", &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: "true"})
+	}
+	if len(g.SourceTenants) > 0 {
+		list := &yaml.Node{Kind: yaml.SequenceNode}
+		for _, t := range g.SourceTenants {
+			list.Content = append(list.Content, textNode(t))
+		}
+		m.add("source_tenants", list)
+	}
+	m.texts("labels", g.Labels)
+	list := &yaml.Node{Kind: yaml.SequenceNode}
+	for i := range g.Rules {
+		list.Content = append(list.Content, ruleNode(&g.Rules[i]))
+	}
+	m.add("rules", list)
+	return (*yaml.Node)(&m)
+}
+
+func ruleNode(r *rulefmt.Rule) *yaml.Node {
+	m := mapping{Kind: yaml.MappingNode}
+	m.text("record", r.Record)
+	m.text("alert", r.Alert)
+	m.add("expr", textNode(r.Expr))
+	m.duration("for", r.For)
+	m.duration("keep_firing_for", r.KeepFiringFor)
+	m.texts("labels", r.Labels)
+	m.texts("annotations", r.Annotations)
+	return (*yaml.Node)(&m)
+}
+
+// mapping is a YAML mapping that is being built.
+type mapping yaml.Node
+
+func (m *mapping) add(key string, value *yaml.Node) {
+	m.Content = append(m.Content, textNode(key), value)
+}
+
+func (m *mapping) text(key, value string) {
+	if value != "" {
+		m.add(key, textNode(value))
+	}
+}
+
+func (m *mapping) duration(key string, d model.Duration) {
+	if d != 0 {
+		m.add(key, textNode(d.String()))
+	}
+}
+
+func (m *mapping) optional(key string, d *model.Duration) {
+	if d != nil {
+		m.add(key, textNode(d.String()))
+	}
+}
+
+func (m *mapping) texts(key string, values map[string]string) {
+	if len(values) == 0 {
+		return
+	}
+	inner := mapping{Kind: yaml.MappingNode}
+	for _, name := range sorted(values) {
+		inner.add(name, textNode(values[name]))
+	}
+	m.add(key, (*yaml.Node)(&inner))
+}
+
+// textNode returns the node of a string: a block if it has several lines that every YAML library
+// reads back unchanged, otherwise in one line.
+func textNode(s string) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
+	switch {
+	case fragile(s):
+		n.Style = yaml.DoubleQuotedStyle
+	case strings.Contains(s, "\n"):
+		n.Style = yaml.LiteralStyle
+	}
+	return n
+}
+
+// fragile reports whether a string must be quoted: if white space at the beginning or at the end of
+// a line matters, or if it has characters that some YAML libraries do not read in blocks.
+func fragile(s string) bool {
+	if s == "" || s == "<<" { // << is a merge key in YAML 1.1
+		return true
+	}
+	if strings.ContainsFunc(s, func(r rune) bool {
+		return r != '\n' && (r < ' ' || r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 || r == 0xfeff)
+	}) {
+		return true
+	}
+	return strings.Contains(s, "\n") && (strings.ContainsAny(s[:1], " \n") || strings.Contains(s, " \n") || s[len(s)-1] == ' ' || strings.HasSuffix(s, "\n\n"))
+}

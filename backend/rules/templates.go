@@ -1,0 +1,467 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"text/template/parse"
+
+	"github.com/prometheus/prometheus/model/rulefmt"
+
+	"github.com/palliumhq/pallium/backend/regexsize"
+)
+
+// Limits of the templates of labels and annotations. Their expansion cannot be interrupted, so it
+// must be short for every template that is accepted.
+const (
+	maxTemplate    = 64 << 10 // bytes of one template
+	maxWidth       = 1000     // width or precision of printf
+	maxLoops       = 3        // ranges inside each other
+	maxText        = 1 << 20  // bytes of one value, estimated
+	maxOutput      = 8 << 20  // bytes of the result without the repetitions of ranges, estimated
+	maxPattern     = 10_000   // instructions of the regular expressions of one template
+	scalarBytes    = 4 << 10  // estimated size of a value that is not known: a label value
+	vectorBytes    = 64 << 10 // estimated size of a vector or of labels, as text
+	escapedFactor  = 6        // how much longer escaping makes a text
+	maxPatternText = 4 << 10  // bytes
+)
+
+// checkTemplates returns the problems of the templates of an alerting rule that could run for very
+// long or produce very much text. Prometheus' own check finds templates that cannot be parsed.
+func checkTemplates(r *rulefmt.Rule) []string {
+	var problems []string
+	for _, field := range []struct {
+		what   string
+		values map[string]string
+	}{{"label", r.Labels}, {"annotation", r.Annotations}} {
+		for _, name := range sorted(field.values) {
+			if err := checkTemplate(field.values[name]); err != nil {
+				problems = append(problems, fmt.Sprintf("%s %q: %v", field.what, name, err))
+			}
+		}
+	}
+	return problems
+}
+
+// checkTemplate checks one template. It returns nil if the template cannot be parsed.
+func checkTemplate(text string) error {
+	if len(text) > maxTemplate {
+		return fmt.Errorf("the template has %d bytes, the limit is %d", len(text), maxTemplate)
+	}
+	const name = "rule"
+	// The variables that Prometheus defines.
+	const before = "{{$labels := .Labels}}{{$externalLabels := .ExternalLabels}}{{$externalURL := .ExternalURL}}{{$value := .Value}}"
+	set := map[string]*parse.Tree{}
+	tree := parse.New(name)
+	tree.Mode = parse.SkipFuncCheck
+	tree, err := tree.Parse(before+text, "", "", set)
+	if err != nil {
+		return nil //nolint:nilerr // Prometheus' check reports it
+	}
+	if len(set) != 1 || set[name] != tree {
+		return errNoTemplates
+	}
+	w := &walk{vars: map[string]value{}, inLoop: map[string]bool{}, patterns: maxPattern}
+	collect(tree.Root, false, w.inLoop)
+	return w.list(tree.Root, value{size: scalarBytes})
+}
+
+// Errors of templates without further details.
+var (
+	errNoTemplates    = errors.New("define, template and block are not supported")
+	errLabelsVariable = errors.New("the variables $labels and $externalLabels must not be changed: use another name")
+)
+
+// value describes what a pipeline may return.
+type value struct {
+	many   bool    // a vector or labels: finitely many elements, none of which is a number
+	size   float64 // bytes as text, estimated
+	looped bool    // made from a variable that is assigned in a range
+}
+
+// walk follows a template as its execution would, each branch and each loop once.
+type walk struct {
+	vars     map[string]value
+	inLoop   map[string]bool // variables that are assigned in a range
+	loops    int
+	output   float64
+	patterns int // instructions that are left
+}
+
+// collect adds the variables that are assigned in ranges to out; loop is set for a list in a range.
+func collect(list *parse.ListNode, loop bool, out map[string]bool) {
+	if list == nil {
+		return
+	}
+	pipe := func(p *parse.PipeNode) {
+		if loop && p != nil && p.IsAssign {
+			for _, v := range p.Decl {
+				out[v.Ident[0]] = true
+			}
+		}
+	}
+	for _, n := range list.Nodes {
+		switch n := n.(type) {
+		case *parse.ActionNode:
+			pipe(n.Pipe)
+		case *parse.IfNode:
+			pipe(n.Pipe)
+			collect(n.List, loop, out)
+			collect(n.ElseList, loop, out)
+		case *parse.WithNode:
+			pipe(n.Pipe)
+			collect(n.List, loop, out)
+			collect(n.ElseList, loop, out)
+		case *parse.RangeNode:
+			collect(&parse.ListNode{Nodes: []parse.Node{&parse.ActionNode{Pipe: n.Pipe}}}, true, out)
+			collect(n.List, true, out)
+			collect(n.ElseList, loop, out)
+		}
+	}
+}
+
+// list follows the nodes of a list; dot is the current element.
+func (w *walk) list(list *parse.ListNode, dot value) error {
+	if list == nil {
+		return nil
+	}
+	for _, n := range list.Nodes {
+		if err := w.node(n, dot); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *walk) node(n parse.Node, dot value) error {
+	switch n := n.(type) {
+	case *parse.TextNode:
+		return w.print(float64(len(n.Text)))
+	case *parse.ActionNode:
+		v, err := w.pipe(n.Pipe, dot)
+		if err == nil && len(n.Pipe.Decl) == 0 {
+			err = w.print(v.size)
+		}
+		return err
+	case *parse.IfNode:
+		if _, err := w.pipe(n.Pipe, dot); err != nil {
+			return err
+		}
+		return w.both(n.List, dot, n.ElseList, dot)
+	case *parse.WithNode:
+		v, err := w.pipe(n.Pipe, dot)
+		if err != nil {
+			return err
+		}
+		return w.both(n.List, v, n.ElseList, dot)
+	case *parse.RangeNode:
+		return w.loop(n, dot)
+	case *parse.TemplateNode:
+		return errNoTemplates
+	}
+	return nil // comments, break and continue
+}
+
+func (w *walk) both(list *parse.ListNode, dot value, other *parse.ListNode, otherDot value) error {
+	if err := w.list(list, dot); err != nil {
+		return err
+	}
+	return w.list(other, otherDot)
+}
+
+// loop follows a range. It must be over a vector or labels: a range over a number, even one that is
+// computed, could have any number of repetitions.
+func (w *walk) loop(n *parse.RangeNode, dot value) error {
+	v, err := w.commands(n.Pipe, dot)
+	if err != nil {
+		return err
+	}
+	if !v.many {
+		return fmt.Errorf("range over %s is not supported: use range only over query results and labels", n.Pipe)
+	}
+	if w.loops > 0 && !nests(n.Pipe) {
+		return fmt.Errorf("range over %s inside another range is not supported: "+
+			"inside a range, use range only over labels or directly over the function query", n.Pipe)
+	}
+	if w.loops++; w.loops > maxLoops {
+		return fmt.Errorf("more than %d ranges are inside each other", maxLoops)
+	}
+	element := value{size: scalarBytes}
+	for _, d := range n.Pipe.Decl {
+		if labelsVariable(d.Ident[0]) {
+			return errLabelsVariable
+		}
+		w.vars[d.Ident[0]] = element
+	}
+	err = w.list(n.List, element)
+	w.loops--
+	if err != nil {
+		return err
+	}
+	return w.list(n.ElseList, dot)
+}
+
+// nests reports whether a pipeline may be that of a range inside another range. The number of
+// queries is limited during evaluation, and labels are few.
+func nests(p *parse.PipeNode) bool {
+	first := p.Cmds[0].Args[0]
+	if id, ok := first.(*parse.IdentifierNode); ok && id.Ident == "query" {
+		return true
+	}
+	return len(p.Cmds) == 1 && ofLabels(first)
+}
+
+// ofLabels reports whether a node is a set of labels.
+func ofLabels(n parse.Node) bool {
+	var path []string
+	switch n := n.(type) {
+	case *parse.FieldNode:
+		path = n.Ident
+	case *parse.ChainNode:
+		path = n.Field
+	case *parse.VariableNode:
+		path = n.Ident
+		if len(path) == 1 {
+			return labelsVariable(path[0])
+		}
+	}
+	if len(path) == 0 {
+		return false
+	}
+	last := path[len(path)-1]
+	return last == "Labels" || last == "ExternalLabels"
+}
+
+// labelsVariable reports whether a variable is always a set of labels.
+func labelsVariable(name string) bool { return name == "$labels" || name == "$externalLabels" }
+
+// print adds to the result of the template.
+func (w *walk) print(size float64) error {
+	if w.output += size; w.output > maxOutput {
+		return fmt.Errorf("the expanded template may have more than %d bytes", maxOutput)
+	}
+	return nil
+}
+
+// pipe follows a pipeline, and sets the variables that it declares or assigns.
+func (w *walk) pipe(p *parse.PipeNode, dot value) (value, error) {
+	v, err := w.commands(p, dot)
+	if err != nil {
+		return v, err
+	}
+	if len(p.Decl) == 0 {
+		return v, nil
+	}
+	name := p.Decl[0].Ident[0]
+	if labelsVariable(name) && !(len(p.Cmds) == 1 && ofLabels(p.Cmds[0].Args[0])) {
+		return v, errLabelsVariable
+	}
+	if p.IsAssign && w.loops > 0 && v.looped {
+		return v, fmt.Errorf("variable %s is assigned from a variable that changes in the same range: its text could grow without limit", name)
+	}
+	if old, ok := w.vars[name]; ok { // the variable may have either value
+		v.many, v.size, v.looped = v.many && old.many, max(v.size, old.size), v.looped || old.looped
+	}
+	w.vars[name] = v
+	return v, nil
+}
+
+// commands follows the commands of a pipeline: each one gets the result of the one before as its last
+// argument.
+func (w *walk) commands(p *parse.PipeNode, dot value) (value, error) {
+	var last *value
+	for _, c := range p.Cmds {
+		v, err := w.command(c, last, dot)
+		if err != nil {
+			return v, err
+		}
+		if v.size > maxText {
+			return v, fmt.Errorf("the value of %s may have more than %d bytes", c, maxText)
+		}
+		last = &v
+	}
+	if last == nil {
+		return value{}, nil
+	}
+	return *last, nil
+}
+
+// command estimates the result of one command.
+func (w *walk) command(c *parse.CommandNode, piped *value, dot value) (value, error) {
+	args, sum := make([]value, 0, len(c.Args)), 0.
+	for _, a := range c.Args[1:] {
+		v, err := w.argument(a, dot)
+		if err != nil {
+			return v, err
+		}
+		args = append(args, v)
+	}
+	if piped != nil {
+		args = append(args, *piped)
+	}
+	looped := false
+	for _, a := range args {
+		sum += a.size
+		looped = looped || a.looped
+	}
+	var v value
+	var err error
+	if id, ok := c.Args[0].(*parse.IdentifierNode); ok {
+		v, err = w.function(id.Ident, c, args)
+	} else {
+		v, err = w.argument(c.Args[0], dot)
+		v.size += sum * escapedFactor // of a method, such as Format of a time
+	}
+	v.looped = v.looped || looped
+	return v, err
+}
+
+// function estimates the result of a function.
+func (w *walk) function(name string, c *parse.CommandNode, args []value) (value, error) {
+	sum := value{}
+	for _, a := range args {
+		sum.size += a.size + 1
+	}
+	switch name {
+	case "query", "sortByLabel":
+		return value{many: true, size: vectorBytes}, nil
+	case "printf":
+		return w.printf(c, args)
+	case "reReplaceAll", "match":
+		if err := w.pattern(name, c); err != nil || name == "match" {
+			return value{size: 8}, err
+		}
+		if len(args) == 3 { // the replacement may be inserted before each byte
+			return value{size: (args[1].size + 1) * (args[2].size + 1)}, nil
+		}
+	case "html", "js", "urlquery", "graphLink", "tableLink", "safeHtml", "title", "toUpper", "toLower":
+		sum.size *= escapedFactor
+	case "first", "label", "strvalue", "value":
+		return value{size: scalarBytes}, nil
+	case "args":
+		sum.size += float64(8 * len(args))
+	case "index", "slice", "and", "or", "not", "print", "println", "len", "eq", "ne", "lt", "le", "gt", "ge":
+	default:
+		sum.size += scalarBytes // numbers, times, host names
+	}
+	return sum, nil
+}
+
+// printf estimates the result of printf, whose format must be a literal.
+func (w *walk) printf(c *parse.CommandNode, args []value) (value, error) {
+	if len(c.Args) < 2 {
+		return value{}, fmt.Errorf("the format of printf must be a literal text")
+	}
+	format, ok := c.Args[1].(*parse.StringNode)
+	if !ok {
+		return value{}, fmt.Errorf("the format of printf must be a literal text, not %s", c.Args[1])
+	}
+	longest, sum := 0., float64(len(format.Text))
+	for _, a := range args[1:] {
+		sum += a.size
+		longest = max(longest, a.size)
+	}
+	verbs, padding, err := checkFormat(format.Text)
+	if err != nil {
+		return value{}, err
+	}
+	// An indexed argument may be printed several times, and %q or %x make a text longer.
+	return value{size: sum + float64(padding) + float64(verbs)*longest*escapedFactor}, nil
+}
+
+// checkFormat checks the widths of a format, and returns its number of verbs and the sum of widths
+// and precisions.
+func checkFormat(format string) (verbs, padding int, err error) {
+	for i := 0; i < len(format); i++ {
+		if format[i] != '%' {
+			continue
+		}
+		verbs++
+		i++
+		for ; i < len(format) && strings.IndexByte("+-# 0123456789.*[]", format[i]) >= 0; i++ {
+			if format[i] == '*' {
+				return 0, 0, fmt.Errorf("format %q: a width or precision given by an argument (*) is not supported", format)
+			}
+			end := i
+			for end < len(format) && format[end] >= '0' && format[end] <= '9' {
+				end++
+			}
+			if end == i {
+				continue
+			}
+			n, err := strconv.Atoi(format[i:end])
+			if err != nil || n > maxWidth {
+				return 0, 0, fmt.Errorf("format %q: a width or precision is above %d", format, maxWidth)
+			}
+			padding += n
+			i = end - 1
+		}
+	}
+	return verbs, padding, nil
+}
+
+// pattern checks the regular expression of reReplaceAll or match, which must be a literal.
+func (w *walk) pattern(name string, c *parse.CommandNode) error {
+	if len(c.Args) < 2 {
+		return fmt.Errorf("the regular expression of %s must be a literal text", name)
+	}
+	s, ok := c.Args[1].(*parse.StringNode)
+	if !ok {
+		return fmt.Errorf("the regular expression of %s must be a literal text, not %s", name, c.Args[1])
+	}
+	if len(s.Text) > maxPatternText {
+		return fmt.Errorf("the regular expression of %s has %d bytes, the limit is %d", name, len(s.Text), maxPatternText)
+	}
+	n, err := regexsize.Pattern(s.Text, w.patterns)
+	if err != nil {
+		return fmt.Errorf("the regular expressions of the template are too large: %w", err)
+	}
+	w.patterns -= n
+	return nil
+}
+
+// argument estimates an argument.
+func (w *walk) argument(n parse.Node, dot value) (value, error) {
+	unknown := value{size: scalarBytes}
+	switch n := n.(type) {
+	case *parse.PipeNode:
+		return w.commands(n, dot)
+	case *parse.DotNode:
+		return dot, nil
+	case *parse.StringNode:
+		return value{size: float64(len(n.Text))}, nil
+	case *parse.VariableNode:
+		return w.field(n, len(n.Ident) > 1, w.variable(n.Ident[0])), nil
+	case *parse.FieldNode:
+		return w.field(n, true, dot), nil
+	case *parse.ChainNode:
+		inner, err := w.argument(n.Node, dot)
+		return w.field(n, true, inner), err
+	case *parse.IdentifierNode: // a function without arguments
+		return w.function(n.Ident, &parse.CommandNode{Args: []parse.Node{n}}, nil)
+	}
+	return unknown, nil
+}
+
+// variable returns the value of a variable.
+func (w *walk) variable(name string) value {
+	v, ok := w.vars[name]
+	if !ok {
+		v = value{size: scalarBytes}
+	}
+	v.looped = v.looped || w.inLoop[name]
+	return v
+}
+
+// field returns the value of a node that selects a field of a value, if selects is set, or is the
+// value.
+func (w *walk) field(n parse.Node, selects bool, of value) value {
+	switch {
+	case ofLabels(n):
+		return value{many: true, size: vectorBytes, looped: of.looped}
+	case selects: // which may be an argument of the function args
+		return value{size: max(scalarBytes, of.size), looped: of.looped}
+	}
+	return of
+}
