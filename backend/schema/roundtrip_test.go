@@ -134,6 +134,9 @@ func TestRoundTrip(t *testing.T) {
 		le := Lease{Holder: anyText(rng), Until: anyTime(rng)}
 		gotLe, err := DecodeLease(le.Encode())
 		same("lease", le, gotLe, err)
+		sh := Share{Holder: anyText(rng), Number: any64(rng), Sequence: any64(rng), Until: anyTime(rng)}
+		gotSh, err := DecodeShare(sh.Encode())
+		same("share", sh, gotSh, err)
 		n := anyNames(rng)
 		gotN, err := c.DecodeNames(n.Encode(c))
 		same("names", n, gotN, err)

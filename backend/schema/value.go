@@ -30,8 +30,9 @@ const (
 	valueGarbage   = 9
 	valueLease     = 10
 	valueAside     = 11
+	valueShare     = 13
 
-	lastValue = valueAside
+	lastValue = valueShare
 )
 
 // seal returns the envelope of a value: kind, version, payload, and a checksum of these.
