@@ -51,6 +51,9 @@ type Options struct {
 	// HA deduplicates samples of senders that run as several replicas; nil accepts
 	// the samples of all replicas.
 	HA *HA
+	// Fence returns an error that wraps series.ErrFenced if a ruler no longer holds the share of
+	// a write's fence. Without it, writes with a fence are rejected.
+	Fence func(ctx context.Context, share int, number uint64) error
 	// PushTimeout is the timeout of a push to one ingester; default 10 s.
 	PushTimeout time.Duration
 	// Memory is charged with pushes in flight to ingesters; nil means no limit.
@@ -66,6 +69,9 @@ var ErrUnavailable = errors.New("too few ingesters accepted the request")
 
 // errNoLimits is returned for a batch without limits, which cannot be validated.
 var errNoLimits = errors.New("internal error: the batch of a write request has no limits of its tenant")
+
+// errNoFence is returned for a batch with a fence that this distributor cannot check.
+var errNoFence = errors.New("internal error: this distributor has no access to the shares of rule groups")
 
 // Distributor is safe for concurrent use.
 type Distributor struct {
@@ -126,12 +132,15 @@ func (d *Distributor) Close() error {
 
 // Push writes the batch, which must carry its tenant's limits. The outcome counts
 // accepted and rejected samples. An error means that any part of the batch may or may
-// not have been written. Unless it is a memory.TooLargeError, the sender should repeat
-// the request. Push removes invalid samples and series from the batch.
+// not have been written. Unless it is a memory.TooLargeError or wraps series.ErrFenced, the
+// sender should repeat the request. Push removes invalid samples and series from the batch.
 func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 	var out series.Outcome
 	if b.Limits == nil {
 		return out, errNoLimits
+	}
+	if err := d.fence(ctx, b.Fence); err != nil {
+		return out, err
 	}
 	if d.opts.HA != nil {
 		out.Deduplicated = series.Counts(d.opts.HA.Filter(ctx, b, b.Limits, &out))
@@ -157,6 +166,17 @@ func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome
 		d.rejected.WithLabelValues(r.Reason).Add(float64(r.Samples))
 	}
 	return out, nil
+}
+
+// fence checks that the sender of a write with a fence still holds its share.
+func (d *Distributor) fence(ctx context.Context, f *series.Fence) error {
+	switch {
+	case f == nil:
+		return nil
+	case d.opts.Fence == nil:
+		return errNoFence
+	}
+	return d.opts.Fence(ctx, f.Share, f.Number)
 }
 
 func (d *Distributor) send(ctx context.Context, b *series.Batch) (series.Outcome, error) {

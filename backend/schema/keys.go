@@ -26,6 +26,7 @@ const (
 	kindLease   = 'L'
 	kindErasure = 'E'
 	kindRules   = 'R' // of a tenant, and without a tenant
+	kindShare   = 'P'
 )
 
 // maxText is the greatest length in bytes of a metric or label name that is in a key in full. A
@@ -176,6 +177,17 @@ func LeaseKey(name string) string { return system(kindLease) + name }
 // ErasureKey returns the key of the row with the totals erased of a deleted tenant. It does not
 // have the tenant's prefix, so that it is not erased with the tenant's rows.
 func ErasureKey(t tenant.ID) string { return system(kindErasure) + string(t) }
+
+// ShareKey returns the key of the row of a share of the rule groups. Shares are numbered from 0
+// to 65535.
+func ShareKey(share int) string {
+	return system(kindShare) + string(binary.BigEndian.AppendUint16(nil, uint16(share)))
+}
+
+// ShareRange returns the range of ShareKey for the shares 0 to count-1.
+func ShareRange(count int) (start, end string) {
+	return ShareKey(0), ShareKey(count-1) + "\x00"
+}
 
 // FirstTenant sorts before the keys of all tenants, EndOfTenants after them.
 const (

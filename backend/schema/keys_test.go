@@ -36,6 +36,7 @@ func TestKeyBytes(t *testing.T) {
 		{"tenants with rules", RuledKey(), "01 00 52"},
 		{"group of rules", RuleGroupQualifier("n/1", "g"), "672f 6e2f31 00 67"},
 		{"version of rules", string(RulesVersion{3, 0x0102030405060708}.Encode()), "0000000000000003 0102030405060708"},
+		{"share", ShareKey(258), "01 00 50 0102"},
 		{"page", PageQualifier(v, 3, 4), "fffffffd 0102030405060708 70 0003 0004"},
 		{"summaries", SummariesQualifier(v, 3), "fffffffd 0102030405060708 68 0003"},
 		{"names cell", NamesQualifier(v, 3), "fffffffd 0102030405060708 6e 0003"},
@@ -79,6 +80,7 @@ func TestParseKey(t *testing.T) {
 		ErasureKey("a"):                  {Row: RowErasure, Name: "a"},
 		RulesKey("a"):                    {Row: RowRules, Tenant: "a"},
 		RuledKey():                       {Row: RowRules},
+		ShareKey(65535):                  {Row: RowShare, Share: 65535},
 	} {
 		if got, ok := ParseKey(key); !ok || got != want {
 			t.Errorf("ParseKey(%q) = %+v, %v, want %+v", key, got, ok, want)
@@ -87,7 +89,7 @@ func TestParseKey(t *testing.T) {
 	for _, key := range []string{
 		"", "\x01", "\x02a\x00C\x00\x00\x00\x00", "\x01a", "\x01a\x00", "\x01a\x00C", "\x01a\x00C\x00\x00\x00", "\x01a/b\x00T", "\x01..\x00T",
 		CatalogKey("a", 5) + "x", CatalogKey("a", -1), CatalogKey("a", MaxDay+1), CatalogKey("a", 1<<32+5), TenantKey("a") + "x",
-		"\x01a\x00W\x00\x00\x00\x00", "\x01\x00C\x00\x00\x00\x00", "\x01\x00X", "\x01\x00G1234567", "\x01\x00G\xff1234567name",
+		"\x01a\x00W\x00\x00\x00\x00", "\x01\x00C\x00\x00\x00\x00", "\x01\x00X", "\x01\x00P\x00", "\x01\x00P\x00\x00\x00", "\x01a\x00P\x00\x00", "\x01\x00G1234567", "\x01\x00G\xff1234567name",
 		RulesKey("a") + "x", RuledKey() + "x",
 		"\x01a\x00Mm\x00\x02\x00\x00\x00\x00", "\x01a\x00Mm", "\x01a\x00Mm\x00", "\x01a\x00M" + long + "\x00\x01\x00\x00\x00\x00",
 	} {
@@ -340,13 +342,15 @@ func (k Key) build() string {
 		return RulesKey(k.Tenant)
 	case RowErasure:
 		return ErasureKey(tenant.ID(k.Name))
+	case RowShare:
+		return ShareKey(k.Share)
 	default:
 		return LeaseKey(k.Name)
 	}
 }
 
 func FuzzParseKey(f *testing.F) {
-	for _, key := range []string{CatalogKey("a", 1), PagesKey("a", "m\x00", 1), PagesKey("a", strings.Repeat("\x00", 2000), 1), ValuesKey("a", "l", 1), TenantKey("a"), WorkKey(1), GarbageKey(1, "g"), LeaseKey("l"), ErasureKey("a"), RulesKey("a"), RuledKey()} {
+	for _, key := range []string{CatalogKey("a", 1), PagesKey("a", "m\x00", 1), PagesKey("a", strings.Repeat("\x00", 2000), 1), ValuesKey("a", "l", 1), TenantKey("a"), WorkKey(1), GarbageKey(1, "g"), LeaseKey("l"), ErasureKey("a"), RulesKey("a"), RuledKey(), ShareKey(1)} {
 		f.Add(key)
 	}
 	f.Fuzz(func(t *testing.T, key string) {

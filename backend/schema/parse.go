@@ -22,6 +22,7 @@ const (
 	RowLease   RowKind = kindLease
 	RowErasure RowKind = kindErasure
 	RowRules   RowKind = kindRules // without a tenant: the tenants with rules
+	RowShare   RowKind = kindShare
 )
 
 // Key is a parsed row key. Fields that a kind of row does not have are zero.
@@ -32,6 +33,7 @@ type Key struct {
 	Name   string // metric, label, garbage entry, lease, or tenant of an erasure
 	Cut    bool   // the metric or label is truncated in the key, and Name is empty
 	Due    int64  // of garbage, Unix milliseconds
+	Share  int    // number of a share of the rule groups
 }
 
 // ParseKey parses the key of any row. It returns false for keys that no function of this
@@ -89,6 +91,12 @@ func (k *Key) parseSystem(rest string) bool {
 		return rest == ""
 	case RowLease, RowErasure:
 		k.Name = rest
+		return true
+	case RowShare:
+		if len(rest) != 2 {
+			return false
+		}
+		k.Share = int(binary.BigEndian.Uint16([]byte(rest)))
 		return true
 	}
 	return false

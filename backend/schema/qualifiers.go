@@ -95,6 +95,7 @@ const (
 	LastTombstoneQualifier = "n"   // tenant row: number of the last deletion, 8 bytes
 	GarbageQualifier       = "g"   // garbage row
 	LeaseQualifier         = "h"   // lease row
+	ShareQualifier         = "h"   // share row
 )
 
 // L0Qualifier returns the qualifier of an L0 pack in a catalog row.

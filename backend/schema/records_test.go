@@ -51,6 +51,7 @@ func records() []record {
 	rc := Receipt{Object: "l0/o", Size: 5, CRC: 0xffffffff, Ingester: "ing-1", Zone: "z1", Windows: []int{0, 3, 11}, Tenants: 100_000, Sealed: 7, Attempt: 1<<63 + 1}
 	g := Garbage{Kind: "pack", Name: "l1/o", Tenant: "a", Day: 20000, Version: Version{1, 2}}
 	le := Lease{Holder: "compactor-1", Until: 1_790_000_000_000}
+	sh := Share{Holder: "ruler-1/0a1b", Number: 1<<64 - 1, Sequence: 3, Until: 1_790_000_000_000}
 	as := Aside{Since: 1_790_000_000_000, Zone: "z1", Series: 2, Samples: 3_000_000, Bytes: 1 << 30, Reason: "too many chunks", Dropped: 1_790_000_000_001}
 	rg := RuleGroup{YAML: "name: g\nrules: []\n", Written: 1_790_000_000_000}
 	return []record{
@@ -62,6 +63,7 @@ func records() []record {
 		{"garbage", g, g.Encode(), func(b []byte) (any, error) { v, err := DecodeGarbage(b); return v, err }},
 		{"lease", le, le.Encode(), func(b []byte) (any, error) { v, err := DecodeLease(b); return v, err }},
 		{"rulegroup", rg, rg.Encode(), func(b []byte) (any, error) { v, err := DecodeRuleGroup(b); return v, err }},
+		{"share", sh, sh.Encode(), func(b []byte) (any, error) { v, err := DecodeShare(b); return v, err }},
 		{"aside", as, as.Encode(), func(b []byte) (any, error) { v, err := DecodeAside(b); return v, err }},
 	}
 }

@@ -140,6 +140,9 @@ func TestRoundTrip(t *testing.T) {
 		rv := RulesVersion{Number: any64(rng) | 1, Attempt: any64(rng)}
 		gotRv, err := DecodeRulesVersion(rv.Encode())
 		same("version of rules", rv, gotRv, err)
+		sh := Share{Holder: anyText(rng), Number: any64(rng), Sequence: any64(rng), Until: anyTime(rng)}
+		gotSh, err := DecodeShare(sh.Encode())
+		same("share", sh, gotSh, err)
 		n := anyNames(rng)
 		gotN, err := c.DecodeNames(n.Encode(c))
 		same("names", n, gotN, err)

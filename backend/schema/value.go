@@ -30,7 +30,8 @@ const (
 	valueGarbage   = 9
 	valueLease     = 10
 	valueAside     = 11
-	valueRuleGroup = 13 // 12 is the value of a share
+	valueShare     = 12
+	valueRuleGroup = 13
 
 	lastValue = valueRuleGroup
 )

@@ -57,6 +57,8 @@ type Batch struct {
 	// Established is true if another replica already has all these series: an
 	// ingester accepts them even beyond the limit of new series.
 	Established bool
+	// Fence is set in the writes of rulers; nil in all others.
+	Fence *Fence
 }
 
 // Token returns the position of a series on the ring. It depends on the tenant,
