@@ -2,21 +2,19 @@ package rpc
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/memory"
-	"github.com/palliumhq/pallium/backend/rulestate"
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
 // Ruler is the ruler that the server calls.
 type Ruler interface {
-	// State returns the state of a tenant's groups that this ruler evaluates.
-	State(id tenant.ID) []rulestate.Group
+	// State returns the state of a tenant's groups that this ruler evaluates, as JSON (package rulestate).
+	State(id tenant.ID) ([]byte, error)
 	// Wake makes the ruler read the rules of a tenant now.
 	Wake(id tenant.ID)
 }
@@ -32,9 +30,9 @@ func (s rulerServer) State(in *wire.TenantRequest, out wire.Ruler_StateServer) e
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(s.r.State(id))
+	text, err := s.r.State(id)
 	if err != nil {
-		return unavailable(fmt.Errorf("encode the state of rules: %w", err))
+		return unavailable(fmt.Errorf("state of rules: %w", err))
 	}
 	for len(text) > 0 {
 		n := min(len(text), partBytes)
@@ -56,9 +54,9 @@ func (s rulerServer) Wake(_ context.Context, in *wire.TenantRequest) (*wire.Empt
 	return &wire.Empty{}, nil
 }
 
-// State returns the state of a tenant's groups that the peer evaluates. It charges the memory of the
-// request.
-func (p *Peer) State(ctx context.Context, id tenant.ID) ([]rulestate.Group, error) {
+// State returns the state of a tenant's groups that the peer evaluates, as JSON. It charges the request for the
+// memory of the text, and of what the caller decodes.
+func (p *Peer) State(ctx context.Context, id tenant.ID) ([]byte, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := p.ruler.State(ctx, &wire.TenantRequest{Tenant: string(id)})
@@ -70,7 +68,7 @@ func (p *Peer) State(ctx context.Context, id tenant.ID) ([]rulestate.Group, erro
 	for {
 		part, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			break
+			return text, nil
 		}
 		if err != nil {
 			return nil, wire.Error(err)
@@ -80,11 +78,6 @@ func (p *Peer) State(ctx context.Context, id tenant.ID) ([]rulestate.Group, erro
 		}
 		text = append(text, part.Groups...)
 	}
-	var groups []rulestate.Group
-	if err := json.Unmarshal(text, &groups); err != nil {
-		return nil, fmt.Errorf("decode the state of rules: %w", err)
-	}
-	return groups, nil
 }
 
 // decodedState is the memory for the state of rules, as text and decoded, per byte of its text.

@@ -1,8 +1,8 @@
 package rpc
 
 import (
+	"bytes"
 	"errors"
-	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -11,22 +11,24 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/memory"
-	"github.com/palliumhq/pallium/backend/rulestate"
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // evaluating is a Ruler with the groups of one tenant.
 type evaluating struct {
-	groups []rulestate.Group
+	state []byte
 	mu     sync.Mutex
 	woken  []tenant.ID
 }
 
-func (e *evaluating) State(id tenant.ID) []rulestate.Group {
-	if id != "acme" {
-		return nil
+func (e *evaluating) State(id tenant.ID) ([]byte, error) {
+	switch id {
+	case "acme":
+		return e.state, nil
+	case "broken":
+		return nil, errors.New("cannot be encoded")
 	}
-	return e.groups
+	return nil, nil
 }
 
 func (e *evaluating) Wake(id tenant.ID) {
@@ -38,22 +40,20 @@ func (e *evaluating) Wake(id tenant.ID) {
 // TestRuler checks that the state of rules arrives in several messages, for the right tenant, that its memory
 // is charged, and that Wake reaches the ruler.
 func TestRuler(t *testing.T) {
-	e := &evaluating{}
-	for range 3 {
-		e.groups = append(e.groups, rulestate.Group{Name: "g", File: "ns",
-			Rules: []rulestate.Rule{{Type: rulestate.Recording, Name: "x", Query: strings.Repeat("x", partBytes)}}})
-	}
+	e := &evaluating{state: []byte(strings.Repeat("0123456789", 3*partBytes/10+1))}
 	p, stop := serveCalls(t, func(s *Server) { s.ServeRuler(e) })
 	defer stop()
 	got, err := p.State(t.Context(), "acme")
-	if err != nil || !reflect.DeepEqual(got, e.groups) {
-		t.Errorf("State: %d groups, %v", len(got), err)
+	if err != nil || !bytes.Equal(got, e.state) {
+		t.Errorf("State: %d bytes of %d, %v", len(got), len(e.state), err)
 	}
 	if got, err := p.State(t.Context(), "other"); err != nil || len(got) != 0 {
 		t.Errorf("State of a tenant without rules: %v, %v", got, err)
 	}
-	if _, err := p.State(t.Context(), "a/b"); err == nil {
-		t.Error("State accepted a tenant that is not valid")
+	for _, id := range []tenant.ID{"a/b", "broken"} {
+		if _, err := p.State(t.Context(), id); err == nil {
+			t.Errorf("State of %q succeeded", id)
+		}
 	}
 	account := memory.NewAccount(1<<30, prometheus.NewRegistry())
 	h := account.Begin(memory.Request{Tenant: "acme", Limit: 4 << 20})
