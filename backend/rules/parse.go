@@ -51,7 +51,7 @@ func ParseGroup(data []byte) (*Document, error) {
 		return nil, err
 	}
 	var d Document
-	if err := strict(data, &d.Group); err != nil {
+	if err := Strict(data, &d.Group); err != nil {
 		return nil, err
 	}
 	if err := root.Decode(&d.node); err != nil {
@@ -91,8 +91,8 @@ func single(data []byte) (*yaml.Node, error) {
 	return root, nil
 }
 
-// strict decodes one document, without unknown fields.
-func strict(data []byte, into any) error {
+// Strict decodes one document, without unknown fields.
+func Strict(data []byte, into any) error {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	if err := dec.Decode(into); err != nil {

@@ -83,7 +83,7 @@ func TestEncodeNamespaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got map[string][]Group
-	if err := strict(data, &got); err != nil || !reflect.DeepEqual(got, want) {
+	if err := Strict(data, &got); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%s\nwas parsed as %+v, %v", data, got, err)
 	}
 }
