@@ -275,7 +275,7 @@ func TestDeletedSeries(t *testing.T) {
 	x.Check("forgotten")
 }
 
-// TestPendingDeletion checks that a pending deletion prevents compaction, and is cancelled if it is
+// TestPendingDeletion checks that a pending deletion prevents compaction, and is canceled if it is
 // not activated in time.
 func TestPendingDeletion(t *testing.T) {
 	x := newWorld(t, wrap{})
@@ -295,9 +295,9 @@ func TestPendingDeletion(t *testing.T) {
 		t.Fatal("an overdue pending deletion still prevents compaction")
 	}
 	if err := x.Lifecycle.ActivateDeletion(ctx, "a", d); !errors.Is(err, lifecycle.ErrPendingGone) {
-		t.Fatalf("activated after it was cancelled: %v", err)
+		t.Fatalf("activated after it was canceled: %v", err)
 	}
-	x.Check("cancelled")
+	x.Check("canceled")
 }
 
 // TestDeletedTenant checks that all data of a deleted tenant is erased, and that none of it reappears
