@@ -54,7 +54,7 @@ func TestAside(t *testing.T) {
 		t.Fatalf("GET /aside = %+v", items)
 	}
 	if code, text := p.do(http.MethodGet, p.admin+"/metrics", "", nil); code != http.StatusOK || !strings.Contains(text, `pallium_ingester_aside_series{tenant="team-a"} 1`) {
-		t.Errorf("metrics lack the tenant's series: %d", code)
+		t.Errorf("GET /metrics: status %d, want 200 and pallium_ingester_aside_series of team-a to be 1", code)
 	}
 	count := func(key string) string {
 		t.Helper()

@@ -128,25 +128,25 @@ func TestWrongUsage(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			code := runCommand(strings.Fields(line), strings.NewReader(""), &stdout, &stderr)
 			if code != 2 || stdout.Len() > 0 {
-				t.Errorf("exit %d, stdout %q", code, &stdout)
+				t.Errorf("exit %d, stdout %q; want exit 2 without output", code, &stdout)
 			}
 			for _, part := range strings.Split(want, "|") {
 				if !strings.Contains(stderr.String(), part) {
-					t.Errorf("it says %q, want %q", &stderr, part)
+					t.Errorf("the error is %q, want %q in it", &stderr, part)
 				}
 			}
 			first, _, _ := strings.Cut(stderr.String(), "\n")
 			if strings.Contains(first, "-target: -target") {
-				t.Errorf("it says a flag twice: %s", first)
+				t.Errorf("the error names the flag twice: %s", first)
 			}
 			for _, destroys := range []string{"delete\"", "drop\"", "forget\"", "revoke\"", "accept\"", "leave\""} {
 				if strings.Contains(first, "did you mean") && strings.Contains(first, destroys) {
-					t.Errorf("it suggests to destroy something: %s", first)
+					t.Errorf("the error suggests a destructive command: %s", first)
 				}
 			}
 			for _, api := range []string{"main.", "Seconds", "?cascade", "strconv", "unmarshal"} {
 				if strings.Contains(first, api) {
-					t.Errorf("it shows an internal name, %q: %s", api, first)
+					t.Errorf("the error has the internal name %q: %s", api, first)
 				}
 			}
 		})

@@ -169,7 +169,7 @@ func TestTakenAddress(t *testing.T) {
 }
 
 // TestVariables checks that variables are replaced in values and not in comments, and that $${
-// stands for ${.
+// becomes ${.
 func TestVariables(t *testing.T) {
 	env := environment(map[string]string{"DIR": "/data", "N": "7", "LIST": "[a, b]", "HASH": "x #y", "LINES": "/d\nlog: {level: debug}"})
 	for name, text := range map[string]string{

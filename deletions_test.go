@@ -220,7 +220,7 @@ func TestHasFiles(t *testing.T) {
 	check := func(what, dir string, want bool) {
 		t.Helper()
 		if got, err := hasFiles(dir); err != nil || got != want {
-			t.Errorf("%s: %v, %v", what, got, err)
+			t.Errorf("%s: hasFiles = %v, %v; want %v", what, got, err, want)
 		}
 	}
 	check("absent", filepath.Join(dir, "ingester"), false)

@@ -27,7 +27,7 @@ func adminStub(t *testing.T) (url string, changes *atomic.Int64) {
 }
 
 // TestInterruptedCommand checks that one signal ends a command that waits for a
-// confirmation at a terminal where nobody types.
+// confirmation that nobody types.
 func TestInterruptedCommand(t *testing.T) {
 	url, changes := adminStub(t)
 	for _, signal := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {

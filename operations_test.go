@@ -76,7 +76,7 @@ func TestRingUnavailable(t *testing.T) {
 // other error is left to the operator package, which logs it.
 func TestNotLeft(t *testing.T) {
 	if err := notLeft("i", nil); err != nil {
-		t.Error(err)
+		t.Errorf("without an error: %v", err)
 	}
 	if err := notLeft("i", fmt.Errorf("%w: writes need it", rpc.ErrConflict)); !admin.IsProblem(err) {
 		t.Errorf("a conflict is not for the client: %v", err)

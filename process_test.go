@@ -238,7 +238,7 @@ func TestSecondIngester(t *testing.T) {
 			"backend", "-target="+target, "-config", name+".yaml", "-data-dir", "data"), asked
 	}
 	first, on := begin("first", "ingester")
-	kit.Receive(t, "the first goes on", on)
+	kit.Receive(t, "the first continues its start", on)
 	second, on := begin("second", "ingester,querier")
 	if code := second.exit(); code != 1 || !strings.Contains(second.text(), "/data is in use by another pallium process with an ingester") {
 		t.Errorf("the second ended with %d\n%s", code, second.text())
@@ -249,11 +249,11 @@ func TestSecondIngester(t *testing.T) {
 	default:
 	}
 	_, on = begin("other", "querier")
-	kit.Receive(t, "a querier goes on", on)
+	kit.Receive(t, "a querier continues its start", on)
 	_ = first.cmd.Process.Kill()
 	first.exit()
 	_, on = begin("third", "ingester")
-	kit.Receive(t, "the next ingester goes on", on)
+	kit.Receive(t, "the next ingester continues its start", on)
 }
 
 // TestSignals checks that the first signal drains requests within shutdown_timeout, and that

@@ -75,7 +75,7 @@ func TestEndQuery(t *testing.T) {
 		t.Errorf("the client got %d %s", r.code, r.text)
 	}
 	if code, body := p.do(http.MethodPost, p.admin+"/admin/v1/queries/end?id="+id, p.token, nil); code != http.StatusNotFound {
-		t.Errorf("ending it again: %d %s", code, body)
+		t.Errorf("ending the query again: %d %s", code, body)
 	}
 	if log := p.log.String(); !strings.Contains(log, `msg="slow query" id=`+id+` tenant=acme path=/prometheus/api/v1/query_range`) ||
 		!strings.Contains(log, "status=422") {

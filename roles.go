@@ -61,7 +61,7 @@ type role struct {
 
 // roles returns the table of backend roles, in the order in which they are built.
 func roles() []role {
-	everything := needs{stores: true, ring: true}
+	shared := needs{stores: true, ring: true}
 	return []role{
 		{
 			name:     TargetIngester,
@@ -75,13 +75,13 @@ func roles() []role {
 			seal:     (*backend).sealHead,
 			status:   (*backend).ingesterStatus,
 		},
-		{name: TargetCompactor, doc: "publishes days in the long-term store, and deletes what has expired", needs: everything,
+		{name: TargetCompactor, doc: "publishes days in the long-term store, and deletes what has expired", needs: shared,
 			build: (*backend).buildCompactor, status: (*backend).compactorStatus},
-		{name: TargetDistributor, doc: "accepts writes, and sends each series to its ingesters", needs: everything,
+		{name: TargetDistributor, doc: "accepts writes, and sends each series to its ingesters", needs: shared,
 			build: (*backend).buildDistributor, requests: true, serve: (*backend).watchZones, ready: (*backend).zonesMissing},
-		{name: TargetQuerier, doc: "serves queries from ingesters and the long-term store", needs: everything,
+		{name: TargetQuerier, doc: "serves queries from ingesters and the long-term store", needs: shared,
 			build: (*backend).buildQuerier, requests: true, serve: (*backend).lendSlots, status: (*backend).queriesStatus},
-		{name: TargetFrontend, doc: "divides queries, caches results, and queues evaluations fairly between tenants", needs: everything,
+		{name: TargetFrontend, doc: "divides queries, caches results, and queues evaluations fairly between tenants", needs: shared,
 			build: (*backend).buildQueryFrontend, requests: true, status: (*backend).queriesStatus},
 	}
 }

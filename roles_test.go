@@ -20,7 +20,7 @@ func TestParseTargets(t *testing.T) {
 	} {
 		got, err := ParseTargets(tt.list)
 		if names := strings.Join(got.names(), " "); names != tt.want || (err == nil) != (tt.says == "") || err != nil && !strings.Contains(err.Error(), tt.says) {
-			t.Errorf("%q: %s, %v", tt.list, names, err)
+			t.Errorf("%q: %s, %v; want %q, error %q", tt.list, names, err, tt.want, tt.says)
 		}
 	}
 }

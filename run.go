@@ -19,10 +19,10 @@ import (
 
 type pushFunc = func(context.Context, *series.Batch) (series.Outcome, error)
 
-// run serves until ctx is done, then stops: it drains requests, closes the listeners and
-// seals the head. started, if not nil, is called once all listeners are open, with the
-// addresses of the edge (for a backend, of internal_listen) and of the admin listener. If
-// stopping takes longer than shutdown_timeout, run returns ErrStopTimeout.
+// run serves until ctx is done or a listener fails, then stops: it drains requests, closes
+// the listeners and seals the head. started, if not nil, is called once all listeners are
+// open, with the addresses of the edge (for a backend, of internal_listen) and of the admin
+// listener. If stopping takes longer than shutdown_timeout, run returns ErrStopTimeout.
 func (p *process) run(ctx context.Context, started func(edge, admin net.Addr)) error {
 	return p.bounded(ctx, p.ending, func() error { return p.serve(ctx, started) })
 }

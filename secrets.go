@@ -13,7 +13,7 @@ import (
 	"github.com/palliumhq/pallium/backend/disk"
 )
 
-// minSecretBytes is the minimum length of an admin token or a pepper.
+// minSecretBytes is the minimum length of every secret.
 const minSecretBytes = 32
 
 // secret is a secret of the process and where it is read from.

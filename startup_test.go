@@ -228,7 +228,7 @@ func TestStopWhileStarting(t *testing.T) {
 				close(h.release)
 			}
 			if err := <-ended; err == nil || errors.Is(err, ErrNotStarted) != stop {
-				t.Errorf("error %v", err)
+				t.Errorf("the start ended with %v, want ErrNotStarted: %v", err, stop)
 			}
 			if l, err := net.Listen("tcp", cfg.AdminListen); err != nil {
 				t.Errorf("the admin listener is still open: %v", err)
@@ -335,7 +335,7 @@ func TestStopWhileWaitingForRedis(t *testing.T) {
 			checkStarting(t, client, "http://"+a.admin.Addr().String(), doing)
 			cancel()
 			if err := <-ended; !errors.Is(err, context.Canceled) {
-				t.Errorf("error %v", err)
+				t.Errorf("the start ended with %v, want context.Canceled", err)
 			}
 			client.CloseIdleConnections()
 			if err := a.close(); err != nil {

@@ -190,7 +190,7 @@ func TestStopIsBounded(t *testing.T) {
 	}
 }
 
-// TestEndlessRequest checks that a request that never ends is cancelled, and that the rest of stopping
+// TestEndlessRequest checks that a request that never ends is canceled, and that the rest of stopping
 // is completed within shutdown_timeout.
 func TestEndlessRequest(t *testing.T) {
 	noLeaks(t)
@@ -289,7 +289,7 @@ func TestStartIsBounded(t *testing.T) {
 	kit.Receive(t, "the start", h.entered)
 	cancel()
 	if err := <-ended; !errors.Is(err, ErrStopTimeout) || !strings.Contains(log.String(), "waiting_for=\"the start") {
-		t.Errorf("%v\n%s", err, log)
+		t.Errorf("the start ended with %v, want ErrStopTimeout and a log line that it waited for the start\n%s", err, log)
 	}
 	close(h.release)
 }

@@ -25,7 +25,7 @@ func TestRetriedStores(t *testing.T) {
 		_, o := tt.store.retriedObjects(objectsmemory.New(), reg).(*objectsretried.Store)
 		_, r := tt.store.retriedRows(struct{ rows.Store }{}, reg).(*rowsretried.Store)
 		if o != tt.want || r != tt.want {
-			t.Errorf("%s: objects %v, rows %v", name, o, r)
+			t.Errorf("%s: reads are retried of objects: %v, of rows: %v; want %v", name, o, r, tt.want)
 		}
 	}
 }

@@ -71,8 +71,8 @@ func (l *login) waited(credential, from string) time.Duration {
 	return time.Since(begun)
 }
 
-// TestValidIsNeverRejected checks that keys and tokens that are used for the first time are
-// accepted, and how long they wait, during a flood of wrong credentials from the same address or
+// TestValidIsNeverRejected checks that keys and tokens are accepted, and how long they wait when
+// they are used first and again, during a flood of wrong credentials from the same address or
 // network.
 func TestValidIsNeverRejected(t *testing.T) {
 	const here, near = "192.0.2.1", "192.0.2.200"
@@ -202,8 +202,9 @@ func TestDelay(t *testing.T) {
 	})
 }
 
-// TestKnownGood checks that a recently valid credential is not delayed for ten minutes,
-// whatever others send in its name, and is treated as unknown after that.
+// TestKnownGood checks that a credential is not delayed within ten minutes after it was valid,
+// whatever others send in its name, and is treated as unknown after that. A known key is not
+// delayed at other addresses either, a known subject of tokens is.
 func TestKnownGood(t *testing.T) {
 	const here, far = "192.0.2.1", "198.51.100.1"
 	for _, kind := range []string{"key", "token"} {
@@ -297,7 +298,7 @@ func TestDelayedAreBounded(t *testing.T) {
 		r := &l.a.attempts.delayed
 		most := func(counts map[netip.Prefix]int) int { return slices.Max(slices.Collect(maps.Values(counts))) }
 		if r.all > maxDelayed || most(r.sources) != maxDelayedPerSource || most(r.networks) > maxDelayedPerNetwork || l.store.Reads() == reads {
-			t.Errorf("%d requests are delayed, by address %v; %d reads of the store", r.all, r.sources, l.store.Reads()-reads)
+			t.Errorf("%d requests are delayed, by address %v, by network %v; %d reads of the store", r.all, r.sources, r.networks, l.store.Reads()-reads)
 		}
 		time.Sleep(2 * maxDelay)
 		synctest.Wait()

@@ -160,7 +160,7 @@ func TestNetwork(t *testing.T) {
 		}
 	}
 	if network(netip.Addr{}) != (netip.Prefix{}) || source(netip.Addr{}) != (netip.Prefix{}) {
-		t.Error("the zero address has a network")
+		t.Errorf("network and source of the zero address = %s and %s, want the zero prefix", network(netip.Addr{}), source(netip.Addr{}))
 	}
 }
 

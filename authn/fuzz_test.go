@@ -32,8 +32,8 @@ func FuzzAuthorization(f *testing.F) {
 	})
 }
 
-// FuzzClaims signs any payload with the right key: an accepted token must be unexpired
-// and name only valid tenants and scopes.
+// FuzzClaims signs any payload with the right key: an accepted token must not have expired,
+// apart from the leeway, and must name only valid tenants and scopes.
 func FuzzClaims(f *testing.F) {
 	a := newTestAuthenticator(f, func() time.Time { return start })
 	hs := claims(m{"iss": "https://hs"})

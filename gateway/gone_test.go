@@ -146,7 +146,7 @@ func TestClientGoneInBody(t *testing.T) {
 		w := httptest.NewRecorder()
 		e.gateway.ServeHTTP(w, r)
 		if w.Code != want {
-			t.Errorf("client gone %v: %d %s", gone, w.Code, w.Body)
+			t.Errorf("client gone %v: %d %s, want %d", gone, w.Code, w.Body, want)
 		}
 	}
 }

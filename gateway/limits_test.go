@@ -77,7 +77,7 @@ func TestByteRate(t *testing.T) {
 		e.tenants.set("a", limits.Limits{BytesPerSecond: 100})
 		big := strings.Repeat("x", 250)
 		if a := e.do(push, bearer("$A"), big); a.status != 200 {
-			t.Fatalf("a body beyond the burst passes when the budget is full: %d", a.status)
+			t.Fatalf("a body beyond the burst with a full budget: %d, want 200", a.status)
 		}
 		a := e.do(push, bearer("$A"), "x")
 		rejectedBy(t, a, 429, "bytes_per_second", "100 bytes/s", "150 bytes were sent beyond the budget")
@@ -85,7 +85,7 @@ func TestByteRate(t *testing.T) {
 			t.Errorf("response of the write path is not one line of text: %q", a.body)
 		}
 		if a := e.do(query, bearer("$A"), ""); a.status != 200 {
-			t.Errorf("a request without a body needs no bytes: %d", a.status)
+			t.Errorf("a request without a body beyond the budget: %d, want 200", a.status)
 		}
 		e.clock.Advance(2 * time.Second)
 		if a := e.do(push, bearer("$A", "Transfer-Encoding: chunked"), "96\r\n"+big[:150]+"\r\n0\r\n\r\n"); a.status != 200 {
@@ -242,7 +242,7 @@ func TestBackendFailures(t *testing.T) {
 			t.Errorf("status %d, body %q", a.status, a.body)
 		}
 		if e.gateway.gate.Load() != 0 {
-			t.Error("the gate was not left")
+			t.Errorf("%d requests are in progress after the panic, want none", e.gateway.gate.Load())
 		}
 	})
 	t.Run("unreachable", func(t *testing.T) {

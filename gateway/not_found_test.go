@@ -20,7 +20,7 @@ func TestNotFoundText(t *testing.T) {
 		"/api/v1/label/job/values": "with /prometheus appended",
 	} {
 		if got := g.notFoundText(path); !strings.Contains(got, want) {
-			t.Errorf("%s: %s", path, got)
+			t.Errorf("%s: %q, want %q in it", path, got, want)
 		}
 	}
 	for _, path := range []string{"/x", "/api/v2/query", "/prometheus", "/favicon.ico"} {

@@ -70,7 +70,7 @@ func TestRetryAfter(t *testing.T) {
 		n, err := strconv.Atoi(retryAfter(d))
 		least := int(min(d, time.Hour)/time.Second) + map[bool]int{true: 1}[d < time.Second]
 		if err != nil || n < least || n > least+least/4+2 {
-			t.Errorf("retryAfter(%s) = %d (%v)", d, n, err)
+			t.Errorf("retryAfter(%s) = %d (%v), want %d to %d", d, n, err, least, least+least/4+2)
 		}
 	}
 }

@@ -167,7 +167,7 @@ func TestTokenConcurrencyBackendDown(t *testing.T) {
 	e.gateway.next = down
 	for range 2 * tokenLimit {
 		if a := e.do(query, bearer("$LIMITED", "X-Scope-OrgID: a"), ""); a.status != 503 {
-			t.Errorf("%d %s", a.status, a.body)
+			t.Errorf("without a backend: %d %s, want 503", a.status, a.body)
 		}
 	}
 	e.waitIdle()

@@ -164,7 +164,7 @@ func TestInterrupted(t *testing.T) {
 			err := Up(ctx, killed)
 			if err == nil {
 				if calls < 10 {
-					t.Fatalf("done after %d calls", calls)
+					t.Fatalf("the migration was complete after %d calls, want 10 or more", calls)
 				}
 				return
 			}

@@ -140,8 +140,8 @@ func TestRepeatedProof(t *testing.T) {
 	}
 }
 
-// TestUnresponsivePeer checks that a handshake ends with its context, whatever the peer
-// does.
+// TestUnresponsivePeer checks that a handshake ends with its context if the peer does not
+// respond.
 func TestUnresponsivePeer(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		m := member(t, one, TLSFiles{}, plain)

@@ -31,7 +31,7 @@ func TestDerivedKeys(t *testing.T) {
 		"a proof": key([]byte(first), "x"), "the proof of a client": key([]byte(first), ofClient),
 	} {
 		if len(both[0]) != 32 || bytes.Equal(both[0], other) {
-			t.Errorf("the key equals that of %s", name)
+			t.Errorf("the key has %d bytes, want 32, or equals that of %s", len(both[0]), name)
 		}
 	}
 	if bytes.Equal(derived(first, ofClient)[0], key([]byte(first), ofClient)) {

@@ -32,8 +32,8 @@ func TestParseSecrets(t *testing.T) {
 	}
 }
 
-// TestSignatures checks that a signature is valid for its purpose, parts and host, for
-// all members of the cluster, and for nothing else.
+// TestSignatures checks that a signature is valid for its purpose, its parts and, without a
+// secret, its host, for all members of the cluster, and for nothing else.
 func TestSignatures(t *testing.T) {
 	ca, ca2 := newAuthority(t), newAuthority(t)
 	none := TLSFiles{}

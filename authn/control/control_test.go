@@ -106,7 +106,7 @@ func TestRevoke(t *testing.T) {
 	}
 	again := must(a.RevokeToken(ctx, tk.ID))(t)
 	if !again.RevokedAt.Equal(out.RevokedAt) {
-		t.Error("revoking again moved the time")
+		t.Errorf("revoking again changed the time from %s to %s", out.RevokedAt, again.RevokedAt)
 	}
 	_, _, err := a.RotateToken(ctx, tk.ID, 0)
 	wantKind(t, "rotate a revoked token", err, Conflict)
@@ -166,7 +166,7 @@ func TestTokenConcurrency(t *testing.T) {
 		return must(c.Credential(ctx, keyID))(t).Identity.MaxConcurrentRequests
 	}
 	if tk.MaxConcurrentRequests != 0 || limitOf(b, first.ID()) != 0 {
-		t.Error("a new token has a limit")
+		t.Errorf("a new token has the limit %d, and %d in the other process, want 0", tk.MaxConcurrentRequests, limitOf(b, first.ID()))
 	}
 	out, err := a.UpdateToken(ctx, tk.ID, tk.ETag, 5)
 	if err != nil || out.MaxConcurrentRequests != 5 || out.ETag == tk.ETag {

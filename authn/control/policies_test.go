@@ -196,7 +196,7 @@ func TestUnknownStoredLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if l := must(c.Limits(ctx, "a"))(t); l.MaxActiveSeries != 5 {
-		t.Errorf("limit %d", l.MaxActiveSeries)
+		t.Errorf("limit %d, want 5", l.MaxActiveSeries)
 	}
 }
 

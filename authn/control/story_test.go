@@ -138,7 +138,7 @@ func TestUnknownKeysAreCached(t *testing.T) {
 		}
 	}
 	if reads != 1 {
-		t.Errorf("%d reads of the store for an unknown key", reads)
+		t.Errorf("%d reads of the store for an unknown key, want 1", reads)
 	}
 	for i := range 50_000 {
 		c.credentials.put(fmt.Sprint(i), c.credentials.generation(), credential{}, false)

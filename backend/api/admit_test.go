@@ -38,7 +38,7 @@ import (
 // at the start of every method.
 type fakeSource struct {
 	list []series.WithChunks
-	text []string // label names and values, and metrics of exemplars and metadata
+	text []string // label names and values, label values of exemplars, and metrics of metadata
 
 	mu     sync.Mutex
 	before func(context.Context) error
@@ -191,7 +191,7 @@ func (b *reading) fill(n, samples int, every time.Duration) {
 }
 
 // clean fails the test unless all memory, selections and slots of a request are
-// released.
+// released and the request is no longer listed.
 func (b *reading) clean(what string) {
 	b.t.Helper()
 	if n := b.source.holding(); n != 0 {
@@ -372,7 +372,7 @@ func TestReadRoutes(t *testing.T) {
 	slices.Sort(want)
 	slices.Sort(got)
 	if got = slices.Compact(got); !slices.Equal(got, want) {
-		t.Errorf("the table has %v, the API serves %v", got, want)
+		t.Errorf("allReadRoutes has %v, the API serves %v", got, want)
 	}
 	if slices.Sort(queries); !slices.Equal(got, queries) {
 		t.Errorf("routes tested as queries = %v, the route table has %v", got, queries)

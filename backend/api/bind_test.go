@@ -33,7 +33,7 @@ func forRoles(push, read bool) Options {
 	return o
 }
 
-// TestBind checks that New returns an error for a route without a handler, a
+// TestBind checks that bind returns an error for a route without a handler, a
 // handler without a route, and a Prometheus route that Prometheus' API does not
 // have.
 func TestBind(t *testing.T) {
@@ -50,7 +50,7 @@ func TestBind(t *testing.T) {
 		err   string // "" if the table fits
 	}{
 		{"the table", routes.Table(), ""},
-		{"a route of the gateway's", more(routes.Route{Name: "x", By: routes.Gateway, Methods: get, Paths: []string{"/x"}}), ""},
+		{"a route of the gateway", more(routes.Route{Name: "x", By: routes.Gateway, Methods: get, Paths: []string{"/x"}}), ""},
 		{"no handler", more(routes.Route{Name: "x", By: routes.Backend, Methods: get, Paths: []string{"/x"}}), "route x has no handler"},
 		{"no route", change("metadata", func(r *routes.Route) { r.Name = "meta" }), "handler metadata has no route"},
 		{"removed route", change("read", func(r *routes.Route) { r.By = routes.Gateway }), "handler read has no route"},

@@ -237,8 +237,8 @@ func (o ofIngesters) LabelValues(ctx context.Context, name string, req series.Re
 	return values, err
 }
 
-// TestReplicasCountOnce checks that a series and its chunk count once although three ingesters have
-// a copy, and that two ingesters are enough.
+// TestReplicasCountOnce checks that a series and its chunk count once although two or three
+// ingesters have a copy.
 func TestReplicasCountOnce(t *testing.T) {
 	var list []querier.Peer
 	var last *backend

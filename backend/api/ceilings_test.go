@@ -50,8 +50,8 @@ func withFrontend(t *testing.T, b *backend) (http.Handler, *prometheus.Registry)
 		Limits: func(tenant.ID) limits.Limits { return b.lim }, Lookback: querier.LookbackDelta}), reg
 }
 
-// TestCeilingsOfDividedQueries checks that ceilings and costs apply to the whole query, although the
-// query is answered in parts and from the cache without them.
+// TestCeilingsOfDividedQueries checks that ceilings and costs apply to the whole query, although a
+// query without ceilings is answered in parts and from the cache.
 func TestCeilingsOfDividedQueries(t *testing.T) {
 	b := newBackend(t)
 	end := b.now.Truncate(24 * time.Hour)
@@ -91,7 +91,8 @@ func TestCeilingsOfDividedQueries(t *testing.T) {
 	}
 }
 
-// counter returns the value of a counter with a label.
+// counter returns the value of the counter whose first label has the given value ("": any value),
+// or 0 if there is none.
 func counter(t *testing.T, reg *prometheus.Registry, name, label string) float64 {
 	t.Helper()
 	families, err := reg.Gather()

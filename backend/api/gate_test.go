@@ -48,7 +48,7 @@ func (b *reading) occupy(id tenant.ID) (leave func()) {
 const manyInstructions = "(?:abcd){1000}"
 
 // TestTenantsMemory checks that the response to a read that exceeds its tenant's memory limit is
-// 422 with the limit, its value and the current use.
+// 422 with the limit, its value and the memory that the request needs.
 func TestTenantsMemory(t *testing.T) {
 	b := newReading(t, 1<<30)
 	b.lim.MaxMemoryBytes = 30 << 10
@@ -197,7 +197,7 @@ func TestHangUp(t *testing.T) {
 			if waits {
 				leave = b.occupy("acme")
 				go func() {
-					kit.Until(t, "it waits", func() bool { return b.waiting() > 0 })
+					kit.Until(t, "the read waits", func() bool { return b.waiting() > 0 })
 					cancel()
 				}()
 			} else if c.onlyParses && !c.deletes() {

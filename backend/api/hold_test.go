@@ -105,8 +105,8 @@ func TestHoldSlowClient(t *testing.T) {
 	}
 }
 
-// TestHoldTiming checks that the time until a slot is held, or until the read's timeout, is time in
-// the queue.
+// TestHoldTiming checks that the time until a slot is held, or until the read's timeout, is reported
+// as queue_time.
 func TestHoldTiming(t *testing.T) {
 	for _, fails := range []bool{false, true} {
 		for _, c := range []readRoute{{method: "GET", pattern: "metadata", noText: true}, {method: "POST", pattern: "read"}} {

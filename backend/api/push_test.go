@@ -173,7 +173,8 @@ func TestChunkedBody(t *testing.T) {
 }
 
 // TestBombs checks that a body with a huge claimed size, or with a high
-// compression ratio, allocates no more than the limit of its decompressed size.
+// compression ratio, allocates no more than the limit of its decompressed size
+// in addition to buffers for the body itself.
 func TestBombs(t *testing.T) {
 	const limit = 1 << 20
 	claims := append(binary.AppendUvarint(nil, 1<<32-1), make([]byte, 1<<16)...)
@@ -233,7 +234,7 @@ func TestCounts(t *testing.T) {
 }
 
 // TestErrors checks the response for every known error of the backend. The text
-// of unknown errors is only logged.
+// of unknown errors is not returned.
 func TestErrors(t *testing.T) {
 	secret := errors.New("open /srv/data/wal/00000001: no space left on device")
 	wrap := func(err error) error { return fmt.Errorf("ingester-1: %w: %w", err, secret) }

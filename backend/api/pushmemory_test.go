@@ -108,7 +108,7 @@ func TestPushMemory(t *testing.T) {
 	}
 }
 
-// TestPushReleasesMemory checks that a push releases all its memory, whether it succeeds or fails.
+// TestPushReleasesMemory checks that a push that fails releases all its memory.
 func TestPushReleasesMemory(t *testing.T) {
 	panics := errors.New("panic")
 	for kind, body := range bodies(t, 1000) {

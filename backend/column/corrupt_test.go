@@ -174,7 +174,7 @@ func TestPadding(t *testing.T) {
 	frame := handmadeFrame(deltas(4, codecDelta))
 	column := append(evenTimes(3), make([]byte, padding)...)
 	if n, err := checkTimes(column); n != 3 || err != nil {
-		t.Fatal(n, err)
+		t.Fatalf("checkTimes of a valid column = %d, %v, want 3", n, err)
 	}
 	for i := range padding {
 		b := slices.Clone(frame)

@@ -384,7 +384,7 @@ func TestDamage(t *testing.T) {
 			b := slices.Clone(times)
 			b[i] ^= byte(1 << rng.IntN(8))
 			if n, err := checkTimes(b); err == nil && n > int(series.DayMillis) {
-				t.Fatal(n)
+				t.Fatalf("a damaged column of series %d has %d timestamps, more than a day has milliseconds", k, n)
 			}
 			if _, err := checkTimes(times[:i]); err == nil {
 				t.Fatalf("timestamps of series %d: the first %d of %d bytes were accepted as a column", k, i, len(times))

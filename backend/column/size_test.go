@@ -107,7 +107,7 @@ func TestSize(t *testing.T) {
 		size := float64(p.compressed(z)) / float64(len(all)*len(ts))
 		t.Logf("jitter %d, all: XOR %.3f, stored %.3f B/sample", jitter, float64(xorSize(t, all))/float64(len(all)*len(ts)), size)
 		if size > 0.75 {
-			t.Errorf("jitter %d: %.3f B/sample", jitter, size)
+			t.Errorf("jitter %d: %.3f B/sample, want at most 0.75", jitter, size)
 		}
 	}
 }

@@ -57,7 +57,7 @@ func TestAsideIsNotWaitedFor(t *testing.T) {
 		}
 	}
 	if n := len(x.asides()); n != 2 {
-		t.Errorf("%d records are left", n)
+		t.Errorf("%d records are left, want 2", n)
 	}
 	x.Check("compacted")
 }

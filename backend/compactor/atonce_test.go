@@ -144,7 +144,7 @@ func (s slowRows) CheckAndMutate(ctx context.Context, key string, c rows.Conditi
 	return s.Store.CheckAndMutate(ctx, key, c, then, otherwise)
 }
 
-// BenchmarkManyTenants compacts and sweeps a day of 1,000 tenants with a row store that has
+// BenchmarkManyTenants compacts a day of 1,000 tenants with a row store that has
 // round trips of 2 ms, one tenant after the other and several concurrently.
 func BenchmarkManyTenants(b *testing.B) {
 	for _, atOnce := range []int{1, 0} {

@@ -304,7 +304,7 @@ func TestBoundVariants(t *testing.T) {
 	d.keep()
 	md, err := d.long.Metadata(context.Background(), "a", testDay, testDay)
 	if err != nil || len(md) == 0 || len(md) > 8 {
-		t.Errorf("%d variants of a metric's metadata are kept, %v", len(md), err)
+		t.Errorf("%d variants of a metric's metadata are kept, want 1 to 8; error %v", len(md), err)
 	}
 }
 

@@ -137,7 +137,7 @@ func TestCleanDay(t *testing.T) {
 	x.Now = x.Now.Add(cleanTime)
 	x.compact(Due)
 	if x.cleans() != 0 || x.Manifest("a", testDay).Version != generation {
-		t.Error("the request is still there, or the day was rewritten without need")
+		t.Errorf("%d requests are left, want none; version %+v, want still %+v", x.cleans(), x.Manifest("a", testDay).Version, generation)
 	}
 	x.askToClean("a", 0)
 	x.Check("cleaned")
@@ -216,7 +216,7 @@ func TestWake(t *testing.T) {
 	before := x.comp.Status().LastRun
 	x.Now = x.Now.Add(time.Minute)
 	go func() { x.comp.Run(stop); close(ended) }()
-	kit.Until(t, "it has run once", func() bool { return x.comp.Status().LastRun.After(before) })
+	kit.Until(t, "the compactor has run once", func() bool { return x.comp.Status().LastRun.After(before) })
 	x.deleteSeries("a", "metric_0")
 	x.askToClean("a", 1)
 	x.comp.Wake()

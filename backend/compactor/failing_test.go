@@ -305,7 +305,7 @@ func (w *failingWorld) failsFor(long time.Duration, consumed string) {
 		w.T.Errorf("%d attempts failed, want 5 to 20", failures)
 	}
 	if w.f.puts.Load() > 22 {
-		w.T.Errorf("%d objects were stored", w.f.puts.Load())
+		w.T.Errorf("%d objects were stored, want at most 22", w.f.puts.Load())
 	}
 	if left := w.scratch(); len(left) > 0 {
 		w.T.Errorf("scratch has %q", left)
@@ -428,7 +428,7 @@ func TestBackOff(t *testing.T) {
 	}
 	w.Now = w.Now.Add(time.Hour)
 	if held, err := w.Store.Options().Index.Leases.Take(ctx, "compactor", "c2", time.Hour); err != nil || !held {
-		t.Fatal(held, err)
+		t.Fatalf("the second compactor acquired the lease: %t, error %v", held, err)
 	}
 	if attempt(Due) || len(gauges(t, w.reg, "pallium_compactor_failing_days")) > 0 || len(w.comp.Status().Failing) > 0 {
 		t.Error("a compactor without the lease still reports a failing tenant")
@@ -456,7 +456,7 @@ func TestFailingBounds(t *testing.T) {
 		f.failed(k, fingerprint{}, "", faults.ErrInjected, now)
 	}
 	if next := f.byKey[k].next; next.Sub(now) != maxBackOff {
-		t.Errorf("next attempt after %v", next.Sub(now))
+		t.Errorf("next attempt after %v, want %v", next.Sub(now), maxBackOff)
 	}
 	f.pass++
 	f.prune(map[int64]bool{testDay: true})

@@ -18,8 +18,9 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestSweepOfRunningAttempt runs a sweep with a clock that is 49 hours ahead before each call of a
-// compaction, only then or also before all later calls, for the first generation and for later ones.
+// TestSweepOfRunningAttempt runs a sweep with a clock that is 49 hours ahead before one call of a
+// compaction, or before that call and all later ones, for every call, and for the first generation
+// and the second.
 // The compaction must either start over or publish a complete generation.
 func TestSweepOfRunningAttempt(t *testing.T) {
 	for _, late := range []bool{false, true} {

@@ -38,7 +38,7 @@ func TestPublishedIsNotComplete(t *testing.T) {
 	asked := 0
 	sel, err := x.Store.Select(ctx, series.Request{Tenant: "a", MaxTime: math.MaxInt64, Matchers: []*labels.Matcher{metric("late")}}, func(ulid.ULID) bool { asked++; return true })
 	if err != nil || len(sel.Series) != 0 || asked != 1 {
-		t.Errorf("a pack that an ingester covers was read: %d series, %d questions, %v", len(sel.Series), asked, err)
+		t.Errorf("a pack that an ingester covers was read: %d series, asked about %d packs, %v", len(sel.Series), asked, err)
 	}
 	// A published day gets a new generation at most every six hours.
 	x.compact(Due)
@@ -149,7 +149,7 @@ func TestWhenToPublish(t *testing.T) {
 	}
 	// i2 is not lost: it will upload.
 	if n, err := x.Store.AcceptLoss(ctx, testDay); n != 0 || err != nil {
-		t.Fatal(n, err)
+		t.Fatalf("AcceptLoss without a loss = %d, %v", n, err)
 	}
 	x.compact(Due)
 	if x.Manifest("a", testDay) != nil {
@@ -159,7 +159,7 @@ func TestWhenToPublish(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n, err := x.Store.AcceptLoss(ctx, testDay); n != 1 || err != nil {
-		t.Fatal(n, err)
+		t.Fatalf("AcceptLoss of one window = %d, %v", n, err)
 	}
 	x.compact(Due)
 	if x.Manifest("a", testDay) == nil {
@@ -275,7 +275,7 @@ func TestDeletedSeries(t *testing.T) {
 	x.Check("forgotten")
 }
 
-// TestPendingDeletion checks that a pending deletion prevents compaction, and is cancelled if it is
+// TestPendingDeletion checks that a pending deletion prevents compaction, and is canceled if it is
 // not activated in time.
 func TestPendingDeletion(t *testing.T) {
 	x := newWorld(t, wrap{})
@@ -295,9 +295,9 @@ func TestPendingDeletion(t *testing.T) {
 		t.Fatal("an overdue pending deletion still prevents compaction")
 	}
 	if err := x.Lifecycle.ActivateDeletion(ctx, "a", d); !errors.Is(err, lifecycle.ErrPendingGone) {
-		t.Fatalf("activated after it was cancelled: %v", err)
+		t.Fatalf("activated after it was canceled: %v", err)
 	}
-	x.Check("cancelled")
+	x.Check("canceled")
 }
 
 // TestDeletedTenant checks that all data of a deleted tenant is erased, and that none of it reappears
@@ -345,7 +345,7 @@ func TestDeletedTenant(t *testing.T) {
 	x.NothingLeft("a week later")
 }
 
-// TestSmallTenants checks that a pack with many small tenants is read once for all of them.
+// TestSmallTenants checks that a pack with many small tenants is not read again for each of them.
 func TestSmallTenants(t *testing.T) {
 	var counting *counted.Store
 	x := newWorld(t, wrap{objects: func(o objects.Store) objects.Store { counting = counted.New(o); return counting }})
@@ -359,7 +359,7 @@ func TestSmallTenants(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := counting.Gets.Load(); n > 20 {
-		t.Errorf("%d reads of two packs for 300 tenants", n)
+		t.Errorf("%d reads of two packs for 300 tenants, want at most 20", n)
 	}
 	x.Check("small tenants")
 }

@@ -69,9 +69,8 @@ func TestSlowIsNotStalled(t *testing.T) {
 	}
 }
 
-// TestStalled checks that a call that hangs stalls the compaction or sweep until its context is done,
-// that the metric and one log line per minute report the stall, and that a waiting compaction returns
-// when its own context is done.
+// TestStalled checks that a call that hangs stalls the compaction until its context is done, that
+// the stall is logged once, and that a waiting compaction returns when its own context is done.
 func TestStalled(t *testing.T) {
 	for _, call := range []string{"ReadRows", "Get", "Put", "MutateRows"} {
 		t.Run(call, func(t *testing.T) {

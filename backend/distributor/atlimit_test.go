@@ -120,7 +120,7 @@ func TestAtLimit(t *testing.T) {
 				// New series used up the limit of the ingester that joined, so it rejected
 				// established ones, which matters if the others are no majority without it.
 				if repeats := c.repeats(joined); (repeats > 0) != (away != "" && joined != "") {
-					t.Errorf("%v retried pushes", repeats)
+					t.Errorf("the ingester that joined accepted %v retried pushes, want some: %t", repeats, away != "" && joined != "")
 				}
 			})
 		}

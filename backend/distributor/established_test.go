@@ -324,8 +324,8 @@ func TestWaitForThird(t *testing.T) {
 	}
 }
 
-// TestRepeat checks that entries rejected by a full ingester whose series another one has
-// are repeated once, without anything else, and that their exemplars count.
+// TestRepeat checks that the entries that a full ingester rejected are repeated once if
+// another ingester has their series, without anything else, and that their exemplars count.
 func TestRepeat(t *testing.T) {
 	fulls := &member{kind: full}
 	d := trio(Options{}, &member{kind: fails}, &member{}, fulls)
@@ -367,8 +367,8 @@ func TestRepeat(t *testing.T) {
 	}
 }
 
-// TestRepeatIsBounded checks that retried pushes are bounded by the request's deadline, by
-// the push timeout, and by the memory account.
+// TestRepeatIsBounded checks that retried pushes are bounded by the request's deadline and
+// by the push timeout, and that the memory account has their memory.
 func TestRepeatIsBounded(t *testing.T) {
 	entries := []series.Entry{interestingSeries(0)}
 	t.Run("deadline", func(t *testing.T) {

@@ -172,7 +172,7 @@ func TestHAStoreDown(t *testing.T) {
 }
 
 // TestHAPatience checks that a request with many clusters waits for a hanging store only
-// once, and a cancelled one not at all.
+// once, and a canceled one not at all.
 func TestHAPatience(t *testing.T) {
 	g := newHAGroup(1)
 	h := g.has[0]

@@ -126,8 +126,9 @@ func TestTooLargePush(t *testing.T) {
 	}
 }
 
-// TestNoMemoryForPushes checks that pushes without memory are not encoded. The request is
-// too large if it and its pushes together exceed the whole memory.
+// TestNoMemoryForPushes checks the error of a request without memory for its pushes: it is
+// too large if it and its pushes together exceed the whole memory. Otherwise the memory is
+// full.
 func TestNoMemoryForPushes(t *testing.T) {
 	const limit = 16 << 20
 	account := memory.NewAccount(limit, nil)

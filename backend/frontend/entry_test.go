@@ -67,7 +67,7 @@ func FuzzEntry(f *testing.F) {
 			return
 		}
 		if e.key != "key" {
-			t.Error("wrong key")
+			t.Errorf("the decoded entry has the key %q", e.key)
 		}
 	})
 }

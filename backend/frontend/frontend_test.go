@@ -219,8 +219,8 @@ func TestErrorOfRoot(t *testing.T) {
 	}
 }
 
-// TestTypeLabels checks that queries of series with a type label or a unit label, which functions
-// drop, are not divided: the engine would not notice equal series that are in different shards.
+// TestTypeLabels checks that queries of series with a type label, which functions drop, are not
+// divided: the engine would not notice equal series that are in different shards.
 func TestTypeLabels(t *testing.T) {
 	w := newWorld(t)
 	w.divideSeries(3)

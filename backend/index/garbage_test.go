@@ -67,7 +67,7 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
-// TestTombstones checks that a deletion is applied when it is active, that a cancelled deletion
+// TestTombstones checks that a deletion is applied when it is active, that a canceled deletion
 // cannot be activated, and that numbers are not reused.
 func TestTombstones(t *testing.T) {
 	ix := open(t)
@@ -96,7 +96,7 @@ func TestTombstones(t *testing.T) {
 	}
 	must(t, nil, ix.Tombstones.Cancel(t.Context(), "a", []uint64{2}))
 	if held, err := ix.Tombstones.Activate(t.Context(), "a", second); held || err != nil {
-		t.Errorf("Activate() of a cancelled deletion = %t, %v", held, err)
+		t.Errorf("Activate() of a canceled deletion = %t, %v", held, err)
 	}
 	must(t, nil, mustHold(ix.Tombstones.Activate(t.Context(), "a", first)))
 	d := list()

@@ -41,8 +41,7 @@ func over(t *testing.T, r rows.Store) *Index {
 	return ix
 }
 
-// must fails the test on an error. It ignores the second argument, so that it can take the
-// results of a call.
+// must fails the test on an error. The second argument is not used.
 func must(t *testing.T, _ any, err error) {
 	t.Helper()
 	if err != nil {

@@ -46,7 +46,7 @@ func TestAsideRemovedByHand(t *testing.T) {
 			upload(t, b)
 			paths, err := filepath.Glob(filepath.Join(b.dir, what))
 			if err != nil || len(paths) == 0 {
-				t.Fatal(paths, err)
+				t.Fatalf("files of the series set aside: %q, %v", paths, err)
 			}
 			for _, p := range paths {
 				if err := os.RemoveAll(p); err != nil {

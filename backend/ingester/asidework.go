@@ -225,7 +225,7 @@ func (ing *Ingester) sweepAside(expired func(tenant.ID, int64) bool) error {
 const sweepTimeout = 10 * time.Second
 
 // dropDeleted removes files whose samples are all covered by one active deletion of
-// series. Deletions that can still be cancelled remove nothing.
+// series. Deletions that can still be canceled remove nothing.
 func (u *uploader) dropDeleted(ctx context.Context) error {
 	if u.ing.aside.empty() {
 		return nil

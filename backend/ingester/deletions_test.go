@@ -58,7 +58,7 @@ func (b *bench) knownOf() int {
 	}
 	set, damage, err := openDeletions(filepath.Join(b.dir, "deletions.json"))
 	if err != nil || damage != nil {
-		b.t.Fatal(err, damage)
+		b.t.Fatalf("openDeletions: error %v, damage %v", err, damage)
 	}
 	stored := set.byTenant["a"]
 	if len(stored.known) != len(of.known) || stored.last != of.last || !slices.Equal(stored.pruned, of.pruned) {

@@ -95,7 +95,7 @@ func TestAcceptedLossStaysAccepted(t *testing.T) {
 		t.Errorf("lost samples in the status: %+v, want those of one millisecond", lost)
 	}
 	if n, err := b.ing.AcceptLoss(series.Day(now)); n != 1 || err != nil {
-		t.Fatal(n, err)
+		t.Fatalf("AcceptLoss = %d, %v; want 1", n, err)
 	}
 	if lost := b.ing.Stats().Lost; len(lost) != 0 {
 		t.Errorf("the status has an accepted loss: %+v", lost)

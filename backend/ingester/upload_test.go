@@ -406,10 +406,9 @@ func (h *hangingLongTerm) Consumed(ctx context.Context, info pack.Info) (bool, e
 	return h.longTerm.Consumed(ctx, info)
 }
 
-// TestStalledUpload checks that a call to the long-term store that hangs shows as a
-// stalled upload in the metric and in a log line with its current step, that
-// callers waiting for it return when their own context is done, and that Close
-// returns.
+// TestStalledUpload checks that a call to the long-term store that hangs counts as a
+// stalled upload and is logged once with its current step, that callers waiting for it
+// return when their own context is done, that Close returns, and that the metric exists.
 func TestStalledUpload(t *testing.T) {
 	for call, at := range map[string]string{"intend": "write intents", "upload": "l0", "consumed": "check for compacted packs"} {
 		t.Run(call, func(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 )
 
-var update = flag.Bool("update", false, "write the golden packs anew")
+var update = flag.Bool("update", false, "write the golden packs again")
 
 // TestGolden reads two packs that an earlier build wrote, and checks that the
 // plain one is still written with the same bytes. They depend on this package

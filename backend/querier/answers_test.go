@@ -298,8 +298,8 @@ func TestInseparable(t *testing.T) {
 		}
 		res := q.Exec(b.as("a"))
 		var unreadable promql.ErrStorage
-		if refused := errors.As(res.Err, &unreadable) && errors.Is(unreadable.Err, evaluations.ErrNotSharded); refused != typed {
-			t.Errorf("with a unit label %t: %v", typed, res.Err)
+		if rejected := errors.As(res.Err, &unreadable) && errors.Is(unreadable.Err, evaluations.ErrNotSharded); rejected != typed {
+			t.Errorf("with a unit label %t: error %v, want ErrNotSharded %[1]t", typed, res.Err)
 		}
 		q.Close()
 	}

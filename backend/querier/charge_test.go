@@ -100,7 +100,7 @@ func TestReadsTakeMemory(t *testing.T) {
 				for it.Next() != chunkenc.ValNone {
 				}
 				if err := it.Err(); !errors.Is(err, failed) {
-					t.Errorf("error %v, want %v, which note received", err, failed)
+					t.Errorf("error %v, want %v, which the function of ReadRaw received", err, failed)
 				}
 			}
 			return errors.Join(set.Err(), failed)

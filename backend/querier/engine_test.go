@@ -140,7 +140,7 @@ func TestEnginesAreBounded(t *testing.T) {
 		}
 	}
 	if n := len(b.engine.engines); n > maxEngines {
-		t.Errorf("%d engines are cached", n)
+		t.Errorf("%d engines are cached, want at most %d", n, maxEngines)
 	}
 }
 

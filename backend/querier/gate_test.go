@@ -51,7 +51,7 @@ func TestGateWaits(t *testing.T) {
 			mu.Unlock()
 			l()
 		})
-		kit.Until(t, "it waits", func() bool { _, n := g.state("a"); return n == i+1 })
+		kit.Until(t, "the read waits", func() bool { _, n := g.state("a"); return n == i+1 })
 	}
 	var full *QueueFullError
 	if _, err := g.Enter(context.Background(), "a", &lim); !errors.As(err, &full) || full.Running != 2 || full.Waiting != 3 {
@@ -83,7 +83,7 @@ func TestGateGivesUp(t *testing.T) {
 			_, err := g.Enter(ctx, "a", &lim)
 			failed <- err
 		}()
-		kit.Until(t, "it waits", func() bool { _, n := g.state("a"); return n == 1 })
+		kit.Until(t, "the read waits", func() bool { _, n := g.state("a"); return n == 1 })
 		cancel(cause)
 		if err := <-failed; !errors.Is(err, cause) {
 			t.Fatalf("Enter = %v", err)
@@ -133,24 +133,24 @@ func TestGateOtherLimit(t *testing.T) {
 	lim := limits.Limits{MaxConcurrentQueries: 2, MaxQueuedQueries: 20}
 	for i := range 8 {
 		read(lim)
-		kit.Until(t, "it waits", func() bool { return inside()+waiting() == i+1 })
+		kit.Until(t, "the read waits", func() bool { return inside()+waiting() == i+1 })
 	}
 	lim.MaxConcurrentQueries = 5 // raised
 	read(lim)
-	kit.Until(t, "more run", func() bool { return inside() == 5 && waiting() == 4 })
+	kit.Until(t, "five reads run", func() bool { return inside() == 5 && waiting() == 4 })
 	lim.MaxConcurrentQueries = 1 // lowered
 	read(lim)
-	kit.Until(t, "it waits", func() bool { return waiting() == 5 })
+	kit.Until(t, "the read waits", func() bool { return waiting() == 5 })
 	for left := 4; left >= 1; left-- {
 		goOn <- struct{}{}
-		kit.Until(t, "one has left", func() bool { return inside() == left })
+		kit.Until(t, "one read has left", func() bool { return inside() == left })
 	}
 	if n := waiting(); n != 5 {
 		t.Errorf("%d reads wait after the limit was lowered, want 5", n)
 	}
 	lim.MaxConcurrentQueries = 0 // none
 	read(lim)
-	kit.Until(t, "all run", func() bool { return waiting() == 0 && inside() == 7 })
+	kit.Until(t, "all reads run", func() bool { return waiting() == 0 && inside() == 7 })
 	close(goOn)
 	all.Wait()
 	if len(g.tenants) != 0 {
@@ -209,10 +209,10 @@ func TestGateTurnTooLate(t *testing.T) {
 			}
 			result <- err
 		}()
-		kit.Until(t, "it waits", func() bool { _, n := g.state("a"); return n == 1 })
+		kit.Until(t, "the read waits", func() bool { _, n := g.state("a"); return n == 1 })
 		cancel() // Enter may see the end of the context or the slot first
 		leave()
-		if err := kit.Receive(t, "it goes", result); err != nil {
+		if err := kit.Receive(t, "the result of Enter", result); err != nil {
 			late++
 		}
 		if len(g.tenants) != 0 {

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// fails, as a number of series, stands for an ingester whose calls fail.
+// fails, as a number of series, means an ingester whose calls fail.
 const fails = -1
 
 // answers returns ingesters of domains with the given numbers of series.

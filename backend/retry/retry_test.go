@@ -109,7 +109,7 @@ func TestPauses(t *testing.T) {
 			}
 		}
 		if len(seen) < 30 {
-			t.Errorf("%d different pauses of 60", len(seen))
+			t.Errorf("%d different pauses of 60, want at least 30", len(seen))
 		}
 	})
 }

@@ -104,7 +104,7 @@ func (s frontendServer) Hold(in *wire.HoldRequest, out wire.Frontend_HoldServer)
 // Hold waits, like an instant query or a range query, until the frontend holds a slot for a read of a
 // tenant. The caller must call release when the read has ended. The error wraps wire.ErrUnavailable
 // if the frontend cannot be reached or ended the call, context.Canceled if it did not respond for
-// aliveTimeout or ctx was cancelled, or wire.ErrRejected if it rejects the tenant or does not know
+// aliveTimeout or ctx was canceled, or wire.ErrRejected if it rejects the tenant or does not know
 // the call.
 func (p *Peer) Hold(ctx context.Context, id tenant.ID, instant bool) (release func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)

@@ -250,8 +250,8 @@ func TestNotSharded(t *testing.T) {
 			t.Fatal(err)
 		}
 		var unreadable promql.ErrStorage
-		refused := errors.As(a.Err, &unreadable) && errors.Is(unreadable.Err, evaluation.ErrNotSharded)
-		if refused == sharded || (a.Value != nil) != sharded || a.Fault != nil {
+		rejected := errors.As(a.Err, &unreadable) && errors.Is(unreadable.Err, evaluation.ErrNotSharded)
+		if rejected == sharded || (a.Value != nil) != sharded || a.Fault != nil {
 			t.Errorf("sharded %v: %+v", sharded, a)
 		}
 	}

@@ -199,7 +199,7 @@ func TestPushBeyondAccount(t *testing.T) {
 		t.Errorf("push while the memory is in use: %v", err)
 	}
 	if read := a.read.Load(); read > 6<<20 {
-		t.Errorf("%d bytes read of pushes without memory", read)
+		t.Errorf("%d bytes read of pushes without memory, want at most %d", read, 6<<20)
 	}
 	if _, err := a.Push(ctx, push("b", body(t, 10))); err != nil {
 		t.Errorf("small push of another tenant: %v", err)
@@ -240,7 +240,7 @@ func TestDecodedPush(t *testing.T) {
 	in := &wire.PushRequest{Tenant: "a", Write: body(t, 3000)}
 	message, decoded := int64(len(in.Write)), counting(0)
 	if err := new(remotewrite.Request).Unmarshal(remotewrite.V1, in.Write, &decoded); err != nil || decoded == 0 {
-		t.Fatal(decoded, err)
+		t.Fatalf("Unmarshal decoded %d bytes: %v", decoded, err)
 	}
 	header := func(size string) metadata.MD {
 		return metadata.Pairs(tenantKey, "a", bytesKey, size)

@@ -358,11 +358,6 @@ func TestReadsDoNotPause(t *testing.T) {
 // TestPaused checks that no pushes are sent for a while to a peer after pauseAfter consecutive
 // timeouts of pushes, and that one push then probes it.
 func TestPaused(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and does not respond
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
 	p := &Peer{}
 	short, cancel := context.WithDeadline(ctx, time.Now())
 	defer cancel()

@@ -245,7 +245,7 @@ func TestManifestSize(t *testing.T) {
 	n := len(m.Encode())
 	t.Logf("manifest of 300 packs and as many sources: %d bytes", n)
 	if n > 100<<10 {
-		t.Errorf("manifest of 300 packs has %d bytes", n)
+		t.Errorf("manifest of 300 packs has %d bytes, want at most %d", n, 100<<10)
 	}
 }
 

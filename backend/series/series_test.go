@@ -22,7 +22,7 @@ func TestWindows(t *testing.T) {
 	}
 	for _, tt := range tests {
 		if w, s, d := WindowStart(tt.t), SubChunkStart(tt.t), Day(tt.t); w != tt.window || s != tt.sub || d != tt.day {
-			t.Errorf("%d: window %d, sub-chunk %d, day %d", tt.t, w, s, d)
+			t.Errorf("%d: window %d, sub-chunk %d, day %d; want %d, %d, %d", tt.t, w, s, d, tt.window, tt.sub, tt.day)
 		}
 	}
 }
@@ -277,12 +277,12 @@ func TestChunksAreCappedBelowTheEncodingsLimit(t *testing.T) {
 	n := 0
 	for _, c := range b.Done() {
 		if c.Samples > MaxChunkSamples {
-			t.Errorf("chunk has %d samples", c.Samples)
+			t.Errorf("chunk has %d samples, want at most %d", c.Samples, MaxChunkSamples)
 		}
 		n += c.Samples
 	}
 	if n != 100_000 {
-		t.Errorf("%d samples", n)
+		t.Errorf("%d samples, want 100000", n)
 	}
 }
 

@@ -61,7 +61,7 @@ func TestManifestDecides(t *testing.T) {
 		g := unpublished(stale)
 		now.Manifest.Version.Generation++ // the next attempt has a higher generation
 		if _, err := g.Publish(t.Context()); !errors.Is(err, store.ErrConflict) {
-			t.Fatal(err)
+			t.Fatalf("Publish of an attempt that lost a race: %v, want ErrConflict", err)
 		}
 	}
 	x.Check("next to rows of newer generations")
@@ -107,22 +107,22 @@ func TestDamage(t *testing.T) {
 		b[i] ^= 4
 		mem.Replace(name, b)
 		if err := read(); !errors.Is(err, pack.ErrCorrupt) || !strings.Contains(err.Error(), name) {
-			t.Fatalf("read with byte %d changed: %v, want an error", i, err)
+			t.Fatalf("read with byte %d changed: %v, want ErrCorrupt with the object's name", i, err)
 		}
 	}
 	mem.Replace(name, whole[:len(whole)/3])
 	if err := read(); err == nil || !strings.Contains(err.Error(), name) {
-		t.Errorf("read of a truncated object: %v, want an error", err)
+		t.Errorf("read of a truncated object: %v, want an error with the object's name", err)
 	}
 	x.Must(nil, mem.Delete(t.Context(), name))
 	if err := read(); !errors.Is(err, store.ErrMissing) || !strings.Contains(err.Error(), name) {
-		t.Errorf("read of a missing object: %v, want an error", err)
+		t.Errorf("read of a missing object: %v, want ErrMissing with the object's name", err)
 	}
 }
 
 // TestLargeMetric checks that a metric with more pages than a first read requests, in one
-// pack and in several, is read completely, and that a query for one series reads only a few
-// cells, because the summaries exclude the other pages.
+// pack and in several, is read completely, and that a query for one series of one pack reads
+// only a few cells, because the summaries exclude the other pages.
 func TestLargeMetric(t *testing.T) {
 	for _, packBytes := range []int64{0, 1_000_000} {
 		var readRows *rowscounted.Store
@@ -148,7 +148,7 @@ func TestLargeMetric(t *testing.T) {
 		x.Push(map[tenant.ID]storetest.Data{"a": d}, "i1")
 		x.Merge(storetest.Day)
 		if packs := len(x.Manifest("a", storetest.Day).Packs); (packs > 1) != (packBytes > 0) {
-			t.Fatalf("%d packs", packs)
+			t.Fatalf("packs of %d bytes: %d packs", packBytes, packs)
 		}
 		x.Check("large metric")
 		x.Open(packBytes)
@@ -157,17 +157,17 @@ func TestLargeMetric(t *testing.T) {
 		readObjects.Gets.Store(0)
 		got := x.Read("a", 0, math.MaxInt64, storetest.Metric("large"), labels.MustNewMatcher(labels.MatchEqual, "id", "00777"))
 		if len(got) != 1 {
-			t.Fatalf("%d series", len(got))
+			t.Fatalf("%d series, want 1", len(got))
 		}
 		t.Logf("packs of %d bytes: %d reads of rows with %d cells, %d of objects", packBytes, readRows.Reads.Load(), readRows.Cells.Load(), readObjects.Gets.Load())
 		if packBytes == 0 && readRows.Cells.Load() > 20 {
 			t.Errorf("a query of one series reads %d cells of rows, want at most 20", readRows.Cells.Load())
 		}
 		if got := x.Read("a", 0, math.MaxInt64, storetest.Metric("large"), labels.MustNewMatcher(labels.MatchEqual, "id", "none")); len(got) != 0 {
-			t.Fatalf("%d series for an id that does not exist", len(got))
+			t.Fatalf("%d series for an id that does not exist, want none", len(got))
 		}
 		if got := x.Read("a", 0, math.MaxInt64, storetest.Metric("large"), labels.MustNewMatcher(labels.MatchRegexp, "id", "0.*7|nothing")); len(got) != 900 {
-			t.Fatalf("%d series by a regular expression", len(got))
+			t.Fatalf("%d series by a regular expression, want 900", len(got))
 		}
 	}
 }

@@ -123,7 +123,7 @@ func TestNarrowedIsComplete(t *testing.T) {
 		}
 	}
 	if packs := len(x.Manifest("a", storetest.Day).Packs); packs < 2 {
-		t.Fatalf("%d packs in a day", packs)
+		t.Fatalf("%d packs in a day, want several", packs)
 	}
 	x.Push(map[tenant.ID]storetest.Data{"a": randomSeries(random, storetest.Day+1)}, "i2")
 	x.Push(map[tenant.ID]storetest.Data{"a": randomSeries(random, storetest.Day+2)}, "i2")
@@ -135,7 +135,7 @@ func TestNarrowedIsComplete(t *testing.T) {
 	})
 	x.Must(nil, err)
 	if held, err := x.Index.Tombstones.Activate(t.Context(), "a", d); !held || err != nil {
-		t.Fatal(held, err)
+		t.Fatalf("Activate = %t, %v", held, err)
 	}
 	nonEmpty, narrowed := 0, 0
 	for i := range 600 {

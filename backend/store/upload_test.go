@@ -219,7 +219,7 @@ func TestDamagedBlock(t *testing.T) {
 	}
 	want, err := ask(openStore(t, live, o, testNow))
 	if err != nil || len(want) == 0 {
-		t.Fatal(want, err)
+		t.Fatalf("the samples are %q, %v", want, err)
 	}
 	bytes := o.read
 	for at := range bytes {

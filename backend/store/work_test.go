@@ -56,7 +56,7 @@ func TestDamagedLog(t *testing.T) {
 		t.Errorf("losses %+v, want two of zone z-i1", list)
 	}
 	if own, _ := x.Store.Intents(t.Context(), "i1"); len(own) != 1 {
-		t.Errorf("intents of the ingester: %v", own)
+		t.Errorf("intents of the ingester: %v, want one", own)
 	}
 	if n, err := x.Store.LossesOf(t.Context(), "i1"); err != nil || n != 2 {
 		t.Errorf("LossesOf() = %d, %v; want 2", n, err)
@@ -101,7 +101,7 @@ func TestConsumedOfManyDays(t *testing.T) {
 		info.Sections = append(info.Sections, pack.SectionInfo{Tenant: "a", Day: day})
 	}
 	if ok, err := x.Store.Consumed(context.Background(), info); err != nil || !ok {
-		t.Fatalf("nothing uploaded: %v, %v", ok, err)
+		t.Fatalf("Consumed() with nothing uploaded = %v, %v; want true", ok, err)
 	}
 	u := x.Seal("i1", map[tenant.ID]storetest.Data{"a": {"__name__=m": {{T: storetest.Day * series.DayMillis}}}}, 0)
 	if err := x.Store.Upload(context.Background(), u); err != nil {
@@ -110,6 +110,6 @@ func TestConsumedOfManyDays(t *testing.T) {
 	info.ID = u.Info.ID
 	info.Sections = append(info.Sections, u.Info.Sections...)
 	if ok, err := x.Store.Consumed(context.Background(), info); err != nil || ok {
-		t.Fatalf("not compacted: %v, %v", ok, err)
+		t.Fatalf("Consumed() of a pack that is not compacted = %v, %v; want false", ok, err)
 	}
 }

@@ -25,7 +25,7 @@ func TestRecord(t *testing.T) {
 	end := Of(ctx).Measure(Index)
 	c.Advance(3 * time.Second)
 	if took := end(); took != 3*time.Second {
-		t.Errorf("took %s", took)
+		t.Errorf("took %s, want 3s", took)
 	}
 	Of(ctx).Add(Engine, -time.Second) // as if the clock was set back
 	Of(ctx).Read(0)
@@ -55,7 +55,7 @@ func TestNone(t *testing.T) {
 	r.AddPart(Part{})
 	r.Merge(Report{})
 	if !reflect.DeepEqual(r.Report(), Report{}) {
-		t.Error("something was measured")
+		t.Errorf("a nil Record reports %+v", r.Report())
 	}
 }
 
@@ -129,7 +129,7 @@ func TestShown(t *testing.T) {
 		}
 	}
 	if n := len(r.Attrs()); n != 12 {
-		t.Errorf("%d attributes", n)
+		t.Errorf("%d attributes, want 12", n)
 	}
 	text, err := json.Marshal(r.Stats(&stats.Statistics{Timers: stats.NewQueryTimers(), Samples: stats.NewQuerySamples(false)}))
 	if err != nil {
@@ -148,7 +148,7 @@ func TestShown(t *testing.T) {
 	}
 }
 
-// TestSums: sums of reports do not overflow.
+// TestSums checks that sums of reports do not overflow.
 func TestSums(t *testing.T) {
 	r := New(time.Now)
 	huge := Report{Reads: 1<<63 - 1, Bytes: 1<<63 - 1, Cached: 1<<63 - 1, Evaluated: 1<<63 - 1, Omitted: 1<<63 - 1}

@@ -294,7 +294,7 @@ func TestCrashedEndIsTorn(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, report := b.replay(); !slices.Equal(got, []string{"b"}) || len(report.Damage) != 1 || !report.Damage[0].Torn {
-		t.Errorf("got %q, damage %v", got, report.Damage)
+		t.Errorf("got %q, damage %v; want b, and a torn end", got, report.Damage)
 	}
 }
 

@@ -144,7 +144,7 @@ func TestDamage(t *testing.T) {
 				want = append(want, records[i])
 			}
 			if strings.Join(got, "|") != strings.Join(want, "|") {
-				t.Errorf("got %d records, want %d", len(got), len(want))
+				t.Errorf("got records %.10q, want %.10q", got, want)
 			}
 			if clean := len(report.Damage) == 0; clean != tt.clean {
 				t.Errorf("damage %v; want none: %v", report.Damage, tt.clean)

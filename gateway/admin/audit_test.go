@@ -43,6 +43,6 @@ func TestChangeRejectedWithoutAudit(t *testing.T) {
 	s.must("POST", "/tenants", `{"name":"c"}`)
 	s.must("POST", "/flush", "")
 	if s.store.changes == before || s.extra != 1 {
-		t.Errorf("%d changes and %d extra actions were executed after the audit log was available again", s.store.changes-before, s.extra)
+		t.Errorf("%d changes and %d extra actions were executed after the audit log was available again, want some and 1", s.store.changes-before, s.extra)
 	}
 }

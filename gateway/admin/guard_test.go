@@ -73,7 +73,7 @@ func TestRequireToken(t *testing.T) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		if w.Code != c.status {
-			t.Errorf("token %q sent to a server with %q: status %d", c.sent, c.token, w.Code)
+			t.Errorf("token %q sent to a server with %q: status %d, want %d", c.sent, c.token, w.Code, c.status)
 		}
 	}
 	for _, bad := range []string{"", token[:31], token + " ", token + "\n", token + "ü"} {

@@ -235,7 +235,7 @@ func TestUnknownNames(t *testing.T) {
 // TestFirstOf checks that a long list of names is shortened.
 func TestFirstOf(t *testing.T) {
 	if got := firstOf([]string{"1", "2", "3", "4", "5", "6", "7"}, "pallium ring list"); got != "1, 2, 3, 4, 5 and 2 more: 'pallium ring list' shows all" {
-		t.Error(got)
+		t.Errorf("firstOf of seven names = %q", got)
 	}
 }
 
@@ -390,7 +390,7 @@ func TestDays(t *testing.T) {
 	for _, text := range []string{"", "0", "2026", "-5", "20000", "106651", "1969-12-31", "2024-10-4", "2024-02-30", "2024-10-04T00:00:00Z", "today"} {
 		got, err := parseDay(text)
 		if err == nil || !strings.Contains(err.Error(), "is not a UTC day: write it as 2026-11-30") {
-			t.Errorf("%q was taken as day %d, %v", text, got, err)
+			t.Errorf("%q: day %d, error %v; want an error with an example", text, got, err)
 			continue
 		}
 		if hint := strings.Contains(err.Error(), "of logs is"); hint != (text == "20000") {

@@ -90,7 +90,7 @@ func TestLowered(t *testing.T) {
 		}
 	}
 	if !strings.Contains(fmt.Sprint(withZero("retention", "0s"), withZero("retention", "1d")), "0s (forever)") || withZero("x", "0") != "0" {
-		t.Error("the meaning of 0 is wrong")
+		t.Errorf("0s and 1d are shown as %v and %v, and 0 of x as %v", withZero("retention", "0s"), withZero("retention", "1d"), withZero("x", "0"))
 	}
 }
 

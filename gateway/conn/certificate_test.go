@@ -57,7 +57,7 @@ func TestCertificate(t *testing.T) {
 			t.Error("new files are used without Load")
 		}
 		if err := c.Load(); err != nil || serial() != i {
-			t.Fatalf("serial number = %d, error %v", serial(), err)
+			t.Fatalf("serial number = %d, error %v; want %d", serial(), err, i)
 		}
 	}
 	if err := os.WriteFile(c.KeyFile, []byte("broken"), 0o600); err != nil {

@@ -224,7 +224,7 @@ func TestHeaderMemory(t *testing.T) {
 	read(short)
 	read(long)
 	if used := r.used.Load(); used != 2*budgetStep || short.rejected.Load() != nil || long.rejected.Load() != nil {
-		t.Errorf("%d bytes of header memory are reserved", used)
+		t.Errorf("%d bytes of header memory are reserved, want %d; rejections %+v and %+v", used, 2*budgetStep, short.rejected.Load(), long.rejected.Load())
 	}
 	read(second)
 	got := second.rejected.Load()
@@ -244,7 +244,7 @@ func TestHeaderMemory(t *testing.T) {
 	third := open(request(40_000) + request(10))
 	read(third)
 	if used := r.used.Load(); used != 0 || third.rejected.Load() != nil {
-		t.Errorf("%d bytes of header memory are reserved after the next header", used)
+		t.Errorf("%d bytes of header memory are reserved after the next header, want none; rejection %+v", used, third.rejected.Load())
 	}
 }
 
@@ -253,7 +253,7 @@ func TestHeaderMemory(t *testing.T) {
 func TestRejectionAppliesToItsRequest(t *testing.T) {
 	g := guarded(plain+"\n", 1000)
 	if n, err := io.ReadFull(g, make([]byte, len(plain))); err != nil {
-		t.Fatal(n, err)
+		t.Fatalf("read %d bytes of the first request: %v", n, err)
 	}
 	if n, err := g.Read(make([]byte, 1)); n != 1 || err != nil || g.rejected.Load() != nil {
 		t.Errorf("read %d bytes (%v), rejected %+v", n, err, g.rejected.Load())

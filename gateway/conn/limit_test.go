@@ -142,9 +142,9 @@ func TestUnsentIsBounded(t *testing.T) {
 	written, err := io.Copy(c, bytes.NewReader(make([]byte, 16<<20)))
 	var timeout net.Error
 	if !errors.As(err, &timeout) || !timeout.Timeout() {
-		t.Fatalf("wrote %d bytes: %v", written, err)
+		t.Fatalf("wrote %d bytes: %v, want a timeout", written, err)
 	}
 	if written > 1<<20 {
-		t.Errorf("%d bytes were buffered for a client that does not read", written)
+		t.Errorf("%d bytes were buffered for a client that does not read, want at most %d", written, 1<<20)
 	}
 }

@@ -71,7 +71,7 @@ func TestIdleTimeout(t *testing.T) {
 		set, want time.Duration
 	}{{0, idleTimeout}, {620 * time.Second, 620 * time.Second}} {
 		if srv := Server(Options{Handler: http.NotFoundHandler(), Logger: slog.New(slog.DiscardHandler), IdleTimeout: c.set}); srv.IdleTimeout != c.want {
-			t.Errorf("IdleTimeout %v: server has %v", c.set, srv.IdleTimeout)
+			t.Errorf("IdleTimeout %v: server has %v, want %v", c.set, srv.IdleTimeout, c.want)
 		}
 	}
 }

@@ -47,10 +47,10 @@ func TestBuffer(t *testing.T) {
 	taken := int64(0)
 	b := &Buffer{Take: func(n int64) error { taken += n; return nil }}
 	if n, err := b.Write(data[:1000]); n != 1000 || err != nil {
-		t.Fatal(n, err)
+		t.Fatalf("Write of 1000 bytes = %d, %v", n, err)
 	}
 	if n, err := b.ReadFrom(iotest.HalfReader(bytes.NewReader(data[1000:]))); n != int64(len(data)-1000) || err != nil {
-		t.Fatal(n, err)
+		t.Fatalf("ReadFrom of %d bytes = %d, %v", len(data)-1000, n, err)
 	}
 	for _, read := range []func(io.Reader) ([]byte, error){io.ReadAll, func(r io.Reader) ([]byte, error) {
 		var out bytes.Buffer
@@ -70,9 +70,9 @@ func TestBuffer(t *testing.T) {
 	full := errors.New("full")
 	b = &Buffer{Take: func(n int64) error { return full }}
 	if n, err := b.Write(data[:10]); n != 0 || !errors.Is(err, full) {
-		t.Error(n, err)
+		t.Errorf("Write to a full buffer = %d, %v; want 0, %v", n, err, full)
 	}
 	if _, err := b.ReadFrom(bytes.NewReader(data)); !errors.Is(err, full) {
-		t.Error(err)
+		t.Errorf("ReadFrom to a full buffer = %v, want %v", err, full)
 	}
 }

@@ -38,7 +38,7 @@ func (a *admission) rejects(id tenant.ID, cost routes.Cost, length int64, limit 
 	a.t.Helper()
 	_, rej := a.q.Admit(Request{Tenant: id, Limits: &a.l, Cost: cost, Length: length})
 	if rej == nil || rej.Limit != limit || !strings.Contains(rej.Text, limit) || (rej.Retry > 0) != retry {
-		a.t.Errorf("got %+v, want limit %s", rej, limit)
+		a.t.Errorf("got %+v, want limit %s, with Retry: %v", rej, limit, retry)
 	}
 }
 

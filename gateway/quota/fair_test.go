@@ -84,6 +84,6 @@ func TestFairGateRejects(t *testing.T) {
 	}
 	g.Leave()
 	if g.Load() != 0 || len(g.queues) != 0 {
-		t.Error("requests or queues are left at the end")
+		t.Errorf("%d requests and %d queues are left at the end, want none", g.Load(), len(g.queues))
 	}
 }

@@ -40,7 +40,7 @@ func TestReservationIsReplaced(t *testing.T) {
 		st := &state{}
 		reserved, f := admitWrite(st, now, &lim, tt.length)
 		if f != nil || reserved != tt.reserved || st.reserved != reserved {
-			t.Errorf("%s: reserved %v, in total %v, rejection %v", tt.name, reserved, st.reserved, f)
+			t.Errorf("%s: reserved %v, in total %v, want %v; rejection %v", tt.name, reserved, st.reserved, tt.reserved, f)
 		}
 		st.done(now, tt.length, reserved, Outcome{Read: max(tt.length, 0), Samples: tt.samples, Extra: tt.extra})
 		if st.samples.tokens != tt.left || st.reserved != 0 {

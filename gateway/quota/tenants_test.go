@@ -15,7 +15,7 @@ func TestTenantStatesAreBounded(t *testing.T) {
 		s.get(tenantName(i), now)
 	}
 	if n := len(s.top(1 << 20)); n > shardCount*3 {
-		t.Errorf("%d entries, want at most 192", n)
+		t.Errorf("%d entries, want at most %d", n, shardCount*3)
 	}
 	// Idle entries are dropped, those in debt are not.
 	lim := limits.Limits{SamplesPerSecond: 1e-9}

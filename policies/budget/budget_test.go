@@ -136,7 +136,7 @@ func TestMaxTenants(t *testing.T) {
 	s.Step(context.Background())
 	mine := h.all[s.o.ID]
 	if _, ok := mine["t-99"]; ok || len(mine) != MaxTenants || mine["t-100"] != (Use{101}) {
-		t.Errorf("%d tenants were published", len(mine))
+		t.Errorf("%d tenants were published, want the %d with the most demand", len(mine), MaxTenants)
 	}
 	if m.rest != even(0.25, 0.25) {
 		t.Errorf("share of unpublished tenants = %v", m.rest)

@@ -108,7 +108,7 @@ func TestExceededJSON(t *testing.T) {
 		t.Errorf("an unknown limit: %+v, %v", back, err)
 	}
 	if s := MaxQueryRange.ExceededAt(1000, 1<<62).Error(); !strings.Contains(s, "of 1s exceeded: the query spans 290y") {
-		t.Error(s)
+		t.Errorf("a very long range: %q", s)
 	}
 }
 

@@ -107,7 +107,7 @@ func TestRejections(t *testing.T) {
 		var p Partial
 		err := json.Unmarshal([]byte(doc), &p)
 		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", doc, err)
+			t.Errorf("%s: %v, want %q in it", doc, err, want)
 		}
 		var e *Error
 		if !errors.As(err, &e) && doc != `[1]` {

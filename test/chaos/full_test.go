@@ -173,7 +173,7 @@ func adminSurvives(t *testing.T, p *programs.Pallium, rejected bool, name string
 	t.Helper()
 	err := p.AdminAPI(http.MethodPost, "/tenants", map[string]any{"name": name}, nil)
 	if rejected && (err == nil || !strings.Contains(err.Error(), "503")) {
-		t.Errorf("create a tenant on a full disk: %v", err)
+		t.Errorf("create a tenant on a full disk: %v, want 503", err)
 	}
 	if rejected { // the process's output arrives a little later
 		kit.Eventually(t, time.Minute, func() error {

@@ -251,7 +251,7 @@ func (r *hostileRun) verify(when string) {
 	r.t.Logf("%s: everything %s read in %s", time.Since(r.begin).Round(time.Second), when, time.Since(began).Round(time.Millisecond))
 }
 
-// unlimitedLimits returns all limits with value 0.
+// unlimitedLimits returns limits that hostile requests could reach, with value 0.
 func unlimitedLimits() []string {
 	var out []string
 	for _, name := range []string{"requests_per_second", "request_burst", "samples_per_second", "sample_burst", "bytes_per_second", "byte_burst", "max_body_bytes",

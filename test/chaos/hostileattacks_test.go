@@ -28,7 +28,7 @@ const (
 // with id as a label.
 type attacker struct {
 	rnd       *rand.Rand
-	unlimited bool // the tenant's limits are all 0
+	unlimited bool // the tenant has the limits of unlimitedLimits
 	long      bool // requests may occasionally have the maximal size
 	id        string
 	now       int64
@@ -302,8 +302,8 @@ func (a *attacker) windows() []hostileRequest {
 	return []hostileRequest{r}
 }
 
-// days sends one sample in each of many days: without limits of some days up to decades
-// before all other samples, otherwise of the last days.
+// days sends one sample in each of many days: without limits in a range that begins between
+// 1970 and 2009, otherwise in the last days.
 func (a *attacker) days() []hostileRequest {
 	n, start := int64(40), a.rnd.Int63n(40)*365*dayMillis
 	switch {

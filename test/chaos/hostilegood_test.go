@@ -154,6 +154,6 @@ func (g *goodTenant) report() {
 	}
 	g.run.t.Logf("the good tenant: %d requests acknowledged, %d rounds of queries", len(g.pushed), g.queries)
 	if len(g.pushed) < 20 {
-		g.run.t.Error("the good tenant sent too few requests for a meaningful test")
+		g.run.t.Errorf("the good tenant sent %d requests, too few for a meaningful test", len(g.pushed))
 	}
 }

@@ -62,7 +62,7 @@ func TestKill(t *testing.T) {
 	for _, tn := range tenants {
 		t.Logf("tenant %s: %d samples acknowledged, %d without a response, %d rejected", tn.id, tn.ledger.count(acked), tn.ledger.count(sent), tn.ledger.count(never))
 		if tn.ledger.count(acked) < 1000 {
-			t.Errorf("tenant %s: too few samples for a meaningful test", tn.id)
+			t.Errorf("tenant %s: %d acknowledged samples are too few for a meaningful test", tn.id, tn.ledger.count(acked))
 		}
 	}
 }

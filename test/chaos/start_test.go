@@ -143,9 +143,9 @@ func exitCode(t *testing.T, p *programs.Pallium) int {
 	return 0
 }
 
-// TestTerminateWhileReplaying: the admin listener is open while the log is replayed
-// and the edge is not, SIGTERM ends the process soon and with exit code 0, and the
-// next start loses nothing.
+// TestTerminateWhileReplaying checks that the admin listener, and not the edge, is open while the
+// log is replayed, that SIGTERM ends the process soon and with exit code 0, and that the next start
+// loses nothing.
 func TestTerminateWhileReplaying(t *testing.T) {
 	const seriesCount, samples = 400, 10_000
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited+"shutdown_timeout: 1m\n")
@@ -178,8 +178,8 @@ func TestTerminateWhileReplaying(t *testing.T) {
 	countLogged(t, "after SIGTERM during the replay", p, token, seriesCount, samples)
 }
 
-// TestEndWhileSealing: if the shutdown timeout is shorter than the seal, or the
-// process is killed during the seal, nothing is lost, and a later seal completes.
+// TestEndWhileSealing checks that nothing is lost if the shutdown timeout is shorter than the seal,
+// or if the process is killed during the seal, and that a later seal completes.
 func TestEndWhileSealing(t *testing.T) {
 	const seriesCount, samples = 60_000, 25
 	p := programs.StartPalliumIn(t, t.TempDir(), unlimited)
@@ -231,7 +231,7 @@ func TestEndWhileSealing(t *testing.T) {
 	}
 }
 
-// TestRestartOnFullDisk: a process whose disk is full starts, has all data, rejects
+// TestRestartOnFullDisk checks that a process whose disk is full starts, has all data, rejects
 // writes with a helpful text, and accepts them again when the disk has space.
 func TestRestartOnFullDisk(t *testing.T) {
 	t.Run("small disk", func(t *testing.T) { restartOnFullDisk(t, smallDisk(t)) })

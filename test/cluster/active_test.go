@@ -16,9 +16,9 @@ import (
 // has that many.
 const activeLimit = 30
 
-// TestActiveSeries: a tenant at its limit of active series keeps its series and gets
-// no new ones after rolling restarts, after the loss of a disk, and after an ingester
-// joined and another one left. Nothing is pushed during these events.
+// TestActiveSeries checks that a tenant at its limit of active series keeps its series and gets no
+// new ones after rolling restarts, after the loss of a disk, and after an ingester joined and
+// another one left. Nothing is pushed during these events.
 func TestActiveSeries(t *testing.T) {
 	ctx := context.Background()
 	c := startCluster(ctx, t, nil)
@@ -157,8 +157,8 @@ func countedIn(t *testing.T, text, name string) (n int, ok bool) {
 	return n, ok
 }
 
-// loseDisk: an ingester that restarts with an empty disk gets the active series from
-// its replicas.
+// loseDisk checks that an ingester that restarts with an empty disk gets the active series from its
+// replicas.
 func (a *activeSeries) loseDisk() {
 	if err := a.c.Stop(a.ctx, "ingester-2", syscall.SIGKILL); err != nil {
 		a.t.Fatal(err)
@@ -175,8 +175,8 @@ func (a *activeSeries) loseDisk() {
 	a.check("after the loss of a disk")
 }
 
-// joinAndLeave: an ingester joins, and then another one of its zone leaves and transfers the series
-// that the new one did not get when it joined.
+// joinAndLeave checks that an ingester that joins has all active series after another one of its
+// zone has left: the other one transfers the series that the new one did not get when it joined.
 func (a *activeSeries) joinAndLeave() {
 	if err := a.c.AddIngester(a.ctx, "ingester-4", "zone-a"); err != nil {
 		a.t.Fatal(err)

@@ -22,10 +22,10 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// TestAtItsLimit: tenants at their limit keep their series while one ingester is down
-// and another one has just joined, or has no memory for new series. Every push of
-// existing series is accepted; if a push also has new series, its existing series are
-// still accepted. CHAOS=long takes over 12 minutes.
+// TestAtItsLimit checks that tenants at their limit keep their series while one ingester is down
+// and another one has just joined, or has no memory for new series. Every push of existing series
+// must be accepted; if a push also has new series, its existing series must still be accepted.
+// CHAOS=long takes over 12 minutes.
 func TestAtItsLimit(t *testing.T) {
 	ctx := context.Background()
 	c := startCluster(ctx, t, nil)
@@ -90,7 +90,7 @@ func (l *atLimit) errorf(format string, args ...any) {
 	}
 }
 
-// joined: one ingester is down, and another one joins.
+// joined lets the writers run while one ingester is down, and another one joins.
 func (l *atLimit) joined() {
 	if err := l.c.Stop(l.ctx, "ingester-3", syscall.SIGKILL); err != nil {
 		l.t.Fatal(err)
@@ -112,8 +112,8 @@ func (l *atLimit) joined() {
 	l.rounds("all ingesters running again", l.phase/4)
 }
 
-// overBudget: one ingester has no memory for new series, and a second one, which has
-// series that the first lacks, is down.
+// overBudget lets the writers run while one ingester has no memory for new series, and a second
+// one, which has series that the first lacks, is down.
 func (l *atLimit) overBudget() {
 	l.small("ingester-4", 64<<20)
 	hogs := make([]string, 4)

@@ -153,7 +153,7 @@ remote_write: [{url: "%s/api/v1/push", authorization: {credentials: "%s"}, queue
 	})
 }
 
-// revocation: every gateway soon rejects a revoked key.
+// revocation checks that every gateway soon rejects a revoked key.
 func (s *story) revocation(t *testing.T) {
 	for range 3 {
 		key, err := s.c.NewToken(s.ctx, "revoked", "metrics:read")
@@ -196,7 +196,7 @@ func (s *story) revocation(t *testing.T) {
 	}
 }
 
-// limits: a rate limit applies to both gateways together.
+// limits checks that a rate limit applies to both gateways together.
 func (s *story) limits(t *testing.T) {
 	key, err := s.c.NewToken(s.ctx, "limited", "metrics:read")
 	if err != nil {
@@ -257,8 +257,7 @@ func (s *story) limits(t *testing.T) {
 	}
 }
 
-// strangers: a client without the cluster's secret cannot use the internal and rpc
-// listeners.
+// strangers checks that a client without the cluster's secret cannot use the internal listener.
 func (s *story) strangers(t *testing.T) {
 	file, err := os.ReadFile(strings.TrimSuffix(s.c.Dir(), "/") + "/gateway-1.yaml")
 	if err != nil {
@@ -283,8 +282,8 @@ func (s *story) strangers(t *testing.T) {
 	}
 }
 
-// operator: any gateway accepts an operator's commands and shows all processes, other
-// processes reject the commands, and backends have neither the admin token nor the
+// operator checks that any gateway accepts an operator's commands and shows all processes, that
+// other processes reject the commands, and that backends have neither the admin token nor the
 // pepper.
 func (s *story) operator(t *testing.T) {
 	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "shown", 1, time.Now()); code/100 != 2 {
@@ -342,7 +341,7 @@ func (s *story) operator(t *testing.T) {
 	}
 }
 
-// zones: a distributor reports that fewer zones than it needs have ingesters.
+// zones checks that a distributor reports that fewer zones than it needs have ingesters.
 func (s *story) zones(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join(s.c.Dir(), "backend-1.yaml"))
 	if err != nil {
@@ -383,7 +382,7 @@ func (s *story) zones(t *testing.T) {
 		code, ready = s.do(t, http.MethodGet, "http://"+addr[2]+"/ready", "", nil)
 		return code == 503 && strings.Contains(ready, "3 zones have ACTIVE ingesters") && strings.Contains(ready, "5 are needed")
 	})
-	kit.UntilSlow(t, 2*time.Minute, "the metrics report it", func() bool {
+	kit.UntilSlow(t, 2*time.Minute, "the metrics report the number of zones", func() bool {
 		_, metrics = s.do(t, http.MethodGet, "http://"+addr[2]+"/metrics", "", nil)
 		return strings.Contains(metrics, "pallium_distributor_zones 3") && strings.Contains(metrics, "pallium_distributor_zones_needed 5")
 	})
@@ -398,7 +397,7 @@ func (s *story) zones(t *testing.T) {
 	})
 }
 
-// tenants: no tenant sees another one's data, through either gateway.
+// tenants checks that no tenant sees another one's data through either gateway.
 func (s *story) tenants(t *testing.T) {
 	b, err := s.c.NewToken(s.ctx, "other", "metrics:read", "metrics:write")
 	if err != nil {
@@ -409,10 +408,10 @@ func (s *story) tenants(t *testing.T) {
 	}
 	for _, e := range s.c.Edges {
 		if v := s.value(t, e, b, "count(mine)"); v != 10 {
-			t.Errorf("the tenant's own series: %v", v)
+			t.Errorf("the tenant has %v series, want 10", v)
 		}
 		if v := s.value(t, e, s.c.Token, "count(mine)"); !math.IsNaN(v) {
-			t.Errorf("another tenant sees %v", v)
+			t.Errorf("another tenant sees %v series, want none", v)
 		}
 		if code, _ := s.do(t, http.MethodGet, e+"/prometheus/api/v1/labels", s.c.Token, nil, "X-Scope-OrgID", "other"); code != 403 {
 			t.Errorf("another tenant by header: %d", code)
@@ -420,26 +419,26 @@ func (s *story) tenants(t *testing.T) {
 	}
 }
 
-// deletion: a deletion of series reaches all ingesters.
+// deletion checks that a deletion of series reaches all ingesters.
 func (s *story) deletion(t *testing.T) {
 	if code, body := s.write(t, s.c.Edges[0], s.c.Token, "gone", 10, time.Now()); code/100 != 2 {
 		t.Fatalf("push: %d %s", code, body)
 	}
 	if v := s.value(t, s.c.Edges[1], s.c.Token, "count(gone)"); v != 10 {
-		t.Fatalf("before: %v", v)
+		t.Fatalf("before the deletion there are %v series, want 10", v)
 	}
 	if code, body := s.do(t, http.MethodPost, s.c.Edges[0]+`/prometheus/api/v1/admin/tsdb/delete_series?match[]=gone{i=~"[0-4]"}`, s.c.Token, nil); code != 204 {
 		t.Fatalf("delete_series: %d %s", code, body)
 	}
 	for _, e := range s.c.Edges {
 		if v := s.value(t, e, s.c.Token, "count(gone)"); v != 5 {
-			t.Errorf("after: %v", v)
+			t.Errorf("after the deletion there are %v series, want 5", v)
 		}
 	}
 }
 
-// scaleIn: an ingester joins and another one leaves, without a failed write and
-// without a missing sample.
+// scaleIn checks that no write fails and no sample is missing when an ingester joins and another
+// one leaves.
 func (s *story) scaleIn(t *testing.T) {
 	stop := make(chan struct{})
 	var pushed, failed atomic.Int64
@@ -500,8 +499,8 @@ func (s *story) scaleIn(t *testing.T) {
 	t.Logf("%d writes, %d failed", pushed.Load(), failed.Load())
 }
 
-// aside: an ingester with series set aside on its disk, which no pack can hold,
-// neither leaves nor is forgotten until an operator drops them.
+// aside checks that an ingester with series set aside on its disk, which no pack can hold, neither
+// leaves nor is forgotten until an operator drops them.
 func (s *story) aside(t *testing.T) {
 	const name, drop = "ingester-3", "/aside/drop?day=20000&window=0&tenant=team-a&ingester="
 	if err := s.c.Stop(s.ctx, name, syscall.SIGKILL); err != nil {
@@ -550,8 +549,8 @@ func (s *story) aside(t *testing.T) {
 	kit.UntilSlow(t, 2*time.Minute, "no series set aside are recorded", func() bool { return strings.Contains(listed(), `"items":[]`) })
 }
 
-// forget: an operator removes a permanently lost ingester from the ring; a running one
-// is not removed.
+// forget checks that an operator can remove a permanently lost ingester from the ring, and not a
+// running one.
 func (s *story) forget(t *testing.T) {
 	code, body, err := s.c.Admin(s.ctx, "backend-1", "/ring/forget?instance=ingester-2", nil)
 	if err != nil || code != 409 {
@@ -579,7 +578,7 @@ func (s *story) forget(t *testing.T) {
 	})
 	for _, e := range s.c.Edges {
 		if v := s.value(t, e, s.c.Token, "count(kept)"); v != 50 {
-			t.Errorf("found %v series", v)
+			t.Errorf("found %v series, want 50", v)
 		}
 	}
 }

@@ -22,11 +22,11 @@ import (
 	"github.com/palliumhq/pallium/test/kit/cluster"
 )
 
-// TestLittleMemory: one tenant attacks a cluster whose processes have 512 MiB, its ingesters 1 GiB,
-// with requests that used to crash processes with 4 GiB. Every attack is rejected or gets a correct
-// response. Every process stays within its memory limit, and in the end releases all memory of
-// requests. The good tenant, which sends one push and one query at a time, always gets the correct
-// response.
+// TestLittleMemory attacks, as one tenant, a cluster whose processes have 512 MiB, its ingesters 1
+// GiB, with requests that used to crash processes with 4 GiB. It checks that every attack is
+// rejected or gets a correct response, that every process stays within its memory limit and in the
+// end releases all memory of requests, and that the good tenant, which sends one push and one query
+// at a time, always gets the correct response.
 func TestLittleMemory(t *testing.T) {
 	ctx := context.Background()
 	c := startCluster(ctx, t, memoryOf)
@@ -331,7 +331,7 @@ func (m *littleMemory) report() {
 	}
 	m.t.Logf("the good tenant: %d requests, %d without the right response", m.asked, len(m.wrong))
 	if m.asked < 20 {
-		m.t.Error("the good tenant sent too few requests")
+		m.t.Errorf("the good tenant sent %d requests, want at least 20", m.asked)
 	}
 	for name, pid := range m.pid {
 		m.t.Logf("%-12s at most %d of %d MiB", name, m.most[name]>>20, memoryOf(name)>>20)
@@ -344,6 +344,6 @@ func (m *littleMemory) report() {
 		if limit := m.metric(name, "pallium_memory_requests_limit_bytes"); (limit > 0) != !strings.HasPrefix(name, "compactor") {
 			m.t.Errorf("%s has a memory account of %g bytes, want one in every process except compactors", name, limit)
 		}
-		kit.UntilSlow(m.t, 2*time.Minute, name+" holds nothing", func() bool { return m.metric(name, "pallium_memory_requests_bytes") == 0 })
+		kit.UntilSlow(m.t, 2*time.Minute, name+" has released the memory of requests", func() bool { return m.metric(name, "pallium_memory_requests_bytes") == 0 })
 	}
 }

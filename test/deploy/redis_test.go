@@ -97,7 +97,7 @@ func TestRedisOfRing(t *testing.T) {
 	}
 	rejected(t, map[string]error{
 		"the ring's user takes shares":       forRing.HSet(ctx, "{pallium:budget}", "a", "b").Err(),
-		"the ring's user keeps results":      forRing.Set(ctx, "pallium:results:a", "b", 0).Err(),
+		"the ring's user stores results":     forRing.Set(ctx, "pallium:results:a", "b", 0).Err(),
 		"the ring's user empties the server": forRing.FlushAll(ctx).Err(),
 		"the ring's user, another password":  open("pallium-ring", "of-the-cache").Ping(ctx).Err(),
 		"the cache's user":                   open("pallium-cache", "of-the-cache").Ping(ctx).Err(),
@@ -129,14 +129,14 @@ func TestRedisOfCache(t *testing.T) {
 		}
 	}
 	rejected(t, map[string]error{
-		"the user of shares elects":             forShares.Set(ctx, "pallium:ha:a:b", "x", 0).Err(),
-		"the user of shares reads results":      forShares.GetRange(ctx, "pallium:results:a", 0, 1).Err(),
-		"the user of results reads shares":      forResults.HGetAll(ctx, "{pallium:budget}").Err(),
-		"the user of results lists keys":        forResults.Keys(ctx, "*").Err(),
-		"the user of results empties it":        forResults.FlushAll(ctx).Err(),
-		"the user of results, another password": open("pallium-results", "of-the-cache").Ping(ctx).Err(),
-		"the ring's user":                       open("pallium-ring", "of-the-ring").Ping(ctx).Err(),
-		"the default user":                      open("", "of-the-cache").Ping(ctx).Err(),
-		"nobody":                                open("", "").Ping(ctx).Err(),
+		"the user of shares elects":              forShares.Set(ctx, "pallium:ha:a:b", "x", 0).Err(),
+		"the user of shares reads results":       forShares.GetRange(ctx, "pallium:results:a", 0, 1).Err(),
+		"the user of results reads shares":       forResults.HGetAll(ctx, "{pallium:budget}").Err(),
+		"the user of results lists keys":         forResults.Keys(ctx, "*").Err(),
+		"the user of results empties the server": forResults.FlushAll(ctx).Err(),
+		"the user of results, another password":  open("pallium-results", "of-the-cache").Ping(ctx).Err(),
+		"the ring's user":                        open("pallium-ring", "of-the-ring").Ping(ctx).Err(),
+		"the default user":                       open("", "of-the-cache").Ping(ctx).Err(),
+		"nobody":                                 open("", "").Ping(ctx).Err(),
 	})
 }

@@ -104,7 +104,7 @@ func TestDocs(t *testing.T) {
 // middle of shell commands, and commands after the word "run".
 var commandLine = regexp.MustCompile("(?m)(?:^|[`|;]|\\$\\(|&& |sudo -u pallium |run )\\s*(pallium [a-z][^`|;&)\n]*)")
 
-// TestCommandsOfDocs: every pallium command in the documentation exists, and so do its
+// TestCommandsOfDocs checks that every pallium command in the documentation exists, and so do its
 // flags.
 func TestCommandsOfDocs(t *testing.T) {
 	bin := programs.Binary(t, "PALLIUM")

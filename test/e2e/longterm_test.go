@@ -132,12 +132,12 @@ func TestDeletion(t *testing.T) {
 		t.Errorf("%q were not deleted", left)
 	}
 	if got := metricsOf(t, p, b); got != "m_1 m_2" {
-		t.Errorf("team-b has %q", got)
+		t.Errorf("team-b has %q, want m_1 m_2", got)
 	}
 }
 
-// TestVerify: `pallium verify` finds damage in a compacted pack and names the pack, a
-// query that needs it fails, and a deleted index is rebuilt.
+// TestVerify checks that `pallium verify` finds damage in a compacted pack and names the pack, that
+// a query that needs the pack fails, and that a deleted index is rebuilt.
 func TestVerify(t *testing.T) {
 	p := programs.StartPallium(t, "self_monitoring: {disabled: true}\n")
 	p.Tenant("team-a")
@@ -157,7 +157,7 @@ func TestVerify(t *testing.T) {
 	}
 	packs, err := filepath.Glob(filepath.Join(p.DataDir, "l1", "team-a", "*", "*.pk"))
 	if err != nil || len(packs) != 1 {
-		t.Fatal(packs, err)
+		t.Fatalf("packs %q, %v; want one", packs, err)
 	}
 	whole, err := os.ReadFile(packs[0])
 	if err != nil {

@@ -58,7 +58,7 @@ func (s *system) promtool(t *testing.T, w window) {
 
 // promtoolPush lets promtool push metrics to a tenant of its own, since the other
 // tenants must stay equal to Prometheus. (For protocol 2.0 promtool sends a 1.0 body
-// labelled as 2.0, which no receiver can decode.)
+// labeled as 2.0, which no receiver can decode.)
 func (s *system) promtoolPush(t *testing.T, tenant client, config string, run func(...string) (string, error)) {
 	id := "pushed-" + tenant.user
 	key := s.pallium.Tenant(id)

@@ -263,7 +263,7 @@ func TestREADME(t *testing.T) {
 	r := newReadme(t)
 	s := r.serve()
 
-	// "With `make run` going, in a second shell"
+	// "While `make run` is running, in a second shell"
 	second := r.block("pallium tenant create")
 	out, err := r.shell(second)
 	if err != nil {
@@ -278,7 +278,7 @@ func TestREADME(t *testing.T) {
 	}
 	r.push(key, "readme_metric", 1)
 
-	// "Or ask with curl": Pallium's own metrics arrive within seconds. curl does not
+	// "Or query with curl": Pallium's own metrics arrive within seconds. curl does not
 	// fail on an error status.
 	path := regexp.MustCompile(`(?m)^export PATH=.*$`).FindString(second)
 	curl := path + "\n" + r.block("curl -H")

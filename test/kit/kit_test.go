@@ -37,8 +37,8 @@ func fails(t *testing.T, wait func(t testing.TB)) string {
 	return f.text
 }
 
-// TestUntilAndEventually: a wait ends when its event happens; otherwise it fails its test and names
-// the event.
+// TestUntilAndEventually checks that a wait ends when its event happens, and otherwise fails its
+// test and names the event.
 func TestUntilAndEventually(t *testing.T) {
 	third := func() func() bool {
 		n := 0
@@ -75,15 +75,15 @@ func TestReceive(t *testing.T) {
 	c := make(chan int, 1)
 	c <- 7
 	if got := Receive(t, "a value", c); got != 7 {
-		t.Errorf("received %d", got)
+		t.Errorf("received %d, want 7", got)
 	}
 	close(c)
 	if got := Receive(t, "the end", c); got != 0 {
-		t.Errorf("received %d from a closed channel", got)
+		t.Errorf("received %d from a closed channel, want 0", got)
 	}
 }
 
-// TestConcurrentUse: a clock and a buffer are safe for concurrent use.
+// TestConcurrentUse checks that a clock and a buffer are safe for concurrent use.
 func TestConcurrentUse(t *testing.T) {
 	clock, buffer := NewClock(time.Unix(100, 0)), &Buffer{}
 	var wg sync.WaitGroup

@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	_, _ = bufio.NewReader(os.Stdin).ReadByte()
 }
 
-// TestPortsAreUnique: no port is returned twice, although nothing listens on any of them.
-// Fifty of a hundred ports drawn at random without a repetition cannot be chance.
+// TestPortsAreUnique checks that no port is returned twice, although nothing listens on any of
+// them. Fifty of a hundred ports drawn at random without a repetition cannot be chance.
 func TestPortsAreUnique(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	seen := map[string]bool{}
@@ -41,8 +41,8 @@ func TestPortsAreUnique(t *testing.T) {
 	}
 }
 
-// TestPortsOfOtherProcesses: a port that a running process has reserved is not returned to
-// another one, and is free again when that process has ended.
+// TestPortsOfOtherProcesses checks that a port that a running process has reserved is not returned
+// to another one, and is free again when that process has ended.
 func TestPortsOfOtherProcesses(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	first, end := process(t)

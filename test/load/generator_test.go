@@ -10,7 +10,7 @@ import (
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 )
 
-// TestGenerator: Prometheus' own types decode the hand-written encoding, to the same
+// TestGenerator checks that Prometheus' own types decode the hand-written encoding, to the same
 // series in both versions, each once per round.
 func TestGenerator(t *testing.T) {
 	const n, queried = 2*perRequest + 7, 100

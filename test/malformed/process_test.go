@@ -120,8 +120,8 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// commands runs admin commands with wrong arguments. The few wrong tokens come last:
-// the server limits clients that guess.
+// commands runs admin commands with wrong arguments. The wrong token comes last: the server
+// limits clients that guess.
 func commands(t *testing.T, b *bench) {
 	rows := []struct {
 		name, env, args string

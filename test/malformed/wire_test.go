@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// wire writes bytes that are not valid HTTP to both listeners. The response must have
-// the status, or there must be none.
+// wire writes requests that are not valid HTTP, or unusual, to both listeners, and checks the
+// status of each response.
 func wire(t *testing.T, b *bench) {
 	edge, admin := strings.TrimPrefix(b.p.Edge, "http://"), strings.TrimPrefix(b.p.Admin, "http://")
 	auth := "Host: x\r\nAuthorization: Bearer " + b.team + "\r\n"

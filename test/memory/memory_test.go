@@ -42,10 +42,10 @@ type run struct {
 	wrong []string        // wrong responses to the good tenant
 }
 
-// TestMemoryAttacks: each attack, once and many times at once, is rejected with a
-// clear error or gets a right response; the process stays within its limit; the good
-// tenant, which sends one query and one push at a time, always gets the right response; and in
-// the end all memory is released. MEMORY_LIMIT is the limit in MiB (default 2048).
+// TestMemoryAttacks checks that each attack, once and many times at once, is rejected with a clear
+// error or gets a right response, that the process stays within its limit, that the good tenant,
+// which sends one query and one push at a time, always gets the right response, and that in the end
+// all memory is released. MEMORY_LIMIT is the limit in MiB (default 2048).
 func TestMemoryAttacks(t *testing.T) {
 	limit := limitOf(t)
 	config := fmt.Sprintf("memory: {limit_bytes: %d}\n", limit)

@@ -40,7 +40,7 @@ func noteProcess(t *testing.T, dir string, pid int) {
 	}
 }
 
-// TestGuard: the processes that a test started end when the test is killed.
+// TestGuard checks that the processes that a test started end when the test is killed.
 func TestGuard(t *testing.T) {
 	if dir := os.Getenv("MODEL_GUARDED"); dir != "" { // in the test that is killed
 		guard(t, dir)

@@ -72,8 +72,8 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// TestEqual: differences that recoding introduces are ignored, and staleness markers
-// of every kind are equal.
+// TestEqual checks that differences that recoding introduces are ignored, and that staleness
+// markers of every kind are equal.
 func TestEqual(t *testing.T) {
 	stale := math.Float64frombits(value.StaleNaN)
 	one := &histogram.Histogram{Count: 3, Sum: 1, PositiveSpans: []histogram.Span{{Offset: 1, Length: 3}}, PositiveBuckets: []int64{1, -1, 2}}
@@ -91,8 +91,8 @@ func TestEqual(t *testing.T) {
 	}
 }
 
-// TestTextsDiffer: values have different texts if compare distinguishes them, so that a response
-// with the wrong value is detected.
+// TestTextsDiffer checks that values have different texts if compare distinguishes them, so that a
+// response with the wrong value is detected.
 func TestTextsDiffer(t *testing.T) {
 	g := &generator{rnd: rand.New(rand.NewSource(1))}
 	var list []*Value

@@ -67,7 +67,7 @@ func TestState(t *testing.T) {
 	}
 }
 
-// TestViewWhileWriting: a query sees the state before and after the writes that were
+// TestViewWhileWriting checks that a query may see the state before and after the writes that were
 // in flight while it ran, and nothing that was sent later.
 func TestViewWhileWriting(t *testing.T) {
 	tn := testTenant()
@@ -83,7 +83,7 @@ func TestViewWhileWriting(t *testing.T) {
 	write(3)
 	values, absent := e.possible(v.series[0], 1000)
 	if got := texts(values, (*Value).json).String(); got != "1 or 2" || absent {
-		t.Errorf("%s, absent %t", got, absent)
+		t.Errorf("possible are %s, absent %t; want 1 or 2", got, absent)
 	}
 }
 
@@ -131,8 +131,8 @@ func TestComparisons(t *testing.T) {
 	}
 }
 
-// TestRetentionOfTheModel: around the cut a sample may be there or not, before the cut
-// it must not be there, and a sample that was once before the cut may be gone.
+// TestRetentionOfTheModel checks that around the cut a sample may be missing, that before the cut
+// it must be missing, and that a sample that was once before the cut may be gone.
 func TestRetentionOfTheModel(t *testing.T) {
 	tn := testTenant()
 	now := time.Now()

@@ -99,7 +99,7 @@ func TestSelect(t *testing.T) {
 		text += fmt.Sprintf("%s %d %g %v; ", s.name(), s.T, s.V, s.H != nil)
 	}
 	if text != "a 2 0 true; b 2 3 false; c 1 4 false; z 1 5 false; " {
-		t.Error(text)
+		t.Errorf("selected %s", text)
 	}
 }
 
@@ -109,11 +109,11 @@ func TestSelectFails(t *testing.T) {
 	of := func(l *list) *inMemory { return &inMemory{sets: []storage.SeriesSet{l}} }
 	one := []storage.Series{series("a", point{t: 1, f: 1})}
 	if got, err := Select(context.Background(), of(&list{series: one, err: broken}), Request{Sets: make([][]*labels.Matcher, 1)}); !errors.Is(err, broken) || got != nil {
-		t.Errorf("a set that ends: %v, %v", got, err)
+		t.Errorf("a set that fails at its end: %v, %v", got, err)
 	}
 	bad := &storage.SeriesEntry{Lset: labels.FromStrings("__name__", "a"), SampleIteratorFn: func(chunkenc.Iterator) chunkenc.Iterator { return failing{chunkenc.NewNopIterator(), broken} }}
 	if got, err := Select(context.Background(), of(&list{series: append(one, bad)}), Request{Sets: make([][]*labels.Matcher, 1)}); !errors.Is(err, broken) || got != nil {
-		t.Errorf("a series that ends: %v, %v", got, err)
+		t.Errorf("a series that fails: %v, %v", got, err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -87,7 +87,7 @@ func TestFairness(t *testing.T) {
 	}
 }
 
-// TestRecency checks that the least recently used value is evicted.
+// TestRecency checks that a value that is used between all writes is not evicted.
 func TestRecency(t *testing.T) {
 	c := New(1*mib, prometheus.NewRegistry())
 	ctx := context.Background()

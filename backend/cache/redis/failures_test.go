@@ -84,7 +84,7 @@ func TestRestart(t *testing.T) {
 	}
 	srv.Start()
 	if got := store("3"); got != "" || c.looked(circuitOpen) != 1 {
-		t.Errorf("got %q within a second, %v not asked", got, c.looked(circuitOpen))
+		t.Errorf("got %q within a second, %v look-ups counted as circuit_open, want 1", got, c.looked(circuitOpen))
 	}
 	clock.Advance(openFor)
 	if got := store("4"); got != "4" {

@@ -243,7 +243,7 @@ func TestRedisLost(t *testing.T) {
 		return got.Replica, err
 	}
 	if got, err := claim("a"); got != "a" || err != nil {
-		t.Fatal(got, err)
+		t.Fatalf("Claim of a = %q, %v", got, err)
 	}
 	srv.Kill()
 	if got, err := claim("a"); err == nil {

@@ -594,8 +594,8 @@ func TestTiming(t *testing.T) {
 	}
 }
 
-// TestTimingOfEnded: the time in the queue is measured of a query that ends before a slot takes it,
-// and of one that ends while a slot evaluates it.
+// TestTimingOfEnded checks that the time in the queue is measured for a query that ends before a
+// slot takes it, and for one that ends while a slot evaluates it.
 func TestTimingOfEnded(t *testing.T) {
 	for _, taken := range []bool{false, true} {
 		w := newWorld(t)

@@ -136,7 +136,7 @@ func TestRequestOf(t *testing.T) {
 func TestClassOf(t *testing.T) {
 	ctx := context.Background()
 	if ClassOf(ctx, true) != queue.Instant || ClassOf(ctx, false) != queue.Range {
-		t.Error("wrong class of a kind")
+		t.Errorf("classes %v and %v of an instant and a range query", ClassOf(ctx, true), ClassOf(ctx, false))
 	}
 	if got := ClassOf(WithClass(ctx, queue.Rule), true); got != queue.Rule {
 		t.Errorf("class %v of a rule", got)

@@ -369,8 +369,8 @@ func TestTiming(t *testing.T) {
 	}
 }
 
-// TestTimingOfEnded: a query that was ended has the times of its flight: all of them if the flight
-// ended with it, those so far if other queries still wait for it.
+// TestTimingOfEnded checks that a query that was ended has the times of its flight: all of them if
+// the flight ended with it, those so far if other queries still wait for the flight.
 func TestTimingOfEnded(t *testing.T) {
 	w := newWorld(t)
 	w.ask(t.Context(), "up", 0, 1)
@@ -396,8 +396,8 @@ func TestTimingOfEnded(t *testing.T) {
 	}
 }
 
-// TestTimingOfWait: the time for which a query waits for an equal one that is running is time in the
-// queue, whether its flight starts or is canceled.
+// TestTimingOfWait checks that the time for which a query waits for an equal one that is running
+// counts as time in the queue, whether its flight starts or is canceled.
 func TestTimingOfWait(t *testing.T) {
 	for _, canceled := range []bool{false, true} {
 		w := newWorld(t)

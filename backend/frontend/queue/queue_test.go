@@ -116,7 +116,7 @@ func TestAlone(t *testing.T) {
 
 	done(take("another tenant gets the last worker", 0))
 	other := push(q, "b", Instant, 1, 1)
-	take("it runs", 1)
+	take("another tenant has a job", 1)
 	clock.Advance(2 * time.Minute) // one query of the other tenant that takes long
 	done(held)
 	held = take("the other tenant is still running", 2)
@@ -255,9 +255,9 @@ func TestTakers(t *testing.T) {
 	cause := errors.New("the stream has ended")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	took := takeInBackground(ctx, q, "q")
-	kit.Until(t, "it waits", func() bool { return q.takersWaiting() == 1 })
+	kit.Until(t, "the worker waits", func() bool { return q.takersWaiting() == 1 })
 	cancel(cause)
-	if r := kit.Receive(t, "it ends", took); !errors.Is(r.err, cause) || r.j != nil {
+	if r := kit.Receive(t, "the result of Take", took); !errors.Is(r.err, cause) || r.j != nil {
 		t.Errorf("Take = %v, %v", r.j, r.err)
 	}
 	if q.takersWaiting() != 0 {
@@ -266,7 +266,7 @@ func TestTakers(t *testing.T) {
 	var took3 []<-chan result
 	for i := range 3 {
 		took3 = append(took3, takeInBackground(context.Background(), q, "q"))
-		kit.Until(t, "it waits", func() bool { return q.takersWaiting() == i+1 })
+		kit.Until(t, "the worker waits", func() bool { return q.takersWaiting() == i+1 })
 	}
 	for i, j := range push(q, "b", Instant, 3, 1) {
 		if r := kit.Receive(t, "a job", took3[i]); r.j != j {

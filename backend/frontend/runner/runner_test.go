@@ -169,7 +169,7 @@ func TestErrors(t *testing.T) {
 	req = request()
 	req.Times.Step, req.Part = time.Minute, &split.Range{}
 	if a, release := r.Run(t.Context(), req); a.Err == nil {
-		t.Error("a part has no error")
+		t.Error("a part has no error, although the runner cannot evaluate parts")
 	} else {
 		release()
 	}

@@ -186,7 +186,7 @@ func TestKinds(t *testing.T) {
 			}
 		}
 		if calls := get(50<<20, 9*time.Second); calls != 1 {
-			t.Errorf("a read of 50 MiB made %d calls", calls)
+			t.Errorf("a read of 50 MiB made %d calls, want 1", calls)
 		}
 	})
 }

@@ -241,14 +241,14 @@ func TestFailover(t *testing.T) {
 	}
 	client.HDel(ctx, ms[0].keys[1], "ingester-3")
 	client.HIncrBy(ctx, ms[0].keys[2], "version", -1)
-	kit.Until(t, "it is back", func() bool { return client.HExists(ctx, ms[0].keys[0], "ingester-3").Val() })
+	kit.Until(t, "the missing member is back", func() bool { return client.HExists(ctx, ms[0].keys[0], "ingester-3").Val() })
 	if got := view(ms[0]); got != before {
 		t.Errorf("the ring changed to %s", got)
 	}
 }
 
 // TestFreeze checks that no instance is unhealthy after most heartbeats stopped, not even one
-// that was before.
+// that was unhealthy before.
 func TestFreeze(t *testing.T) {
 	srv := programs.Redis(t)
 	ms, _ := members(t, srv.Addr, 6)
@@ -292,7 +292,7 @@ func TestLeaveAndForget(t *testing.T) {
 	if err := ms[0].Leave(ctx); err != nil {
 		t.Fatal(err)
 	}
-	kit.Until(t, "it is gone", func() bool { return sees(ms[3], 3) })
+	kit.Until(t, "the instance that left is gone", func() bool { return sees(ms[3], 3) })
 	if _, err := ms[3].Forget(ctx, "ingester-1"); err == nil {
 		t.Error("Forget of an instance that is not a member succeeded")
 	}
@@ -301,7 +301,7 @@ func TestLeaveAndForget(t *testing.T) {
 	if err != nil || in.Zone != "b" {
 		t.Errorf("forget: %+v, %v", in, err)
 	}
-	kit.Until(t, "it is gone", func() bool { return sees(ms[2], 2) })
+	kit.Until(t, "the forgotten instance is gone", func() bool { return sees(ms[2], 2) })
 	time.Sleep(4 * beatEvery) // it must not be written back
 	if !sees(ms[2], 2) {
 		t.Errorf("a forgotten instance is back: %s", view(ms[2]))
@@ -312,7 +312,7 @@ func TestLeaveAndForget(t *testing.T) {
 	if err := again.Join(ctx, ring.Active); err != nil {
 		t.Fatal(err)
 	}
-	kit.Until(t, "it is back", func() bool { return sees(ms[3], 3) })
+	kit.Until(t, "the forgotten instance is back", func() bool { return sees(ms[3], 3) })
 	if len(before.Instances()) != 2 || !slices.Equal(again.Self().Tokens, ms[1].Self().Tokens) {
 		t.Errorf("%d instances while it was away, want 2; with its old tokens: %v", len(before.Instances()),
 			slices.Equal(again.Self().Tokens, ms[1].Self().Tokens))
@@ -358,7 +358,7 @@ func TestACL(t *testing.T) {
 	if err := m.Join(context.Background(), ring.Active); err != nil {
 		t.Fatal(err)
 	}
-	kit.Until(t, "it is a member", func() bool { return sees(m, 1) })
+	kit.Until(t, "the instance is a member", func() bool { return sees(m, 1) })
 	if err := m.Leave(context.Background()); err != nil {
 		t.Error(err)
 	}

@@ -153,7 +153,7 @@ func TestDeletedWhileDown(t *testing.T) {
 	if err := in.client.HDel(context.Background(), ms[2].keys[0], "ingester-1").Err(); err != nil {
 		t.Fatal(err)
 	}
-	kit.Until(t, "it is written back", func() bool {
+	kit.Until(t, "the entry is written back", func() bool {
 		return in.client.HExists(context.Background(), ms[2].keys[0], "ingester-1").Val()
 	})
 }

@@ -141,7 +141,7 @@ func TestForgedEntry(t *testing.T) {
 			if got, ok := seen(ms[2], "ingester-1"); !ok || got.Addr != "ingester-1:1" {
 				t.Errorf("%s: a member has the instance %+v", name, got)
 			}
-			// The first process that reads it replaces it, so the others may not read it.
+			// The first process that reads the entry replaces it, so the others may not see it.
 			if ignoredByAll(ms) == before {
 				t.Errorf("%s is not counted as ignored", name)
 			}
@@ -288,12 +288,12 @@ func TestForgedRemoval(t *testing.T) {
 		t.Fatal(err)
 	}
 	removed := in.get(3, "ingester-1")
-	kit.Until(t, "it is gone", func() bool { return sees(ms[1], 3) && sees(ms[2], 3) })
+	kit.Until(t, "the instance is gone", func() bool { return sees(ms[1], 3) && sees(ms[2], 3) })
 	again := open(t, srv.Addr, "ingester-1", "a", dirs[0])
 	if err := again.Join(ctx, ring.Active); err != nil {
 		t.Fatal(err)
 	}
-	kit.Until(t, "it is back", func() bool { return sees(ms[3], 4) && sees(ms[2], 4) })
+	kit.Until(t, "the instance is back", func() bool { return sees(ms[3], 4) && sees(ms[2], 4) })
 	in.set(3, "ingester-1", removed)
 	fresh := open(t, srv.Addr, "", "", "")
 	kit.Until(t, "an earlier removal does not remove the new entry", func() bool { return sees(fresh, 4) })
@@ -316,7 +316,7 @@ func TestJunk(t *testing.T) {
 		}
 	}
 	in.set(0, "junk", "junk")
-	kit.Until(t, "it is counted as ignored", func() bool { return ignoredFor(ms[2], badDecode) > 0 })
+	kit.Until(t, "the junk is counted as ignored", func() bool { return ignoredFor(ms[2], badDecode) > 0 })
 	// If heartbeats were not read, all instances would be unhealthy after the timeout.
 	time.Sleep(ms[2].o.Timeout)
 	for _, id := range []string{"ingester-1", "ingester-2", "ingester-3"} {

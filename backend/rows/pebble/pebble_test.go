@@ -66,7 +66,7 @@ func TestCrash(t *testing.T) {
 		t.Fatal(errs)
 	}
 	if ok, err := s.CheckAndMutate(ctx, "c", rows.Absent(rows.System, "q"), set, nil); !ok || err != nil {
-		t.Fatal(ok, err)
+		t.Fatalf("CheckAndMutate = %t, %v", ok, err)
 	}
 	if err := s.DeletePrefix(ctx, "gone/"); err != nil {
 		t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 )
 
 // TestAsideLost checks that series set aside by a lost ingester count as a loss of their
-// tenant only, until they are dropped, the loss is accepted, or they have expired.
+// tenant only, until they are dropped, the loss is accepted, they have expired, or their
 func TestAsideLost(t *testing.T) {
 	for name, tc := range map[string]struct {
 		end  func(x *storetest.World, lost string)

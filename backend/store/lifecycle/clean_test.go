@@ -64,7 +64,7 @@ func TestCleanDeletions(t *testing.T) {
 	asks("no deletion")
 	x.Must(nil, x.Lifecycle.ActivateDeletion(ctx, "b", reserve("b", 0, math.MaxInt64)))
 	if n, err := x.Lifecycle.CleanDeletions(ctx, "b"); err != nil || n != 3 {
-		t.Errorf("another tenant: %d days, %v", n, err)
+		t.Errorf("another tenant: %d days, error %v; want 3", n, err)
 	}
 	remove((day-1)*series.DayMillis, (day+1)*series.DayMillis-1)
 	asks("two of three days are in the range", day-1, day)

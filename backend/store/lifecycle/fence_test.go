@@ -30,7 +30,7 @@ func TestFenceOutlivesExpiry(t *testing.T) {
 	x.Merge(storetest.Day)
 	ahead := lifecycle.New(x.Other(x.Rows, x.Objects, "ahead", 20*24*time.Hour))
 	if n, err := ahead.Expire(t.Context(), "a", lifecycle.Expiry{Now: x.Now.Add(20 * 24 * time.Hour)}); n.Days != 1 || err != nil {
-		t.Fatalf("%+v expired, %v", n, err)
+		t.Fatalf("%+v expired, error %v; want one day", n, err)
 	}
 	// The next expiry keeps the fence number: the attempt may still be running.
 	x.Must(ahead.Expire(t.Context(), "a", lifecycle.Expiry{Now: x.Now.Add(20 * 24 * time.Hour)}))
@@ -40,7 +40,7 @@ func TestFenceOutlivesExpiry(t *testing.T) {
 	// When no such attempt can be running, expiry deletes the fence number.
 	x.Now = x.Now.Add(40 * 24 * time.Hour)
 	if n, err := x.Lifecycle.Expire(t.Context(), "a", lifecycle.Expiry{Now: x.Now}); n.Days != 0 || err != nil {
-		t.Fatalf("%+v expired again, %v", n, err)
+		t.Fatalf("%+v expired again, error %v; want no day", n, err)
 	}
 	err := x.Rows.ReadRows(t.Context(), []rows.Range{{}}, rows.Filter{Families: []rows.Family{rows.Data}}, func(r rows.Row) bool {
 		for _, c := range r.Cells {

@@ -103,7 +103,7 @@ func TestAdoption(t *testing.T) {
 	in.Heal()
 	x.Now = time.UnixMilli(u.Sealed).Add(20 * 24 * time.Hour)
 	if _, err := x.Lifecycle.Sweep(t.Context()); err == nil || !strings.Contains(err.Error(), "too old") {
-		t.Fatalf("sweep of a pack 20 days old: %v, want an error", err)
+		t.Fatalf("sweep of a pack 20 days old: %v, want an error with \"too old\"", err)
 	}
 	x.Check("not adopted")
 }

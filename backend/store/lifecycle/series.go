@@ -23,10 +23,10 @@ import (
 // seals from then on; then the deletion is activated.
 
 // maxPending is the time after which a reserved deletion that was not activated is
-// cancelled. While a deletion is reserved, the tenant is not compacted.
+// canceled. While a deletion is reserved, the tenant is not compacted.
 const maxPending = 15 * time.Minute
 
-// ErrPendingGone is returned when a deletion was cancelled because it was not
+// ErrPendingGone is returned when a deletion was canceled because it was not
 // activated within maxPending.
 var ErrPendingGone = errors.New("deletion took too long to reach all ingesters; nothing was deleted: repeat the request")
 
@@ -138,7 +138,7 @@ func (k *Keeper) ReserveDeletion(ctx context.Context, t tenant.ID, mint, maxt in
 
 // ActivateDeletion applies a reserved deletion to all packs with a lower number, from
 // now on, and requests rewrites of the days with affected packs. It returns
-// ErrPendingGone if the deletion was cancelled.
+// ErrPendingGone if the deletion was canceled.
 func (k *Keeper) ActivateDeletion(ctx context.Context, t tenant.ID, d schema.Tombstone) error {
 	held, err := k.index.Tombstones.Activate(ctx, t, d)
 	if err != nil {

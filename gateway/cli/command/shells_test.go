@@ -43,7 +43,7 @@ func inShell(t *testing.T, shell, script string, flags ...string) string {
 func TestBash(t *testing.T) {
 	out := inShell(t, "bash", "COMP_WORDS=(bakery bread b) COMP_CWORD=2\n_bakery\nprintf '%s,' \"${COMPREPLY[@]}\"\ncomplete -p bakery\n", "--norc")
 	if out != "bake,buy,complete -o default -F _bakery bakery\n" {
-		t.Error(out)
+		t.Errorf("bash completes %q", out)
 	}
 }
 

@@ -88,7 +88,7 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// TestDocumentedRights checks that the commands and the key in docs/cluster.md suffice.
+// TestDocumentedRights checks that the commands and the key in docs/limits.md suffice.
 func TestDocumentedRights(t *testing.T) {
 	rights := strings.Fields("budget on >secret ~{pallium:budget} -@all +eval +evalsha +time +hset +hget +hgetall +hdel +del +pexpire")
 	srv := programs.Redis(t, append([]string{"--user"}, rights...)...)

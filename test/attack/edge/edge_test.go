@@ -182,7 +182,7 @@ func TestEdge(t *testing.T) {
 		{"idle after a request", func(w *world, c net.Conn) {
 			text(func(*world) string { return "GET /ready HTTP/1.1\r\nHost: x\r\n\r\n" })(w, c)
 			if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != http.StatusOK {
-				w.t.Errorf("no response: %v", err)
+				w.t.Errorf("response %v, error %v; want status 200", resp, err)
 			}
 		}, 64 << 10, 0, 0},
 		{"half a header", text(func(*world) string { return "GET /ready HTTP/1.1\r\nHost: x\r\nA: " }), 64 << 10, 0, 64},
@@ -223,7 +223,7 @@ func TestEdge(t *testing.T) {
 	}
 }
 
-// TestUnreadIsClosed: the server closes a connection whose client does not read
+// TestUnreadIsClosed checks that the server closes a connection whose client does not read
 // responses.
 func TestUnreadIsClosed(t *testing.T) {
 	w := newWorld(t)
@@ -236,7 +236,7 @@ func TestUnreadIsClosed(t *testing.T) {
 	})
 }
 
-// TestLimitPerAddress: one address cannot occupy the connections of others.
+// TestLimitPerAddress checks that one address cannot occupy the connections of others.
 func TestLimitPerAddress(t *testing.T) {
 	w := newWorld(t)
 	const more = 100

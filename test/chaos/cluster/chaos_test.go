@@ -143,7 +143,7 @@ func (w *world) frontend(i int) string { return fmt.Sprintf("frontend-%d", 1+i%2
 
 func (w *world) ingester() string { return fmt.Sprintf("ingester-%d", 1+w.rnd.Intn(3)) }
 
-// waitHealthy waits until every ingester answers queries again.
+// waitHealthy waits until every ingester is ready, and a second longer.
 func (w *world) waitHealthy() {
 	w.t.Helper()
 	for _, name := range []string{"ingester-1", "ingester-2", "ingester-3"} {
@@ -436,9 +436,9 @@ func minutes() int {
 	return 10
 }
 
-// TestChaos: if any part of a cluster fails, no acknowledged sample is lost and no response is
-// wrong. CHAOS_SEED is the seed, CHAOS=long makes every fault last long, CHAOS_FAULTS selects
-// faults by name.
+// TestChaos checks that no acknowledged sample is lost, and that no response is wrong, if any part
+// of a cluster fails. CHAOS_SEED is the seed, CHAOS=long makes every fault last long, CHAOS_FAULTS
+// selects faults by name.
 func TestChaos(t *testing.T) {
 	seed := int64(1)
 	if n, err := strconv.ParseInt(os.Getenv("CHAOS_SEED"), 10, 64); err == nil {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestArguments: wrong arguments have no effect; stopping a cluster that never ran is
-// not an error.
+// TestArguments checks that wrong arguments are errors, and that stopping a cluster that never ran
+// is not an error.
 func TestArguments(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cluster")
 	for args, says := range map[string]string{"": "usage", "up": "usage", "restart " + dir: "usage", "up a b": "usage"} {

@@ -13,7 +13,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit/cluster"
 )
 
-// TestOpenFiles: a process of a cluster does not inherit files that are open in the
+// TestOpenFiles checks that a process of a cluster does not inherit files that are open in the
 // process that starts it, such as a shell or make.
 func TestOpenFiles(t *testing.T) {
 	redis := os.Getenv("REDIS_SERVER")

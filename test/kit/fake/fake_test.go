@@ -28,7 +28,7 @@ func TestKeys(t *testing.T) {
 	}
 	s.Touch("k")
 	if s.Reads() != 3 || !slices.Equal(s.Touched(), []string{"k"}) {
-		t.Errorf("%d reads, %q touched", s.Reads(), s.Touched())
+		t.Errorf("%d reads, %q touched; want 3 reads, k touched", s.Reads(), s.Touched())
 	}
 }
 

@@ -24,8 +24,8 @@ func TestMetricIn(t *testing.T) {
 	}
 }
 
-// TestProcess: a process's output is stored, a signal reaches the process, and Wait
-// returns how it ended.
+// TestProcess checks that a process's output is stored, that a signal reaches the process, and that
+// Wait returns how the process ended.
 func TestProcess(t *testing.T) {
 	p := Start(t, "/bin/sh", "-c", `trap 'echo bye; exit 3' USR1; echo hello; while :; do sleep 0.01; done`)
 	kit.Until(t, "the process prints hello", func() bool { return strings.Contains(p.Log(), "hello") })
@@ -38,7 +38,7 @@ func TestProcess(t *testing.T) {
 	}
 }
 
-// TestLogKeepsTheEnd: the output of a process that prints endlessly does not fill
+// TestLogKeepsTheEnd checks that the output of a process that prints endlessly does not fill
 // memory.
 func TestLogKeepsTheEnd(t *testing.T) {
 	var l logBuffer

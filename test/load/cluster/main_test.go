@@ -16,7 +16,7 @@ func TestRole(t *testing.T) {
 	}
 }
 
-// TestCPU: an existing process has used some CPU time, a missing one none.
+// TestCPU checks that an existing process has used some CPU time, and a missing one none.
 func TestCPU(t *testing.T) {
 	for sum, i := 0, 0; i < 200_000_000; i++ {
 		sum += i
@@ -32,8 +32,8 @@ func TestCPU(t *testing.T) {
 	}
 }
 
-// TestWires: bytes to an ingester are forwarded and counted; connections to other
-// processes bypass the counter.
+// TestWires checks that bytes to an ingester are forwarded and counted, and that connections to
+// other processes bypass the counter.
 func TestWires(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

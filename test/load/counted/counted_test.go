@@ -34,6 +34,6 @@ func TestRounds(t *testing.T) {
 		t.Errorf("%+v, want 2 rounds, 3 reads and 30 bytes", got)
 	}
 	if got := c.Take(); got != (Counts{}) {
-		t.Errorf("%+v after it was taken", got)
+		t.Errorf("the counts after Take are %+v, want zeros", got)
 	}
 }

@@ -40,7 +40,7 @@ func (w *trio) stop() {
 	}
 }
 
-// paired measures single queries, the dashboard, and round trips over one data set.
+// paired measures what o.parts names, except fairness, over one data set.
 func paired(ctx context.Context, o options) (err error) {
 	w := &trio{}
 	defer w.stop()

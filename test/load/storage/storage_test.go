@@ -56,7 +56,7 @@ func TestPromBlock(t *testing.T) {
 	t.Logf("chunks %d, through the head %d; index %d, through the head %d", chunkBytes, theirs, indexBytes, index.Size())
 	for _, c := range [][2]int64{{chunkBytes, theirs}, {indexBytes, index.Size()}} {
 		if ratio := float64(c[0]) / float64(c[1]); ratio < 0.95 || ratio > 1.05 {
-			t.Errorf("%d bytes, %d bytes through the head", c[0], c[1])
+			t.Errorf("%d bytes, %d bytes through the head; want a difference of at most 5%%", c[0], c[1])
 		}
 	}
 	if err := w.Close(); err != nil {
@@ -64,9 +64,8 @@ func TestPromBlock(t *testing.T) {
 	}
 }
 
-// TestGenerator: the generated mix has the documented share of constant series,
-// targets share their timestamps, and one of the ingesters lacks samples of about 2%
-// of the series.
+// TestGenerator checks that the generated mix has the documented share of constant series, and that
+// one of the ingesters lacks samples of about 2% of the series.
 func TestGenerator(t *testing.T) {
 	for _, kind := range []string{"node", "kubernetes", "containers", "random"} {
 		list, err := generate(kind, 5000)
