@@ -4,6 +4,7 @@
 package unittest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -83,9 +84,14 @@ func (s *start) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
+var errNoTests = errors.New("the file has no tests")
+
 // Parse parses a file of tests. Unknown keys are errors.
 func Parse(data []byte) (*File, error) {
 	var f File
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil, errNoTests
+	}
 	if err := rules.Strict(data, &f); err != nil {
 		return nil, err
 	}
@@ -115,7 +121,7 @@ func Parse(data []byte) (*File, error) {
 		}
 	}
 	if len(f.Tests) == 0 {
-		return nil, errors.New("the file has no tests")
+		return nil, errNoTests
 	}
 	return &f, nil
 }
