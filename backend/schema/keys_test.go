@@ -36,6 +36,7 @@ func TestKeyBytes(t *testing.T) {
 		{"tenants with rules", RuledKey(), "01 00 52"},
 		{"group of rules", RuleGroupQualifier("n/1", "g"), "672f 6e2f31 00 67"},
 		{"version of rules", string(RulesVersion{3, 0x0102030405060708}.Encode()), "0000000000000003 0102030405060708"},
+		{"backfill of a group", BackfillQualifier("n/1", "g"), "622f 6e2f31 00 67"},
 		{"share", ShareKey(258), "01 00 50 0102"},
 		{"page", PageQualifier(v, 3, 4), "fffffffd 0102030405060708 70 0003 0004"},
 		{"summaries", SummariesQualifier(v, 3), "fffffffd 0102030405060708 68 0003"},

@@ -53,6 +53,8 @@ func records() []record {
 	le := Lease{Holder: "compactor-1", Until: 1_790_000_000_000}
 	sh := Share{Holder: "ruler-1/0a1b", Number: 1<<64 - 1, Sequence: 3, Until: 1_790_000_000_000}
 	as := Aside{Since: 1_790_000_000_000, Zone: "z1", Series: 2, Samples: 3_000_000, Bytes: 1 << 30, Reason: "too many chunks", Dropped: 1_790_000_000_001}
+	bf := Backfill{State: BackfillFailed, Start: 1_790_000_000_000, End: 1_790_000_600_000, Done: 1_790_000_060_000, Samples: 12, Failed: 3,
+		Error: "too many series", Created: 1_790_001_000_000, Updated: 1_790_001_000_001}
 	rg := RuleGroup{YAML: "name: g\nrules: []\n", Written: 1_790_000_000_000}
 	return []record{
 		{"manifest", m, m.Encode(), func(b []byte) (any, error) { v, err := DecodeManifest(b); return v, err }},
@@ -63,6 +65,7 @@ func records() []record {
 		{"garbage", g, g.Encode(), func(b []byte) (any, error) { v, err := DecodeGarbage(b); return v, err }},
 		{"lease", le, le.Encode(), func(b []byte) (any, error) { v, err := DecodeLease(b); return v, err }},
 		{"rulegroup", rg, rg.Encode(), func(b []byte) (any, error) { v, err := DecodeRuleGroup(b); return v, err }},
+		{"backfill", bf, bf.Encode(), func(b []byte) (any, error) { v, err := DecodeBackfill(b); return v, err }},
 		{"share", sh, sh.Encode(), func(b []byte) (any, error) { v, err := DecodeShare(b); return v, err }},
 		{"aside", as, as.Encode(), func(b []byte) (any, error) { v, err := DecodeAside(b); return v, err }},
 	}

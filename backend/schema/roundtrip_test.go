@@ -140,6 +140,10 @@ func TestRoundTrip(t *testing.T) {
 		rv := RulesVersion{Number: any64(rng) | 1, Attempt: any64(rng)}
 		gotRv, err := DecodeRulesVersion(rv.Encode())
 		same("version of rules", rv, gotRv, err)
+		bf := Backfill{State: BackfillState(rng.IntN(3)), Start: anyTime(rng), End: anyTime(rng), Done: anyTime(rng), Samples: anyTime(rng),
+			Failed: anyTime(rng), Error: anyText(rng), Created: anyTime(rng), Updated: anyTime(rng)}
+		gotBf, err := DecodeBackfill(bf.Encode())
+		same("backfill", bf, gotBf, err)
 		sh := Share{Holder: anyText(rng), Number: any64(rng), Sequence: any64(rng), Until: anyTime(rng)}
 		gotSh, err := DecodeShare(sh.Encode())
 		same("share", sh, gotSh, err)

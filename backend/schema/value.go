@@ -32,8 +32,9 @@ const (
 	valueAside     = 11
 	valueShare     = 12
 	valueRuleGroup = 13
+	valueBackfill  = 14
 
-	lastValue = valueRuleGroup
+	lastValue = valueBackfill
 )
 
 // seal returns the envelope of a value: kind, version, payload, and a checksum of these.
