@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/rows"
@@ -18,41 +19,52 @@ var ErrBackfillChanged = errors.New("the backfill was changed or deleted")
 
 // Backfill is a backfill of a group of a tenant.
 type Backfill struct {
+	Tenant           tenant.ID
 	Namespace, Group string
 	schema.Backfill
 }
 
-// Backfills returns the backfills of a tenant, by namespace and group. Those that cannot be decoded
-// are in the error, beside the others.
-func (s *Rules) Backfills(ctx context.Context, t tenant.ID) ([]Backfill, error) {
+// Backfills returns the backfills of tenants, by tenant, namespace and group. Those that cannot be decoded are
+// in the error, beside the others.
+func (s *Rules) Backfills(ctx context.Context, tenants ...tenant.ID) ([]Backfill, error) {
 	var out []Backfill
 	var broken error
 	f := rows.Filter{Families: []rows.Family{rows.System}, QualifierPrefix: schema.BackfillPrefix, Latest: true}
-	err := s.rows.ReadRows(ctx, []rows.Range{rows.Single(schema.RulesKey(t))}, f, func(r rows.Row) bool {
-		for _, c := range r.Cells {
-			namespace, group, ok := schema.ParseBackfillQualifier(c.Qualifier)
-			if !ok {
-				continue
-			}
-			b, err := schema.DecodeBackfill(c.Value)
-			if err != nil {
-				broken = errors.Join(broken, fmt.Errorf("backfill of group %q of namespace %q: %w", group, namespace, err))
-				continue
-			}
-			out = append(out, Backfill{namespace, group, b})
+	for part := range slices.Chunk(tenants, versionsInRead) {
+		ranges := make([]rows.Range, 0, len(part))
+		for _, t := range part {
+			ranges = append(ranges, rows.Single(schema.RulesKey(t)))
 		}
-		return true
-	})
-	if err = errors.Join(err, broken); err != nil {
-		err = fmt.Errorf("read backfills of tenant %s: %w", t, err)
+		err := s.rows.ReadRows(ctx, ranges, f, func(r rows.Row) bool {
+			t, _ := schema.TenantOf(r.Key)
+			for _, c := range r.Cells {
+				namespace, group, ok := schema.ParseBackfillQualifier(c.Qualifier)
+				if !ok {
+					continue
+				}
+				b, err := schema.DecodeBackfill(c.Value)
+				if err != nil {
+					broken = errors.Join(broken, fmt.Errorf("tenant %s: backfill of group %q of namespace %q: %w", t, group, namespace, err))
+					continue
+				}
+				out = append(out, Backfill{t, namespace, group, b})
+			}
+			return true
+		})
+		if err != nil {
+			broken = errors.Join(broken, err)
+		}
 	}
-	return out, err
+	if broken != nil {
+		broken = fmt.Errorf("read backfills: %w", broken)
+	}
+	return out, broken
 }
 
 // Backfill returns the backfill of a group; ok is false if it has none.
 func (s *Rules) Backfill(ctx context.Context, t tenant.ID, namespace, group string) (b Backfill, ok bool, err error) {
 	q := schema.BackfillQualifier(namespace, group)
-	b.Namespace, b.Group = namespace, group
+	b.Tenant, b.Namespace, b.Group = t, namespace, group
 	var bad error
 	err = s.rows.ReadRows(ctx, []rows.Range{rows.Single(schema.RulesKey(t))}, system(q), func(r rows.Row) bool {
 		if c, found := r.Cell(rows.System, q); found {
@@ -69,9 +81,9 @@ func (s *Rules) Backfill(ctx context.Context, t tenant.ID, namespace, group stri
 
 // StartBackfill writes a new backfill of a group, which replaces one that is finished. It returns
 // ErrBackfillRuns if there is one that is not.
-func (s *Rules) StartBackfill(ctx context.Context, t tenant.ID, b *Backfill) error {
+func (s *Rules) StartBackfill(ctx context.Context, b *Backfill) error {
 	b.Created, b.Updated = s.nowMillis(), s.nowMillis()
-	old, ok, err := s.Backfill(ctx, t, b.Namespace, b.Group)
+	old, ok, err := s.Backfill(ctx, b.Tenant, b.Namespace, b.Group)
 	switch {
 	case err != nil:
 		return err
@@ -84,7 +96,7 @@ func (s *Rules) StartBackfill(ctx context.Context, t tenant.ID, b *Backfill) err
 	if ok {
 		previous = &old.Backfill
 	}
-	err = s.replaceBackfill(ctx, t, b, previous)
+	err = s.replaceBackfill(ctx, b, previous)
 	if errors.Is(err, ErrBackfillChanged) {
 		return ErrBackfillRuns
 	}
@@ -93,13 +105,13 @@ func (s *Rules) StartBackfill(ctx context.Context, t tenant.ID, b *Backfill) err
 
 // UpdateBackfill writes the progress of a backfill that is still old, and otherwise returns
 // ErrBackfillChanged.
-func (s *Rules) UpdateBackfill(ctx context.Context, t tenant.ID, b *Backfill, old schema.Backfill) error {
+func (s *Rules) UpdateBackfill(ctx context.Context, b *Backfill, old schema.Backfill) error {
 	b.Updated = s.nowMillis()
-	return s.replaceBackfill(ctx, t, b, &old)
+	return s.replaceBackfill(ctx, b, &old)
 }
 
-func (s *Rules) replaceBackfill(ctx context.Context, t tenant.ID, b *Backfill, old *schema.Backfill) error {
-	q := schema.BackfillQualifier(b.Namespace, b.Group)
+func (s *Rules) replaceBackfill(ctx context.Context, b *Backfill, old *schema.Backfill) error {
+	t, q := b.Tenant, schema.BackfillQualifier(b.Namespace, b.Group)
 	condition := rows.Absent(rows.System, q)
 	if old != nil {
 		condition = rows.ValueIs(rows.System, q, old.Encode())

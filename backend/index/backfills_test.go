@@ -15,23 +15,23 @@ import (
 // they do not appear among the groups.
 func TestBackfills(t *testing.T) {
 	ix, ctx := open(t), t.Context()
-	b := Backfill{Namespace: "n", Group: "g", Backfill: schema.Backfill{Start: 1, End: 9}}
-	must(t, nil, ix.Rules.StartBackfill(ctx, "a", &b))
+	b := Backfill{Tenant: "a", Namespace: "n", Group: "g", Backfill: schema.Backfill{Start: 1, End: 9}}
+	must(t, nil, ix.Rules.StartBackfill(ctx, &b))
 	again := b
-	if err := ix.Rules.StartBackfill(ctx, "a", &again); !errors.Is(err, ErrBackfillRuns) {
+	if err := ix.Rules.StartBackfill(ctx, &again); !errors.Is(err, ErrBackfillRuns) {
 		t.Errorf("%v, want ErrBackfillRuns", err)
 	}
-	other := Backfill{Namespace: "n", Group: "h"}
-	must(t, nil, ix.Rules.StartBackfill(ctx, "a", &other))
+	other := Backfill{Tenant: "a", Namespace: "n", Group: "h"}
+	must(t, nil, ix.Rules.StartBackfill(ctx, &other))
 	old := b.Backfill
 	b.Done = 5
-	must(t, nil, ix.Rules.UpdateBackfill(ctx, "a", &b, old))
+	must(t, nil, ix.Rules.UpdateBackfill(ctx, &b, old))
 	late := b
 	late.Done = 4
-	if err := ix.Rules.UpdateBackfill(ctx, "a", &late, old); !errors.Is(err, ErrBackfillChanged) {
+	if err := ix.Rules.UpdateBackfill(ctx, &late, old); !errors.Is(err, ErrBackfillChanged) {
 		t.Errorf("%v, want ErrBackfillChanged", err)
 	}
-	if list, err := ix.Rules.Backfills(ctx, "a"); err != nil || len(list) != 2 || list[0] != b || list[1] != other {
+	if list, err := ix.Rules.Backfills(ctx, "b", "a"); err != nil || len(list) != 2 || list[0] != b || list[1] != other {
 		t.Errorf("Backfills = %+v, %v", list, err)
 	}
 	if list, err := ix.Rules.Backfills(ctx, "b"); err != nil || len(list) != 0 {
@@ -39,9 +39,9 @@ func TestBackfills(t *testing.T) {
 	}
 	old = b.Backfill
 	b.State = schema.BackfillDone
-	must(t, nil, ix.Rules.UpdateBackfill(ctx, "a", &b, old))
-	next := Backfill{Namespace: "n", Group: "g", Backfill: schema.Backfill{Start: 1, End: 9}}
-	must(t, nil, ix.Rules.StartBackfill(ctx, "a", &next))
+	must(t, nil, ix.Rules.UpdateBackfill(ctx, &b, old))
+	next := Backfill{Tenant: "a", Namespace: "n", Group: "g", Backfill: schema.Backfill{Start: 1, End: 9}}
+	must(t, nil, ix.Rules.StartBackfill(ctx, &next))
 	if got, ok, err := ix.Rules.Backfill(ctx, "a", "n", "g"); err != nil || !ok || got != next || got.Created == b.Created {
 		t.Errorf("Backfill = %+v, %v, %v; want %+v with another creation than %d", got, ok, err, next, b.Created)
 	}
@@ -53,7 +53,7 @@ func TestBackfills(t *testing.T) {
 			t.Errorf("DeleteBackfill = %v, %v, want %v", ok, err, want)
 		}
 	}
-	if err := ix.Rules.UpdateBackfill(ctx, "a", &next, next.Backfill); !errors.Is(err, ErrBackfillChanged) {
+	if err := ix.Rules.UpdateBackfill(ctx, &next, next.Backfill); !errors.Is(err, ErrBackfillChanged) {
 		t.Errorf("%v, want ErrBackfillChanged", err)
 	}
 }
@@ -68,8 +68,8 @@ func TestBackfillOutcome(t *testing.T) {
 			must(t, nil, err)
 			plan := &faults.Plan{}
 			plan.Fail(nth, kind)
-			b := Backfill{Namespace: "n", Group: "g"}
-			err = over(t, faulty.Store{Store: mem, Plan: plan}).Rules.StartBackfill(ctx, "a", &b)
+			b := Backfill{Tenant: "a", Namespace: "n", Group: "g"}
+			err = over(t, faulty.Store{Store: mem, Plan: plan}).Rules.StartBackfill(ctx, &b)
 			got, ok, readErr := over(t, mem).Rules.Backfill(ctx, "a", "n", "g")
 			if readErr != nil || err == nil && (!ok || got != b) || kind == faults.Lost && nth == 2 && err != nil {
 				t.Errorf("call %d %s: StartBackfill returned %v; the backfill is %+v, %v, %v", nth, kind, err, got, ok, readErr)
@@ -81,8 +81,8 @@ func TestBackfillOutcome(t *testing.T) {
 	must(t, nil, err)
 	defer mem.Close()
 	ix := over(t, mem)
-	b := Backfill{Namespace: "n", Group: "g"}
-	must(t, nil, ix.Rules.StartBackfill(ctx, "a", &b))
+	b := Backfill{Tenant: "a", Namespace: "n", Group: "g"}
+	must(t, nil, ix.Rules.StartBackfill(ctx, &b))
 	must(t, nil, mem.Mutate(ctx, rows.RowMutation{Key: schema.RulesKey("a"),
 		Mutations: []rows.Mutation{rows.Set(rows.System, schema.BackfillQualifier("n", "bad"), 0, []byte("x"))}}))
 	if list, err := ix.Rules.Backfills(ctx, "a"); !errors.Is(err, schema.ErrCorrupt) || len(list) != 1 || list[0] != b {

@@ -1,0 +1,206 @@
+package backfill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/schema"
+)
+
+// Store has the rows of backfills; *index.Rules implements it.
+type Store interface {
+	Tenants(ctx context.Context) ([]tenant.ID, error)
+	Backfills(ctx context.Context, tenants ...tenant.ID) ([]index.Backfill, error)
+	UpdateBackfill(ctx context.Context, b *index.Backfill, old schema.Backfill) error
+}
+
+// ErrNoGroup is returned by JobsOptions.Group for a group that cannot be evaluated. Its text is for the tenant.
+var ErrNoGroup = errors.New("the group cannot be evaluated")
+
+// JobsOptions configure Jobs.
+type JobsOptions struct {
+	Store    Store
+	Backfill *Backfill
+	// Group returns a group as it is now, with its first slot from start on and its last slot until end.
+	Group func(ctx context.Context, b *index.Backfill, start, end time.Time) (*Group, error)
+	// Mine reports whether this process evaluates the group.
+	Mine       func(id tenant.ID, namespace, group string) bool
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+const (
+	jobsInterval = 10 * time.Second
+	maxJobs      = 4 // concurrent backfills in one process, at most one of a tenant
+)
+
+// Jobs runs the backfills of the groups that this process evaluates, and records their progress. A
+// backfill that is interrupted is continued by the process that evaluates the group then.
+type Jobs struct {
+	o       JobsOptions
+	wake    chan struct{}
+	samples prometheus.Counter
+	ended   *prometheus.CounterVec
+
+	mu      sync.Mutex
+	running map[tenant.ID]struct{}
+}
+
+// NewJobs returns Jobs; Run runs them.
+func NewJobs(o JobsOptions) *Jobs {
+	auto := promauto.With(o.Registerer)
+	j := &Jobs{o: o, wake: make(chan struct{}, 1), running: map[tenant.ID]struct{}{},
+		samples: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_ruler_backfill_samples_total",
+			Help: "Samples that backfills of recording rules have written."}),
+		ended: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_ruler_backfills_total",
+			Help: "Backfills of recording rules that ended, by outcome: done or failed."}, []string{"outcome"})}
+	for _, outcome := range []string{"done", "failed"} {
+		j.ended.WithLabelValues(outcome)
+	}
+	return j
+}
+
+// Wake makes Run look for new backfills now.
+func (j *Jobs) Wake() {
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run runs backfills until ctx ends.
+func (j *Jobs) Run(ctx context.Context) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	tick := time.NewTicker(jobsInterval)
+	defer tick.Stop()
+	for {
+		list, err := j.due(ctx)
+		if err != nil && ctx.Err() == nil {
+			j.o.Logger.Warn("could not read the backfills of recording rules; retrying", "err", err)
+		}
+		for i := range list {
+			if b := list[i]; j.begin(b.Tenant) {
+				all.Go(func() { defer j.end(b.Tenant); j.run(ctx, &b) })
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-j.wake:
+		}
+	}
+}
+
+// due returns the unfinished backfills of groups that this process evaluates.
+func (j *Jobs) due(ctx context.Context) ([]index.Backfill, error) {
+	tenants, err := j.o.Store.Tenants(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := j.o.Store.Backfills(ctx, tenants...)
+	var out []index.Backfill
+	for _, b := range all {
+		if b.State == schema.BackfillRunning && j.o.Mine(b.Tenant, b.Namespace, b.Group) {
+			out = append(out, b)
+		}
+	}
+	return out, err
+}
+
+func (j *Jobs) begin(id tenant.ID) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if _, busy := j.running[id]; busy || len(j.running) >= maxJobs {
+		return false
+	}
+	j.running[id] = struct{}{}
+	return true
+}
+
+func (j *Jobs) end(id tenant.ID) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.running, id)
+}
+
+// run runs a backfill until it ends, fails, is changed elsewhere, or another process evaluates the group.
+// After an error of the operator it is left to the next search.
+func (j *Jobs) run(ctx context.Context, b *index.Backfill) {
+	log := j.o.Logger.With("tenant", b.Tenant, "namespace", b.Namespace, "group", b.Group)
+	for b.State == schema.BackfillRunning && j.o.Mine(b.Tenant, b.Namespace, b.Group) {
+		old := b.Backfill
+		err := j.block(ctx, b)
+		if err == nil {
+			err = j.o.Store.UpdateBackfill(ctx, b, old)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, index.ErrBackfillChanged):
+			log.Info("stopped a backfill of recording rules: it was changed or deleted")
+			return
+		case err != nil:
+			log.Warn("could not continue a backfill of recording rules; retrying", "err", err)
+			return
+		}
+	}
+	switch b.State {
+	case schema.BackfillDone:
+		j.ended.WithLabelValues("done").Inc()
+		log.Info("completed a backfill of recording rules", "samples", b.Samples, "failed", b.Failed)
+	case schema.BackfillFailed:
+		j.ended.WithLabelValues("failed").Inc()
+		log.Info("a backfill of recording rules failed", "err", b.Error)
+	}
+}
+
+// block evaluates the next block of a backfill and changes b accordingly. It returns the errors that are not
+// the tenant's.
+func (j *Jobs) block(ctx context.Context, b *index.Backfill) error {
+	after := b.Done >= b.Start
+	start := b.Start
+	if after {
+		start = b.Done + 1
+	}
+	g, err := j.o.Group(ctx, b, time.UnixMilli(start), time.UnixMilli(b.End))
+	switch {
+	case errors.Is(err, ErrNoGroup):
+		b.State, b.Error = schema.BackfillFailed, err.Error()
+		return nil
+	case err != nil:
+		return fmt.Errorf("read the group: %w", err)
+	case g.First.After(g.Last):
+		b.State, b.Done = schema.BackfillDone, b.End
+		return nil
+	}
+	last, report, err := j.o.Backfill.Block(ctx, g, after)
+	if err != nil && !j.o.Backfill.o.Tenant(err) && !errors.Is(err, ErrFails) {
+		return err
+	}
+	j.samples.Add(float64(report.Samples))
+	b.Samples += report.Samples
+	b.Failed += int64(report.Failed)
+	if report.Err != nil {
+		b.Error = "last failed evaluation: " + report.Err.Error()
+	}
+	if err != nil {
+		b.State, b.Error = schema.BackfillFailed, err.Error()
+		return nil
+	}
+	b.Done = last.UnixMilli()
+	if last.Add(g.Interval).After(g.Last) {
+		b.State, b.Done = schema.BackfillDone, b.End
+	}
+	return nil
+}
