@@ -47,6 +47,9 @@ type backend struct {
 	queries  *queries
 	api      api.Options  // filled by the roles
 	handler  http.Handler // serves the API; nil without a role that has a part of it
+
+	rulesChanged func(tenant.ID) // called after a change of a tenant's rules; nil without a ruler
+
 	commands *operator.Commands
 
 	ingester  *ingester.Ingester   // nil without the role
@@ -82,6 +85,7 @@ func (p *process) buildBackend(ctx context.Context) error {
 		}
 	}
 	if b.api.Push != nil || b.api.Queryable != nil {
+		b.addRuleHandlers()
 		var err error
 		if b.handler, err = api.New(b.api); err != nil {
 			return err

@@ -15,14 +15,23 @@ const maxParams = 1000
 const pathNotCanonical = "the path is not in canonical form: remove empty, . and .. segments and all of % \\ ; and control characters, " +
 	"even if they are escaped, and escape only characters that need it, as UTF-8"
 
+// checkTarget rejects a request target that is not a path.
+func checkTarget(r *http.Request) *rejection {
+	u := r.URL
+	if u.Scheme != "" || u.Host != "" || u.User != nil || u.Opaque != "" || !strings.HasPrefix(u.Path, "/") {
+		return badRequest("path", "the request target must be a path, not an absolute URL")
+	}
+	return nil
+}
+
 // checkPath accepts only a path that every HTTP implementation interprets in the same
 // way: encoded as Go would encode it, valid UTF-8, and without empty, "." or ".." segments,
 // %, \, ; or control characters, encoded or not. Proxies clean other paths in different
 // ways; the gateway rejects them and never cleans a path.
 func checkPath(r *http.Request) *rejection {
 	u := r.URL
-	if u.Scheme != "" || u.Host != "" || u.User != nil || u.Opaque != "" || !strings.HasPrefix(u.Path, "/") {
-		return badRequest("path", "the request target must be a path, not an absolute URL")
+	if f := checkTarget(r); f != nil {
+		return f
 	}
 	// RawPath is set only if the encoding of the path is not canonical, for
 	// example with %2e, %2f or %5c.

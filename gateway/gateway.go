@@ -154,6 +154,7 @@ type exchange struct {
 	r     *http.Request
 	route *boundRoute
 	path  string // of the request to the backend
+	raw   string // percent-encoded path; "" if it follows from path
 	query string
 	start time.Time
 	from  netip.Addr
@@ -205,14 +206,15 @@ func (g *Gateway) Reject(w http.ResponseWriter, r *http.Request, why *conn.Rejec
 
 // find rejects ambiguous requests, and sets the route, the path and the query.
 func (x *exchange) find() *rejection {
-	if f := checkPath(x.r); f != nil {
+	to, f := x.g.router.target(x.r)
+	if f != nil {
 		return f
 	}
-	rt, path, allow := x.g.router.find(x.r.Method, x.r.URL.Path)
+	rt, allow := to.route, to.allow
 	if rt != nil {
-		x.route, x.path = rt, path
+		x.route, x.path, x.raw = rt, to.path, to.raw
 	}
-	f := checkRequest(x.r)
+	f = checkRequest(x.r)
 	switch {
 	case f != nil:
 		return f
@@ -307,7 +309,7 @@ func (x *exchange) forward(access tenant.Access, lim *limits.Limits, b *body) *r
 	conn.Patient(x.rec)
 	x.g.next.ServeHTTP(x.rec, outgoing(x.r, &grant{
 		access: access, limits: lim, requestID: x.rec.requestID,
-		path: x.path, query: x.query, write: x.route.Kind == routes.Write,
+		path: x.path, raw: x.raw, query: x.query, write: x.route.Kind == routes.Write,
 	}, b))
 	if x.rec.status == 0 && x.rec.gone() {
 		return clientGone()

@@ -26,6 +26,7 @@ const (
 var forwarded = [...]string{
 	"Accept", "Accept-Encoding", "Cache-Control", "Content-Encoding", "Content-Type",
 	"If-None-Match", "Retry-Attempt", "Traceparent", "Tracestate", "User-Agent",
+	"X-Mimir-Ruler-Override-Namespace-Protection",
 	"X-Prometheus-Remote-Read-Version", "X-Prometheus-Remote-Write-Version",
 }
 
@@ -35,6 +36,7 @@ type grant struct {
 	limits    *limits.Limits
 	requestID string
 	path      string // of the request to the backend
+	raw       string // percent-encoded path; "" if it follows from path
 	query     string // canonical
 	write     bool
 }
@@ -42,7 +44,7 @@ type grant struct {
 // outgoing builds the request to the backend, for the proxy and for a handler in the same
 // process. Of the client's request, it copies only the method and the forwarded headers.
 func outgoing(r *http.Request, g *grant, b *body) *http.Request {
-	u := &url.URL{Path: g.path, RawQuery: g.query}
+	u := &url.URL{Path: g.path, RawPath: g.raw, RawQuery: g.query}
 	out := &http.Request{
 		Method: r.Method, URL: u, Host: "pallium",
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,

@@ -93,12 +93,12 @@ func newOwnHandlers() ownHandlers {
 }
 
 // serveBuildInfo responds as Prometheus does. Grafana takes a server with empty features
-// for Prometheus, and one with any feature for Mimir.
+// for Prometheus, and one with any feature for Mimir, whose API for rules it then uses.
 func (x *exchange) serveBuildInfo() *rejection {
 	return x.json(map[string]any{"status": "success", "data": map[string]any{
 		"application": "Pallium", "version": prometheusVersion, "palliumVersion": x.g.version.version, "revision": x.g.version.revision,
 		"branch": "", "buildUser": "", "buildDate": "", "goVersion": runtime.Version(),
-		"features": map[string]string{},
+		"features": map[string]string{"ruler_config_api": "true"},
 	}})
 }
 

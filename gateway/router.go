@@ -40,6 +40,8 @@ type router struct {
 	routes map[string]*boundRoute // by method and pattern
 	allow  map[string]string      // pattern → the Allow header
 	all    []string               // every method in the table
+
+	escaped []*boundRoute // matched by findEscaped
 }
 
 // newRouter checks the route table and binds the handlers to it.
@@ -54,6 +56,10 @@ func newRouter(table []routes.Route, own ownHandlers) (*router, error) {
 	seen := map[string]bool{}
 	for i := range table {
 		rt := &boundRoute{Route: table[i], open: own.open[table[i].Name], local: own.local[table[i].Name]}
+		if rt.Escaped() {
+			r.escaped = append(r.escaped, rt)
+			continue
+		}
 		for _, m := range rt.Methods {
 			for _, path := range rt.Paths {
 				r.mux.MethodFunc(m, path, func(http.ResponseWriter, *http.Request) {})
@@ -109,4 +115,21 @@ func (r *router) find(method, path string) (rt *boundRoute, upstream, allow stri
 		}
 	}
 	return nil, "", ""
+}
+
+// target returns the route of a request and the path to the backend, or rejects a path that proxies
+// could interpret in different ways.
+func (r *router) target(req *http.Request) (target, *rejection) {
+	if f := checkTarget(req); f != nil {
+		return target{}, f
+	}
+	if t, f, ok := r.findEscaped(req); ok {
+		return t, f
+	}
+	if f := checkPath(req); f != nil {
+		return target{}, f
+	}
+	var t target
+	t.route, t.path, t.allow = r.find(req.Method, req.URL.Path)
+	return t, nil
 }

@@ -124,7 +124,6 @@ var routeRows = []row{
 	{"healthy by HEAD", "HEAD /-/healthy", nil, "", 200, "", ""},
 	{"buildinfo", "GET /prometheus/api/v1/status/buildinfo", nil, "", 200, "", `"application":"Pallium"`},
 	{"unknown", "GET /nothing", bearer("$A"), "", 404, "", `"errorType":"not_found"`},
-	{"rule configuration is not supported", "GET /prometheus/config/v1/rules", bearer("$A"), "", 404, "", ""},
 	{"OTLP is not supported", "POST /otlp/v1/metrics", bearer("$A"), "x", 404, "", ""},
 	{"no catch-all", "GET /prometheus/api/v1/query/x", bearer("$A"), "", 404, "", ""},
 	{"trailing slash", "GET /prometheus/api/v1/query/?query=up", bearer("$A"), "", 404, "", ""},

@@ -58,7 +58,10 @@ type Options struct {
 	// Hold waits until a slot of queriers is free for a read that is not a query, and holds it
 	// until release, which may be called more than once. The read waits like an instant query if
 	// instant is set, otherwise like a range query; nil: such reads do not wait.
-	Hold     func(ctx context.Context, id tenant.ID, instant bool) (release func(), err error)
+	Hold func(ctx context.Context, id tenant.ID, instant bool) (release func(), err error)
+	// Handlers are handlers of other packages, by the names of their routes. They take precedence over
+	// the API's own, and get requests as they are.
+	Handlers map[string]http.HandlerFunc
 	Active   *active.Registry // nil: New creates one
 	Lookback time.Duration
 	// Features sets which PromQL features are enabled for a request's tenant; nil: none is.

@@ -15,7 +15,15 @@ import (
 // API, which serves the other routes.
 func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
 	counts := cardinality.New(cardinality.Options{Queryable: a.Queryable, Parser: a.parser, Head: a.Head, Now: a.Now})
+	noRules := NotServed("ruler")
 	return map[string]http.HandlerFunc{
+		"rule_namespaces":       noRules,
+		"rule_namespace":        noRules,
+		"rule_group":            noRules,
+		"set_rule_group":        noRules,
+		"delete_rule_namespace": noRules,
+		"delete_rule_group":     noRules,
+
 		"push":             a.push,
 		"query":            a.admitIf(a.evaluates, a.partial(prom)),
 		"query_range":      a.admitIf(a.evaluates, a.partial(prom)),
@@ -52,6 +60,7 @@ func (a *api) bind(r chi.Router, table []routes.Route) error {
 		prom = http.StripPrefix(routes.PrometheusAPI, own)
 	}
 	handlers := a.handlers(prom)
+	maps.Copy(handlers, a.Handlers)
 	var forwarded []routes.Route
 	for i := range table {
 		rt := &table[i]

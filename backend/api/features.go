@@ -20,6 +20,7 @@ func (a *api) features(w http.ResponseWriter, r *http.Request) {
 		a.Features(r.Context(), has)
 	}
 	apiFeatures(has, routes.Table())
+	has.Set(features.API, "ruler_config_api", a.Handlers["set_rule_group"] != nil)
 	writeJSON(w, http.StatusOK, map[string]any{"status": "success", "data": has.Get()})
 }
 

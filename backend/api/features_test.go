@@ -211,6 +211,11 @@ func works(at time.Time) map[string]func(*backend) bool {
 		"admin": func(b *backend) bool {
 			return receives("/admin/tsdb/snapshot")(b) && receives("/admin/tsdb/delete_series")(b) && receives("/admin/tsdb/clean_tombstones")(b)
 		},
+		// The handlers are those of package rulesapi; here are none.
+		"ruler_config_api": func(b *backend) bool {
+			w := do(b.h, as("a", httptest.NewRequest(http.MethodPost, "/prometheus/config/v1/rules/n", nil)))
+			return w.Code != http.StatusServiceUnavailable
+		},
 		// Answered by the gateway, whose tests call it.
 		"openapi_3.1": func(*backend) bool { return routeOf("/openapi.yaml") != nil },
 	}

@@ -2,7 +2,7 @@ package api
 
 import "net/http"
 
-// nothingOf returns a handler that responds with an empty list. There is no ruler yet, but clients
+// nothingOf returns a handler that responds with an empty list, for a process without a ruler: clients
 // such as Grafana request its lists and show an error after a 404.
 func nothingOf(list string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {

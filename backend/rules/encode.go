@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
 
@@ -13,19 +14,41 @@ import (
 // group.
 func Encode(g *Group) ([]byte, error) { return yaml.Marshal(groupNode(g)) }
 
-// EncodeNamespaces returns a YAML mapping of namespaces to lists of groups, in the order of the
-// groups, which must be sorted by namespace. It is {} without groups.
-func EncodeNamespaces(groups []Group) ([]byte, error) {
-	all := &yaml.Node{Kind: yaml.MappingNode}
-	var list *yaml.Node
-	for i := range groups {
-		if i == 0 || groups[i].Namespace != groups[i-1].Namespace {
-			list = &yaml.Node{Kind: yaml.SequenceNode}
-			all.Content = append(all.Content, textNode(groups[i].Namespace), list)
+// Listing is a YAML mapping of namespaces to lists of groups. It is built from the YAML of groups, so
+// that it does not need to understand all of them.
+type Listing struct {
+	out       bytes.Buffer
+	namespace string
+}
+
+// Add adds a group that Encode returned. Groups must be added sorted by namespace.
+func (l *Listing) Add(namespace, group string) error {
+	if l.out.Len() == 0 || namespace != l.namespace {
+		l.namespace = namespace
+		key, err := yaml.Marshal(textNode(namespace))
+		if err != nil {
+			return err
 		}
-		list.Content = append(list.Content, groupNode(&groups[i]))
+		l.out.Write(bytes.TrimRight(key, "\n"))
+		l.out.WriteString(":\n")
 	}
-	return yaml.Marshal(all)
+	prefix := "    - "
+	for line := range strings.Lines(group) {
+		if line != "\n" {
+			l.out.WriteString(prefix)
+		}
+		l.out.WriteString(line)
+		prefix = "      "
+	}
+	return nil
+}
+
+// Bytes returns the YAML, which is {} without groups.
+func (l *Listing) Bytes() []byte {
+	if l.out.Len() == 0 {
+		return []byte("{}\n")
+	}
+	return l.out.Bytes()
 }
 
 // The nodes are built here, because yaml.Marshal writes some multi-line strings so that they cannot

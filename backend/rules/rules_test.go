@@ -61,41 +61,41 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestEncodeNamespaces checks that a listing can be read as mimirtool reads it, whatever the names
-// are.
-func TestEncodeNamespaces(t *testing.T) {
-	if data, err := EncodeNamespaces(nil); err != nil || string(data) != "{}\n" {
-		t.Errorf("no groups: %q, %v", data, err)
+// TestListing checks that a listing can be read as mimirtool reads it, whatever the names and the
+// expressions are.
+func TestListing(t *testing.T) {
+	var l Listing
+	if got := string(l.Bytes()); got != "{}\n" {
+		t.Errorf("no groups: %q", got)
 	}
 	want := map[string][]Group{}
-	var all []Group
-	for _, n := range []string{" ", "1", "a/b", "true", "ä: ö", "~"} {
-		for _, g := range []string{"1", "null"} {
-			one := Group{Namespace: n, RuleGroup: rulefmt.RuleGroup{Name: g, Rules: []rulefmt.Rule{{Record: "a", Expr: "\n up\n"}}}}
-			all = append(all, one)
-			one.Namespace = ""
-			want[n] = append(want[n], one)
+	for _, n := range []string{" ", "- a", "...", "1", "? b", "a/b", "a: b # c", strings.Repeat("k", MaxName), "true", "{}", "|", "ä: ö", "~", "\u2028"} {
+		for _, e := range []string{"1", "null", "up\n", "sum(\n  up\n\n  > 1\n)\n", "\n up\n", "up\n\n", "\tup\nx", "a \nb"} {
+			g := Group{RuleGroup: rulefmt.RuleGroup{Name: e, Rules: []rulefmt.Rule{{Record: e, Expr: e}, {Alert: e, Expr: e, Annotations: map[string]string{e: e}}}}}
+			want[n] = append(want[n], g)
+			text, err := Encode(&g)
+			if err == nil {
+				err = l.Add(n, string(text))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	Sort(all)
-	data, err := EncodeNamespaces(all)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var got map[string][]Group
-	if err := Strict(data, &got); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("%s\nwas parsed as %+v, %v", data, got, err)
+	if err := Strict(l.Bytes(), &got); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%s\nwas parsed as %+v, %v", l.Bytes(), got, err)
 	}
 }
 
 // TestNames checks which names of namespaces and groups are valid.
 func TestNames(t *testing.T) {
-	for _, name := range []string{"a", "a/b", "a b", "100%", "%2F", "ä/ö", "a;b", "a?b", "a#b", "+", "...", strings.Repeat("a", MaxName)} {
+	for _, name := range []string{"a", "a/b", "a b", "100%", "%2F", "ä/ö", "a;b", "a?b", "a#b", "+", "...", "a..b/c", strings.Repeat("a", MaxName)} {
 		if err := CheckName("namespace", name); err != nil {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	for name, want := range map[string]string{"": "empty", ".": "not allowed", "..": "not allowed", "a\x00": "control", "a\n": "control", "\x7f": "control",
+	for name, want := range map[string]string{"": "empty", ".": "contains . or ..", "..": "contains . or ..", "../..": "contains . or ..", "a/./b": "contains . or ..", "a\x00": "control", "a\n": "control", "\x7f": "control",
 		"\u0085": "control", "\xff": "UTF-8", strings.Repeat("a", MaxName+1): "257 bytes"} {
 		if err := CheckName("namespace", name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", name, err, want)

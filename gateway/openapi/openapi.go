@@ -34,7 +34,9 @@ func Document(table []routes.Route, version string) ([]byte, error) {
 		rt := &table[i]
 		op := all[rt.Name]
 		for n, path := range rt.Paths {
-			d.Paths[path] = map[string]*operation{}
+			if d.Paths[path] == nil {
+				d.Paths[path] = map[string]*operation{}
+			}
 			for _, method := range rt.Methods {
 				d.Paths[path][strings.ToLower(method)] = newOperation(rt, &op, method, n)
 			}
@@ -63,6 +65,12 @@ func newOperation(rt *routes.Route, d *description, method string, n int) *opera
 	if strings.Contains(rt.Paths[n], "{name}") {
 		op.Parameters = append(op.Parameters, parameter{Name: "name", In: "path", Required: true, Schema: &schema{Type: "string"},
 			Description: "A label name. Names that are not ASCII letters, digits and underscores may be escaped as U__..., as Prometheus does."})
+	}
+	for _, name := range []string{"namespace", "group"} {
+		if strings.Contains(rt.Paths[n], "{"+name+"}") {
+			op.Parameters = append(op.Parameters, parameter{Name: name, In: "path", Required: true, Schema: &schema{Type: "string"},
+				Description: "Name of the " + name + ", as one percent-encoded segment: a slash in it is %2F."})
+		}
 	}
 	if d.body != "" {
 		op.Body = &body{Required: true, Content: content(d.body, &schema{Type: "string", Format: "binary"})}
@@ -114,7 +122,10 @@ func responses(rt *routes.Route, d *description) map[string]response {
 		success.Content[media] = mediaType{Schema: s}
 	}
 	code := "200"
-	if len(d.answers) == 0 {
+	switch {
+	case d.accepted:
+		code = "202"
+	case len(d.answers) == 0:
 		code = "204"
 	}
 	wrong := "#/components/responses/Error"

@@ -7,6 +7,7 @@ type description struct {
 	body       string     // media type of a body that is not a form
 	answers    []string   // media types of a successful response; none: 204
 	envelope   bool       // the JSON has Prometheus' status and data
+	accepted   bool       // a successful response has the status 202
 }
 
 // argument is a parameter of a query string or a form.
@@ -52,6 +53,11 @@ func ndjson(summary string, arguments ...argument) description {
 // text returns the description of a route that responds with a line of text.
 func text(summary string) description {
 	return description{summary: summary, answers: []string{"text/plain"}}
+}
+
+// yamlText returns the description of a route that responds with YAML.
+func yamlText(summary string) description {
+	return description{summary: summary, answers: []string{"application/yaml"}}
 }
 
 // operations returns the descriptions by the names of routes.
@@ -106,9 +112,17 @@ func operations() map[string]description {
 		"search_label_values": ndjson("Search the values of a label.", append([]argument{label.needed()}, searching...)...),
 		"federate": {summary: "The current samples of series, for another Prometheus to scrape.", parameters: []argument{match.needed()},
 			answers: []string{"text/plain", protobufDelimited}},
-		"features":    json("List the features of this server that work."),
-		"rules":       json("List rules. The list is empty: there is no ruler yet."),
-		"alerts":      json("List active alerts. The list is empty: there is no ruler yet."),
+		"features": json("List the features of this server that work."),
+		"rules":    json("List rules with their state."),
+		"alerts":   json("List active alerts."),
+
+		"rule_namespaces":       yamlText("List the groups of rules of all namespaces."),
+		"rule_namespace":        yamlText("List the groups of rules of a namespace."),
+		"rule_group":            yamlText("Read a group of rules."),
+		"set_rule_group":        {summary: "Create or replace a group of rules.", body: "application/yaml", answers: []string{"application/json"}, accepted: true, envelope: true},
+		"delete_rule_namespace": {summary: "Delete all groups of rules of a namespace.", answers: []string{"application/json"}, accepted: true, envelope: true},
+		"delete_rule_group":     {summary: "Delete a group of rules.", answers: []string{"application/json"}, accepted: true, envelope: true},
+
 		"openapi":     {summary: "This document.", answers: []string{"application/yaml"}},
 		"buildinfo":   json("Version of the server."),
 		"user_limits": {summary: "The tenant's limits.", answers: []string{"application/json"}},

@@ -11,7 +11,7 @@ import (
 // Check returns an error if the table is invalid: if columns are missing or contradict
 // each other, or if two routes match the same path.
 func Check(table []Route) error {
-	names, paths := map[string]bool{}, []string{}
+	names, paths := map[string]bool{}, []methodPath{}
 	for i := range table {
 		r := &table[i]
 		if err := checkRoute(r); err != nil {
@@ -23,14 +23,29 @@ func Check(table []Route) error {
 		names[r.Name] = true
 		for _, p := range r.Paths {
 			for _, other := range paths {
-				if overlap(p, other) {
-					return fmt.Errorf("routes %s and %s overlap", other, p)
+				if other.conflicts(r.Methods, p) {
+					return fmt.Errorf("routes %s and %s overlap", other.path, p)
 				}
 			}
-			paths = append(paths, p)
+			paths = append(paths, methodPath{r.Methods, p})
 		}
 	}
 	return nil
+}
+
+// methodPath is a path of a route with the route's methods.
+type methodPath struct {
+	methods []string
+	path    string
+}
+
+// conflicts reports whether a request can match both paths. Two routes may have the same path if they
+// have no common method.
+func (m methodPath) conflicts(methods []string, path string) bool {
+	if m.path == path && !slices.ContainsFunc(methods, func(s string) bool { return slices.Contains(m.methods, s) }) {
+		return false
+	}
+	return overlap(m.path, path)
 }
 
 func checkRoute(r *Route) error {
@@ -57,7 +72,8 @@ func checkRoute(r *Route) error {
 	return nil
 }
 
-// param is the only parameter that a path may contain; it is one segment.
+// param is a parameter that a path may contain; it is one segment. Paths with it are matched decoded, see
+// Escaped for the others.
 const param = "{name}"
 
 // checkPath checks one path of a route against its first path.
@@ -65,16 +81,19 @@ func checkPath(path, first string) error {
 	if !strings.HasPrefix(path, "/") || strings.Contains(path, "*") {
 		return errors.New("is not an exact path")
 	}
-	n := 0
 	for _, s := range segments(path) {
-		if s == param {
-			n++
-		} else if strings.ContainsAny(s, "{}") {
-			return errors.New("has a parameter other than " + param)
+		if !isParam(s) && strings.ContainsAny(s, "{}") {
+			return errors.New("has a parameter other than " + param + ", " + paramNamespace + " and " + paramGroup)
 		}
 	}
-	if n > 1 || n != strings.Count(first, param) {
-		return errors.New("must contain " + param + " once if the first path of the route contains it, and not otherwise")
+	for _, p := range []string{param, paramNamespace, paramGroup} {
+		if n := strings.Count(path, p); n > 1 || n != strings.Count(first, p) {
+			return errors.New("must contain " + p + " once if the first path of the route contains it, and not otherwise")
+		}
+	}
+	name, namespace, group := strings.Contains(path, param), strings.Index(path, paramNamespace), strings.Index(path, paramGroup)
+	if name && namespace >= 0 || group >= 0 && (namespace < 0 || group < namespace) {
+		return errors.New("must contain " + param + " alone, and " + paramGroup + " only after " + paramNamespace)
 	}
 	return nil
 }
@@ -101,7 +120,7 @@ func overlap(a, b string) bool {
 		return false
 	}
 	for i := range as {
-		if as[i] != bs[i] && as[i] != param && bs[i] != param {
+		if as[i] != bs[i] && !isParam(as[i]) && !isParam(bs[i]) {
 			return false
 		}
 	}

@@ -70,7 +70,7 @@ const PrometheusAPI = "/prometheus/api/v1"
 type Route struct {
 	Name    string // unique; binds the handler, and is used in metrics and logs
 	Methods []string
-	Paths   []string     // exact, except that {name} matches one segment; the first one is the backend's
+	Paths   []string     // exact, except that a parameter matches one segment; the first one is the backend's
 	Scope   tenant.Scope // required of the credential; "" for open routes
 	Kind    Kind
 	Cost    Cost
@@ -78,14 +78,14 @@ type Route struct {
 }
 
 // Upstream returns the path of the request to the backend, for all paths of the route. It
-// contains {name} if the client's path does.
+// contains the parameters of the client's path.
 func (r *Route) Upstream() string { return r.Paths[0] }
 
 // Table returns all routes, in the order of the documentation.
 func Table() []Route {
 	get, post := []string{http.MethodGet}, []string{http.MethodPost}
 	getPost, getHead := []string{http.MethodGet, http.MethodPost}, []string{http.MethodGet, http.MethodHead}
-	postPut := []string{http.MethodPost, http.MethodPut}
+	postPut, remove := []string{http.MethodPost, http.MethodPut}, []string{http.MethodDelete}
 	return []Route{
 		{"push", post, pushPaths(), tenant.MetricsWrite, Write, Samples, Backend},
 
@@ -114,6 +114,12 @@ func Table() []Route {
 		{"features", getPost, query("features"), tenant.MetricsRead, Read, Query, Backend},
 		{"rules", get, query("rules"), tenant.MetricsRead, Read, Slot, Backend},
 		{"alerts", get, query("alerts"), tenant.MetricsRead, Read, Slot, Backend},
+		{"rule_namespaces", get, ruleConfig(""), tenant.RulesRead, Read, Slot, Backend},
+		{"rule_namespace", get, ruleConfig("/{namespace}"), tenant.RulesRead, Read, Slot, Backend},
+		{"rule_group", get, ruleConfig("/{namespace}/{group}"), tenant.RulesRead, Read, Slot, Backend},
+		{"set_rule_group", post, ruleConfig("/{namespace}"), tenant.RulesWrite, Read, Slot, Backend},
+		{"delete_rule_namespace", remove, ruleConfig("/{namespace}"), tenant.RulesWrite, Read, Slot, Backend},
+		{"delete_rule_group", remove, ruleConfig("/{namespace}/{group}"), tenant.RulesWrite, Read, Slot, Backend},
 		{"openapi", get, query("openapi.yaml"), tenant.MetricsRead, Local, Request, Gateway},
 		{"buildinfo", get, query("status/buildinfo"), "", Open, Free, Gateway},
 
@@ -134,6 +140,12 @@ func pushPaths() []string {
 // Cortex.
 func query(path string) []string {
 	return []string{PrometheusAPI + "/" + path, "/api/prom/api/v1/" + path}
+}
+
+// ruleConfig returns the paths of a route of the configuration of rules: Mimir's, the same below the
+// old prefix, and Cortex's.
+func ruleConfig(path string) []string {
+	return []string{"/prometheus/config/v1/rules" + path, "/api/prom/config/v1/rules" + path, "/api/v1/rules" + path, "/api/prom/rules" + path}
 }
 
 // segments splits a path at its slashes.

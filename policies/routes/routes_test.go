@@ -42,7 +42,14 @@ func TestRouteTable(t *testing.T) {
 		{"parameters apart", paths("/{name}/b", "/a/{name}/c"), ""},
 		{"wildcard", paths("/a/*"), "exact"},
 		{"relative", paths("a"), "exact"},
-		{"another parameter", paths("/a/{group}"), "a parameter other than"},
+		{"another parameter", paths("/a/{tenant}"), "a parameter other than"},
+		{"group without namespace", paths("/a/{group}"), "only after"},
+		{"group before namespace", paths("/a/{group}/{namespace}"), "only after"},
+		{"name and namespace", paths("/{name}/{namespace}"), "alone"},
+		{"namespace and group", paths("/a/{namespace}/{group}", "/a/{namespace}"), ""},
+		{"a namespace that the backend lacks", one(func(r *Route) { r.Paths = []string{"/a", "/b/{namespace}"} }), "once"},
+		{"two methods of one path", append(paths("/a"), one(func(r *Route) { r.Name, r.Paths, r.Methods = "b", []string{"/a"}, []string{"POST"} })...), ""},
+		{"two methods of overlapping paths", append(paths("/a"), one(func(r *Route) { r.Name, r.Paths, r.Methods = "b", []string{"/{name}"}, []string{"POST"} })...), "overlap"},
 		{"half a parameter", paths("/a/x{name}"), "a parameter other than"},
 		{"two parameters", paths("/{name}/{name}"), "once"},
 		{"a parameter that the backend lacks", one(func(r *Route) { r.Paths = []string{"/a", "/b/{name}"} }), "once"},
@@ -121,6 +128,26 @@ func TestCheckHandlers(t *testing.T) {
 		}
 		if err.Error() != tt.err {
 			t.Errorf("%s: %q, want %q", tt.handlers, err, tt.err)
+		}
+	}
+}
+
+// TestMatch checks that values of parameters are taken from the encoded path as they are.
+func TestMatch(t *testing.T) {
+	const pattern = "/r/{namespace}/{group}"
+	for path, want := range map[string]string{
+		"/r/a/b": "a b", "/r/a%2Fb/%2e%2e": "a%2Fb %2e%2e", "/r//": " ", "/r/a": "no", "/r/a/b/c": "no", "/R/a/b": "no", "/%72/a/b": "no", "r/a/b": "no",
+	} {
+		values, ok := Match(pattern, path)
+		got := strings.Join(values, " ")
+		if !ok {
+			got = "no"
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+		if ok && Fill(pattern, values) != path {
+			t.Errorf("%s: filled as %s", path, Fill(pattern, values))
 		}
 	}
 }

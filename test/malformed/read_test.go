@@ -94,7 +94,7 @@ func edgeRows(b *bench) []row {
 		{name: "several tenants", key: b.team, headers: "X-Scope-OrgID: team|X-Scope-OrgID: tight", url: e + ok, code: 400, says: "X-Scope-Orgid|repeated"},
 		{name: "tenant twice in one", key: b.team, headers: "X-Scope-OrgID: team;tight", url: e + ok, code: 400, says: ""},
 		{name: "unknown path", key: b.team, url: e + "/prometheus/api/v1/nothing", code: 404, says: "nothing at this path"},
-		{name: "a path that is not implemented yet", key: b.team, url: e + "/prometheus/config/v1/rules", code: 404, says: "nothing at this path"},
+		{name: "rules without the scope", key: b.readOnly, url: e + "/prometheus/config/v1/rules", code: 403, says: "rules:read"},
 		{name: "the admin API at the edge", key: b.team, url: e + "/admin/v1/tenants", code: 404, says: "on the admin listener"},
 		{name: "double slash", key: b.team, url: e + "//prometheus/api/v1/query", code: 400, says: "canonical"},
 		{name: "encoded slash", key: b.team, url: e + "/prometheus%2fapi/v1/query", code: 400, says: "canonical"},

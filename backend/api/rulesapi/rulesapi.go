@@ -1,0 +1,152 @@
+// Package rulesapi is the HTTP API with which tenants configure their rules: that of Mimir, which is
+// also Cortex's except for the paths. docs/ruler.md describes it.
+package rulesapi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/memory"
+	"github.com/palliumhq/pallium/backend/rules"
+	"github.com/palliumhq/pallium/backend/switches"
+	"github.com/palliumhq/pallium/policies/limits"
+	"github.com/palliumhq/pallium/policies/routes"
+)
+
+// HeaderOverride is the header of a change of a protected namespace. It contains the namespace, or several
+// separated by commas.
+const HeaderOverride = "X-Mimir-Ruler-Override-Namespace-Protection"
+
+// MaxTenantBytes is the greatest size of all groups of a tenant as YAML. They are in one row, and a
+// listing has them in memory.
+const MaxTenantBytes = 32 << 20
+
+// Store has the rules of tenants. It is implemented by index.Rules.
+type Store interface {
+	List(ctx context.Context, t tenant.ID) (index.RuleSet, error)
+	Get(ctx context.Context, t tenant.ID, namespace, name string) (g index.RuleGroup, ok bool, err error)
+	Put(ctx context.Context, t tenant.ID, g index.RuleGroup, check func(index.RuleSet) error) error
+	Delete(ctx context.Context, t tenant.ID, namespace, name string) (bool, error)
+	DeleteNamespace(ctx context.Context, t tenant.ID, namespace string) (bool, error)
+}
+
+// Options configures the API.
+type Options struct {
+	Store   Store
+	Parsers switches.Parsers
+	Limits  func(tenant.ID) limits.Limits
+	Memory  *memory.Account // nil: the memory of requests is not accounted for
+	Changed func(tenant.ID) // called after each change; nil: nothing is
+	Logger  *slog.Logger    // nil: nothing is logged
+}
+
+type api struct{ Options }
+
+// New returns the handlers of the API by the names of their routes.
+func New(o Options) map[string]http.HandlerFunc {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Changed == nil {
+		o.Changed = func(tenant.ID) {}
+	}
+	a := &api{o}
+	handlers := map[string]http.HandlerFunc{}
+	table := routes.Table()
+	for name, serve := range map[string]func(*exchange) error{
+		"rule_namespaces":       a.list,
+		"rule_namespace":        a.listNamespace,
+		"rule_group":            a.get,
+		"set_rule_group":        a.set,
+		"delete_rule_namespace": a.deleteNamespace,
+		"delete_rule_group":     a.deleteGroup,
+	} {
+		i := slices.IndexFunc(table, func(r routes.Route) bool { return r.Name == name })
+		handlers[name] = a.handler(table[i].Upstream(), serve)
+	}
+	return handlers
+}
+
+// exchange is a request with what handlers need of it.
+type exchange struct {
+	w                http.ResponseWriter
+	r                *http.Request
+	tenant           tenant.ID
+	limits           *limits.Limits
+	memory           *memory.Holding
+	namespace, group string // from the path
+}
+
+// handler returns the handler of a route with the path pattern.
+func (a *api) handler(pattern string, serve func(*exchange) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		access, err := tenant.FromContext(r.Context())
+		if err != nil {
+			writeError(w, http.StatusUnauthorized, "unauthorized", err.Error())
+			return
+		}
+		lim := a.Limits(access.Tenant)
+		h := a.Memory.Begin(memory.Request{Tenant: access.Tenant, Limit: lim.MaxMemoryBytes})
+		defer h.Close()
+		ctx, cancel := context.WithCancelCause(memory.NewContext(r.Context(), h))
+		defer cancel(nil)
+		h.OnEnd(cancel)
+		x := &exchange{w: w, r: r.WithContext(ctx), tenant: access.Tenant, limits: &lim, memory: h}
+		if err = x.parse(pattern); err == nil {
+			err = serve(x)
+		}
+		if err != nil {
+			a.fail(x, err)
+		}
+	}
+}
+
+// parse sets the namespace and the group from the path. Each is decoded exactly once.
+func (x *exchange) parse(pattern string) error {
+	values, ok := routes.Match(pattern, x.r.URL.EscapedPath())
+	if !ok {
+		return statusError{http.StatusNotFound, "not_found", "there is nothing at this path"}
+	}
+	for i, into := range []*string{&x.namespace, &x.group}[:len(values)] {
+		name, err := url.PathUnescape(values[i])
+		if err == nil {
+			err = rules.CheckName([]string{"namespace", "group"}[i], name)
+		}
+		if err != nil {
+			return badRequest(err.Error())
+		}
+		*into = name
+	}
+	return nil
+}
+
+// override reports whether the request may change a protected namespace.
+func (x *exchange) override() bool {
+	for _, list := range x.r.Header.Values(HeaderOverride) {
+		if list == x.namespace {
+			return true
+		}
+		for one := range strings.SplitSeq(list, ",") {
+			if strings.TrimSpace(one) == x.namespace {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// checkProtection returns an error if the namespace is protected and the request does not override that.
+func (x *exchange) checkProtection() error {
+	if !slices.Contains(limits.Lines(x.limits.ProtectedRuleNamespaces), x.namespace) || x.override() {
+		return nil
+	}
+	return statusError{http.StatusForbidden, "forbidden", fmt.Sprintf(
+		"namespace %q is protected (limit protected_rule_namespaces): send the header %s with the namespace to change it", x.namespace, HeaderOverride)}
+}
