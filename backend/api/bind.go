@@ -23,6 +23,9 @@ func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
 		"set_rule_group":        noRules,
 		"delete_rule_namespace": noRules,
 		"delete_rule_group":     noRules,
+		"start_rule_backfill":   noRules,
+		"rule_backfill":         noRules,
+		"delete_rule_backfill":  noRules,
 
 		"push":             a.push,
 		"query":            a.admitIf(a.evaluates, a.partial(prom)),

@@ -1,5 +1,7 @@
 package openapi
 
+import "maps"
+
 // description has the properties of a route that are not in the route table.
 type description struct {
 	summary    string
@@ -62,6 +64,13 @@ func yamlText(summary string) description {
 
 // operations returns the descriptions by the names of routes.
 func operations() map[string]description {
+	out := ruleOperations()
+	maps.Copy(out, otherOperations())
+	return out
+}
+
+// otherOperations returns the descriptions of the routes that are not about rules.
+func otherOperations() map[string]description {
 	var (
 		query   = argument{name: "query", text: "PromQL expression."}
 		start   = argument{name: "start", text: "Start of the range: Unix seconds or RFC 3339."}
@@ -113,15 +122,6 @@ func operations() map[string]description {
 		"federate": {summary: "The current samples of series, for another Prometheus to scrape.", parameters: []argument{match.needed()},
 			answers: []string{"text/plain", protobufDelimited}},
 		"features": json("List the features of this server that work."),
-		"rules":    json("List rules with their state."),
-		"alerts":   json("List active alerts."),
-
-		"rule_namespaces":       yamlText("List the groups of rules of all namespaces."),
-		"rule_namespace":        yamlText("List the groups of rules of a namespace."),
-		"rule_group":            yamlText("Read a group of rules."),
-		"set_rule_group":        {summary: "Create or replace a group of rules.", body: "application/yaml", answers: []string{"application/json"}, accepted: true, envelope: true},
-		"delete_rule_namespace": {summary: "Delete all groups of rules of a namespace.", answers: []string{"application/json"}, accepted: true, envelope: true},
-		"delete_rule_group":     {summary: "Delete a group of rules.", answers: []string{"application/json"}, accepted: true, envelope: true},
 
 		"openapi":     {summary: "This document.", answers: []string{"application/yaml"}},
 		"buildinfo":   json("Version of the server."),

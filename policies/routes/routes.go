@@ -120,6 +120,9 @@ func Table() []Route {
 		{"set_rule_group", post, ruleConfig("/{namespace}"), tenant.RulesWrite, Read, Slot, Backend},
 		{"delete_rule_namespace", remove, ruleConfig("/{namespace}"), tenant.RulesWrite, Read, Slot, Backend},
 		{"delete_rule_group", remove, ruleConfig("/{namespace}/{group}"), tenant.RulesWrite, Read, Slot, Backend},
+		{"start_rule_backfill", post, ruleConfig("/{namespace}/{group}/backfill"), tenant.RulesWrite, Read, Slot, Backend},
+		{"rule_backfill", get, ruleConfig("/{namespace}/{group}/backfill"), tenant.RulesRead, Read, Slot, Backend},
+		{"delete_rule_backfill", remove, ruleConfig("/{namespace}/{group}/backfill"), tenant.RulesWrite, Read, Slot, Backend},
 		{"openapi", get, query("openapi.yaml"), tenant.MetricsRead, Local, Request, Gateway},
 		{"buildinfo", get, query("status/buildinfo"), "", Open, Free, Gateway},
 

@@ -10,11 +10,13 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/rules"
+	"github.com/palliumhq/pallium/backend/rulestate"
 	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
 	"github.com/palliumhq/pallium/policies/routes"
@@ -37,9 +39,22 @@ type Store interface {
 	DeleteNamespace(ctx context.Context, t tenant.ID, namespace string) (bool, error)
 }
 
+// Backfills has the backfills of tenants. It is implemented by index.Rules.
+type Backfills interface {
+	StartBackfill(ctx context.Context, b *index.Backfill) error
+	Backfill(ctx context.Context, t tenant.ID, namespace, group string) (b index.Backfill, ok bool, err error)
+	DeleteBackfill(ctx context.Context, t tenant.ID, namespace, group string) (bool, error)
+}
+
 // Options configures the API.
 type Options struct {
-	Store   Store
+	Store     Store
+	Backfills Backfills
+	// BackfillStarted is called after a backfill was started; nil: nothing is.
+	BackfillStarted func()
+	// States returns the groups of a tenant that rulers report. If a ruler does not answer, its groups are missing.
+	States  func(context.Context, tenant.ID) ([]rulestate.Group, error)
+	Now     func() time.Time
 	Parsers switches.Parsers
 	Limits  func(tenant.ID) limits.Limits
 	Memory  *memory.Account // nil: the memory of requests is not accounted for
@@ -57,6 +72,9 @@ func New(o Options) map[string]http.HandlerFunc {
 	if o.Changed == nil {
 		o.Changed = func(tenant.ID) {}
 	}
+	if o.BackfillStarted == nil {
+		o.BackfillStarted = func() {}
+	}
 	a := &api{o}
 	handlers := map[string]http.HandlerFunc{}
 	table := routes.Table()
@@ -67,6 +85,11 @@ func New(o Options) map[string]http.HandlerFunc {
 		"set_rule_group":        a.set,
 		"delete_rule_namespace": a.deleteNamespace,
 		"delete_rule_group":     a.deleteGroup,
+		"start_rule_backfill":   a.startBackfill,
+		"rule_backfill":         a.getBackfill,
+		"delete_rule_backfill":  a.deleteBackfill,
+		"rules":                 a.rules,
+		"alerts":                a.alerts,
 	} {
 		i := slices.IndexFunc(table, func(r routes.Route) bool { return r.Name == name })
 		handlers[name] = a.handler(table[i].Upstream(), serve)

@@ -174,9 +174,12 @@ func (a *api) changed(x *exchange, err error) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(x.w, http.StatusAccepted, `{"status":"success","data":null,"errorType":"","error":""}`)
+	writeJSON(x.w, http.StatusAccepted, succeeded)
 	return nil
 }
+
+// succeeded is the response to a change, as in Mimir.
+const succeeded = `{"status":"success","data":null,"errorType":"","error":""}`
 
 // statusError is an error whose text is for the tenant.
 type statusError struct {

@@ -1,0 +1,168 @@
+package rulesapi
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/rules"
+	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// progress is a backfill in responses.
+type progress struct {
+	Namespace string    `json:"namespace"`
+	Group     string    `json:"group"`
+	State     string    `json:"state"` // running, done or failed
+	Start     time.Time `json:"start"`
+	End       time.Time `json:"end"`
+	Done      float64   `json:"done"` // part of the time that is complete, from 0 to 1
+	Samples   int64     `json:"samples"`
+	Failed    int64     `json:"failedEvaluations"`
+	Error     string    `json:"error,omitempty"`
+	Created   time.Time `json:"created"`
+	Updated   time.Time `json:"updated"`
+}
+
+func progressOf(b *index.Backfill) progress {
+	p := progress{Namespace: b.Namespace, Group: b.Group, State: map[schema.BackfillState]string{schema.BackfillRunning: "running",
+		schema.BackfillDone: "done", schema.BackfillFailed: "failed"}[b.State],
+		Start: time.UnixMilli(b.Start).UTC(), End: time.UnixMilli(b.End).UTC(), Samples: b.Samples, Failed: b.Failed, Error: b.Error,
+		Created: time.UnixMilli(b.Created).UTC(), Updated: time.UnixMilli(b.Updated).UTC()}
+	if span := b.End - b.Start; span > 0 {
+		p.Done = max(0, min(1, float64(b.Done-b.Start)/float64(span)))
+	}
+	if b.State == schema.BackfillDone {
+		p.Done = 1
+	}
+	return p
+}
+
+// startBackfill starts the evaluation of the recording rules of a group for a time in the past.
+func (a *api) startBackfill(x *exchange) error {
+	b, err := a.newBackfill(x)
+	if err != nil {
+		return err
+	}
+	g, ok, err := a.Store.Get(x.r.Context(), x.tenant, x.namespace, x.group)
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		return errNoGroup
+	}
+	d, err := rules.Stored(x.namespace, []byte(g.YAML))
+	if err != nil {
+		return err
+	}
+	recording := false
+	for i := range d.Rules {
+		recording = recording || d.Rules[i].Record != ""
+	}
+	if !recording {
+		return badRequest("the group has no recording rules: only those can be evaluated for the past")
+	}
+	err = a.Backfills.StartBackfill(x.r.Context(), b)
+	if errors.Is(err, index.ErrBackfillRuns) {
+		return statusError{http.StatusConflict, "conflict", "a backfill of this group is running: wait until it has ended, or delete it"}
+	}
+	if err != nil {
+		return err
+	}
+	a.BackfillStarted()
+	return writeDataAs(x.w, http.StatusAccepted, progressOf(b))
+}
+
+// maxForm is the maximum size of a form in bytes.
+const maxForm = 64 << 10
+
+// newBackfill returns a backfill with the parameters start and end.
+func (a *api) newBackfill(x *exchange) (*index.Backfill, error) {
+	x.r.Body = http.MaxBytesReader(x.w, x.r.Body, maxForm)
+	if err := x.r.ParseForm(); err != nil {
+		return nil, badRequest(fmt.Sprintf("parse the parameters of the request: %v", err))
+	}
+	form := x.r.Form
+	now := a.Now()
+	start, err := parseTime("start", form.Get("start"), time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	end, err := parseTime("end", form.Get("end"), now)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case start.IsZero():
+		return nil, badRequest("parameter start is missing: it must be the first time to evaluate, such as 2026-01-02T15:04:05Z or Unix seconds")
+	case end.After(now):
+		return nil, badRequest(fmt.Sprintf("parameter end is %s, which is in the future", end.UTC().Format(time.RFC3339)))
+	case !start.Before(end):
+		return nil, badRequest("parameter start must be before end")
+	}
+	if err := x.checkAge(now.Sub(start)); err != nil {
+		return nil, err
+	}
+	return &index.Backfill{Tenant: x.tenant, Namespace: x.namespace, Group: x.group,
+		Backfill: schema.Backfill{Start: start.UnixMilli(), End: end.UnixMilli(), Done: start.UnixMilli() - 1}}, nil
+}
+
+// checkAge returns an error if samples of this age would be rejected.
+func (x *exchange) checkAge(age time.Duration) error {
+	for limit, most := range map[string]time.Duration{"past_grace": time.Duration(x.limits.PastGrace), "retention": time.Duration(x.limits.Retention)} {
+		if most > 0 && age > most {
+			return badRequest(fmt.Sprintf("parameter start is %s ago, and samples older than the limit %s, %s, are rejected: "+
+				"use a later start, or ask the administrator for a higher limit", limits.Duration(age.Round(time.Second)), limit, limits.Duration(most)))
+		}
+	}
+	return nil
+}
+
+// parseTime parses a time as Prometheus' API does: RFC 3339, or Unix seconds with a fraction.
+func parseTime(name, text string, missing time.Time) (time.Time, error) {
+	if text == "" {
+		return missing, nil
+	}
+	const most = 1 << 40 // seconds
+	if s, err := strconv.ParseFloat(text, 64); err == nil && math.Abs(s) < most {
+		return time.UnixMilli(int64(math.Round(s * 1000))), nil
+	}
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return t, badRequest(fmt.Sprintf("parameter %s is %.40q: it must be a time such as 2026-01-02T15:04:05Z, or Unix seconds", name, text))
+	}
+	return t, nil
+}
+
+var errNoBackfill = statusError{http.StatusNotFound, "not_found", "the group has no backfill"}
+
+// getBackfill responds with the progress of a backfill.
+func (a *api) getBackfill(x *exchange) error {
+	b, ok, err := a.Backfills.Backfill(x.r.Context(), x.tenant, x.namespace, x.group)
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		return errNoBackfill
+	}
+	return writeDataAs(x.w, http.StatusOK, progressOf(&b))
+}
+
+// deleteBackfill deletes a backfill. One that is running stops before its next block; what it has written
+// stays.
+func (a *api) deleteBackfill(x *exchange) error {
+	found, err := a.Backfills.DeleteBackfill(x.r.Context(), x.tenant, x.namespace, x.group)
+	switch {
+	case err != nil:
+		return err
+	case !found:
+		return errNoBackfill
+	}
+	writeJSON(x.w, http.StatusAccepted, succeeded)
+	return nil
+}

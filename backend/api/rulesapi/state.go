@@ -1,0 +1,152 @@
+package rulesapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	promrules "github.com/prometheus/prometheus/rules"
+
+	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/regexsize"
+	"github.com/palliumhq/pallium/backend/rules"
+	"github.com/palliumhq/pallium/backend/rulestate"
+	"github.com/palliumhq/pallium/backend/switches"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// notReported is the error of a rule whose group no ruler reports.
+const notReported = "no ruler reports this group: it is about to be evaluated for the first time, it moves between rulers, " +
+	"or no ruler is running"
+
+// settled is the age of a group from which on a ruler must have read it.
+const settled = time.Minute
+
+// groups returns the state of all stored groups of the tenant: what rulers report, and the state unknown for the
+// others, so that an answer is never silently shorter. silent is the number of groups with alerting rules
+// that no ruler reports although they are not new.
+func (a *api) groups(x *exchange) (out []rulestate.Group, silent int, err error) {
+	set, err := a.Store.List(x.r.Context(), x.tenant)
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := x.memory.Take(listFactor * size(set)); err != nil {
+		return nil, 0, err
+	}
+	var reported []rulestate.Group
+	if len(set.Groups) > 0 {
+		if reported, err = a.States(x.r.Context(), x.tenant); err != nil {
+			return nil, 0, err
+		}
+	}
+	type key struct{ namespace, name string }
+	at := make(map[key]*rulestate.Group, len(reported))
+	for i := range reported {
+		at[key{reported[i].File, reported[i].Name}] = &reported[i]
+	}
+	out = make([]rulestate.Group, 0, len(set.Groups))
+	for i := range set.Groups {
+		g := &set.Groups[i]
+		if state := at[key{g.Namespace, g.Name}]; state != nil {
+			out = append(out, *state)
+			continue
+		}
+		state, alerting := unknown(g)
+		if alerting && a.Now().Sub(time.UnixMilli(g.Written)) > settled {
+			silent++
+		}
+		out = append(out, state)
+	}
+	rulestate.Sort(out)
+	return out, silent, nil
+}
+
+// unknown returns the state of a group that no ruler reports, and whether it has alerting rules.
+func unknown(g *index.RuleGroup) (state rulestate.Group, alerting bool) {
+	state = rulestate.Group{Name: g.Name, File: g.Namespace, Rules: []rulestate.Rule{}}
+	d, err := rules.Stored(g.Namespace, []byte(g.YAML))
+	if g.Err != nil {
+		err = g.Err
+	}
+	if err != nil {
+		state.Rules = append(state.Rules, rulestate.Rule{Name: g.Name, Type: rulestate.Recording, Health: "err", LastError: err.Error()})
+		return state, true
+	}
+	state.Interval, state.Limit = time.Duration(d.Interval).Seconds(), d.Limit
+	for i := range d.Rules {
+		r := &d.Rules[i]
+		rule := rulestate.Rule{Name: r.Record, Query: r.Expr, Labels: promrules.FromMaps(d.Labels, r.Labels), Type: rulestate.Recording,
+			Health: rulestate.Unknown, LastError: notReported}
+		if r.Alert != "" {
+			alerting = true
+			rule.Name, rule.Type, rule.State, rule.Alerts = r.Alert, rulestate.Alerting, rulestate.Unknown, []rulestate.Alert{}
+			rule.Duration, rule.KeepFiringFor = time.Duration(r.For).Seconds(), time.Duration(r.KeepFiringFor).Seconds()
+			rule.Annotations = labels.FromMap(r.Annotations)
+		}
+		state.Rules = append(state.Rules, rule)
+	}
+	return state, alerting
+}
+
+// rules responds with the state of rules, as Prometheus does.
+func (a *api) rules(x *exchange) error {
+	parser := a.Parsers(switches.Of(x.limits))
+	request, err := rulestate.ParseRequest(x.r.URL.Query(), func(s string) ([]*labels.Matcher, error) {
+		if err := x.checkSelector(s); err != nil {
+			return nil, err
+		}
+		return parser.ParseMetricSelector(s)
+	})
+	if err != nil {
+		return badRequest(err.Error())
+	}
+	all, _, err := a.groups(x)
+	if err != nil {
+		return err
+	}
+	page, err := request.Select(all)
+	if err != nil {
+		return badRequest(err.Error())
+	}
+	return writeDataAs(x.w, http.StatusOK, page)
+}
+
+// checkSelector checks the size of a selector before it is parsed.
+func (x *exchange) checkSelector(s string) error {
+	if most := x.limits.MaxQueryLength; most > 0 && len(s) > most {
+		return limits.MaxQueryLength.Exceeded(x.limits, int64(len(s)))
+	}
+	most := x.limits.MaxRegexInstructions
+	if most <= 0 {
+		most = 1 << 30
+	}
+	if _, err := regexsize.Expression(s, most); err != nil {
+		return limits.MaxRegexInstructions.Exceeded(x.limits, limits.More)
+	}
+	return nil
+}
+
+// alerts responds with the active alerts, as Prometheus does. It fails if some are unknown.
+func (a *api) alerts(x *exchange) error {
+	all, silent, err := a.groups(x)
+	if err != nil {
+		return err
+	}
+	if silent > 0 {
+		x.w.Header().Set("Retry-After", "5")
+		return statusError{http.StatusServiceUnavailable, "unavailable",
+			fmt.Sprintf("the alerts of %d groups are unknown, because no ruler reports them; send the request again", silent)}
+	}
+	return writeDataAs(x.w, http.StatusOK, map[string]any{"alerts": rulestate.Alerts(all)})
+}
+
+func writeDataAs(w http.ResponseWriter, code int, data any) error {
+	text, err := json.Marshal(map[string]any{"status": "success", "data": data})
+	if err != nil {
+		return fmt.Errorf("encode the response: %w", err)
+	}
+	writeJSON(w, code, string(text))
+	return nil
+}
