@@ -1,0 +1,170 @@
+package ruler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+
+	"github.com/palliumhq/pallium/backend/series"
+)
+
+// pushTries is how often a push is tried whose outcome is unknown. Repeating it does no harm,
+// since its samples have the timestamps of the slot.
+const pushTries = 3
+
+// appendable implements storage.AppendableV2 for one group.
+type appendable struct{ g *group }
+
+// AppenderV2 implements storage.AppendableV2.
+func (a appendable) AppenderV2(ctx context.Context) storage.AppenderV2 {
+	e := a.g.eval
+	return &appender{push: func(list []series.Entry) error { return e.push(ctx, list) }}
+}
+
+// appender collects the samples of one rule.
+type appender struct {
+	push    func([]series.Entry) error
+	entries []series.Entry
+}
+
+// Append implements storage.AppenderV2.
+func (a *appender) Append(_ storage.SeriesRef, ls labels.Labels, _, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram,
+	_ storage.AOptions) (storage.SeriesRef, error) {
+	a.entries = append(a.entries, series.Entry{Labels: ls, Hash: ls.Hash(), Samples: []series.Sample{{T: t, V: v, H: h, FH: fh}}})
+	return 0, nil
+}
+
+// Commit implements storage.AppenderV2: it pushes the samples.
+func (a *appender) Commit() error {
+	if len(a.entries) == 0 {
+		return nil
+	}
+	return a.push(a.entries)
+}
+
+// Rollback implements storage.AppenderV2.
+func (a *appender) Rollback() error {
+	a.entries = nil
+	return nil
+}
+
+// push writes the samples of a rule under the lease of the share. Rejected samples are an
+// error: the rule shows it, and keeps its earlier series.
+func (e *evaluation) push(ctx context.Context, list []series.Entry) error {
+	if e.repeat {
+		return nil
+	}
+	g := e.group
+	if g.ghost() {
+		var err error
+		if list, err = e.ended(ctx, list); err != nil || len(list) == 0 {
+			return err
+		}
+	}
+	var out series.Outcome
+	var err error
+	for try := range pushTries {
+		out, err = e.pushOnce(ctx, append([]series.Entry(nil), list...))
+		if err == nil || errors.Is(err, series.ErrFenced) || errors.Is(err, errLease) || e.opts.UserError(err) || try == pushTries-1 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return e.blame(ctx, ctx.Err())
+		case <-time.After(time.Duration(try+1) * 500 * time.Millisecond):
+		}
+	}
+	if err != nil {
+		return e.blame(ctx, fmt.Errorf("write the results: %w", err))
+	}
+	if len(out.Rejections) > 0 {
+		return errors.New(out.String())
+	}
+	return nil
+}
+
+func (e *evaluation) pushOnce(ctx context.Context, list []series.Entry) (series.Outcome, error) {
+	g := e.group
+	number, deadline, ok := e.opts.Shares.Lease(g.share)
+	if !ok {
+		return series.Outcome{}, errLease
+	}
+	ctx, cancel := context.WithTimeout(ctx, deadline-e.opts.Running())
+	defer cancel()
+	return e.opts.Push(ctx, &series.Batch{Tenant: g.tenant.id, Limits: e.opts.Limits(g.tenant.id), Entries: list,
+		Fence: &series.Fence{Share: g.share, Number: number}})
+}
+
+// maxMarkTries is how often the staleness markers of a deleted group are tried.
+const maxMarkTries = 3
+
+// markStale writes the staleness markers of a deleted group. It returns after how long it must
+// be called again, or 0.
+func (r *Ruler) markStale(ctx context.Context, g *group) time.Duration {
+	g.rules.Eval(ctx, g.deleted)
+	if g.tries++; g.eval.failed == nil || g.tries >= maxMarkTries {
+		return 0
+	}
+	return g.interval
+}
+
+// ended returns the entries whose series have no sample after the group was deleted. The
+// others are written by another group now: a marker between their samples would hide them.
+func (e *evaluation) ended(ctx context.Context, list []series.Entry) ([]series.Entry, error) {
+	g := e.group
+	q, err := e.opts.Select(g.tenant.id).Querier(g.deleted.UnixMilli()+1, e.opts.Now().UnixMilli())
+	if err != nil {
+		return nil, e.blame(ctx, err)
+	}
+	defer q.Close()
+	later := map[string]map[string]bool{} // by metric name
+	out := list[:0:0]
+	for i := range list {
+		name := list[i].Labels.Get(labels.MetricName)
+		if later[name] == nil {
+			if later[name], err = continued(ctx, q, name); err != nil {
+				return nil, e.blame(ctx, err)
+			}
+		}
+		if !later[name][list[i].Labels.String()] {
+			out = append(out, list[i])
+		}
+	}
+	return out, nil
+}
+
+// continued returns the series of a metric that have samples.
+func continued(ctx context.Context, q storage.Querier, name string) (map[string]bool, error) {
+	m, err := labels.NewMatcher(labels.MatchEqual, labels.MetricName, name)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	set := q.Select(ctx, false, nil, m)
+	var it chunkenc.Iterator
+	for set.Next() {
+		s := set.At()
+		it = s.Iterator(it)
+		for kind := it.Next(); kind != chunkenc.ValNone; kind = it.Next() {
+			if kind == chunkenc.ValFloat {
+				if _, v := it.At(); value.IsStaleNaN(v) && math.IsNaN(v) {
+					continue
+				}
+			}
+			out[s.Labels().String()] = true
+			break
+		}
+		if err := it.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return out, set.Err()
+}

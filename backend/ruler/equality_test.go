@@ -1,0 +1,233 @@
+package ruler
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/url"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/rules"
+)
+
+const testTenant = "t1"
+
+// inPrometheus evaluates groups as Prometheus does after a reload, from a time on for a while.
+func inPrometheus(t *testing.T, d *database, groups []rulefmt.RuleGroup, from, to time.Time) (n *notifications, out []*rules.Group) {
+	t.Helper()
+	n = &notifications{}
+	external, err := url.Parse("http://example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &rules.ManagerOptions{ExternalURL: external, QueryFunc: d.query, AppendableV2: reference{d}, Queryable: d, Context: t.Context(),
+		NotifyFunc: func(_ context.Context, expr string, alerts ...*rules.Alert) { n.add(expr, alerts) },
+		Logger:     slog.New(slog.DiscardHandler), ResendDelay: resendDelay, Metrics: rules.NewGroupMetrics(nil)}
+	type step struct {
+		at time.Time
+		g  *rules.Group
+	}
+	var steps []step
+	p := parser.NewParser(parser.Options{})
+	for _, def := range groups {
+		var list []rules.Rule
+		for _, r := range def.Rules {
+			expr, err := p.ParseExpr(r.Expr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			set := rules.FromMaps(def.Labels, r.Labels)
+			if r.Record != "" {
+				list = append(list, rules.NewRecordingRule(r.Record, expr, set))
+				continue
+			}
+			list = append(list, rules.NewAlertingRule(r.Alert, expr, time.Duration(r.For), time.Duration(r.KeepFiringFor), set,
+				labels.FromMap(r.Annotations), labels.EmptyLabels(), "http://example.com", true, o.Logger))
+		}
+		g := rules.NewGroup(rules.GroupOptions{Name: def.Name, File: testTenant + "/ns", Interval: time.Duration(def.Interval), Limit: def.Limit,
+			Rules: list, QueryOffset: (*time.Duration)(def.QueryOffset), Opts: o})
+		out = append(out, g)
+		for at := g.EvalTimestamp(from.UnixNano()).Add(g.Interval()); !at.After(to); at = at.Add(g.Interval()) {
+			steps = append(steps, step{at, g})
+		}
+	}
+	slices.SortStableFunc(steps, func(a, b step) int { return a.at.Compare(b.at) })
+	for _, s := range steps {
+		rules.DefaultEvalIterationFunc(t.Context(), s.g, s.at)
+	}
+	return n, out
+}
+
+// member is one of several rulers over a database.
+type member struct {
+	*Ruler
+	leases *fakeLeases
+	stop   context.CancelFunc
+	done   chan struct{}
+}
+
+func startMember(o Options) *member {
+	leases := &fakeLeases{}
+	o.Shares = leases
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &member{Ruler: New(o), leases: leases, stop: cancel, done: make(chan struct{})}
+	go func() {
+		m.Run(ctx)
+		close(m.done)
+	}()
+	return m
+}
+
+func (m *member) gain(share int, number uint64, idle time.Duration) {
+	m.leases.set(share, number)
+	m.Gained(share, number, idle)
+}
+
+// release leaves a share and waits until its evaluations have ended.
+func (m *member) release(share int) {
+	ended := make(chan struct{})
+	m.Lost(share, sync.OnceFunc(func() { close(ended) }))
+	<-ended
+	m.leases.set(share, 0)
+}
+
+func (m *member) close() {
+	m.stop()
+	<-m.done
+}
+
+// describe returns the alerts of groups as text.
+func describe(groups []GroupState) string {
+	out := ""
+	for _, g := range groups {
+		for _, r := range g.Rules {
+			out += fmt.Sprintf("%s %s %s %q\n", g.Name, r.Name, r.Health, r.LastError)
+			if r.Alerting == nil {
+				continue
+			}
+			for _, a := range r.Alerts {
+				out += fmt.Sprintf("  %v %v %s %v %s\n", a.Labels, a.Annotations, a.State, a.ActiveAt, a.Value)
+			}
+		}
+	}
+	return out
+}
+
+// TestEquality compares 240 evaluations of rules with those of Prometheus over an equal
+// database: recorded samples bit by bit with staleness markers, alerts and notifications. The
+// rules are evaluated by one ruler, or by rulers between which the groups move at random times,
+// when a ruler stops or crashes, even in the middle of an evaluation.
+func TestEquality(t *testing.T) {
+	for _, moves := range []string{"none", "stop", "crash"} {
+		for seed := range uint64(3) {
+			t.Run(fmt.Sprint(moves, seed), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { equality(t, seed, moves) })
+			})
+		}
+	}
+}
+
+func equality(t *testing.T, seed uint64, moves string) {
+	const length = 240 * 15 * time.Second
+	start := time.Now()
+	groups := loadGroups(t, "equality.yaml")
+	if moves == "crash" {
+		// A rule over results of another group sees them only after that group was taken over too.
+		mixed := &groups[len(groups)-1]
+		mixed.Rules = slices.DeleteFunc(mixed.Rules, func(r rulefmt.Rule) bool { return r.Alert == "AnyFiring" })
+	}
+	ours, theirs := newDatabase(t), newDatabase(t)
+	for _, d := range []*database{ours, theirs} {
+		// Without data before the rules exist: a takeover may repeat slots from before.
+		d.input(seed, start, start.Add(length+time.Minute))
+	}
+	source, n := &fakeRules{}, &notifications{}
+	m := startMember(options(ours, source, nil, n))
+	synctest.Wait()
+	for share := range m.opts.Count {
+		m.gain(share, 1, 0)
+	}
+	source.set(testTenant, define("ns", groups...)...)
+	m.Wake(testTenant)
+	synctest.Wait()
+	end := start.Add(length + 3*time.Second)
+	if moves == "none" {
+		time.Sleep(time.Until(end))
+	} else {
+		m = move(t, m, ours, source, n, rand.New(rand.NewPCG(seed, 3)), moves == "crash", end)
+	}
+	synctest.Wait()
+	state := m.State(testTenant)
+	m.close()
+	want, reference := inPrometheus(t, theirs, groups, start, end)
+	if d := differences(ours.recorded, theirs.recorded); d != "" {
+		t.Fatalf("recorded samples differ:\n%s", d)
+	}
+	if moves == "none" && !slices.Equal(n.list, want.list) {
+		t.Errorf("%d notifications differ from the %d of Prometheus", len(n.list), len(want.list))
+	}
+	for name, list := range want.changes {
+		if got := n.changes[name]; !slices.Equal(got, list) {
+			t.Errorf("alert %s was notified as\n%v, want\n%v", name, got, list)
+		}
+	}
+	if len(n.changes) != len(want.changes) || len(want.changes) < 20 {
+		t.Errorf("%d alerts were notified, want %d, and at least 20", len(n.changes), len(want.changes))
+	}
+	wantState := []GroupState{}
+	for _, g := range reference {
+		s := GroupState{Name: g.Name()}
+		for _, rule := range g.Rules() {
+			s.Rules = append(s.Rules, stateOf(rule))
+		}
+		wantState = append(wantState, s)
+	}
+	slices.SortFunc(wantState, func(a, b GroupState) int { return slices.Compare([]string{a.Name}, []string{b.Name}) })
+	if got, want := describe(state), describe(wantState); got != want {
+		t.Errorf("state is\n%s, want\n%s", got, want)
+	}
+}
+
+// move lets groups move between rulers at random times until end.
+func move(t *testing.T, m *member, d *database, source *fakeRules, n *notifications, rng *rand.Rand, crash bool, end time.Time) *member {
+	t.Helper()
+	time.Sleep(2 * time.Minute) // a takeover may repeat slots from before the rules existed
+	for number := uint64(2); ; number++ {
+		pause := time.Duration(rng.Int64N(int64(4 * time.Minute)))
+		if time.Until(end) < pause+time.Minute {
+			time.Sleep(time.Until(end))
+			return m
+		}
+		time.Sleep(pause)
+		next := startMember(options(d, source, nil, n))
+		synctest.Wait()
+		idle := time.Duration(0)
+		for share := range m.opts.Count {
+			if crash {
+				m.leases.set(share, 0)
+			} else {
+				m.release(share)
+			}
+		}
+		if crash {
+			m.close()
+			wait := 10*time.Second + time.Duration(rng.Int64N(int64(5*time.Second)))
+			time.Sleep(wait)
+			idle = wait - 8*time.Second
+		}
+		for share := range next.opts.Count {
+			next.gain(share, number, idle)
+		}
+		synctest.Wait()
+		m.close()
+		m = next
+	}
+}

@@ -1,0 +1,137 @@
+package ruler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/rules"
+)
+
+type vector = promql.Vector
+
+// evaluation is one evaluation of a group. Its rules are evaluated one after the other.
+type evaluation struct {
+	*Ruler
+	group *group
+	// repeat is set while a slot of another ruler is repeated: nothing is written or sent.
+	repeat  bool
+	answers map[question]vector // of queries, if repeat
+	rule    any                 // context of the rule that is evaluated, which identifies it
+	queries int                 // of the rule so far
+	failed  error               // the first failure that is not the tenant's
+}
+
+// question is a query at a time.
+type question struct {
+	expr string
+	at   int64
+}
+
+// operatorError is a failure that the tenant did not cause.
+type operatorError struct{ error }
+
+// Unwrap returns the cause.
+func (e operatorError) Unwrap() error { return e.error }
+
+var errLease = errors.New("the lease of this share of rule groups has ended: another ruler evaluates the group")
+
+// evaluate evaluates a group at a slot. It returns after how long the slot must be tried
+// again, or 0.
+func (r *Ruler) evaluate(ctx context.Context, g *group, slot time.Time) (again time.Duration) {
+	if _, _, ok := r.opts.Shares.Lease(g.share); !ok {
+		return min(g.interval, time.Second)
+	}
+	ctx = promql.NewOriginContext(ctx, map[string]any{"ruleGroup": map[string]string{"file": g.rules.File(), "name": g.name}})
+	g.eval = &evaluation{Ruler: r, group: g}
+	if g.ghost() {
+		return r.markStale(ctx, g)
+	}
+	first := slot
+	if g.takeover != nil {
+		var err error
+		if first, err = r.takeOver(ctx, g, slot); err != nil {
+			return r.takeoverFailed(ctx, g, err)
+		}
+	}
+	for at := first; !at.After(slot) && ctx.Err() == nil; at = at.Add(g.interval) {
+		g.eval = &evaluation{Ruler: r, group: g}
+		rules.DefaultEvalIterationFunc(ctx, g.rules, at)
+		r.evaluated(ctx, g)
+	}
+	if g.takeover != nil && ctx.Err() == nil {
+		r.restoreLate(g)
+	}
+	return 0
+}
+
+// evaluated counts an evaluation of a group that has ended.
+func (r *Ruler) evaluated(ctx context.Context, g *group) {
+	if ctx.Err() != nil {
+		return
+	}
+	r.metrics.done.Inc()
+	for _, rule := range g.rules.Rules() {
+		r.metrics.evaluations.Inc()
+		if err := rule.LastError(); err != nil {
+			r.metrics.failures.WithLabelValues(reasonOf(err)).Inc()
+		}
+	}
+	if err := g.eval.failed; err != nil {
+		r.opts.Logger.Warn("rule evaluation failed", "tenant", g.tenant.id, "namespace", g.namespace, "group", g.name, "err", err)
+	}
+}
+
+func reasonOf(err error) string {
+	if errors.As(err, new(operatorError)) {
+		return reasonOperator
+	}
+	return reasonUser
+}
+
+// query evaluates an expression of a rule, or of its templates.
+func (e *evaluation) query(ctx context.Context, expr string, at time.Time) (vector, error) {
+	if e.rule != any(ctx) {
+		e.rule, e.queries = ctx, 0
+	}
+	first := e.queries == 0
+	if e.queries++; e.queries > maxTemplateQueries+1 {
+		return nil, fmt.Errorf("the templates of one evaluation of a rule may run at most %d queries", maxTemplateQueries)
+	}
+	q := question{expr, at.UnixMilli()}
+	if known, ok := e.answers[q]; ok {
+		return append(vector(nil), known...), nil
+	}
+	id := e.group.tenant.id
+	out, err := e.opts.Query(ctx, id, expr, at)
+	if err != nil {
+		return nil, e.blame(ctx, err)
+	}
+	if most := e.opts.Bounds(id).MaxResults; first && most > 0 && len(out) > most {
+		return nil, fmt.Errorf("the rule returned %d series, max_rule_results is %d; aggregate more, or raise the limit", len(out), most)
+	}
+	if e.answers != nil {
+		e.answers[q] = append(vector(nil), out...)
+	}
+	return out, nil
+}
+
+// blame marks an error that the tenant did not cause.
+func (e *evaluation) blame(ctx context.Context, err error) error {
+	if e.opts.UserError(err) && ctx.Err() == nil {
+		return err
+	}
+	if e.failed == nil {
+		e.failed = err
+	}
+	return operatorError{err}
+}
+
+// notify sends alerts.
+func (e *evaluation) notify(ctx context.Context, expr string, alerts []*rules.Alert) {
+	if len(alerts) > 0 && !e.repeat {
+		e.opts.Notify(ctx, e.group.tenant.id, expr, alerts...)
+	}
+}

@@ -1,0 +1,308 @@
+package ruler
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/rules"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/switches"
+)
+
+// group is a group of a held share. Ruler.mu protects it, except that the goroutine of its
+// evaluation uses the fields from takeover on while running is set.
+type group struct {
+	tenant    *rulerTenant
+	namespace string
+	name      string
+	share     int
+	interval  time.Duration
+	want      version // what it should be
+	built     version // what rules was built from
+	blocked   string  // why it is not evaluated
+	due       time.Time
+	place     int // in the heap, or -1
+	queued    bool
+	running   bool
+	cancel    context.CancelFunc
+	dropped   bool      // the share was lost or the tenant deleted, while it was running
+	removed   bool      // the group was deleted while it was running
+	deleted   time.Time // of a ghost: when the group was deleted
+	last      time.Time // slot of the last evaluation; zero: the last slot is still to be evaluated
+
+	takeover *takeover // pending
+	rules    *rules.Group
+	skipped  map[int]RuleState // rules that are not evaluated, by position
+	eval     *evaluation       // in progress
+	tries    int               // of the staleness markers of a ghost
+}
+
+// version is what a group was built from. Groups with equal versions behave in the same way.
+type version struct {
+	definition *definition
+	content    string
+	blocked    string
+	set        switches.Set
+	recording  bool
+	alerting   bool
+	url        string
+}
+
+func (v version) equal(o version) bool {
+	v.definition, o.definition = nil, nil
+	return v == o
+}
+
+// ghost reports whether g only waits to write the staleness markers of a deleted group.
+func (g *group) ghost() bool { return !g.deleted.IsZero() }
+
+// evaluated reports whether the group is evaluated at all.
+func (g *group) evaluated() bool { return g.blocked == "" && g.rules != nil }
+
+// slot returns the last slot at a time.
+func (g *group) slot(now time.Time) time.Time {
+	if g.want.definition != nil && g.want.definition.AlignEvaluationTime {
+		ns := now.UnixNano()
+		return time.Unix(0, ns-ns%int64(g.interval)).UTC()
+	}
+	return g.rules.EvalTimestamp(now.UnixNano())
+}
+
+// nextDue returns when the group is due next. A slot that passed during an evaluation is due
+// at once.
+func (g *group) nextDue(now time.Time) time.Time {
+	slot := g.slot(now)
+	if slot.After(g.last) {
+		return now
+	}
+	return slot.Add(g.interval)
+}
+
+// file returns the file of Prometheus' group, which decides about its slots.
+func file(id tenant.ID, namespace string) string { return string(id) + "/" + namespace }
+
+// apply brings the groups of a tenant in line with its definitions, its limits and the held
+// shares. r.mu is locked.
+func (r *Ruler) apply(t *rulerTenant) {
+	bounds := r.opts.Bounds(t.id)
+	base := version{set: switches.Of(r.opts.Limits(t.id)), recording: bounds.Recording, alerting: bounds.Alerting,
+		url: r.opts.ExternalURL(t.id)}
+	seen := map[string]bool{}
+	for i, d := range t.defs {
+		share := Share(t.id, d.Namespace, d.Group.Name, r.opts.Count)
+		hold := r.held[share]
+		if hold == nil {
+			continue
+		}
+		v := base
+		v.definition, v.content = d, d.content
+		switch {
+		case d.Err != nil:
+			v.blocked = fmt.Sprintf("the stored group cannot be read: %v", d.Err)
+		case bounds.MaxGroups > 0 && i >= bounds.MaxGroups:
+			v.blocked = fmt.Sprintf("not evaluated: the tenant has %d groups, max_rule_groups is %d; delete groups or raise the limit",
+				len(t.defs), bounds.MaxGroups)
+		}
+		seen[d.key()] = true
+		g := t.groups[d.key()]
+		if g == nil {
+			g = r.create(t, d, share, hold)
+			t.groups[d.key()] = g
+		}
+		g.want = v
+		if !g.running {
+			r.adopt(g)
+		}
+	}
+	for key, g := range t.groups {
+		if !seen[key] {
+			delete(t.groups, key)
+			r.remove(t, g)
+		}
+	}
+}
+
+// create returns a new group. It is taken over if it may have been evaluated before by another
+// ruler or an earlier process. r.mu is locked.
+func (r *Ruler) create(t *rulerTenant, d *definition, share int, hold *heldShare) *group {
+	g := &group{tenant: t, namespace: d.Namespace, name: d.Group.Name, share: share, place: -1}
+	if !d.fresh {
+		g.takeover = &takeover{idle: hold.idle, gained: hold.gained}
+	}
+	return g
+}
+
+// adopt builds the group that a definition describes, with the state of the one before.
+// r.mu is locked, and the group is not running.
+func (r *Ruler) adopt(g *group) {
+	if g.built.definition != nil && g.want.equal(g.built) {
+		g.want = g.built
+		return
+	}
+	before, interval, blocked := g.rules, g.interval, g.blocked
+	b, err := r.build(g, g.want)
+	g.built, g.blocked = g.want, g.want.blocked
+	if err != nil {
+		g.blocked = err.Error()
+	}
+	if g.blocked != "" {
+		r.unplan(g.tenant, g)
+		return
+	}
+	if before != nil {
+		b.rules.CopyState(before)
+	}
+	g.rules, g.skipped, g.interval = b.rules, b.skipped, b.interval
+	now := r.opts.Now()
+	if g.takeover == nil && (before == nil || blocked != "" || interval != g.interval) {
+		g.last = g.slot(now)
+	}
+	if g.takeover != nil {
+		r.plan(g, now)
+		return
+	}
+	r.plan(g, g.nextDue(now))
+}
+
+// built is what a version describes.
+type built struct {
+	rules    *rules.Group
+	skipped  map[int]RuleState // rules that are not evaluated, by position
+	interval time.Duration
+}
+
+// build returns the group that a version describes, without state.
+func (r *Ruler) build(g *group, v version) (*built, error) {
+	if v.blocked != "" {
+		return &built{}, nil
+	}
+	def := &v.definition.Group
+	external, err := url.Parse(v.url)
+	if err != nil {
+		return nil, fmt.Errorf("external URL of alerts: %w", err)
+	}
+	parse := r.opts.Parsers(v.set)
+	b := &built{skipped: map[int]RuleState{}, interval: time.Duration(def.Interval)}
+	if b.interval <= 0 {
+		b.interval = defaultInterval
+	}
+	var list []rules.Rule
+	for i := range def.Rules {
+		d := &def.Rules[i]
+		expr, err := parse.ParseExpr(d.Expr)
+		if err != nil {
+			return nil, fmt.Errorf("rule %d (%s%s): expr: %w", i+1, d.Record, d.Alert, err)
+		}
+		rule, off := newRule(v, d, expr)
+		if off != "" {
+			b.skipped[i] = notEvaluated(stateOf(rule), off)
+			continue
+		}
+		list = append(list, rule)
+	}
+	b.rules = rules.NewGroup(rules.GroupOptions{Name: g.name, File: file(g.tenant.id, g.namespace), Interval: b.interval,
+		Limit: def.Limit, Rules: list, QueryOffset: (*time.Duration)(def.QueryOffset), Opts: r.managerOptions(g, external)})
+	return b, nil
+}
+
+// newRule returns a rule, and why it is not evaluated, if it is not.
+func newRule(v version, d *rulefmt.Rule, expr parser.Expr) (rule rules.Rule, off string) {
+	set := rules.FromMaps(v.definition.Group.Labels, d.Labels)
+	if d.Alert == "" {
+		if !v.recording {
+			off = "not evaluated: the limit recording_rules is off for this tenant"
+		}
+		return rules.NewRecordingRule(d.Record, expr, set), off
+	}
+	if !v.alerting {
+		off = "not evaluated: the limit alerting_rules is off for this tenant"
+	}
+	return rules.NewAlertingRule(d.Alert, expr, time.Duration(d.For), time.Duration(d.KeepFiringFor), set,
+		labels.FromMap(d.Annotations), labels.EmptyLabels(), v.url, true, quiet()), off
+}
+
+// quiet returns the logger of Prometheus' groups, which would log errors of tenants' rules. State has them.
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// managerOptions returns the options of Prometheus' group.
+func (r *Ruler) managerOptions(g *group, external *url.URL) *rules.ManagerOptions {
+	id := g.tenant.id
+	return &rules.ManagerOptions{
+		ExternalURL: external,
+		QueryFunc: func(ctx context.Context, q string, at time.Time) (res vector, err error) {
+			return g.eval.query(ctx, q, at)
+		},
+		NotifyFunc:   func(ctx context.Context, expr string, alerts ...*rules.Alert) { g.eval.notify(ctx, expr, alerts) },
+		Context:      r.evaluators.Context(),
+		AppendableV2: appendable{g},
+		Queryable:    restoring{g},
+		Logger:       quiet(),
+		Metrics:      r.groups,
+
+		OutageTolerance:        outageTolerance,
+		ForGracePeriod:         forGracePeriod,
+		ResendDelay:            resendDelay,
+		DefaultRuleQueryOffset: func() time.Duration { return r.opts.Bounds(id).QueryOffset },
+	}
+}
+
+// drop stops a group without staleness markers. r.mu is locked.
+func (r *Ruler) drop(t *rulerTenant, g *group) {
+	r.unplan(t, g)
+	for key, known := range t.groups {
+		if known == g {
+			delete(t.groups, key)
+		}
+	}
+	delete(t.ghosts, g)
+	if g.running {
+		g.dropped = true
+		return
+	}
+	r.forget(g)
+}
+
+// remove stops a group that was deleted; its series get staleness markers after two intervals.
+// r.mu is locked.
+func (r *Ruler) remove(t *rulerTenant, g *group) {
+	r.unplan(t, g)
+	if g.running {
+		g.removed, g.deleted = true, time.Time{}
+		return
+	}
+	r.bury(t, g)
+}
+
+// bury replaces a deleted group that is not running by a ghost. r.mu is locked.
+func (r *Ruler) bury(t *rulerTenant, g *group) {
+	r.forget(g)
+	if g.rules == nil || g.last.IsZero() || r.held[g.share] == nil {
+		return
+	}
+	now := r.opts.Now()
+	ghost := &group{tenant: t, namespace: g.namespace, name: g.name, share: g.share, interval: g.interval, place: -1, deleted: now}
+	offset := g.rules.QueryOffset()
+	ghost.rules = rules.NewGroup(rules.GroupOptions{Name: g.name, File: file(t.id, g.namespace), Interval: g.interval,
+		QueryOffset: &offset, Opts: r.managerOptions(ghost, &url.URL{})})
+	ghost.rules.CopyState(g.rules)
+	t.ghosts[ghost] = true
+	r.plan(ghost, now.Add(2*g.interval))
+}
+
+// forget deletes the metrics of a group. r.mu is locked.
+func (r *Ruler) forget(g *group) {
+	key := rules.GroupKey(file(g.tenant.id, g.namespace), g.name)
+	m := r.groups
+	for _, v := range []interface{ DeleteLabelValues(...string) bool }{m.IterationsMissed, m.IterationsScheduled, m.EvalTotal,
+		m.EvalFailures, m.GroupInterval, m.GroupLastEvalTime, m.GroupLastDuration, m.GroupLastRuleDurationSum,
+		m.GroupLastRestoreDuration, m.GroupRules, m.GroupSamples} {
+		v.DeleteLabelValues(key)
+	}
+}

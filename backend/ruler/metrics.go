@@ -1,0 +1,63 @@
+package ruler
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+type metrics struct {
+	due, done, missed, late prometheus.Counter
+	evaluations             prometheus.Counter
+	failures                *prometheus.CounterVec
+	takeovers               *prometheus.CounterVec
+	syncFailures            prometheus.Counter
+}
+
+// Values of the label reason.
+const (
+	reasonUser     = "user"
+	reasonOperator = "operator"
+)
+
+func newMetrics(reg prometheus.Registerer, r *Ruler) metrics {
+	auto := promauto.With(reg)
+	counter := func(name, help string) prometheus.Counter {
+		return auto.NewCounter(prometheus.CounterOpts{Name: "pallium_ruler_" + name, Help: help})
+	}
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ruler_groups", Help: "Rule groups that this ruler evaluates."},
+		func() float64 { return float64(r.size()) })
+	m := metrics{
+		due:  counter("group_evaluations_due_total", "Slots of rule groups, evaluated or missed."),
+		done: counter("group_evaluations_done_total", "Evaluations of rule groups that ended, whether their rules failed or not."),
+		missed: counter("group_evaluations_missed_total",
+			"Slots of rule groups that were skipped because the evaluation before them lasted too long."),
+		late:         counter("group_evaluations_late_total", "Evaluations of rule groups that began later than a quarter of their interval."),
+		evaluations:  counter("rule_evaluations_total", "Evaluations of rules."),
+		syncFailures: counter("sync_failures_total", "Failed reads of rules, of their versions, or of deletions of tenants."),
+		failures: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_ruler_rule_failures_total",
+			Help: "Failed evaluations of rules, by whether the tenant's rules, data and limits are the reason, or unavailable data."},
+			[]string{"reason"}),
+		takeovers: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_ruler_group_takeovers_total",
+			Help: "Rule groups taken over from another ruler or an earlier process: continued exactly, restored after a longer gap, " +
+				"or failed and tried again."}, []string{"result"}),
+	}
+	for _, reason := range []string{reasonUser, reasonOperator} {
+		m.failures.WithLabelValues(reason)
+	}
+	return m
+}
+
+// size returns the number of groups that are evaluated.
+func (r *Ruler) size() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, t := range r.tenants {
+		for _, g := range t.groups {
+			if g.evaluated() {
+				n++
+			}
+		}
+	}
+	return n
+}

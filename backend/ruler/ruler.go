@@ -1,0 +1,258 @@
+// Package ruler evaluates the recording and alerting rules of tenants. It schedules the groups
+// of the shares that this process holds, evaluates them with Prometheus' rules.Group, and takes
+// groups over from other rulers so that the results are those of one uninterrupted ruler.
+// docs/ruler.md has the rules of scheduling and of taking over.
+package ruler
+
+import (
+	"context"
+	"encoding/binary"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/rules"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/background"
+	"github.com/palliumhq/pallium/backend/series"
+	"github.com/palliumhq/pallium/backend/switches"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+const (
+	// syncInterval is how often the rules of all tenants are read.
+	syncInterval = 10 * time.Second
+	// grace is for how long evaluations in progress may go on after their share must be
+	// released, and at the end of the process.
+	grace = 10 * time.Second
+	// defaultInterval is the interval of groups without one, as in Prometheus.
+	defaultInterval = time.Minute
+	// maxTemplateQueries is the number of queries that the templates of one evaluation of a
+	// rule may run.
+	maxTemplateQueries = 100
+)
+
+// Definition is a stored group.
+type Definition struct {
+	Namespace string
+	Group     rulefmt.RuleGroup
+	// AlignEvaluationTime is Mimir's align_evaluation_time_on_interval.
+	AlignEvaluationTime bool
+	// Err is set if the group cannot be read. Only Namespace and the group's name are set then.
+	Err error
+}
+
+// Set has all groups of a tenant.
+type Set struct {
+	Version uint64
+	Groups  []Definition
+}
+
+// Rules gives access to the stored groups.
+type Rules interface {
+	// Tenants returns the tenants that have, or had, rules.
+	Tenants(context.Context) ([]tenant.ID, error)
+	// Versions returns the versions of the rules of tenants; a tenant without rules has none.
+	Versions(context.Context, []tenant.ID) (map[tenant.ID]uint64, error)
+	Groups(context.Context, tenant.ID) (Set, error)
+}
+
+// Leases shows which shares this process holds; shares.Holder implements it.
+type Leases interface {
+	Lease(share int) (number uint64, deadline time.Duration, ok bool)
+}
+
+// Bounds are a tenant's limits of the evaluation of rules. 0 means no limit.
+type Bounds struct {
+	MaxGroups   int
+	MaxResults  int // series that one evaluation of a rule may return
+	Concurrent  int // groups that are evaluated at once
+	QueryOffset time.Duration
+	Recording   bool // recording rules are evaluated
+	Alerting    bool // alerting rules are evaluated
+}
+
+// Options configure a Ruler. Fields without a default must be set.
+type Options struct {
+	Rules Rules
+	// Query evaluates an expression for a tenant.
+	Query func(ctx context.Context, id tenant.ID, expr string, at time.Time) (promql.Vector, error)
+	// Select returns the series of a tenant.
+	Select func(tenant.ID) storage.Queryable
+	Push   func(context.Context, *series.Batch) (series.Outcome, error)
+	// Notify sends alerts. It is called after every evaluation of an alerting rule that has
+	// alerts to be sent.
+	Notify func(ctx context.Context, id tenant.ID, expr string, alerts ...*rules.Alert)
+	Limits func(tenant.ID) *limits.Limits
+	Bounds func(tenant.ID) Bounds
+	// Deleted reports whether a tenant was deleted.
+	Deleted func(context.Context, tenant.ID) (bool, error)
+	Shares  Leases
+	Count   int // number of shares
+	Parsers switches.Parsers
+	// ExternalURL returns the URL that templates and links of a tenant's alerts refer to.
+	ExternalURL func(tenant.ID) string
+	// UserError reports whether an error of Query or Push was caused by the tenant's rules,
+	// data or limits. Default: no error was.
+	UserError func(error) bool
+
+	Now         func() time.Time // default time.Now
+	Running     func() time.Duration
+	Concurrency int // groups that are evaluated at once; default 512
+	Logger      *slog.Logger
+	Registerer  prometheus.Registerer
+}
+
+// Ruler evaluates the groups of the shares that it was told to hold. It is safe for concurrent
+// use.
+type Ruler struct {
+	opts       Options
+	metrics    metrics
+	groups     *rules.Metrics // not registered: its labels name tenants' groups
+	evaluators *background.Group
+	wake       chan struct{} // the scheduler has to look again
+	resync     chan struct{} // tenants are in woken
+
+	mu       sync.Mutex
+	tenants  map[tenant.ID]*rulerTenant
+	held     map[int]*heldShare
+	woken    map[tenant.ID]bool
+	synced   bool // all tenants were listed once
+	stopping bool
+	schedule schedule
+}
+
+// heldShare is a share from Gained to the end of its last evaluation.
+type heldShare struct {
+	number  uint64
+	idle    time.Duration // without a holder before it was gained
+	gained  time.Time
+	running int // evaluations in progress
+	leaving bool
+	ended   func() // called when the last evaluation has ended, while leaving
+}
+
+// New returns a Ruler that holds no shares.
+func New(o Options) *Ruler {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Concurrency == 0 {
+		o.Concurrency = 512
+	}
+	if o.UserError == nil {
+		o.UserError = func(error) bool { return false }
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	r := &Ruler{opts: o, groups: rules.NewGroupMetrics(nil), evaluators: background.New(), wake: make(chan struct{}, 1),
+		resync: make(chan struct{}, 1), tenants: map[tenant.ID]*rulerTenant{}, held: map[int]*heldShare{}, woken: map[tenant.ID]bool{}}
+	r.metrics = newMetrics(o.Registerer, r)
+	return r
+}
+
+// Share returns the share of a group.
+func Share(id tenant.ID, namespace, name string, count int) int {
+	var d xxhash.Digest
+	d.Reset()
+	for _, s := range []string{string(id), namespace, name} {
+		_, _ = d.Write(binary.AppendUvarint(nil, uint64(len(s))))
+		_, _ = d.WriteString(s)
+	}
+	return int(d.Sum64() % uint64(count))
+}
+
+// Run reads and evaluates rules until the context ends. It returns when the evaluations in
+// progress have ended, which takes at most 10 seconds. Shares may be released then.
+func (r *Ruler) Run(ctx context.Context) {
+	var loops sync.WaitGroup
+	loops.Go(func() { r.scheduleLoop(ctx) })
+	loops.Go(func() { r.syncLoop(ctx) })
+	<-ctx.Done()
+	r.mu.Lock()
+	r.stopping = true
+	r.mu.Unlock()
+	loops.Wait()
+	stop := time.AfterFunc(grace, r.evaluators.Cancel)
+	r.evaluators.Wait()
+	stop.Stop()
+	r.evaluators.Cancel()
+}
+
+// Gained implements shares.Events: the groups of the share are taken over.
+func (r *Ruler) Gained(share int, number uint64, idle time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held[share] = &heldShare{number: number, idle: idle, gained: r.opts.Now()}
+	for _, t := range r.tenants {
+		r.apply(t)
+	}
+	r.signal()
+}
+
+// Lost implements shares.Events. No evaluation of the share's groups begins any more. ended is
+// called when those in progress have ended; they are canceled after 10 seconds.
+func (r *Ruler) Lost(share int, ended func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.held[share]
+	if s == nil {
+		ended()
+		return
+	}
+	delete(r.held, share)
+	s.leaving, s.ended = true, ended
+	var running []*group
+	for _, t := range r.tenants {
+		for _, g := range t.all() {
+			if g.share != share {
+				continue
+			}
+			if g.running {
+				running = append(running, g)
+			}
+			r.drop(t, g)
+		}
+	}
+	if s.running == 0 {
+		ended()
+		return
+	}
+	if _, _, ok := r.opts.Shares.Lease(share); !ok {
+		for _, g := range running {
+			g.cancel()
+		}
+		return
+	}
+	time.AfterFunc(grace, func() {
+		for _, g := range running {
+			g.cancel()
+		}
+	})
+}
+
+// Wake makes the ruler read the rules of a tenant at once.
+func (r *Ruler) Wake(id tenant.ID) {
+	r.mu.Lock()
+	r.woken[id] = true
+	r.mu.Unlock()
+	select {
+	case r.resync <- struct{}{}:
+	default:
+	}
+}
+
+// signal wakes the scheduler.
+func (r *Ruler) signal() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
