@@ -1,5 +1,7 @@
 package openapi
 
+import "maps"
+
 // description has the properties of a route that are not in the route table.
 type description struct {
 	summary    string
@@ -60,6 +62,11 @@ func yamlText(summary string) description {
 	return description{summary: summary, answers: []string{"application/yaml"}}
 }
 
+// ruleChange returns the description of a route that changes rules.
+func ruleChange(summary, body string) description {
+	return description{summary: summary, body: body, answers: []string{"application/json"}, accepted: true, envelope: true}
+}
+
 // operations returns the descriptions by the names of routes.
 func operations() map[string]description {
 	var (
@@ -83,7 +90,7 @@ func operations() map[string]description {
 		label     = argument{name: "label", text: "Label name."}
 		searching = searchArguments(match, start, end, limit)
 	)
-	return map[string]description{
+	all := map[string]description{
 		"push":             {summary: "Write samples: remote write 1.0 or 2.0, compressed with snappy.", body: "application/x-protobuf"},
 		"query":            json("Evaluate an expression at one time.", append([]argument{query.needed(), at(), partial}, priced...)...),
 		"query_range":      json("Evaluate an expression over a range of time.", append([]argument{partial}, ranged...)...),
@@ -112,23 +119,29 @@ func operations() map[string]description {
 		"search_label_values": ndjson("Search the values of a label.", append([]argument{label.needed()}, searching...)...),
 		"federate": {summary: "The current samples of series, for another Prometheus to scrape.", parameters: []argument{match.needed()},
 			answers: []string{"text/plain", protobufDelimited}},
-		"features": json("List the features of this server that work."),
-		"rules":    json("List rules with their state."),
-		"alerts":   json("List active alerts."),
-
-		"rule_namespaces":       yamlText("List the groups of rules of all namespaces."),
-		"rule_namespace":        yamlText("List the groups of rules of a namespace."),
-		"rule_group":            yamlText("Read a group of rules."),
-		"set_rule_group":        {summary: "Create or replace a group of rules.", body: "application/yaml", answers: []string{"application/json"}, accepted: true, envelope: true},
-		"delete_rule_namespace": {summary: "Delete all groups of rules of a namespace.", answers: []string{"application/json"}, accepted: true, envelope: true},
-		"delete_rule_group":     {summary: "Delete a group of rules.", answers: []string{"application/json"}, accepted: true, envelope: true},
-
+		"features":    json("List the features of this server that work."),
+		"rules":       json("List rules with their state."),
+		"alerts":      json("List active alerts."),
 		"openapi":     {summary: "This document.", answers: []string{"application/yaml"}},
 		"buildinfo":   json("Version of the server."),
 		"user_limits": {summary: "The tenant's limits.", answers: []string{"application/json"}},
 		"user_stats":  {summary: "The tenant's number of active series.", answers: []string{"application/json"}},
 		"ready":       text("Whether the process can serve requests."),
 		"healthy":     text("Whether the process is running."),
+	}
+	maps.Copy(all, ruleOperations())
+	return all
+}
+
+// ruleOperations returns the descriptions of the configuration of rules.
+func ruleOperations() map[string]description {
+	return map[string]description{
+		"rule_namespaces":       yamlText("List the groups of rules of all namespaces."),
+		"rule_namespace":        yamlText("List the groups of rules of a namespace."),
+		"rule_group":            yamlText("Read a group of rules."),
+		"set_rule_group":        ruleChange("Create or replace a group of rules.", "application/yaml"),
+		"delete_rule_namespace": ruleChange("Delete all groups of rules of a namespace.", ""),
+		"delete_rule_group":     ruleChange("Delete a group of rules.", ""),
 	}
 }
 
