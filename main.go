@@ -18,8 +18,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/gateway/cli"
 	"github.com/palliumhq/pallium/gateway/cli/command"
+	"github.com/palliumhq/pallium/rulesctl"
 )
 
 func main() { os.Exit(runCommand(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -38,7 +41,12 @@ func table() *command.Table {
 		}
 		t.Groups = append(t.Groups, g)
 	}
-	t.Groups = append(t.Groups,
+	everything := switches.Set{ExperimentalFunctions: true, BinopFillModifiers: true, UnquotedUTF8Names: true}
+	ofRules := rulesctl.Group(querier.NewParser(everything.Parser(), querier.MaxOperators))
+	for i := range ofRules.Commands {
+		ofRules.Commands[i] = interrupted(ofRules.Commands[i])
+	}
+	t.Groups = append(t.Groups, ofRules,
 		command.Group{Title: "Stores (opened directly: stop a server that uses embedded ones first)", Commands: maintenanceCommands()},
 		command.Group{Title: "Other", Commands: append(configCommands(),
 			command.Command{Name: "version", About: "print version, commit and build",

@@ -11,11 +11,8 @@ import (
 // addRuleHandlers adds the configuration of rules to the API. Every backend serves it, whatever its
 // roles are: it needs only the row store.
 func (b *backend) addRuleHandlers() {
-	if b.api.Parsers == nil {
-		b.api.Parsers = querier.NewParsers(querier.MaxPrettyOperators)
-	}
 	handlers := rulesapi.New(rulesapi.Options{
-		Store: b.longTerm.Options().Index.Rules, Parsers: b.api.Parsers, Limits: b.limitsOf, Memory: b.memory,
+		Store: b.longTerm.Options().Index.Rules, Parsers: querier.NewParsers(querier.MaxOperators), Limits: b.limitsOf, Memory: b.memory,
 		Changed: func(id tenant.ID) {
 			if b.rulesChanged != nil {
 				b.rulesChanged(id)

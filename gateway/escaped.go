@@ -19,6 +19,20 @@ type target struct {
 	allow string // without a route: the methods that the path supports
 }
 
+// escapedPath is a path of an escaped route. prefix is its part before the first parameter; most
+// requests are told apart by it.
+type escapedPath struct {
+	route           *boundRoute
+	pattern, prefix string
+}
+
+func (r *router) addEscaped(rt *boundRoute) {
+	for _, p := range rt.Paths {
+		prefix, _, _ := strings.Cut(p, "{")
+		r.escaped = append(r.escaped, escapedPath{rt, p, prefix})
+	}
+}
+
 const maxSegment = 256 // bytes of a namespace or group, as in package rules
 
 // findEscaped returns the route of a request whose path has segments that may contain an encoded slash. It
@@ -30,30 +44,30 @@ func (r *router) findEscaped(req *http.Request) (t target, f *rejection, ok bool
 	if sent == "" {
 		sent = req.URL.EscapedPath()
 	}
-	for i := range r.escaped {
-		rt := r.escaped[i]
-		for _, pattern := range rt.Paths {
-			values, match := routes.Match(pattern, sent)
-			if !match {
-				continue
-			}
-			if f := canonicalSegments(values); f != nil {
-				return target{}, f, true
-			}
-			ok = true
-			if slices.Contains(rt.Methods, req.Method) {
-				raw := routes.Fill(rt.Upstream(), values)
-				path, err := url.PathUnescape(raw)
-				if err != nil {
-					return target{}, badRequest("path", brokenEscape), true
-				}
-				return target{route: rt, path: path, raw: raw}, nil, true
-			}
-			if t.allow != "" {
-				t.allow += ", "
-			}
-			t.allow += strings.Join(rt.Methods, ", ")
+	for _, e := range r.escaped {
+		if !strings.HasPrefix(sent, e.prefix) {
+			continue
 		}
+		values, match := routes.Match(e.pattern, sent)
+		if !match {
+			continue
+		}
+		if f := canonicalSegments(values); f != nil {
+			return target{}, f, true
+		}
+		ok = true
+		if slices.Contains(e.route.Methods, req.Method) {
+			raw := routes.Fill(e.route.Upstream(), values)
+			path, err := url.PathUnescape(raw)
+			if err != nil {
+				return target{}, badRequest("path", brokenEscape), true
+			}
+			return target{route: e.route, path: path, raw: raw}, nil, true
+		}
+		if t.allow != "" {
+			t.allow += ", "
+		}
+		t.allow += strings.Join(e.route.Methods, ", ")
 	}
 	return t, nil, ok
 }

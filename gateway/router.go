@@ -41,7 +41,7 @@ type router struct {
 	allow  map[string]string      // pattern → the Allow header
 	all    []string               // every method in the table
 
-	escaped []*boundRoute // matched by findEscaped
+	escaped []escapedPath // matched by findEscaped
 }
 
 // newRouter checks the route table and binds the handlers to it.
@@ -57,7 +57,7 @@ func newRouter(table []routes.Route, own ownHandlers) (*router, error) {
 	for i := range table {
 		rt := &boundRoute{Route: table[i], open: own.open[table[i].Name], local: own.local[table[i].Name]}
 		if rt.Escaped() {
-			r.escaped = append(r.escaped, rt)
+			r.addEscaped(rt)
 			continue
 		}
 		for _, m := range rt.Methods {

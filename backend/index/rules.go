@@ -203,7 +203,10 @@ func pause(ctx context.Context, i int) error {
 // find every tenant whose row has rules.
 func (s *Rules) register(ctx context.Context, t tenant.ID) error {
 	found := false
-	err := s.rows.ReadRows(ctx, []rows.Range{rows.Single(schema.RuledKey())}, system(string(t)), func(rows.Row) bool { found = true; return true })
+	err := s.rows.ReadRows(ctx, []rows.Range{rows.Single(schema.RuledKey())}, system(string(t)), func(rows.Row) bool {
+		found = true
+		return true
+	})
 	if err == nil && !found {
 		err = s.rows.Mutate(ctx, rows.RowMutation{Key: schema.RuledKey(), Mutations: []rows.Mutation{rows.Set(rows.System, string(t), 0, nil)}})
 	}

@@ -98,6 +98,11 @@ func (k *checker) checkGroup(g *Group) {
 		k.add("field interval: the limit min_rule_interval is %s, and the interval is %s: use a longer interval", k.Limits.MinRuleInterval,
 			g.Interval)
 	}
+	k.checkLabels(g)
+}
+
+// checkLabels checks the labels of the group.
+func (k *checker) checkLabels(g *Group) {
 	for _, name := range sorted(g.Labels) {
 		if !model.UTF8Validation.IsValidLabelName(name) || name == model.MetricNameLabel {
 			k.add("field labels: invalid label name: %s", name)

@@ -154,5 +154,6 @@ func fragile(s string) bool {
 	}) {
 		return true
 	}
-	return strings.Contains(s, "\n") && (strings.ContainsAny(s[:1], " \n") || strings.Contains(s, " \n") || s[len(s)-1] == ' ' || strings.HasSuffix(s, "\n\n"))
+	return strings.Contains(s, "\n") && (strings.ContainsAny(s[:1], " \n") || strings.Contains(s, " \n") || s[len(s)-1] == ' ' ||
+		strings.HasSuffix(s, "\n\n"))
 }

@@ -233,3 +233,24 @@ func add(groups []Group, d fileDocument) ([]Group, error) {
 	}
 	return groups, nil
 }
+
+// ParseListing parses a listing of the configuration API, and returns the groups sorted by namespace
+// and name. It ignores fields that it does not know, which a newer server may have.
+func ParseListing(data []byte) ([]Group, error) {
+	var all map[string][]Group
+	if err := yaml.Unmarshal(data, &all); err != nil {
+		return nil, yamlError(err)
+	}
+	var out []Group
+	for namespace, groups := range all {
+		for i := range groups {
+			groups[i].Namespace = namespace
+		}
+		out = append(out, groups...)
+	}
+	Sort(out)
+	return out, nil
+}
+
+// Unchecked returns a group as a Document without positions, for Check.
+func Unchecked(g Group) *Document { return &Document{Group: g} }

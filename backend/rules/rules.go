@@ -60,7 +60,8 @@ func CheckName(what, name string) error {
 	case !utf8.ValidString(name):
 		return invalid("%s %q is not valid UTF-8", what, name)
 	case slices.ContainsFunc(strings.Split(name, "/"), func(s string) bool { return s == "." || s == ".." }):
-		return invalid("%s %q contains . or .. as a part between slashes: proxies would change the path of requests; use another name", what, name)
+		return invalid("%s %q contains . or .. as a part between slashes: proxies would change the path of requests; "+
+			"use another name", what, name)
 	case strings.ContainsFunc(name, unicode.IsControl):
 		return invalid("%s %q contains control characters: remove them", what, name)
 	}

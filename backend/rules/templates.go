@@ -250,7 +250,7 @@ func (w *walk) pipe(p *parse.PipeNode, dot value) (value, error) {
 		return v, nil
 	}
 	name := p.Decl[0].Ident[0]
-	if labelsVariable(name) && !(len(p.Cmds) == 1 && ofLabels(p.Cmds[0].Args[0])) {
+	if labelsVariable(name) && (len(p.Cmds) != 1 || !ofLabels(p.Cmds[0].Args[0])) {
 		return v, errLabelsVariable
 	}
 	if p.IsAssign && w.loops > 0 && v.looped {

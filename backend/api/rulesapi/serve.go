@@ -96,7 +96,8 @@ func (a *api) set(x *exchange) error {
 		return fmt.Errorf("encode group: %w", err)
 	}
 	if len(text) > rules.MaxGroupBytes { // encoded differently than it was sent
-		return badRequest(fmt.Sprintf("the group has %d bytes of YAML, the limit is %d: divide it into several groups", len(text), rules.MaxGroupBytes))
+		return badRequest(fmt.Sprintf("the group has %d bytes of YAML, the limit is %d: divide it into several groups", len(text),
+			rules.MaxGroupBytes))
 	}
 	group := index.RuleGroup{Namespace: x.namespace, Name: d.Name, YAML: string(text)}
 	err = a.Store.Put(x.r.Context(), x.tenant, group, func(set index.RuleSet) error { return x.checkSet(set, group) })
@@ -106,7 +107,8 @@ func (a *api) set(x *exchange) error {
 // readGroup reads and parses the body.
 func (a *api) readGroup(x *exchange) (*rules.Document, error) {
 	if e := x.r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
-		return nil, statusError{http.StatusUnsupportedMediaType, "bad_data", fmt.Sprintf("content encoding %q is not supported: send the YAML uncompressed", e)}
+		return nil, statusError{http.StatusUnsupportedMediaType, "bad_data",
+			fmt.Sprintf("content encoding %q is not supported: send the YAML uncompressed", e)}
 	}
 	most := int64(rules.MaxGroupBytes) + 1
 	if n := x.r.ContentLength; n >= 0 {

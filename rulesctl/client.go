@@ -1,0 +1,203 @@
+package rulesctl
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/rules"
+	"github.com/palliumhq/pallium/gateway/cli/command"
+)
+
+const (
+	requestTimeout = 60 * time.Second
+	dialTimeout    = 30 * time.Second
+	maxAnswer      = 64 << 20 // bytes
+	maxTokenFile   = 4 << 10  // bytes
+	defaultURL     = "http://127.0.0.1:9009"
+)
+
+// client sends requests to a gateway.
+type client struct {
+	*command.Shell
+	url, tokenFile, tenant, override string
+	key                              string
+}
+
+func (c *client) flags(fs *flag.FlagSet) {
+	fs.StringVar(&c.url, "url", "", "`URL` of the gateway (default $PALLIUM_URL, or "+defaultURL+")")
+	fs.StringVar(&c.tokenFile, "token-file", "", "`file` with a key of the tenant (default: $PALLIUM_TOKEN, or the file in $PALLIUM_TOKEN_FILE)")
+	fs.StringVar(&c.tenant, "tenant", "", "`tenant`, for a key that is valid for several")
+	fs.StringVar(&c.override, "override-protection", "", "`namespaces` that are changed although they are protected, separated by commas")
+}
+
+// prepare reads the key and checks the URL.
+func (c *client) prepare() error {
+	if c.url == "" {
+		c.url = c.Env("PALLIUM_URL")
+	}
+	if c.url == "" {
+		c.url = defaultURL
+	}
+	base, err := url.Parse(c.url)
+	switch {
+	case strings.Contains(c.url, "@"):
+		return command.Misused("-url (or PALLIUM_URL) contains an @; it must have the form http(s)://host[:port], without user and password")
+	case err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" || base.RawQuery != "" || base.Fragment != "":
+		return command.Misused("-url (or PALLIUM_URL) %q must have the form http(s)://host[:port]", c.url)
+	}
+	c.url = strings.TrimRight(c.url, "/")
+	return c.readKey()
+}
+
+// readKey sets the key of the tenant.
+func (c *client) readKey() error {
+	file := c.tokenFile
+	if file == "" {
+		if c.key = strings.TrimSpace(c.Env("PALLIUM_TOKEN")); c.key == "" {
+			file = c.Env("PALLIUM_TOKEN_FILE")
+		}
+	}
+	if file != "" {
+		f, err := os.Open(file)
+		if err != nil {
+			return fmt.Errorf("read the key of the tenant: %w", err)
+		}
+		defer func() { _ = f.Close() }() // it was only read
+		data, err := io.ReadAll(io.LimitReader(f, maxTokenFile))
+		if err != nil {
+			return fmt.Errorf("read the key of the tenant: %w", err)
+		}
+		c.key = strings.TrimSpace(string(data))
+	}
+	if c.key == "" {
+		return errors.New("no key of the tenant: set PALLIUM_TOKEN, PALLIUM_TOKEN_FILE or -token-file; " +
+			"'pallium token issue -scopes rules:read,rules:write' creates a key")
+	}
+	if strings.ContainsFunc(c.key, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("the key of the tenant must be one line of printable ASCII characters without spaces")
+	}
+	return nil
+}
+
+// path returns the path of the API for a namespace and a group, or without one of them.
+func path(names ...string) string {
+	p := "/prometheus/config/v1/rules"
+	for _, n := range names {
+		p += "/" + url.PathEscape(n)
+	}
+	return p
+}
+
+// groups returns all groups of the tenant.
+func (c *client) groups(ctx context.Context) ([]rules.Group, error) {
+	body, err := c.call(ctx, http.MethodGet, path(), nil)
+	if err != nil {
+		return nil, err
+	}
+	groups, err := rules.ParseListing(body)
+	if err != nil {
+		return nil, fmt.Errorf("the response of %s cannot be decoded: check that -url is a gateway of Pallium: %w", c.url, err)
+	}
+	return groups, nil
+}
+
+// call sends a request and returns the body of the response.
+func (c *client) call(ctx context.Context, method, path string, body []byte) ([]byte, error) {
+	limited, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(limited, method, c.url+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("create request: %w", err)
+	}
+	req.Header.Set("Authorization", "Bearer "+c.key)
+	if c.tenant != "" {
+		req.Header.Set(tenant.HeaderOrgID, c.tenant)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/yaml")
+	}
+	if c.override != "" {
+		req.Header.Set("X-Mimir-Ruler-Override-Namespace-Protection", c.override)
+	}
+	answer, err := send(req)
+	switch {
+	case err == nil:
+		return answer, nil
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("%w: the server may still execute the last request; 'pallium rules list' shows the groups", command.ErrInterrupted)
+	}
+	return nil, err
+}
+
+// send sends a request. The key is never sent to another server, nor to a proxy without encryption.
+func send(req *http.Request) ([]byte, error) {
+	hc := &http.Client{
+		Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, ForceAttemptHTTP2: true,
+			Proxy: func(r *http.Request) (*url.URL, error) {
+				if r.URL.Scheme == "http" {
+					return nil, nil
+				}
+				return http.ProxyFromEnvironment(r)
+			}},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	defer hc.CloseIdleConnections()
+	resp, err := hc.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("the gateway cannot be reached: check that it is running and that -url is right: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }() // it was only read
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the response of the gateway: %w", err)
+	}
+	if len(body) > maxAnswer {
+		return nil, fmt.Errorf("the response of the gateway is larger than %d bytes", maxAnswer)
+	}
+	if resp.StatusCode/100 == 2 {
+		return body, nil
+	}
+	var e struct{ Error string }
+	if json.Unmarshal(body, &e) != nil || e.Error == "" {
+		return nil, fmt.Errorf("%s responded with %s: check that -url is a gateway of Pallium", req.URL.Host, resp.Status)
+	}
+	return nil, errors.New(e.Error)
+}
+
+// confirm shows what is about to be deleted and requires the user to type a word.
+func (c *client) confirm(ctx context.Context, yes bool, warning, word string) error {
+	if yes {
+		return nil
+	}
+	fmt.Fprintf(c.Err, "%s\nType %s to continue: ", warning, word)
+	typed := make(chan string, 1)
+	go func() { // ends with the process: a read of a terminal cannot be interrupted
+		line, _ := bufio.NewReader(io.LimitReader(c.In, 4096)).ReadString('\n')
+		typed <- strings.TrimSpace(line)
+	}()
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("%w: nothing was changed", command.ErrInterrupted)
+	case line := <-typed:
+		if line == "" {
+			return errors.New("nothing was changed: no confirmation was typed; use -yes in scripts")
+		}
+		if line != word {
+			return fmt.Errorf("nothing was changed: %q was typed instead of %q", line, word)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,234 @@
+package rulesctl
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/palliumhq/pallium/backend/rules"
+	"github.com/palliumhq/pallium/gateway/cli/command"
+)
+
+// files are the commands that read files of rules.
+type files struct{ parser parser.Parser }
+
+// maxFile is the greatest size in bytes of a file.
+const maxFile = 64 << 20
+
+func namespaceFlag(fs *flag.FlagSet) *string {
+	return fs.String("namespace", "", "`namespace` of groups in files that do not name one (default: the name of the file without its extension)")
+}
+
+// read reads and checks files, and returns their groups sorted by namespace and name. If any group is
+// not valid, it returns the errors of all.
+func (f files) read(names []string, namespace string) ([]rules.Group, error) {
+	var groups []rules.Group
+	var errs []error
+	seen := map[[2]string]string{}
+	for _, file := range names {
+		list, err := readFile(file)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", file, err))
+			continue
+		}
+		for _, n := range list {
+			for _, g := range n.Groups {
+				g.Namespace = nameOf(n.Name, namespace, file)
+				if err := rules.Check(rules.Unchecked(g), rules.Checks{Parser: f.parser}); err != nil {
+					errs = append(errs, fmt.Errorf("%s: namespace %q: %w", file, g.Namespace, err))
+				}
+				key := [2]string{g.Namespace, g.Name}
+				if other, ok := seen[key]; ok {
+					errs = append(errs, fmt.Errorf("%s: group %q of namespace %q is also in %s: rename one of them", file, g.Name, g.Namespace, other))
+				}
+				seen[key] = file
+				groups = append(groups, g)
+			}
+		}
+	}
+	rules.Sort(groups)
+	return groups, errors.Join(errs...)
+}
+
+// nameOf returns the namespace of a group: that in the file, that of the command line, or, as in
+// mimirtool, the name of the file without its extension.
+func nameOf(inFile, flag, file string) string {
+	switch {
+	case inFile != "":
+		return inFile
+	case flag != "":
+		return flag
+	}
+	return strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
+}
+
+func readFile(name string) ([]rules.Namespace, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("the file has more than %d bytes", maxFile)
+	}
+	return rules.ParseFile(data)
+}
+
+func (f files) check(fs *flag.FlagSet) command.Action {
+	namespace := namespaceFlag(fs)
+	return func(_ context.Context, sh *command.Shell, args []string) error {
+		groups, err := f.read(args, *namespace)
+		if err != nil {
+			return err
+		}
+		n := 0
+		for i := range groups {
+			n += len(groups[i].Rules)
+		}
+		_, err = fmt.Fprintf(sh.Out, "%d groups with %d rules are valid\n", len(groups), n)
+		return err
+	}
+}
+
+// state is a group in a file compared with that of the server.
+type state struct {
+	rules.Group
+	yaml string
+	old  string // "": the server does not have the group
+}
+
+func (s *state) String() string { return fmt.Sprintf("group %q of namespace %q", s.Name, s.Namespace) }
+
+// compare reads files and the groups of the server. extra are the groups that only the server has, of
+// the namespaces in the files.
+func (f files) compare(ctx context.Context, c *client, args []string, namespace string) (list []state, extra []rules.Group, err error) {
+	groups, err := f.read(args, namespace)
+	if err != nil {
+		return nil, nil, err
+	}
+	there, err := c.groups(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	old, known, namespaces := map[[2]string]string{}, map[[2]string]bool{}, map[string]bool{}
+	for i := range there {
+		text, err := rules.Encode(&there[i])
+		if err != nil {
+			return nil, nil, fmt.Errorf("encode a group of the server: %w", err)
+		}
+		old[[2]string{there[i].Namespace, there[i].Name}] = string(text)
+	}
+	for i := range groups {
+		text, err := rules.Encode(&groups[i])
+		if err != nil {
+			return nil, nil, fmt.Errorf("encode a group: %w", err)
+		}
+		key := [2]string{groups[i].Namespace, groups[i].Name}
+		known[key], namespaces[groups[i].Namespace] = true, true
+		list = append(list, state{groups[i], string(text), old[key]})
+	}
+	for i := range there {
+		if g := &there[i]; namespaces[g.Namespace] && !known[[2]string{g.Namespace, g.Name}] {
+			extra = append(extra, *g)
+		}
+	}
+	return list, extra, nil
+}
+
+func (f files) load(fs *flag.FlagSet) action {
+	namespace := namespaceFlag(fs)
+	return func(ctx context.Context, c *client, args []string) error {
+		list, extra, err := f.compare(ctx, c, args, *namespace)
+		if err != nil {
+			return fmt.Errorf("nothing was changed: %w", err)
+		}
+		var errs []error
+		for i := range list {
+			s := &list[i]
+			if s.yaml == s.old {
+				fmt.Fprintf(c.Out, "unchanged: %v\n", s)
+				continue
+			}
+			if _, err := c.call(ctx, http.MethodPost, path(s.Namespace), []byte(s.yaml)); err != nil {
+				errs = append(errs, fmt.Errorf("%v: %w", s, err))
+				if ctx.Err() != nil {
+					break
+				}
+				continue
+			}
+			what := "updated"
+			if s.old == "" {
+				what = "created"
+			}
+			fmt.Fprintf(c.Out, "%s: %v\n", what, s)
+		}
+		for i := range extra {
+			fmt.Fprintf(c.Out, "only on the server: group %q of namespace %q; 'pallium rules delete' deletes it\n", extra[i].Name, extra[i].Namespace)
+		}
+		return errors.Join(errs...)
+	}
+}
+
+func (f files) diff(fs *flag.FlagSet) action {
+	namespace := namespaceFlag(fs)
+	return func(ctx context.Context, c *client, args []string) error {
+		list, extra, err := f.compare(ctx, c, args, *namespace)
+		if err != nil {
+			return err
+		}
+		n := len(extra)
+		for i := range list {
+			s := &list[i]
+			switch {
+			case s.old == s.yaml:
+				continue
+			case s.old == "":
+				fmt.Fprintf(c.Out, "only in the files: %v\n", s)
+			default:
+				fmt.Fprintf(c.Out, "different: %v\n%s", s, difference(s.old, s.yaml))
+			}
+			n++
+		}
+		for i := range extra {
+			fmt.Fprintf(c.Out, "only on the server: group %q of namespace %q\n", extra[i].Name, extra[i].Namespace)
+		}
+		if n > 0 {
+			return fmt.Errorf("%d groups differ", n)
+		}
+		_, err = fmt.Fprintf(c.Out, "%d groups are the same\n", len(list))
+		return err
+	}
+}
+
+// difference returns the lines of two texts that differ: what is between their common first and last lines.
+func difference(old, now string) string {
+	a, b := strings.Split(strings.TrimSuffix(old, "\n"), "\n"), strings.Split(strings.TrimSuffix(now, "\n"), "\n")
+	first := 0
+	for first < len(a) && first < len(b) && a[first] == b[first] {
+		first++
+	}
+	a, b = a[first:], b[first:]
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	var out strings.Builder
+	for _, l := range a {
+		out.WriteString("  - " + l + "\n")
+	}
+	for _, l := range b {
+		out.WriteString("  + " + l + "\n")
+	}
+	return out.String()
+}
