@@ -22,7 +22,7 @@ import (
 	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/gateway/cli"
 	"github.com/palliumhq/pallium/gateway/cli/command"
-	"github.com/palliumhq/pallium/rulesctl"
+	"github.com/palliumhq/pallium/gateway/cli/rulesctl"
 )
 
 func main() { os.Exit(runCommand(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }

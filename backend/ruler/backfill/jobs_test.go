@@ -66,7 +66,7 @@ func (s *site) start(id tenant.ID, slots int) {
 	s.mine[string(id)] = true
 }
 
-// Range is the Range of a Backfill: one series with a sample at each slot.
+// ranges is the Range of a Backfill: one series with a sample at each slot.
 func (s *site) ranges(_ context.Context, id tenant.ID, _ string, start, end time.Time, step time.Duration) (promql.Matrix, error) {
 	if id == "wrong" {
 		return nil, errors.New("rule is wrong")
