@@ -26,6 +26,7 @@ import (
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/ingester"
 	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/ruler/shares"
 	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store"
@@ -48,12 +49,11 @@ type backend struct {
 	api      api.Options  // filled by the roles
 	handler  http.Handler // serves the API; nil without a role that has a part of it
 
-	rulesChanged func(tenant.ID) // called after a change of a tenant's rules; nil without a ruler
-
 	commands *operator.Commands
 
 	ingester  *ingester.Ingester   // nil without the role
 	compactor *compactor.Compactor // nil without the role
+	ruling    *ruling              // nil without the role ruler
 }
 
 // buildBackend builds the backend roles of this process.
@@ -231,7 +231,8 @@ func (b *backend) buildDistributor(context.Context) error {
 
 // newDistributor builds the distributor of this process and returns its Push.
 func (b *backend) newDistributor() pushFunc {
-	o := distributor.Options{Now: b.opts.Now, Registerer: b.registry}
+	o := distributor.Options{Now: b.opts.Now, Registerer: b.registry,
+		Fence: shares.NewFence(b.longTerm.Options().Index.Shares, b.running()).Check}
 	var elections election.Store
 	if b.cluster == nil {
 		o.Local = b.ingester

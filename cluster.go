@@ -136,6 +136,7 @@ func (b *backend) serveCluster(ctx context.Context) error {
 	if q := b.queries; q != nil && q.server != nil {
 		m.server.ServeFrontend(frontendCalls{q.server, q.dispatcher})
 	}
+	b.addRuler()
 	return nil
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net"
-	"strings"
 	"time"
 
 	"github.com/palliumhq/pallium/backend/alerts"
@@ -75,10 +74,10 @@ func (c *Ruler) targets(e *Egress, now func() time.Time) ([]*alerts.Target, erro
 	return out, nil
 }
 
-// generator returns the template of links in alerts.
-func (c *Config) generator() alerts.Generator {
+// generator returns the template of links in alerts. edge is the URL of the edge.
+func (c *Config) generator(edge string) alerts.Generator {
 	if c.Ruler.GeneratorURL != "" {
 		return c.Ruler.GeneratorURL
 	}
-	return alerts.Generator(strings.TrimSuffix(c.ExternalURL, "/") + "/graph?g0.expr={expr}&g0.tab=1")
+	return alerts.Generator(edge + "/graph?g0.expr={expr}&g0.tab=1")
 }

@@ -35,6 +35,8 @@ import (
 // that joins equal queries, the frontend that divides it and caches results, the dispatcher that
 // waits for a slot, and the engine that evaluates it.
 type queries struct {
+	queryable  *querier.Queryable
+	top        promql.QueryEngine // the layers
 	engine     *querier.Engine
 	dispatcher *dispatch.Dispatcher // nil without the role query-frontend
 	server     *home.Server         // serves queries of other backends; nil unless this is a query frontend of a cluster
@@ -55,7 +57,7 @@ func (b *backend) buildQuerier(context.Context) error {
 	if err := b.buildQueries(); err != nil || b.cluster == nil {
 		return err
 	}
-	r := runner.New(runner.Options{Engine: b.queries.engine, Parts: b.queries.engine, Queryable: b.api.Queryable, Memory: b.memory,
+	r := runner.New(runner.Options{Engine: b.queries.engine, Parts: b.queries.engine, Queryable: b.queries.queryable, Memory: b.memory,
 		Cost: b.queries.engine.Cost, Readers: b.queries.engine.Readers, Switches: b.switches(), Now: b.opts.Now})
 	b.queries.worker = worker.New(worker.Options{Frontends: b.cluster.lenders(b), Run: r.Run, Slots: b.slots(),
 		Logger: b.opts.Logger, Registerer: b.registry})
@@ -70,13 +72,22 @@ func (b *backend) buildQueries() error {
 	if b.queries != nil {
 		return nil
 	}
-	b.api.Queryable = querier.NewQueryable(querier.Both(b.recent, b.longTerm), b.opts.Now, b.opts.Logger)
 	parsers := querier.NewParsers(querier.MaxOperators)
-	b.queries = &queries{engine: querier.NewEngine(parsers, b.opts.Logger, b.registry)}
+	b.queries = &queries{queryable: querier.NewQueryable(querier.Both(b.recent, b.longTerm), b.opts.Now, b.opts.Logger),
+		engine: querier.NewEngine(parsers, b.opts.Logger, b.registry)}
 	var err error
-	if b.api.Engine, err = b.buildEngines(parsers); err != nil {
+	if b.queries.top, err = b.buildEngines(parsers); err != nil {
 		return err
 	}
+	if b.has(TargetQuerier) || b.has(TargetFrontend) {
+		b.serveQueries()
+	}
+	return nil
+}
+
+// serveQueries adds the parts that answer queries to the API.
+func (b *backend) serveQueries() {
+	b.api.Queryable, b.api.Engine = b.queries.queryable, b.queries.top
 	b.api.Parsers = querier.NewParsers(querier.MaxPrettyOperators)
 	b.api.Features = b.queries.engine.Features
 	b.api.Delete = func(ctx context.Context, d api.Deletion) error {
@@ -85,7 +96,6 @@ func (b *backend) buildQueries() error {
 	b.api.Metadata = func(ctx context.Context, id tenant.ID) ([]series.MetricMetadata, error) {
 		return querier.Metadata(ctx, b.recent, b.longTerm, id, b.opts.Now())
 	}
-	return nil
 }
 
 // buildEngines returns the engine of the API: the layers of queries.
@@ -113,7 +123,7 @@ func (b *backend) buildEngines(parsers switches.Parsers) (promql.QueryEngine, er
 		return top, nil
 	}
 	if b.has(TargetFrontend) {
-		r := runner.New(runner.Options{Engine: top, Queryable: b.api.Queryable, Memory: b.memory, Gate: b.api.Gate, Switches: b.switches(),
+		r := runner.New(runner.Options{Engine: top, Queryable: q.queryable, Memory: b.memory, Gate: b.api.Gate, Switches: b.switches(),
 			Now: b.opts.Now})
 		q.server = home.NewServer(r.Run)
 	}
@@ -188,7 +198,7 @@ func (b *backend) buildFrontend(evaluator frontend.Evaluator, parsers switches.P
 	if o.MaxShards == 0 {
 		o.MaxShards = parts
 	}
-	if b.cfg.Frontend.Cache {
+	if b.cfg.Frontend.Cache && (b.has(TargetQuerier) || b.has(TargetFrontend)) { // a ruler has only instant queries and backfills
 		var err error
 		if o.Cache, err = b.resultsCache(); err != nil {
 			return nil, err

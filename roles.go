@@ -28,6 +28,7 @@ const (
 	TargetCompactor   Target = "compactor"
 	TargetQuerier     Target = "querier"
 	TargetFrontend    Target = "query-frontend"
+	TargetRuler       Target = "ruler"
 )
 
 // needs lists what a role requires in a cluster.
@@ -83,6 +84,8 @@ func roles() []role {
 			build: (*backend).buildQuerier, requests: true, serve: (*backend).lendSlots, status: (*backend).queriesStatus},
 		{name: TargetFrontend, doc: "divides queries, caches results, and queues evaluations fairly between tenants", needs: shared,
 			build: (*backend).buildQueryFrontend, requests: true, status: (*backend).queriesStatus},
+		{name: TargetRuler, doc: "evaluates the recording and alerting rules of tenants", needs: shared,
+			build: (*backend).buildRuler, requests: true, serve: (*backend).runRuler},
 	}
 }
 

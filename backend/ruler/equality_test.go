@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/rules"
+
+	"github.com/palliumhq/pallium/backend/rulestate"
 )
 
 const testTenant = "t1"
@@ -105,12 +107,12 @@ func (m *member) close() {
 }
 
 // describe returns the alerts of groups as text.
-func describe(groups []GroupState) string {
+func describe(groups []rulestate.Group) string {
 	out := ""
 	for _, g := range groups {
 		for _, r := range g.Rules {
 			out += fmt.Sprintf("%s %s %s %q\n", g.Name, r.Name, r.Health, r.LastError)
-			if r.Alerting == nil {
+			if r.Type == rulestate.Recording {
 				continue
 			}
 			for _, a := range r.Alerts {
@@ -182,15 +184,15 @@ func equality(t *testing.T, seed uint64, moves string) {
 	if len(n.changes) != len(want.changes) || len(want.changes) < 20 {
 		t.Errorf("%d alerts were notified, want %d, and at least 20", len(n.changes), len(want.changes))
 	}
-	wantState := []GroupState{}
+	wantState := []rulestate.Group{}
 	for _, g := range reference {
-		s := GroupState{Name: g.Name()}
+		s := rulestate.Group{Name: g.Name()}
 		for _, rule := range g.Rules() {
 			s.Rules = append(s.Rules, stateOf(rule))
 		}
 		wantState = append(wantState, s)
 	}
-	slices.SortFunc(wantState, func(a, b GroupState) int { return slices.Compare([]string{a.Name}, []string{b.Name}) })
+	slices.SortFunc(wantState, func(a, b rulestate.Group) int { return slices.Compare([]string{a.Name}, []string{b.Name}) })
 	if got, want := describe(state), describe(wantState); got != want {
 		t.Errorf("state is\n%s, want\n%s", got, want)
 	}

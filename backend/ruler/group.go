@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/rules"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/rulestate"
 	"github.com/palliumhq/pallium/backend/switches"
 )
 
@@ -39,9 +40,9 @@ type group struct {
 
 	takeover *takeover // pending
 	rules    *rules.Group
-	skipped  map[int]RuleState // rules that are not evaluated, by position
-	eval     *evaluation       // in progress
-	tries    int               // of the staleness markers of a ghost
+	skipped  map[int]rulestate.Rule // rules that are not evaluated, by position
+	eval     *evaluation            // in progress
+	tries    int                    // of the staleness markers of a ghost
 }
 
 // version is what a group was built from. Groups with equal versions behave in the same way.
@@ -69,10 +70,23 @@ func (g *group) evaluated() bool { return g.blocked == "" && g.rules != nil }
 // slot returns the last slot at a time.
 func (g *group) slot(now time.Time) time.Time {
 	if g.want.definition != nil && g.want.definition.AlignEvaluationTime {
-		ns := now.UnixNano()
-		return time.Unix(0, ns-ns%int64(g.interval)).UTC()
+		return alignedSlot(g.interval, now)
 	}
 	return g.rules.EvalTimestamp(now.UnixNano())
+}
+
+func alignedSlot(interval time.Duration, at time.Time) time.Time {
+	ns := at.UnixNano()
+	return time.Unix(0, ns-ns%int64(interval)).UTC()
+}
+
+// Slot returns the last slot of a group at a time; aligned is Mimir's align_evaluation_time_on_interval.
+func Slot(id tenant.ID, namespace, name string, interval time.Duration, aligned bool, at time.Time) time.Time {
+	if aligned {
+		return alignedSlot(interval, at)
+	}
+	g := rules.NewGroup(rules.GroupOptions{Name: name, File: file(id, namespace), Interval: interval})
+	return g.EvalTimestamp(at.UnixNano())
 }
 
 // nextDue returns when the group is due next. A slot that passed during an evaluation is due
@@ -174,7 +188,7 @@ func (r *Ruler) adopt(g *group) {
 // built is what a version describes.
 type built struct {
 	rules    *rules.Group
-	skipped  map[int]RuleState // rules that are not evaluated, by position
+	skipped  map[int]rulestate.Rule // rules that are not evaluated, by position
 	interval time.Duration
 }
 
@@ -189,9 +203,9 @@ func (r *Ruler) build(g *group, v version) (*built, error) {
 		return nil, fmt.Errorf("external URL of alerts: %w", err)
 	}
 	parse := r.opts.Parsers(v.set)
-	b := &built{skipped: map[int]RuleState{}, interval: time.Duration(def.Interval)}
+	b := &built{skipped: map[int]rulestate.Rule{}, interval: time.Duration(def.Interval)}
 	if b.interval <= 0 {
-		b.interval = defaultInterval
+		b.interval = DefaultInterval
 	}
 	var list []rules.Rule
 	for i := range def.Rules {

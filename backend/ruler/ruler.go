@@ -31,8 +31,8 @@ const (
 	// grace is for how long evaluations in progress may go on after their share must be
 	// released, and at the end of the process.
 	grace = 10 * time.Second
-	// defaultInterval is the interval of groups without one, as in Prometheus.
-	defaultInterval = time.Minute
+	// DefaultInterval is the interval of groups without one, as in Prometheus.
+	DefaultInterval = time.Minute
 	// maxTemplateQueries is the number of queries that the templates of one evaluation of a
 	// rule may run.
 	maxTemplateQueries = 100

@@ -26,13 +26,15 @@ type Options struct {
 	Range func(ctx context.Context, id tenant.ID, expr string, start, end time.Time, step time.Duration) (promql.Matrix, error)
 	// Tenant reports whether an error of Range or Push is the fault of the tenant.
 	Tenant func(error) bool
-	// Push writes samples of a tenant. Rejected samples are an error.
-	Push func(ctx context.Context, id tenant.ID, entries []series.Entry) error
+	// Push writes samples of a group. Rejected samples are an error.
+	Push func(ctx context.Context, g *Group, entries []series.Entry) error
 }
 
 // Group is the group to evaluate, at the slots from First to Last.
 type Group struct {
 	Tenant      tenant.ID
+	Namespace   string
+	Name        string
 	Rules       []rulefmt.Rule // alerting rules are ignored
 	Labels      map[string]string
 	Limit       int // of the series of one evaluation of a rule; 0 means unlimited
@@ -314,7 +316,7 @@ func (e *evaluation) write(ctx context.Context, entries []series.Entry) error {
 			n++
 		}
 		if samples > 0 {
-			if err := e.o.Push(ctx, e.Tenant, entries[:n:n]); err != nil {
+			if err := e.o.Push(ctx, e.Group, entries[:n:n]); err != nil {
 				return fmt.Errorf("write the samples: %w", err)
 			}
 			e.report.Samples += int64(samples)

@@ -98,7 +98,7 @@ func (w *world) live(g rulefmt.RuleGroup, offset time.Duration, slots []time.Tim
 }
 
 // push writes entries into the TSDB.
-func (w *world) push(_ context.Context, _ tenant.ID, entries []series.Entry) error {
+func (w *world) push(_ context.Context, _ *Group, entries []series.Entry) error {
 	app := w.storage.AppenderV2(w.t.Context())
 	for _, e := range entries {
 		for _, s := range e.Samples {
@@ -251,7 +251,7 @@ func TestFailures(t *testing.T) {
 		}
 	}
 	b := New(Options{Tenant: func(error) bool { return false },
-		Push: func(context.Context, tenant.ID, []series.Entry) error { return unavailable },
+		Push: func(context.Context, *Group, []series.Entry) error { return unavailable },
 		Range: func(context.Context, tenant.ID, string, time.Time, time.Time, time.Duration) (promql.Matrix, error) {
 			return promql.Matrix{{Metric: labels.FromStrings("a", "b"), Floats: []promql.FPoint{{T: 60_000, F: 1}}}}, nil
 		}})

@@ -78,7 +78,7 @@ func (s *site) ranges(_ context.Context, id tenant.ID, _ string, start, end time
 	return promql.Matrix{{Metric: labels.FromStrings("tenant", string(id)), Floats: points}}, nil
 }
 
-func (s *site) push(ctx context.Context, _ tenant.ID, entries []series.Entry) error {
+func (s *site) push(ctx context.Context, _ *Group, entries []series.Entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.blocks++; s.blocks == s.stop {

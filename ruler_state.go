@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/api/rulesapi"
+	"github.com/palliumhq/pallium/backend/peers"
+	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/ring"
+	"github.com/palliumhq/pallium/backend/rpc"
+	"github.com/palliumhq/pallium/backend/ruler"
+	"github.com/palliumhq/pallium/backend/rulestate"
+)
+
+// addRuleHandlers adds the configuration and the state of rules to the API. Every backend serves
+// them, whatever its roles are.
+func (b *backend) addRuleHandlers() {
+	ix := b.longTerm.Options().Index
+	handlers := rulesapi.New(rulesapi.Options{
+		Store: ix.Rules, Backfills: ix.Rules, Parsers: querier.NewParsers(querier.MaxOperators), Limits: b.limitsOf, Memory: b.memory,
+		Changed: b.rulesChanged, BackfillStarted: b.backfillStarted, States: b.ruleStates, Now: b.opts.Now, Logger: b.opts.Logger,
+	})
+	if b.api.Handlers == nil {
+		b.api.Handlers = handlers
+		return
+	}
+	maps.Copy(b.api.Handlers, handlers)
+}
+
+// rulerTime is how long a ruler may take to answer another process.
+const rulerTime = 5 * time.Second
+
+// rulersInRing returns clients of the rulers of the ring.
+func (m *membership) rulersInRing(ctx context.Context) ([]peers.Peer[*rpc.Peer], error) {
+	r, err := m.members.Ring(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the ring: %w", err)
+	}
+	var out []peers.Peer[*rpc.Peer]
+	for _, in := range slices.Concat(r.Instances(), r.Others()) {
+		if !slices.Contains(in.Roles, string(TargetRuler)) || in.Addr == "" {
+			continue
+		}
+		p, err := m.pool.Peer(in.Addr)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, peers.Peer[*rpc.Peer]{ID: in.ID, Unhealthy: in.Unhealthy, Client: p})
+	}
+	return out, nil
+}
+
+// rulesChanged makes the rulers read the rules of a tenant now. A ruler that is not reached reads them within ten
+// seconds.
+func (b *backend) rulesChanged(id tenant.ID) {
+	if b.cluster == nil {
+		if b.ruling != nil {
+			b.ruling.ruler.Wake(id)
+		}
+		return
+	}
+	b.background.Go(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, rulerTime)
+		defer cancel()
+		list, err := b.cluster.rulersInRing(ctx)
+		if err != nil {
+			return
+		}
+		peers.Each(ctx, list, func(ctx context.Context, p *rpc.Peer) (struct{}, error) { return struct{}{}, p.Wake(ctx, id) })
+	})
+}
+
+// backfillStarted makes the ruler of this process look for new backfills now; others do within ten seconds.
+func (b *backend) backfillStarted() {
+	if b.ruling != nil {
+		b.ruling.backfills.Wake()
+	}
+}
+
+// ruleStates returns the groups of a tenant that rulers report. The groups of rulers that do not answer are
+// missing.
+func (b *backend) ruleStates(ctx context.Context, id tenant.ID) ([]rulestate.Group, error) {
+	if b.cluster == nil {
+		if b.ruling == nil {
+			return nil, nil
+		}
+		return b.ruling.ruler.State(id), nil
+	}
+	list, err := b.cluster.rulersInRing(ctx)
+	if err != nil {
+		return nil, err
+	}
+	call, cancel := context.WithTimeout(ctx, rulerTime)
+	defer cancel()
+	var all [][]rulestate.Group
+	for _, reply := range peers.Each(call, list, func(ctx context.Context, p *rpc.Peer) ([]byte, error) { return p.State(ctx, id) }) {
+		if reply.Err != nil {
+			continue // its groups are shown as unknown
+		}
+		var groups []rulestate.Group
+		if err := json.Unmarshal(reply.Value, &groups); err != nil {
+			return nil, fmt.Errorf("decode the state of rules of %s: %w", reply.ID, err)
+		}
+		all = append(all, groups)
+	}
+	return rulestate.Merge(all...), ctx.Err()
+}
+
+// calledRuler is the ruler that other processes call; it implements rpc.Ruler.
+type calledRuler struct{ *ruler.Ruler }
+
+// State implements rpc.Ruler.
+func (r calledRuler) State(id tenant.ID) ([]byte, error) { return json.Marshal(r.Ruler.State(id)) }
+
+// aliveRulers returns the instances of the rulers in a ring that are alive, and self.
+func aliveRulers(r *ring.Ring, self string) []string {
+	var out []string
+	for _, in := range slices.Concat(r.Instances(), r.Others()) {
+		if slices.Contains(in.Roles, string(TargetRuler)) && (!in.Unhealthy || in.ID == self) {
+			out = append(out, in.ID)
+		}
+	}
+	return out
+}
