@@ -16,9 +16,10 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// pushTries is how often a push is tried whose outcome is unknown. Repeating it does no harm,
-// since its samples have the timestamps of the slot.
-const pushTries = 3
+// pushFor is for how long a push is repeated whose outcome is unknown, but not longer than the
+// interval of the group. Repeating it does no harm, since its samples have the timestamps of
+// the slot.
+const pushFor = 15 * time.Second
 
 // appendable implements storage.AppendableV2 for one group.
 type appendable struct{ g *group }
@@ -69,19 +70,7 @@ func (e *evaluation) push(ctx context.Context, list []series.Entry) error {
 			return err
 		}
 	}
-	var out series.Outcome
-	var err error
-	for try := range pushTries {
-		out, err = e.pushOnce(ctx, append([]series.Entry(nil), list...))
-		if err == nil || errors.Is(err, series.ErrFenced) || errors.Is(err, errLease) || e.opts.UserError(err) || try == pushTries-1 {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return e.blame(ctx, ctx.Err())
-		case <-time.After(time.Duration(try+1) * 500 * time.Millisecond):
-		}
-	}
+	out, err := e.pushAgain(ctx, list)
 	if err != nil {
 		return e.blame(ctx, fmt.Errorf("write the results: %w", err))
 	}
@@ -89,6 +78,22 @@ func (e *evaluation) push(ctx context.Context, list []series.Entry) error {
 		return errors.New(out.String())
 	}
 	return nil
+}
+
+// pushAgain pushes until the outcome is known.
+func (e *evaluation) pushAgain(ctx context.Context, list []series.Entry) (series.Outcome, error) {
+	end := e.opts.Running() + min(pushFor, e.group.interval)
+	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		out, err := e.pushOnce(ctx, append([]series.Entry(nil), list...))
+		if err == nil || errors.Is(err, series.ErrFenced) || errors.Is(err, errLease) || e.opts.UserError(err) || e.opts.Running()+wait > end {
+			return out, err
+		}
+		select {
+		case <-ctx.Done():
+			return out, err
+		case <-time.After(wait):
+		}
+	}
 }
 
 func (e *evaluation) pushOnce(ctx context.Context, list []series.Entry) (series.Outcome, error) {
