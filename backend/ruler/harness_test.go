@@ -298,7 +298,9 @@ func options(d *database, source *fakeRules, leases Leases, n *notifications) Op
 	start, lim := time.Now(), limits.Default()
 	return Options{
 		Rules: source, Shares: leases, Count: 4, Parsers: switches.Only(parser.NewParser(parser.Options{})),
-		Query:       func(ctx context.Context, _ tenant.ID, expr string, at time.Time) (promql.Vector, error) { return d.query(ctx, expr, at) },
+		Query: func(ctx context.Context, _ tenant.ID, expr string, at time.Time) (promql.Vector, error) {
+			return d.query(ctx, expr, at)
+		},
 		Select:      func(tenant.ID) storage.Queryable { return d },
 		Push:        d.push,
 		Notify:      func(_ context.Context, _ tenant.ID, expr string, alerts ...*rules.Alert) { n.add(expr, alerts) },
