@@ -70,7 +70,8 @@ func New(o Options) (*Index, error) {
 		Help: "Rows of the index read a second time, restricted to the published generation, because the first read may have missed " +
 			"some of its cells."})
 	return &Index{Catalogs: &Catalogs{t}, Generations: &Generations{table: t, codec: codec, rereads: rereads}, Work: &Work{t},
-		Garbage: &Garbage{t}, Tombstones: &Tombstones{t}, Tenants: &Tenants{t}, Leases: &Leases{t}, Shares: &Shares{t}, codec: codec, table: t}, nil
+		Garbage: &Garbage{t}, Tombstones: &Tombstones{t}, Tenants: &Tenants{t}, Leases: &Leases{t}, Shares: &Shares{t},
+		codec: codec, table: t}, nil
 }
 
 // Codec returns the codec of the index, which compresses and decodes values of cells.

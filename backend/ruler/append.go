@@ -7,6 +7,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -37,8 +38,8 @@ type appender struct {
 }
 
 // Append implements storage.AppenderV2.
-func (a *appender) Append(_ storage.SeriesRef, ls labels.Labels, _, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram,
-	_ storage.AOptions) (storage.SeriesRef, error) {
+func (a *appender) Append(_ storage.SeriesRef, ls labels.Labels, _, t int64, v float64, h *histogram.Histogram,
+	fh *histogram.FloatHistogram, _ storage.AOptions) (storage.SeriesRef, error) {
 	a.entries = append(a.entries, series.Entry{Labels: ls, Hash: ls.Hash(), Samples: []series.Sample{{T: t, V: v, H: h, FH: fh}}})
 	return 0, nil
 }
@@ -129,11 +130,11 @@ func (e *evaluation) ended(ctx context.Context, list []series.Entry) ([]series.E
 	if err != nil {
 		return nil, e.blame(ctx, err)
 	}
-	defer q.Close()
+	defer func() { _ = q.Close() }()
 	later := map[string]map[string]bool{} // by metric name
 	out := list[:0:0]
 	for i := range list {
-		name := list[i].Labels.Get(labels.MetricName)
+		name := list[i].Labels.Get(model.MetricNameLabel)
 		if later[name] == nil {
 			if later[name], err = continued(ctx, q, name); err != nil {
 				return nil, e.blame(ctx, err)
@@ -148,7 +149,7 @@ func (e *evaluation) ended(ctx context.Context, list []series.Entry) ([]series.E
 
 // continued returns the series of a metric that have samples.
 func continued(ctx context.Context, q storage.Querier, name string) (map[string]bool, error) {
-	m, err := labels.NewMatcher(labels.MatchEqual, labels.MetricName, name)
+	m, err := labels.NewMatcher(labels.MatchEqual, model.MetricNameLabel, name)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/series"
 )
 
 // samplesOf counts the pushed values and staleness markers of a metric.
@@ -224,6 +225,14 @@ func TestRestoreFails(t *testing.T) {
 				o.UserError = nil
 			})
 			defer b.close()
+			b.set(func() {
+				b.push = func(batch *series.Batch) (series.Outcome, error) {
+					for _, e := range batch.Entries {
+						d.append(e.Labels, e.Samples[0].T, e.Samples[0].V, nil)
+					}
+					return series.Outcome{}, nil
+				}
+			})
 			synctest.Wait()
 			if got := b.errorsOf("a"); c.idle == 0 && got != "g/A: err injected failure" {
 				t.Errorf("%s: after the first failure the state is %s", c.what, got)

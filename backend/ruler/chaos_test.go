@@ -164,7 +164,7 @@ func clusterFaults(t *testing.T, seed uint64) {
 	c.data.input(seed, c.start, c.start.Add(3*time.Hour))
 	var groups []rulefmt.RuleGroup
 	for i := range 8 {
-		groups = append(groups, rulefmt.RuleGroup{Name: fmt.Sprint("g", i), Interval: seconds(15 + 5*i), Rules: []rulefmt.Rule{
+		groups = append(groups, rulefmt.RuleGroup{Name: fmt.Sprint("g", i), Interval: seconds(5 + 5*i), Rules: []rulefmt.Rule{
 			{Record: "value", Expr: "sum(load)", Labels: map[string]string{"group": fmt.Sprint(i)}},
 			{Record: "series", Expr: "pod", Labels: map[string]string{"group": fmt.Sprint(i)}},
 			{Alert: "Always", Expr: "vector(1)", For: seconds(60), Labels: map[string]string{"group": fmt.Sprint(i)}},
