@@ -7,6 +7,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -16,9 +17,10 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// pushTries is how often a push is tried whose outcome is unknown. Repeating it does no harm,
-// since its samples have the timestamps of the slot.
-const pushTries = 3
+// pushFor is for how long a push is repeated whose outcome is unknown, but not longer than the
+// interval of the group. Repeating it does no harm, since its samples have the timestamps of
+// the slot.
+const pushFor = 15 * time.Second
 
 // appendable implements storage.AppendableV2 for one group.
 type appendable struct{ g *group }
@@ -36,8 +38,8 @@ type appender struct {
 }
 
 // Append implements storage.AppenderV2.
-func (a *appender) Append(_ storage.SeriesRef, ls labels.Labels, _, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram,
-	_ storage.AOptions) (storage.SeriesRef, error) {
+func (a *appender) Append(_ storage.SeriesRef, ls labels.Labels, _, t int64, v float64, h *histogram.Histogram,
+	fh *histogram.FloatHistogram, _ storage.AOptions) (storage.SeriesRef, error) {
 	a.entries = append(a.entries, series.Entry{Labels: ls, Hash: ls.Hash(), Samples: []series.Sample{{T: t, V: v, H: h, FH: fh}}})
 	return 0, nil
 }
@@ -69,19 +71,7 @@ func (e *evaluation) push(ctx context.Context, list []series.Entry) error {
 			return err
 		}
 	}
-	var out series.Outcome
-	var err error
-	for try := range pushTries {
-		out, err = e.pushOnce(ctx, append([]series.Entry(nil), list...))
-		if err == nil || errors.Is(err, series.ErrFenced) || errors.Is(err, errLease) || e.opts.UserError(err) || try == pushTries-1 {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return e.blame(ctx, ctx.Err())
-		case <-time.After(time.Duration(try+1) * 500 * time.Millisecond):
-		}
-	}
+	out, err := e.pushAgain(ctx, list)
 	if err != nil {
 		return e.blame(ctx, fmt.Errorf("write the results: %w", err))
 	}
@@ -89,6 +79,22 @@ func (e *evaluation) push(ctx context.Context, list []series.Entry) error {
 		return errors.New(out.String())
 	}
 	return nil
+}
+
+// pushAgain pushes until the outcome is known.
+func (e *evaluation) pushAgain(ctx context.Context, list []series.Entry) (series.Outcome, error) {
+	end := e.opts.Running() + min(pushFor, e.group.interval)
+	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		out, err := e.pushOnce(ctx, append([]series.Entry(nil), list...))
+		if err == nil || errors.Is(err, series.ErrFenced) || errors.Is(err, errLease) || e.opts.UserError(err) || e.opts.Running()+wait > end {
+			return out, err
+		}
+		select {
+		case <-ctx.Done():
+			return out, err
+		case <-time.After(wait):
+		}
+	}
 }
 
 func (e *evaluation) pushOnce(ctx context.Context, list []series.Entry) (series.Outcome, error) {
@@ -124,11 +130,11 @@ func (e *evaluation) ended(ctx context.Context, list []series.Entry) ([]series.E
 	if err != nil {
 		return nil, e.blame(ctx, err)
 	}
-	defer q.Close()
+	defer func() { _ = q.Close() }()
 	later := map[string]map[string]bool{} // by metric name
 	out := list[:0:0]
 	for i := range list {
-		name := list[i].Labels.Get(labels.MetricName)
+		name := list[i].Labels.Get(model.MetricNameLabel)
 		if later[name] == nil {
 			if later[name], err = continued(ctx, q, name); err != nil {
 				return nil, e.blame(ctx, err)
@@ -143,7 +149,7 @@ func (e *evaluation) ended(ctx context.Context, list []series.Entry) ([]series.E
 
 // continued returns the series of a metric that have samples.
 func continued(ctx context.Context, q storage.Querier, name string) (map[string]bool, error) {
-	m, err := labels.NewMatcher(labels.MatchEqual, labels.MetricName, name)
+	m, err := labels.NewMatcher(labels.MatchEqual, model.MetricNameLabel, name)
 	if err != nil {
 		return nil, err
 	}

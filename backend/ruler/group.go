@@ -36,6 +36,7 @@ type group struct {
 	dropped   bool      // the share was lost or the tenant deleted, while it was running
 	removed   bool      // the group was deleted while it was running
 	deleted   time.Time // of a ghost: when the group was deleted
+	counted   time.Time // last slot in the metrics
 	last      time.Time // slot of the last evaluation; zero: the last slot is still to be evaluated
 
 	takeover *takeover // pending
@@ -110,8 +111,7 @@ func (r *Ruler) apply(t *rulerTenant) {
 		url: r.opts.ExternalURL(t.id)}
 	seen := map[string]bool{}
 	for i, d := range t.defs {
-		share := Share(t.id, d.Namespace, d.Group.Name, r.opts.Count)
-		hold := r.held[share]
+		hold := r.held[d.share]
 		if hold == nil {
 			continue
 		}
@@ -127,7 +127,7 @@ func (r *Ruler) apply(t *rulerTenant) {
 		seen[d.key()] = true
 		g := t.groups[d.key()]
 		if g == nil {
-			g = r.create(t, d, share, hold)
+			g = r.create(t, d, hold)
 			t.groups[d.key()] = g
 		}
 		g.want = v
@@ -143,11 +143,11 @@ func (r *Ruler) apply(t *rulerTenant) {
 	}
 }
 
-// create returns a new group. It is taken over if it may have been evaluated before by another
-// ruler or an earlier process. r.mu is locked.
-func (r *Ruler) create(t *rulerTenant, d *definition, share int, hold *heldShare) *group {
-	g := &group{tenant: t, namespace: d.Namespace, name: d.Group.Name, share: share, place: -1}
-	if !d.fresh {
+// create returns a new group. It is taken over if another ruler or an earlier process may have
+// evaluated it before: unless it was stored while this ruler held the share. r.mu is locked.
+func (r *Ruler) create(t *rulerTenant, d *definition, hold *heldShare) *group {
+	g := &group{tenant: t, namespace: d.Namespace, name: d.Group.Name, share: d.share, place: -1}
+	if !d.fresh || hold.gained.After(r.lastSync) {
 		g.takeover = &takeover{idle: hold.idle, gained: hold.gained}
 	}
 	return g

@@ -352,3 +352,5 @@ func merged[K comparable, V any](a, b map[K]V) map[K]V {
 	maps.Copy(out, b)
 	return out
 }
+
+func seconds(n int) model.Duration { return model.Duration(time.Duration(n) * time.Second) }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/binary"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -123,7 +124,7 @@ type Ruler struct {
 	tenants  map[tenant.ID]*rulerTenant
 	held     map[int]*heldShare
 	woken    map[tenant.ID]bool
-	synced   bool // all tenants were listed once
+	lastSync time.Time // when the last complete read of all tenants began
 	stopping bool
 	schedule schedule
 }
@@ -192,7 +193,9 @@ func (r *Ruler) Gained(share int, number uint64, idle time.Duration) {
 	defer r.mu.Unlock()
 	r.held[share] = &heldShare{number: number, idle: idle, gained: r.opts.Now()}
 	for _, t := range r.tenants {
-		r.apply(t)
+		if slices.ContainsFunc(t.defs, func(d *definition) bool { return d.share == share }) {
+			r.apply(t)
+		}
 	}
 	r.signal()
 }

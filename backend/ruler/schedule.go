@@ -159,6 +159,10 @@ func (r *Ruler) start(t *rulerTenant, g *group, now time.Time) {
 
 // count updates the metrics of due evaluations. r.mu is locked.
 func (r *Ruler) count(g *group, slot, now time.Time) {
+	if slot.Equal(g.counted) {
+		return // tried again
+	}
+	g.counted = slot
 	r.metrics.due.Inc()
 	if missed := slot.Sub(g.last)/g.interval - 1; !g.last.IsZero() && missed > 0 {
 		r.metrics.due.Add(float64(missed))

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
@@ -15,9 +17,13 @@ type definition struct {
 	Definition
 	content string // equal for equal groups
 	fresh   bool   // stored since the definitions were read before
+	share   int
 }
 
 func (d *definition) key() string { return d.Namespace + "\x00" + d.Group.Name }
+
+// parallelReads is the number of tenants whose rules are read at once.
+const parallelReads = 16
 
 // syncLoop reads the rules of all tenants regularly, and those of woken tenants at once.
 func (r *Ruler) syncLoop(ctx context.Context) {
@@ -38,6 +44,7 @@ func (r *Ruler) syncLoop(ctx context.Context) {
 
 // syncAll reads which tenants have rules, and the groups of those whose version has changed.
 func (r *Ruler) syncAll(ctx context.Context) {
+	began := r.opts.Now()
 	ids, err := r.opts.Rules.Tenants(ctx)
 	var versions map[tenant.ID]uint64
 	if err == nil {
@@ -48,16 +55,19 @@ func (r *Ruler) syncAll(ctx context.Context) {
 		return
 	}
 	listed := map[tenant.ID]bool{}
+	var reads errgroup.Group
+	reads.SetLimit(parallelReads)
 	for _, id := range ids {
 		listed[id] = true
-		r.sync(ctx, id, versions[id])
-		if ctx.Err() != nil {
-			return
-		}
+		reads.Go(func() error { r.sync(ctx, id, versions[id]); return nil })
+	}
+	_ = reads.Wait()
+	if ctx.Err() != nil {
+		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.synced = true
+	r.lastSync = began
 	for id, t := range r.tenants {
 		if !listed[id] {
 			r.dropTenant(t)
@@ -106,7 +116,7 @@ func (r *Ruler) sync(ctx context.Context, id tenant.ID, version uint64) {
 		return
 	}
 	if t == nil {
-		t = &rulerTenant{id: id, fresh: r.synced, groups: map[string]*group{}, ghosts: map[*group]bool{}}
+		t = &rulerTenant{id: id, fresh: !r.lastSync.IsZero(), groups: map[string]*group{}, ghosts: map[*group]bool{}}
 		r.tenants[id] = t
 	}
 	current := t.loaded && t.version == version
@@ -124,7 +134,7 @@ func (r *Ruler) sync(ctx context.Context, id tenant.ID, version uint64) {
 		return
 	}
 	if !current {
-		t.replace(set)
+		t.replace(set, r.opts.Count)
 	}
 	r.apply(t)
 	for _, d := range t.defs {
@@ -134,7 +144,7 @@ func (r *Ruler) sync(ctx context.Context, id tenant.ID, version uint64) {
 }
 
 // replace sets the definitions of a tenant.
-func (t *rulerTenant) replace(set Set) {
+func (t *rulerTenant) replace(set Set, count int) {
 	before := map[string]bool{}
 	for _, d := range t.defs {
 		before[d.key()] = true
@@ -143,6 +153,7 @@ func (t *rulerTenant) replace(set Set) {
 	t.version, t.loaded, t.defs = set.Version, true, definitions(set.Groups)
 	for _, d := range t.defs {
 		d.fresh = known && !before[d.key()]
+		d.share = Share(t.id, d.Namespace, d.Group.Name, count)
 	}
 }
 

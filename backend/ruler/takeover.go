@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/rules"
@@ -207,7 +208,7 @@ func (r *Ruler) activity(ctx context.Context, g *group, of *rules.Group, first, 
 	if err != nil {
 		return nil, err
 	}
-	defer q.Close()
+	defer func() { _ = q.Close() }()
 	for _, rule := range list {
 		points, err := pointsOf(ctx, rule, q)
 		if err != nil {
@@ -248,7 +249,7 @@ func pointsOf(ctx context.Context, rule *rules.AlertingRule, q storage.Querier) 
 		if err := it.Err(); err != nil {
 			return nil, err
 		}
-		out[s.Labels().DropReserved(func(n string) bool { return n == labels.MetricName }).String()] = list
+		out[s.Labels().DropReserved(func(n string) bool { return n == model.MetricNameLabel }).String()] = list
 	}
 	return out, set.Err()
 }
