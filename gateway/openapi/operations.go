@@ -90,7 +90,8 @@ func operations() map[string]description {
 		label     = argument{name: "label", text: "Label name."}
 		searching = searchArguments(match, start, end, limit)
 	)
-	all := map[string]description{
+	all := ruleOperations()
+	maps.Copy(all, map[string]description{
 		"push":             {summary: "Write samples: remote write 1.0 or 2.0, compressed with snappy.", body: "application/x-protobuf"},
 		"query":            json("Evaluate an expression at one time.", append([]argument{query.needed(), at(), partial}, priced...)...),
 		"query_range":      json("Evaluate an expression over a range of time.", append([]argument{partial}, ranged...)...),
@@ -120,22 +121,21 @@ func operations() map[string]description {
 		"federate": {summary: "The current samples of series, for another Prometheus to scrape.", parameters: []argument{match.needed()},
 			answers: []string{"text/plain", protobufDelimited}},
 		"features":    json("List the features of this server that work."),
-		"rules":       json("List rules with their state."),
-		"alerts":      json("List active alerts."),
 		"openapi":     {summary: "This document.", answers: []string{"application/yaml"}},
 		"buildinfo":   json("Version of the server."),
 		"user_limits": {summary: "The tenant's limits.", answers: []string{"application/json"}},
 		"user_stats":  {summary: "The tenant's number of active series.", answers: []string{"application/json"}},
 		"ready":       text("Whether the process can serve requests."),
 		"healthy":     text("Whether the process is running."),
-	}
-	maps.Copy(all, ruleOperations())
+	})
 	return all
 }
 
-// ruleOperations returns the descriptions of the configuration of rules.
+// ruleOperations returns the descriptions of the state and the configuration of rules.
 func ruleOperations() map[string]description {
 	return map[string]description{
+		"rules":                 json("List rules with their state."),
+		"alerts":                json("List active alerts."),
 		"rule_namespaces":       yamlText("List the groups of rules of all namespaces."),
 		"rule_namespace":        yamlText("List the groups of rules of a namespace."),
 		"rule_group":            yamlText("Read a group of rules."),
