@@ -222,3 +222,53 @@ func TestRulesFaults(t *testing.T) {
 		}
 	}
 }
+
+// between is a row store that runs functions before and after its first CheckAndMutate. If after is set, the
+// response of that call is lost.
+type between struct {
+	rows.Store
+	before, after func()
+}
+
+func (b *between) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
+	before, after := b.before, b.after
+	b.before, b.after = nil, nil
+	if before != nil {
+		before()
+	}
+	held, err := b.Store.CheckAndMutate(ctx, key, c, then, otherwise)
+	if after != nil {
+		after()
+		return false, faults.ErrInjected
+	}
+	return held, err
+}
+
+// TestRulesBetween checks changes during which another writer changes the same rules.
+func TestRulesBetween(t *testing.T) {
+	ctx := t.Context()
+	mem, err := rowsmemory.Open()
+	must(t, nil, err)
+	t.Cleanup(func() { _ = mem.Close() })
+	other, store := over(t, mem), &between{Store: mem}
+	ix := over(t, store)
+	must(t, nil, other.Rules.Put(ctx, "t", RuleGroup{Namespace: "n", Name: "a"}, accept))
+
+	// The other writer adds a group after the rules were read: the check is repeated with it.
+	store.before = func() { must(t, nil, other.Rules.Put(ctx, "t", RuleGroup{Namespace: "n", Name: "b"}, accept)) }
+	var seen []int
+	err = ix.Rules.Put(ctx, "t", RuleGroup{Namespace: "n", Name: "c"}, func(set RuleSet) error {
+		seen = append(seen, len(set.Groups))
+		return nil
+	})
+	if got := names(t, ix, "t"); err != nil || !slices.Equal(seen, []int{1, 2}) || got != "3 n:a= n:b= n:c=" {
+		t.Errorf("put: %v, checks saw %v groups, rules %s", err, seen, got)
+	}
+
+	// The response of a deletion is lost, and then the other writer changes another group: the group was found.
+	store.after = func() { must(t, nil, other.Rules.Put(ctx, "t", RuleGroup{Namespace: "n", Name: "b", YAML: "2"}, accept)) }
+	found, err := ix.Rules.Delete(ctx, "t", "n", "a")
+	if got := names(t, ix, "t"); err != nil || !found || got != "5 n:b=2 n:c=" {
+		t.Errorf("delete: %v, %v, rules %s", found, err, got)
+	}
+}

@@ -206,7 +206,9 @@ func TestSizes(t *testing.T) {
 		"doubled text": {"name: g\nrules: [{alert: a, expr: up, annotations: {x: '{{ $x := \"aaaaaaaaaaaaaaaa\" }}" +
 			strings.Repeat("{{ $x = print $x $x }}", 40) + "'}}]", "may have more than 1048576 bytes"},
 		"long output": {"name: g\nrules: [{alert: a, expr: up, annotations: {x: '{{ $x := printf \"%1000d%1000d%1000d%1000d%1000d\" 1 1 1 1 1 }}" +
-			strings.Repeat("{{ $x }}", 2000) + "'}}]", "the expanded template may have more than 8388608 bytes"},
+			strings.Repeat("{{ $x }}", 5000) + "'}}]", "the expanded template may have more than 67108864 bytes"},
+		"long output of a range": {"name: g\nrules: [{alert: a, expr: up, annotations: {x: '{{ range query \"up\" }}" +
+			strings.Repeat("{{ printf \"%1000d\" 1 }}", 70) + "{{ end }}'}}]", "the expanded template may have more than 67108864 bytes"},
 		"alias bomb": {"name: g\nlabels: {a: &a [x,x,x,x,x,x,x,x,x], b: &b [*a,*a,*a,*a,*a,*a,*a,*a], c: &c [*b,*b,*b,*b,*b,*b,*b,*b], " +
 			"d: [*c,*c,*c,*c,*c,*c,*c,*c]}", "where a text is expected"},
 	} {

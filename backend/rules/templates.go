@@ -15,12 +15,18 @@ const (
 	maxWidth       = 1000     // width or precision of printf
 	maxLoops       = 3        // ranges inside each other
 	maxText        = 1 << 20  // bytes of one value, estimated
-	maxOutput      = 8 << 20  // bytes of the result without the repetitions of ranges, estimated
+	maxOutput      = 64 << 20 // bytes of the result, estimated
 	maxPattern     = 10_000   // instructions of the regular expressions of one template
-	scalarBytes    = 4 << 10  // estimated size of a value that is not known: a label value
+	scalarBytes    = 512      // estimated size of a value that is not known: a label value
 	vectorBytes    = 64 << 10 // estimated size of a vector or of labels, as text
 	escapedFactor  = 6        // how much longer escaping makes a text
 	maxPatternText = 4 << 10  // bytes
+
+	// Estimated repetitions of ranges. Queries inside a range are few, because the number of queries is limited
+	// during evaluation.
+	vectorElements = 1000
+	innerQueries   = 100
+	labelElements  = 32
 )
 
 // checkTemplates returns the problems of the templates of an alerting rule that could run for very
@@ -58,7 +64,7 @@ func checkTemplate(text string) error {
 	if len(set) != 1 || set[name] != tree {
 		return errNoTemplates
 	}
-	w := &walk{vars: map[string]value{}, inLoop: map[string]bool{}, patterns: maxPattern}
+	w := &walk{vars: map[string]value{}, inLoop: map[string]bool{}, repeats: 1, patterns: maxPattern}
 	collect(tree.Root, false, w.inLoop)
 	return w.list(tree.Root, value{size: scalarBytes})
 }
@@ -81,6 +87,7 @@ type walk struct {
 	vars     map[string]value
 	inLoop   map[string]bool // variables that are assigned in a range
 	loops    int
+	repeats  float64 // of the current node by the ranges around it
 	output   float64
 	patterns int // instructions that are left
 }
@@ -190,7 +197,17 @@ func (w *walk) loop(n *parse.RangeNode, dot value) error {
 		}
 		w.vars[d.Ident[0]] = element
 	}
+	outside := w.repeats
+	switch {
+	case len(n.Pipe.Cmds) == 1 && ofLabels(n.Pipe.Cmds[0].Args[0]):
+		w.repeats *= labelElements
+	case w.loops > 1:
+		w.repeats *= innerQueries
+	default:
+		w.repeats *= vectorElements
+	}
 	err = w.list(n.List, element)
+	w.repeats = outside
 	w.loops--
 	if err != nil {
 		return err
@@ -234,7 +251,7 @@ func labelsVariable(name string) bool { return name == "$labels" || name == "$ex
 
 // print adds to the result of the template.
 func (w *walk) print(size float64) error {
-	if w.output += size; w.output > maxOutput {
+	if w.output += size * w.repeats; w.output > maxOutput {
 		return fmt.Errorf("the expanded template may have more than %d bytes", maxOutput)
 	}
 	return nil

@@ -171,5 +171,6 @@ func (x *exchange) checkProtection() error {
 		return nil
 	}
 	return statusError{http.StatusForbidden, "forbidden", fmt.Sprintf(
-		"namespace %q is protected (limit protected_rule_namespaces): send the header %s with the namespace to change it", x.namespace, HeaderOverride)}
+		"namespace %q is protected (limit protected_rule_namespaces): send the header %s with the namespace to change it",
+		x.namespace, HeaderOverride)}
 }

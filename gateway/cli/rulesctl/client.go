@@ -38,7 +38,8 @@ type client struct {
 
 func (c *client) flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.url, "url", "", "`URL` of the gateway (default $PALLIUM_URL, or "+defaultURL+")")
-	fs.StringVar(&c.tokenFile, "token-file", "", "`file` with a key of the tenant (default: $PALLIUM_TOKEN, or the file in $PALLIUM_TOKEN_FILE)")
+	fs.StringVar(&c.tokenFile, "token-file", "", "`file` with a key of the tenant (default: $PALLIUM_TOKEN, or the file in "+
+		"$PALLIUM_TOKEN_FILE)")
 	fs.StringVar(&c.tenant, "tenant", "", "`tenant`, for a key that is valid for several")
 	fs.StringVar(&c.override, "override-protection", "", "`namespaces` that are changed although they are protected, separated by commas")
 }

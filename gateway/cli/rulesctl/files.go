@@ -24,7 +24,8 @@ type files struct{ parser parser.Parser }
 const maxFile = 64 << 20
 
 func namespaceFlag(fs *flag.FlagSet) *string {
-	return fs.String("namespace", "", "`namespace` of groups in files that do not name one (default: the name of the file without its extension)")
+	return fs.String("namespace", "", "`namespace` of groups in files that do not name one (default: the name of the file without "+
+		"its extension)")
 }
 
 // read reads and checks files, and returns their groups sorted by namespace and name. If any group is
@@ -175,7 +176,8 @@ func (f files) load(fs *flag.FlagSet) action {
 			fmt.Fprintf(c.Out, "%s: %v\n", what, s)
 		}
 		for i := range extra {
-			fmt.Fprintf(c.Out, "only on the server: group %q of namespace %q; 'pallium rules delete' deletes it\n", extra[i].Name, extra[i].Namespace)
+			g := &extra[i]
+			fmt.Fprintf(c.Out, "only on the server: group %q of namespace %q; 'pallium rules delete' deletes it\n", g.Name, g.Namespace)
 		}
 		return errors.Join(errs...)
 	}
@@ -191,10 +193,10 @@ func (f files) diff(fs *flag.FlagSet) action {
 		n := len(extra)
 		for i := range list {
 			s := &list[i]
-			switch {
-			case s.old == s.yaml:
+			switch s.old {
+			case s.yaml:
 				continue
-			case s.old == "":
+			case "":
 				fmt.Fprintf(c.Out, "only in the files: %v\n", s)
 			default:
 				fmt.Fprintf(c.Out, "different: %v\n%s", s, difference(s.old, s.yaml))
