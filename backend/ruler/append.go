@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -136,7 +135,7 @@ func (e *evaluation) ended(ctx context.Context, list []series.Entry) ([]series.E
 	for i := range list {
 		name := list[i].Labels.Get(model.MetricNameLabel)
 		if later[name] == nil {
-			if later[name], err = continued(ctx, q, name); err != nil {
+			if later[name], err = continued(ctx, q, name, g.deleted.UnixMilli()); err != nil {
 				return nil, e.blame(ctx, err)
 			}
 		}
@@ -147,8 +146,9 @@ func (e *evaluation) ended(ctx context.Context, list []series.Entry) ([]series.E
 	return out, nil
 }
 
-// continued returns the series of a metric that have samples.
-func continued(ctx context.Context, q storage.Querier, name string) (map[string]bool, error) {
+// continued returns the series of a metric that have samples after a time in milliseconds. A storage may return
+// samples outside of the range of the querier.
+func continued(ctx context.Context, q storage.Querier, name string, after int64) (map[string]bool, error) {
 	m, err := labels.NewMatcher(labels.MatchEqual, model.MetricNameLabel, name)
 	if err != nil {
 		return nil, err
@@ -160,8 +160,11 @@ func continued(ctx context.Context, q storage.Querier, name string) (map[string]
 		s := set.At()
 		it = s.Iterator(it)
 		for kind := it.Next(); kind != chunkenc.ValNone; kind = it.Next() {
+			if it.AtT() <= after {
+				continue
+			}
 			if kind == chunkenc.ValFloat {
-				if _, v := it.At(); value.IsStaleNaN(v) && math.IsNaN(v) {
+				if _, v := it.At(); value.IsStaleNaN(v) {
 					continue
 				}
 			}

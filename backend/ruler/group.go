@@ -297,7 +297,7 @@ func (r *Ruler) remove(t *rulerTenant, g *group) {
 // bury replaces a deleted group that is not running by a ghost. r.mu is locked.
 func (r *Ruler) bury(t *rulerTenant, g *group) {
 	r.forget(g)
-	if g.rules == nil || g.last.IsZero() || r.held[g.share] == nil {
+	if g.rules == nil || r.held[g.share] == nil {
 		return
 	}
 	now := r.opts.Now()
