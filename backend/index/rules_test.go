@@ -266,7 +266,9 @@ func TestRulesBetween(t *testing.T) {
 	}
 
 	// The response of a deletion is lost, and then the other writer changes another group: the group was found.
-	store.after = func() { must(t, nil, other.Rules.Put(ctx, "t", RuleGroup{Namespace: "n", Name: "b", YAML: "2"}, accept)) }
+	store.after = func() {
+		must(t, nil, other.Rules.Put(ctx, "t", RuleGroup{Namespace: "n", Name: "b", YAML: "2"}, accept))
+	}
 	found, err := ix.Rules.Delete(ctx, "t", "n", "a")
 	if got := names(t, ix, "t"); err != nil || !found || got != "5 n:b=2 n:c=" {
 		t.Errorf("delete: %v, %v, rules %s", found, err, got)
