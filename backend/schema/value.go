@@ -30,7 +30,7 @@ const (
 	valueGarbage   = 9
 	valueLease     = 10
 	valueAside     = 11
-	valueShare     = 13
+	valueShare     = 12
 
 	lastValue = valueShare
 )
