@@ -51,7 +51,7 @@ type Definition struct {
 
 // Set has all groups of a tenant.
 type Set struct {
-	Version uint64
+	Version string // differs after every change
 	Groups  []Definition
 }
 
@@ -60,7 +60,7 @@ type Rules interface {
 	// Tenants returns the tenants that have, or had, rules.
 	Tenants(context.Context) ([]tenant.ID, error)
 	// Versions returns the versions of the rules of tenants; a tenant without rules has none.
-	Versions(context.Context, []tenant.ID) (map[tenant.ID]uint64, error)
+	Versions(context.Context, []tenant.ID) (map[tenant.ID]string, error)
 	Groups(context.Context, tenant.ID) (Set, error)
 }
 
