@@ -37,6 +37,9 @@ const (
 	// maxTemplateQueries is the number of queries that the templates of one evaluation of a
 	// rule may run.
 	maxTemplateQueries = 100
+	// maxTemplateResults is the number of series that such a query may return. Package rules estimates the size
+	// of an expanded template with it.
+	maxTemplateResults = 1000
 )
 
 // Definition is a stored group.
