@@ -34,7 +34,8 @@ func (s *Store) Adopt(ctx context.Context, object string) (adopted bool, err err
 	if err := s.enter(ctx, uploadOf(obj, info), obj); err != nil {
 		return false, err
 	}
-	s.opts.Logger.Warn("entered an L0 pack into the index: its upload was not completed, or its rows were lost", "object", object, "ingester", info.Source)
+	s.opts.Logger.Warn("entered an L0 pack into the index: its upload was not completed, or its rows were lost",
+		"object", object, "ingester", info.Source)
 	return true, nil
 }
 
