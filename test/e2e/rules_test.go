@@ -31,18 +31,18 @@ rules:
 - {record: "cpu:seconds:rate30s", expr: "sum without (cpu) (irate(node_cpu_seconds_total[30s]))"}
 - {record: "samples:increase", expr: "increase(prometheus_tsdb_head_samples_appended_total[30s])"}
 - {record: "goroutines:topk", expr: "topk(1, go_goroutines)"}
-- {record: "comes:goes", expr: "up == on () group_left () vector(1) and on () (time() %% 20 < 12)"}
+- {record: "comes:goes", expr: "up == on () group_left () vector(1) and on () (vector(time()) %% 20 < 12)"}
 - {record: "latency:native", expr: "sum(rate(prometheus_http_request_duration_seconds[30s]))"}
 - {record: "latency:p90", expr: "histogram_quantile(0.9, sum by (le) (rate(prometheus_http_request_duration_seconds_bucket[30s])))"}
 - {record: "nothing", expr: "absent(up)"}
 - {record: "now", expr: "vector(time())"}
 - alert: Flaps
-  expr: up and on () (time() %% 20 < 12)
+  expr: up and on () (vector(time()) %% 20 < 12)
   for: 4s
   labels: {severity: page}
   annotations: {summary: "{{ $labels.job }} {{ with query \"count(up)\" }}{{ . | first | value }}{{ end }}"}
 - alert: Kept
-  expr: up and on () (time() %% 20 < 4)
+  expr: up and on () (vector(time()) %% 20 < 4)
   keep_firing_for: 6s
 `
 

@@ -72,11 +72,11 @@ func newBench(t *testing.T) *bench {
 			}
 			return b.states, nil
 		}, Parsers: querier.NewParsers(querier.MaxPrettyOperators), Limits: func(id tenant.ID) limits.Limits {
-		if l, ok := b.limits[id]; ok {
-			return l
-		}
-		return limits.Default()
-	}, Changed: func(id tenant.ID) { b.changed = append(b.changed, id) }})
+			if l, ok := b.limits[id]; ok {
+				return l
+			}
+			return limits.Default()
+		}, Changed: func(id tenant.ID) { b.changed = append(b.changed, id) }})
 	r := chi.NewRouter()
 	table := routes.Table()
 	for i := range table {

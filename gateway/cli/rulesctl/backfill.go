@@ -31,7 +31,8 @@ type progress struct {
 
 // backfill starts, shows or stops the evaluation of a group for a time in the past.
 func backfill(fs *flag.FlagSet) action {
-	start := fs.String("start", "", "first `time` to evaluate: RFC 3339, Unix seconds, or a duration such as 7d before now; without it the progress is shown")
+	start := fs.String("start", "", "first `time` to evaluate: RFC 3339, Unix seconds, or a duration such as 7d before now; "+
+		"without it the progress is shown")
 	end := fs.String("end", "", "last `time` to evaluate (default now)")
 	wait := fs.Bool("wait", false, "wait until the backfill has ended")
 	stop := fs.Bool("stop", false, "stop and delete the backfill; the samples that it has written stay")

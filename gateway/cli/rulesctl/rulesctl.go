@@ -25,8 +25,9 @@ func Group(check parser.Parser) command.Group {
 		verb("rules load", "FILE...", "create and replace the groups of files", 1, -1, f.load),
 		verb("rules diff", "FILE...", "compare the groups of files with the server", 1, -1, f.diff),
 		{Name: "rules check", Args: "FILE...", About: "check files of rules, without a server", Min: 1, Max: -1, Setup: f.check},
-		{Name: "rules test", Args: "FILE...", About: "run unit tests of rules in promtool's format, without a server", Min: 1, Max: -1, Setup: f.test},
-		verb("rules backfill", "NAMESPACE GROUP", "evaluate the recording rules of a group for a time in the past, or show the progress", 2, 2, backfill),
+		{Name: "rules test", Args: "FILE...", About: "run unit tests of rules in promtool's format, without a server",
+			Min: 1, Max: -1, Setup: f.test},
+		verb("rules backfill", "NAMESPACE GROUP", "evaluate the recording rules of a group for the past, or show the progress", 2, 2, backfill),
 		destroys(verb("rules delete", "NAMESPACE [GROUP]", "delete a group, or all groups of a namespace", 1, 2, remove)),
 	}}
 }
