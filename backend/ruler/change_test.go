@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -252,4 +254,37 @@ func TestRestoreFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSlowTakeover checks that slots which pass while a takeover evaluates earlier ones are evaluated, too.
+func TestSlowTakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := group1("g", rulefmt.Rule{Record: "r", Expr: "up"})
+		d.Group.Interval = seconds(2)
+		b := newBench(6*time.Second, func(o *Options) {
+			o.Rules.(*fakeRules).set("a", d)
+			query := o.Query
+			o.Query = func(ctx context.Context, id tenant.ID, expr string, at time.Time) (promql.Vector, error) {
+				time.Sleep(900 * time.Millisecond)
+				return query(ctx, id, expr, at)
+			}
+		})
+		defer b.close()
+		time.Sleep(time.Minute)
+		times := map[string]bool{}
+		first, last := 1<<60, 0
+		for _, text := range b.take() {
+			_, rest, _ := strings.Cut(text, " at ")
+			at, _, _ := strings.Cut(rest, ":")
+			ms, err := strconv.Atoi(at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			times[at] = true
+			first, last = min(first, ms), max(last, ms)
+		}
+		if want := (last-first)/2000 + 1; len(times) != want || want < 30 {
+			t.Errorf("%d slots were written from %d to %d ms, want %d", len(times), first, last, want)
+		}
+	})
 }

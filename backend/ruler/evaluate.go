@@ -43,25 +43,39 @@ func (e operatorError) Unwrap() error { return e.error }
 
 var errLease = errors.New("the lease of this share of rule groups has ended: another ruler evaluates the group")
 
-// evaluate evaluates a group at a slot. It returns after how long the slot must be tried
-// again, or 0.
-func (r *Ruler) evaluate(ctx context.Context, g *group, slot time.Time) (again time.Duration) {
+// maxLate is the number of slots that a takeover evaluates late, because they passed while it evaluated earlier
+// ones.
+const maxLate = 30
+
+// evaluate evaluates a group at a slot. It returns the last slot that was evaluated, and after how
+// long that slot must be tried again, or 0.
+func (r *Ruler) evaluate(ctx context.Context, g *group, slot time.Time) (last time.Time, again time.Duration) {
 	if _, _, ok := r.opts.Shares.Lease(g.share); !ok {
-		return min(g.interval, time.Second)
+		return slot, min(g.interval, time.Second)
 	}
 	ctx = promql.NewOriginContext(ctx, map[string]any{"ruleGroup": map[string]string{"file": g.rules.File(), "name": g.name}})
 	g.eval = &evaluation{Ruler: r, group: g}
 	if g.ghost() {
-		return r.markStale(ctx, g)
+		return slot, r.markStale(ctx, g)
 	}
-	first := slot
+	first, end := slot, slot
 	if g.takeover != nil {
 		var err error
 		if first, err = r.takeOver(ctx, g, slot); err != nil {
-			return r.takeoverFailed(ctx, g, err)
+			return slot, r.takeoverFailed(ctx, g, err)
+		}
+		if g.takeover == nil { // the group is continued without a gap
+			end = slot.Add(maxLate * g.interval)
 		}
 	}
-	for at := first; !at.After(slot) && ctx.Err() == nil; at = at.Add(g.interval) {
+	for at := first; !at.After(end) && ctx.Err() == nil; at = at.Add(g.interval) {
+		if at.After(slot) {
+			if at.After(r.opts.Now()) {
+				break
+			}
+			slot = at
+			r.metrics.due.Inc()
+		}
 		g.eval = &evaluation{Ruler: r, group: g}
 		rules.DefaultEvalIterationFunc(ctx, g.rules, at)
 		r.evaluated(ctx, g)
@@ -69,7 +83,7 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, slot time.Time) (again t
 	if g.takeover != nil && ctx.Err() == nil {
 		r.restoreLate(g)
 	}
-	return 0
+	return slot, 0
 }
 
 // evaluated counts an evaluation of a group that has ended.

@@ -151,9 +151,9 @@ func (r *Ruler) start(t *rulerTenant, g *group, now time.Time) {
 	ctx, cancel := context.WithCancel(r.evaluators.Context())
 	g.cancel = cancel
 	r.evaluators.Go(func(context.Context) {
-		again := r.evaluate(ctx, g, slot)
+		last, again := r.evaluate(ctx, g, slot)
 		cancel()
-		r.finish(t, g, hold, slot, again)
+		r.finish(t, g, hold, last, again)
 	})
 }
 

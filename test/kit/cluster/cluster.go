@@ -48,6 +48,8 @@ type Options struct {
 	Namespace *Namespace
 	// TwoCompactors adds compactor-2.
 	TwoCompactors bool
+	// Rulers is the number of rulers: ruler-1 and so on, at most two.
+	Rulers int
 	// Through returns the address that Pallium must use to reach a process at an address, for tests
 	// that put a proxy in between. It is called for Redis, Bigtable, Cloud Storage, and the RPC
 	// addresses of backends, and with the names "inside-redis", "inside-bigtable" and "inside-gcs"
@@ -110,7 +112,7 @@ var documented = map[string]int{
 	"redis": 9379, "bigtable": 9086, "gcs": 9443,
 	"ingester-1": 9121, "ingester-2": 9131, "ingester-3": 9141,
 	"backend-1": 9151, "backend-2": 9161, "compactor-1": 9171, "compactor-2": 9181,
-	"frontend-1": 9191, "frontend-2": 9201,
+	"frontend-1": 9191, "frontend-2": 9201, "ruler-1": 9211, "ruler-2": 9221,
 	"gateway-1": 9009, "gateway-2": 9019,
 }
 
@@ -211,6 +213,9 @@ func (c *Cluster) backends() {
 	c.backend("compactor-1", "", "compactor")
 	if c.o.TwoCompactors {
 		c.backend("compactor-2", "", "compactor")
+	}
+	for i := range c.o.Rulers {
+		c.backend(fmt.Sprintf("ruler-%d", i+1), "", "ruler")
 	}
 }
 
