@@ -11,6 +11,7 @@ type metrics struct {
 	failures                *prometheus.CounterVec
 	takeovers               *prometheus.CounterVec
 	syncFailures            prometheus.Counter
+	delay                   prometheus.Histogram
 }
 
 // Values of the label reason.
@@ -41,6 +42,9 @@ func newMetrics(reg prometheus.Registerer, r *Ruler) metrics {
 			Help: "Rule groups taken over from another ruler or an earlier process: continued exactly, restored after a longer gap, " +
 				"or failed and tried again."}, []string{"result"}),
 	}
+	m.delay = auto.NewHistogram(prometheus.HistogramOpts{Name: "pallium_ruler_group_evaluation_delay_seconds",
+		Help:    "Time from a slot of a rule group until its evaluation began; without takeovers.",
+		Buckets: []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}})
 	for _, reason := range []string{reasonUser, reasonOperator} {
 		m.failures.WithLabelValues(reason)
 	}

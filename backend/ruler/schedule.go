@@ -168,7 +168,11 @@ func (r *Ruler) count(g *group, slot, now time.Time) {
 		r.metrics.due.Add(float64(missed))
 		r.metrics.missed.Add(float64(missed))
 	}
-	if g.takeover == nil && now.Sub(slot) > g.interval/4 {
+	if g.takeover != nil {
+		return
+	}
+	r.metrics.delay.Observe(now.Sub(slot).Seconds())
+	if now.Sub(slot) > g.interval/4 {
 		r.metrics.late.Inc()
 	}
 }
