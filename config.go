@@ -102,9 +102,9 @@ type Frontend struct {
 	Cache   bool `yaml:"cache"`   // cache results
 	// CacheBytes is the size of the cache in memory; 0 means a share of the process's memory.
 	CacheBytes int64 `yaml:"cache_bytes"`
-	// MaxShards is the maximum number of shards, separate evaluations of a range of series, of an
-	// aggregation, or of an expression without aggregations; 0 means the number of CPUs, or 16 in a
-	// query frontend of a cluster; 1 means that nothing is divided into shards.
+	// MaxShards is the maximum number of shards into which an aggregation, or an expression without
+	// aggregations, is divided. A shard is the evaluation of one range of its series. 0 means the
+	// number of CPUs, or 16 in a query frontend of a cluster; 1 means that nothing is divided.
 	MaxShards int `yaml:"max_shards"`
 	// ShardPoints is the minimum work of a shard, in samples; 0 means the default.
 	ShardPoints int64 `yaml:"shard_points"`
@@ -119,7 +119,8 @@ type Store struct {
 	PageCacheBytes  int64 `yaml:"page_cache_bytes"`
 	FrameCacheBytes int64 `yaml:"frame_cache_bytes"`
 	TableCacheBytes int64 `yaml:"table_cache_bytes"`
-	// MaxQueryBytes is the maximum number of bytes that one read fetches from the object store.
+	// MaxQueryBytes is the maximum number of bytes of compacted packs that one query may read, from
+	// objects or the frame cache.
 	MaxQueryBytes int64 `yaml:"max_query_bytes"`
 }
 
@@ -149,7 +150,8 @@ func DefaultConfig() Config {
 	}
 }
 
-// Check returns the errors of all values that are invalid, with their lines in the file.
+// Check returns the errors of all invalid values, with their lines in the file. It does not check
+// the sections auth and upstream, which are checked when they are used.
 func (c *Config) Check() error {
 	var all error
 	for _, part := range c.errors() {
@@ -178,7 +180,7 @@ func (c *Config) located(err error) error {
 	return fmt.Errorf("line %d: %w", line, err)
 }
 
-// errors returns the errors of all parts of the configuration; some are nil.
+// errors returns the errors of all parts of the configuration that Check checks; some are nil.
 func (c *Config) errors() []error {
 	lim := limits.Merge(limits.Default(), c.Limits)
 	return append(c.checkPlaces(),

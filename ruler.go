@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/prometheus/prometheus/rules"
@@ -123,12 +124,14 @@ func (b *backend) runRuler(ctx context.Context) {
 	if b.cluster != nil && b.cluster.members.Wait(ctx) != nil {
 		return
 	}
-	done := make(chan struct{}, 2)
-	go func() { r.holder.Run(ctx, r.ruler); done <- struct{}{} }()
-	go func() { r.backfills.Run(ctx); done <- struct{}{} }()
+	holding, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var held, filled sync.WaitGroup
+	held.Go(func() { r.holder.Run(holding, r.ruler) })
+	filled.Go(func() { r.backfills.Run(ctx) })
 	r.ruler.Run(ctx)
-	<-done
-	<-done
+	filled.Wait()
+	stop() // not before: evaluations in progress need their leases
+	held.Wait()
 	release, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	r.holder.Release(release)
 	cancel()
@@ -141,11 +144,11 @@ func (b *backend) runRuler(ctx context.Context) {
 type storedRules struct{ *index.Rules }
 
 // Versions implements ruler.Rules.
-func (s storedRules) Versions(ctx context.Context, ids []tenant.ID) (map[tenant.ID]uint64, error) {
+func (s storedRules) Versions(ctx context.Context, ids []tenant.ID) (map[tenant.ID]string, error) {
 	versions, err := s.Rules.Versions(ctx, ids)
-	out := make(map[tenant.ID]uint64, len(versions))
+	out := make(map[tenant.ID]string, len(versions))
 	for id, v := range versions {
-		out[id] = v.Number
+		out[id] = string(v.Encode())
 	}
 	return out, err
 }
@@ -156,7 +159,7 @@ func (s storedRules) Groups(ctx context.Context, id tenant.ID) (ruler.Set, error
 	if err != nil {
 		return ruler.Set{}, err
 	}
-	out := ruler.Set{Version: set.Version.Number}
+	out := ruler.Set{Version: string(set.Version.Encode())}
 	for i := range set.Groups {
 		out.Groups = append(out.Groups, definitionOf(&set.Groups[i]))
 	}

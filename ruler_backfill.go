@@ -60,8 +60,8 @@ func (p backfills) group(ctx context.Context, b *index.Backfill, start, end time
 	case !bounds.Recording:
 		return nil, fmt.Errorf("%w: recording rules are switched off (limit recording_rules)", backfill.ErrNoGroup)
 	}
-	g := &backfill.Group{Tenant: b.Tenant, Namespace: b.Namespace, Name: b.Group, Rules: d.Group.Rules, Labels: d.Group.Labels, Limit: d.Group.Limit,
-		Interval: time.Duration(d.Group.Interval), Offset: bounds.QueryOffset}
+	g := &backfill.Group{Tenant: b.Tenant, Namespace: b.Namespace, Name: b.Group,
+		Rules: d.Group.Rules, Labels: d.Group.Labels, Limit: d.Group.Limit, Interval: time.Duration(d.Group.Interval), Offset: bounds.QueryOffset}
 	if most := bounds.MaxResults; most > 0 && (g.Limit == 0 || most < g.Limit) {
 		g.Limit = most
 	}
@@ -97,7 +97,8 @@ func (p backfills) push(ctx context.Context, g *backfill.Group, entries []series
 	ctx, cancel := context.WithTimeout(ctx, deadline-p.b.running()())
 	defer cancel()
 	lim := p.b.limitsOf(g.Tenant)
-	out, err := p.b.push(ctx, &series.Batch{Tenant: g.Tenant, Limits: &lim, Entries: entries, Fence: &series.Fence{Share: share, Number: number}})
+	fence := &series.Fence{Share: share, Number: number}
+	out, err := p.b.push(ctx, &series.Batch{Tenant: g.Tenant, Limits: &lim, Entries: entries, Fence: fence})
 	switch {
 	case err != nil:
 		return err

@@ -77,7 +77,9 @@ func (q *ruleQueries) instant(ctx context.Context, id tenant.ID, expr string, at
 }
 
 // ranges evaluates a range query.
-func (q *ruleQueries) ranges(ctx context.Context, id tenant.ID, expr string, start, end time.Time, step time.Duration) (promql.Matrix, error) {
+func (q *ruleQueries) ranges(
+	ctx context.Context, id tenant.ID, expr string, start, end time.Time, step time.Duration,
+) (promql.Matrix, error) {
 	value, release, err := q.run(ctx, id, expr, split.Times{Start: start, End: end, Step: step})
 	if err != nil {
 		return nil, err
@@ -128,7 +130,9 @@ type tenantQuerier struct {
 }
 
 // Select implements storage.Querier.
-func (q *tenantQuerier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
+func (q *tenantQuerier) Select(
+	ctx context.Context, sorted bool, hints *storage.SelectHints, matchers ...*labels.Matcher,
+) storage.SeriesSet {
 	return q.Querier.Select(q.prepare(ctx), sorted, hints, matchers...)
 }
 

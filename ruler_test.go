@@ -150,3 +150,36 @@ func TestRules(t *testing.T) {
 	}
 	p.stop()
 }
+
+// TestRuleBackfill checks a backfill through the edge: a chain of rules is recorded for an hour in the past, and again after
+// a restart in the middle.
+func TestRuleBackfill(t *testing.T) {
+	noLeaks(t)
+	cfg := testConfig(t)
+	cfg.Self.Disabled = true
+	p := start(t, cfg, All, nil)
+	key := p.tenant("a")
+	rules := p.ruleKey("a", `"rules:read","rules:write"`)
+	if code, text := p.do(http.MethodPost, p.edge+"/api/v1/rules/n%2F1", rules, strings.NewReader(strings.Replace(fmt.Sprintf(ruleGroup, "x"), "interval: 1s", "interval: 15s", 1))); code != 202 {
+		t.Fatal(code, text)
+	}
+	const at = "/api/v1/rules/n%2F1/g/backfill"
+	end := time.Now().Add(-10 * time.Minute).Truncate(time.Minute)
+	from := end.Add(-time.Hour)
+	if code, text := p.do(http.MethodPost, fmt.Sprintf("%s%s?start=%d&end=%d", p.edge, at, from.Unix(), end.Unix()), rules, nil); code != 202 {
+		t.Fatal(code, text)
+	}
+	p.stop()
+	p = start(t, cfg, All, nil)
+	defer p.stop()
+	eventually(t, func() string {
+		if code, text := p.do(http.MethodGet, p.edge+at, rules, nil); code != 200 || !strings.Contains(text, `"state":"done"`) || !strings.Contains(text, `"samples":480,`) {
+			return fmt.Sprintf("the backfill: %d %s", code, text)
+		}
+		return ""
+	})
+	query := fmt.Sprintf("sum(count_over_time(answer:double[1h] @ %d))", end.Unix())
+	if code, text := p.query(key, query); code != 200 || !strings.Contains(text, `"240"`) {
+		t.Errorf("%s: %d %s, want a sample for each slot of the hour", query, code, text)
+	}
+}

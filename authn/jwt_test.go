@@ -312,7 +312,7 @@ func TestTenantAndScopeClaims(t *testing.T) {
 		{"too many", one(slices.Repeat([]string{"a"}, 101), "metrics:read"), "", "metrics:read"},
 		{"mapped", two([]string{"metrics-x", "ops", "other"}, []string{"viewer"}), "ops x", "metrics:read"},
 		{"mapping is anchored", two([]string{"not-metrics-x", "ops2", "devops"}, "not-viewer"), "", ""},
-		{"the mapping of tenants is anchored at line ends; white space around scopes is ignored", two("ops\nx", "viewer\n"), "", "metrics:read"},
+		{"the mapping of tenants is anchored at the ends of the text, not of lines; white space around scopes is ignored", two("ops\nx", "viewer\n"), "", "metrics:read"},
 		{"mapped to an empty ID", two("metrics-", "editor"), "", "metrics:read metrics:write"},
 		{"mapped to a path", two("metrics-..", "editor"), "", "metrics:read metrics:write"},
 		{"a Pallium scope that no mapping matches", two("ops", "metrics:write"), "ops", ""},

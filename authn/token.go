@@ -236,7 +236,7 @@ func (i *issuer) checkClaims(claims map[string]any, now time.Time) (exp time.Tim
 	return exp, Invalid, "jwt_audience"
 }
 
-// date parses a NumericDate: seconds since 1970, fractions allowed, above 0.
+// date parses a NumericDate: seconds since 1970, fractions allowed, above 0 and at most 2^40.
 func date(claims map[string]any, name string) (time.Time, bool) {
 	n, ok := claims[name].(json.Number)
 	if !ok {
@@ -250,8 +250,8 @@ func date(claims map[string]any, name string) (time.Time, bool) {
 	return time.Unix(int64(sec), int64(frac*1e9)), true
 }
 
-// stringList parses a claim that is a string or an array of strings. Empty strings are
-// invalid.
+// stringList parses a claim that is a string or an array of strings. Empty strings and
+// empty arrays are invalid.
 func stringList(v any) ([]string, bool) {
 	switch v := v.(type) {
 	case string:

@@ -3,8 +3,8 @@
 // credential (package authn), authorizes the request (package policies) and enforces the tenant's
 // limits. It serves open and local routes itself. For all other routes it builds a new request,
 // which has only the headers of the client's request that are on an allow list, and headers of the
-// gateway, such as the tenant. It goes to a handler in the same process or through a proxy to a
-// remote backend; both get the same request.
+// gateway, such as the tenant. The new request goes to a handler in the same process or through a
+// proxy to a remote backend; both get the same request.
 package gateway
 
 import (

@@ -23,7 +23,8 @@ func newMetrics(reg prometheus.Registerer, g *Gateway) *metrics {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120},
 		}, []string{"route"}),
 		rejections: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pallium_gateway_rejected_requests_total", Help: "Requests that the gateway itself rejected, by reason.",
+			Name: "pallium_gateway_rejected_requests_total",
+			Help: "Requests that the gateway itself rejected, or whose client disconnected (client_gone), by reason.",
 		}, []string{"reason"}),
 		authFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_gateway_auth_failures_total", Help: "Credentials that were not accepted, by kind and reason.",

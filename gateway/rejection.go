@@ -48,7 +48,7 @@ func errorType(status int) string {
 	return "bad_data"
 }
 
-// overLimit returns the response to a request that exceeds a limit of its tenant.
+// overLimit returns the response to a request that exceeds a limit of its tenant or of its token.
 func overLimit(r *quota.Rejection) *rejection {
 	status := http.StatusTooManyRequests
 	if r.Retry == 0 {

@@ -58,19 +58,20 @@ func New(o Options) (*Member, error) {
 	if m.now == nil {
 		m.now = time.Now
 	}
-	var err error
 	switch {
 	case o.TLS == (TLSFiles{}) && o.Secrets == nil:
 		return nil, ErrNoProof
 	case o.TLS == (TLSFiles{}):
-		m.cert, err = selfSigned(m.now())
+		var err error
+		if m.cert, err = selfSigned(m.now()); err != nil {
+			return nil, fmt.Errorf("generate a self-signed certificate: %w", err)
+		}
 	case o.PlainText:
 		return nil, errors.New("cluster.tls is set and cluster.insecure_plain_text is true: remove one of them")
 	default:
-		err = m.readFiles(o.TLS)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cluster.tls: %w", err)
+		if err := m.readFiles(o.TLS); err != nil {
+			return nil, fmt.Errorf("cluster.tls: %w", err)
+		}
 	}
 	return m, nil
 }

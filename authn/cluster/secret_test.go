@@ -28,7 +28,7 @@ func TestDerivedKeys(t *testing.T) {
 	}
 	for name, other := range map[string][]byte{
 		"another secret": both[1], "another use": derived(first, "y")[0], "the secret": []byte(first),
-		"a proof": key([]byte(first), "x"), "the proof of a client": key([]byte(first), ofClient),
+		"a signature for the same purpose": key([]byte(first), "x"), "the proof of a client": key([]byte(first), ofClient),
 	} {
 		if len(both[0]) != 32 || bytes.Equal(both[0], other) {
 			t.Errorf("the key has %d bytes, want 32, or equals that of %s", len(both[0]), name)

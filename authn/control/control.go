@@ -203,8 +203,8 @@ func (c *Control) follow(ctx context.Context) {
 			return
 		}
 		if err != nil && !failing {
-			c.logger.Error("failed to read or write the change log: changes take up to 30 s to reach other gateways; "+
-				"if the store stays unreachable, API keys are then rejected with 503", "err", err)
+			c.logger.Error("failed to read or write the change log: changes take up to 30 s to reach all gateways; "+
+				"if the store stays unreachable for 30 s, API keys are rejected with 503", "err", err)
 		}
 		if err == nil && failing {
 			c.logger.Info("the change log works again")

@@ -43,8 +43,8 @@ func TestTouch(t *testing.T) {
 	}
 }
 
-// TestTouchRetried checks that a use that could not be written is written by the next flush,
-// with its own time, and that other uses of the first flush count as written.
+// TestTouchRetried checks that a use that could not be written is written by the next flush that
+// succeeds, with its own time, and that other uses of the first flush count as written.
 func TestTouchRetried(t *testing.T) {
 	w := newWorld(t)
 	c := w.open()

@@ -15,14 +15,14 @@ import (
 //
 //	row                  cells
 //	02 'm'               format, pepper: format version, fingerprint of the pepper
-//	02 'l'               a: number of the last change; c<n:8>: that change
+//	02 'l'               a: number of the last change; c<n:8>: change n, for the last keepChanges changes
 //	02 't' tenant        d: Tenant, e: ETag
 //	02 'p' plan          d: Plan, e: ETag
 //	02 'a' policy        d: Policy, e: ETag
 //	02 'k' token         d: token with hashes, e: ETag
 //	02 'i' key id        d: token and policy of the key, e: ETag; u: last use, ms as text
 //	02 'v' ^time:8 id    d: audit event; o: its outcome
-//	02 'r' hash          d: idempotency record; o: sealed answer
+//	02 'r' hash          d: idempotency record; o: encrypted answer
 const (
 	keyMeta      = "\x02m"
 	keyLog       = "\x02l"
@@ -156,7 +156,7 @@ func match(want, have string) error {
 }
 
 func stale() *Error {
-	return fail(Stale, "If-Match", "the object was changed by another request: read it again and repeat the change with the new ETag")
+	return fail(Stale, "If-Match", "the ETag is not the current one of the object: read it again and repeat the change with the new ETag")
 }
 
 // AnyETag matches every ETag.

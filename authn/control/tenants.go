@@ -81,7 +81,8 @@ func unmarshalWithLimits(data []byte, into any, field string, l *limits.Partial)
 
 func tenantKey(id tenant.ID) string { return prefTenant + string(id) }
 
-// reserved returns the names that Mimir and Cortex use where they expect a tenant's name.
+// reserved returns the names that Mimir and Cortex reserve, because they use them in the
+// bucket beside the tenants' directories.
 func reserved() []string {
 	return []string{"__markers__", "__mimir_cluster", "user-index.json.gz"}
 }

@@ -40,7 +40,7 @@ func (c *Control) RotateToken(ctx context.Context, id string, grace time.Duratio
 		return Token{}, apikey.Key{}, err
 	}
 	if !ok {
-		return Token{}, apikey.Key{}, fail(Conflict, "id", "token %s was changed by another request: read it and try again", id)
+		return Token{}, apikey.Key{}, fail(Conflict, "id", "token %s was changed or deleted by another request: read it and try again", id)
 	}
 	if err := c.publish(ctx, changedKey, t.keyIDs()...); err != nil {
 		return Token{}, apikey.Key{}, err
@@ -68,7 +68,7 @@ func checkConcurrency(n int) error {
 }
 
 // UpdateToken replaces the limit of a token's requests in progress, if the token has the given
-// ETag. It applies at once in this process, and within a second in others.
+// ETag. The new limit applies at once in this process, and within a second in others.
 func (c *Control) UpdateToken(ctx context.Context, id, etag string, maxConcurrentRequests int) (Token, error) {
 	if err := checkConcurrency(maxConcurrentRequests); err != nil {
 		return Token{}, err

@@ -95,25 +95,12 @@ func NewTarget(
 	c Config, dial func(ctx context.Context, network, address string) (net.Conn, error), resolver Resolver, now func() time.Time,
 ) (*Target, error) {
 	t := &Target{resolver: resolver, now: now}
-	text := c.URL
-	if before, after, ok := strings.Cut(c.URL, "+"); ok && (before == lookupAll || before == lookupSRV) {
-		t.lookup, text = before, after
+	if err := t.parseURL(c.URL); err != nil {
+		return nil, err
 	}
-	u, err := url.Parse(text)
-	switch {
-	case err != nil:
-		return nil, errors.New("url is not a valid URL")
-	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "":
-		return nil, fmt.Errorf("url %q must be http://host:port or https://host:port, with an optional path, and dns+ or dnssrv+ in front",
-			u.Redacted())
-	}
-	t.base, t.name = u, u.Redacted()
 	serverName := ""
-	if t.lookup != lookupNone {
-		t.name = t.lookup + "+" + t.name
-		if u.Scheme == "https" {
-			serverName = u.Hostname()
-		}
+	if t.lookup != lookupNone && t.base.Scheme == "https" {
+		serverName = t.base.Hostname()
 	}
 	for _, name := range c.Tenants {
 		id, err := tenant.ParseID(name)
@@ -131,10 +118,31 @@ func NewTarget(
 	case settings.Validate() != nil:
 		return nil, errors.New("choose username and password_file, or bearer_token_file, not both")
 	}
+	var err error
 	if t.client, err = config.NewClientFromConfig(settings, "alertmanager", config.WithDialContextFunc(dial)); err != nil {
 		return nil, fmt.Errorf("tls: %w", err)
 	}
 	return t, nil
+}
+
+// parseURL sets the URL, the name and how it is looked up.
+func (t *Target) parseURL(text string) error {
+	if before, after, ok := strings.Cut(text, "+"); ok && (before == lookupAll || before == lookupSRV) {
+		t.lookup, text = before, after
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return errors.New("url is not a valid URL")
+	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "":
+		return fmt.Errorf("url %q must be http://host:port or https://host:port, with an optional path, and dns+ or dnssrv+ in front",
+			u.Redacted())
+	}
+	t.base, t.name = u, u.Redacted()
+	if t.lookup != lookupNone {
+		t.name = t.lookup + "+" + t.name
+	}
+	return nil
 }
 
 // targetsOf returns the targets of a tenant: those that name it, or else those that name none.

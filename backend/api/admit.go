@@ -131,8 +131,8 @@ func (a *api) hold(next http.Handler) http.Handler {
 const slowWrite = time.Second
 
 // slotWriter is the ResponseWriter of a read that holds a slot: it releases the slot when the client
-// does not receive the response. A small piece of a response is buffered by Write, and waits for the
-// client in Flush.
+// does not receive a piece of the response within slowWrite. Write buffers a small piece, which then
+// waits for the client in Flush.
 type slotWriter struct {
 	http.ResponseWriter
 	release func()

@@ -39,7 +39,7 @@ func EnoughZones(r *ring.Ring, replication int) error {
 func ZoneMetrics(ctx context.Context, members ring.Membership, replication int, registerer prometheus.Registerer) {
 	auto := promauto.With(registerer)
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_distributor_zones",
-		Help: "Zones with an ACTIVE ingester; each ingester without a zone counts as one."}, func() float64 {
+		Help: "Zones with an ACTIVE ingester; each ingester without a zone counts as one. 0 while the ring cannot be read."}, func() float64 {
 		r, err := members.Ring(ctx)
 		if err != nil {
 			return 0

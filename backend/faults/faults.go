@@ -68,7 +68,7 @@ func (p *Plan) Before(fn func(call int, name string)) {
 	p.hook = fn
 }
 
-// Heal removes all faults.
+// Heal removes all faults, and the function of Before.
 func (p *Plan) Heal() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -33,8 +33,8 @@ type entry struct {
 // entryFormat is the first byte of an encoded entry.
 const entryFormat = 2
 
-// errEntry is returned for a value that is not an entry.
-var errEntry = errors.New("value of the results cache is damaged")
+// errEntry is returned for a value that is not an entry of the key.
+var errEntry = errors.New("value of the results cache is damaged, or of another key or format")
 
 // encode returns the entry as bytes, compressed.
 func (e *entry) encode(step int64) []byte {

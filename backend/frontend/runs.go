@@ -97,8 +97,9 @@ func concurrently[T any](ctx context.Context, limit int, list []T, fn func(conte
 	return failed
 }
 
-// evaluateRun evaluates the tasks of a run together. If that exceeds a limit, it evaluates them one
-// by one: whether a query succeeds must not depend on which of its parts are cached.
+// evaluateRun evaluates the tasks of a run together. If that exceeds a limit or the memory, it
+// evaluates them one by one: whether a query succeeds must not depend on which of its parts are
+// cached.
 func (p *plan) evaluateRun(ctx context.Context, run []*task) *promql.Result {
 	res := p.evaluateTasks(ctx, run)
 	if len(run) == 1 || !p.f.o.Evaluator.TooLarge(res.Err) {

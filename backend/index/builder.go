@@ -63,8 +63,8 @@ func (b *Builder) Cells() []pack.IndexCell { return b.cells }
 const maxIndexCell = 4 << 20
 
 // Full reports whether the pack should end before another series is added, because a
-// cell of its index is close to its limit. metadata is the size in bytes of the metadata
-// that its names will have.
+// cell of its index, the pages of a metric or the buckets of a label are close to their
+// limit. metadata is the size in bytes of the metadata that its names will have.
 func (b *Builder) Full(metadata int) bool {
 	if b.namesSize+metadata >= maxIndexCell || b.summariesSize >= maxIndexCell || b.crowded {
 		return true

@@ -174,7 +174,7 @@ func (s *Work) AcceptLoss(ctx context.Context, day int64) (int, error) {
 		return n, err
 	}
 	if err := s.rows.Mutate(ctx, m); err != nil {
-		return 0, fmt.Errorf("delete the intents of day %d: %w", day, err)
+		return 0, fmt.Errorf("delete the intents and records of lost ingesters of day %d: %w", day, err)
 	}
 	return n, nil
 }

@@ -167,7 +167,7 @@ func (ing *Ingester) tenantGone(ctx context.Context, id tenant.ID) bool {
 	}
 	gone, err := ing.opts.Deleted(ctx, id)
 	if err != nil {
-		ing.opts.Logger.Warn("failed to check whether a tenant was deleted: its series stay reserved", "tenant", id, "err", err)
+		ing.opts.Logger.Warn("failed to check whether a tenant was deleted: reserving its series", "tenant", id, "err", err)
 	}
 	return err == nil && gone
 }

@@ -220,7 +220,7 @@ func decodeAsideHeader(b []byte) (asideHeader, error) {
 	case d.Err() != nil || err != nil:
 		return h, fmt.Errorf("%w: header: %w", errAside, errors.Join(d.Err(), err))
 	case window > 11 || chunks > math.MaxInt32 || samples > math.MaxInt64>>1 || h.minTime > h.maxTime || d.Len() != 0:
-		return h, fmt.Errorf("%w: header: invalid counts or times", errAside)
+		return h, fmt.Errorf("%w: header: invalid window, counts or times, or trailing bytes", errAside)
 	}
 	h.window.Number, h.chunks, h.samples, h.labels = int(window), int(chunks), int(samples), builder.Labels()
 	return h, nil

@@ -99,7 +99,7 @@ func (s *sealer) retry(ctx context.Context, files []*asideFile) error {
 }
 
 // tryFile reads a file and encodes its series in a trial pack. It returns false if
-// the file cannot be read or the pack rejects the series.
+// the file cannot be read, is not served any more, or the pack rejects the series.
 func (s *sealer) tryFile(f *asideFile) (sealedSection, bool) {
 	if f.damage != nil || !s.ing.aside.current(f) {
 		return sealedSection{}, false

@@ -101,9 +101,10 @@ func (ing *Ingester) sealForMemory(now time.Time, expected int64) error {
 	return err
 }
 
-// freeable estimates the bytes that a seal would free: series without a sample since
-// the given time (Unix milliseconds), which are removed, and the memory of other
-// series beyond the chunk that they begin with their next sample.
+// freeable estimates the bytes that a seal would free: the memory of series without a
+// sample since the given time (Unix milliseconds), which are removed except for their
+// reservation, and, of other series, what they use in addition to their labels and one
+// new chunk.
 func (ing *Ingester) freeable(since int64) int64 {
 	total := int64(0)
 	for _, th := range ing.heads() {

@@ -18,7 +18,8 @@ import (
 const borderEarly = SealDelay
 
 // cutAtBorder begins a new epoch if newest is at or after the end of the epoch's
-// window. newest is the newest timestamp of a request, or the current time.
+// window, and the current time is at most borderEarly before it. newest is the newest
+// timestamp of a request, or the current time.
 func (ing *Ingester) cutAtBorder(newest int64) {
 	if newest < ing.border.Load() {
 		return

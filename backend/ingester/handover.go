@@ -23,7 +23,7 @@ const maxHandedOver = 4_000_000
 
 // ErrHandOver is returned for an invalid ActiveSeries, and by an ingester outside a
 // cluster.
-var ErrHandOver = errors.New("invalid list of active series")
+var ErrHandOver = errors.New("active series cannot be handed over")
 
 // ActiveSeries is a part of a tenant's active series.
 type ActiveSeries struct {

@@ -277,11 +277,11 @@ func (ing *Ingester) reportReplay(r *replay, report wal.Report) {
 			continue
 		}
 		ing.metrics.damage.Inc()
-		ing.opts.Logger.Error("damaged write-ahead log: the samples of the damaged record are lost", "where", d.String())
+		ing.opts.Logger.Error("damaged write-ahead log: this ingester lost the samples of the damaged record", "where", d.String())
 	}
 	for id, days := range r.orphans {
 		for day, o := range days {
-			ing.opts.Logger.Error("samples lost: the labels of their series were in a damaged record of the write-ahead log",
+			ing.opts.Logger.Error("this ingester lost samples: the labels of their series were in a damaged record of the write-ahead log",
 				"tenant", id, "day", day, "samples", o.samples, "from", time.UnixMilli(o.min).UTC(), "to", time.UnixMilli(o.max).UTC())
 		}
 	}

@@ -111,10 +111,11 @@ func (p *packSet) open(path string) error {
 	return nil
 }
 
-// unreadable returns the error for a damaged pack, which prevents the start. The
-// error tells the operator what to do.
+// unreadable returns the error for a pack that cannot be read, because it is damaged
+// or was written by a newer version. It prevents the start, and tells the operator
+// what to do.
 func unreadable(path string, err error) error {
-	return fmt.Errorf("%s is damaged: %w; restore it from a copy, or move it out of the directory to start without its samples", path, err)
+	return fmt.Errorf("%s cannot be read: %w; restore it from a copy, or move it out of the directory to start without its samples", path, err)
 }
 
 func boundsByTenant(info pack.Info) map[tenant.ID]timeBounds {

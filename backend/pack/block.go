@@ -10,9 +10,10 @@ import (
 	"github.com/palliumhq/pallium/backend/disk"
 )
 
-// Everything between header and directory is a block: frames of chunks, pages
-// of labels, metadata. A block has its own length, kind and checksum, so that a
-// page copied out of a pack (into the index) can still be verified.
+// Everything between header and directory is a block: frames of samples, columns
+// of timestamps, pages of labels, metadata, cells of the index. A block has its
+// own length, kind and checksum, so that a page copied out of a pack (into the
+// index) can still be verified.
 const (
 	blockHeaderLen = 12 // raw length, stored length, kind, compression, reserved
 	blockOverhead  = blockHeaderLen + crc32.Size

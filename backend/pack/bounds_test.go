@@ -43,13 +43,13 @@ func TestRows(t *testing.T) {
 		s    column.Series
 		rows int
 	}{
-		"floats":                  {floats(maxRowFloats), 1},
-		"floats, one more":        {floats(maxRowFloats + 1), 2},
-		"chunks":                  {chunks(maxRowChunks, 0), 1},
-		"chunks, one more":        {chunks(maxRowChunks+1, 0), 2},
-		"bytes":                   {chunks(32, maxRowHistograms/32), 1},
-		"bytes, one chunk more":   {chunks(33, maxRowHistograms/32), 2},
-		"floats and more of both": {column.Series{T: floats(2*maxRowFloats + 1).T[:2*maxRowFloats], V: make([]float64, 2*maxRowFloats), Histograms: chunks(33, maxRowHistograms/32).Histograms}, 2},
+		"floats":                {floats(maxRowFloats), 1},
+		"floats, one more":      {floats(maxRowFloats + 1), 2},
+		"chunks":                {chunks(maxRowChunks, 0), 1},
+		"chunks, one more":      {chunks(maxRowChunks+1, 0), 2},
+		"bytes":                 {chunks(32, maxRowHistograms/32), 1},
+		"bytes, one chunk more": {chunks(33, maxRowHistograms/32), 2},
+		"two rows of floats, and one histogram chunk too many for a row": {column.Series{T: floats(2*maxRowFloats + 1).T[:2*maxRowFloats], V: make([]float64, 2*maxRowFloats), Histograms: chunks(33, maxRowHistograms/32).Histograms}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "a.pk")
@@ -90,8 +90,8 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// TestRowsTwice checks that a series in two rows is corruption unless the first
-// row is full.
+// TestRowsTwice checks that a series in two rows is corruption if the first row is
+// not full.
 func TestRowsTwice(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.pk")
 	w, err := CreateTable(path, Options{ID: ulid.Make()}, "acme", tableDay, nil)
@@ -114,9 +114,9 @@ func TestRowsTwice(t *testing.T) {
 	}
 }
 
-// TestFramesOfHugeSeries checks that a series with the most chunks that push
-// admission allows in a day refers to at most maxPageFrames frames, for small,
-// large and the largest chunks.
+// TestFramesOfHugeSeries checks that a series with twice the chunks that pushes can
+// add in a day (a crash may seal them twice) refers to at most maxPageFrames frames,
+// for small, large and the largest chunks.
 func TestFramesOfHugeSeries(t *testing.T) {
 	data := make([]byte, series.MaxChunkBytes)
 	for _, size := range []int{100, frameTarget/2 + 1, frameTarget, series.MaxChunkBytes/2 + 1, series.MaxChunkBytes} {
@@ -132,10 +132,11 @@ func TestFramesOfHugeSeries(t *testing.T) {
 			used += len(chunks[i].Data)
 		}
 		if frames > maxPageFrames || target > maxFrame {
-			t.Errorf("%d chunks of %d bytes: %d frames of %d bytes, want at most %d", len(chunks), size, frames, target, maxPageFrames)
+			t.Errorf("%d chunks of %d bytes: %d frames of %d bytes, want at most %d frames of at most %d bytes",
+				len(chunks), size, frames, target, maxPageFrames, maxFrame)
 		}
 	}
 	if got := frameSize([]series.Chunk{{Data: data}}); got != frameTarget {
-		t.Errorf("frameSize of an ordinary series = %d bytes, want %d", got, frameTarget)
+		t.Errorf("frameSize of a series with one chunk of the maximum size = %d bytes, want %d", got, frameTarget)
 	}
 }

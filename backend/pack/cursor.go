@@ -32,7 +32,7 @@ func (c *cursor) newer(format string, args ...any) {
 func (c *cursor) uvarint(what string) uint64 {
 	v, n := binary.Uvarint(c.b)
 	if n <= 0 {
-		c.fail("%s is truncated", what)
+		c.fail("%s is truncated or exceeds 64 bits", what)
 		return 0
 	}
 	c.b = c.b[n:]

@@ -296,7 +296,7 @@ func (s *section) decodePlace(c *cursor, from int64) place {
 	}
 	p := place{off: from + int64(gap), length: uint32(n)}
 	if c.err == nil && (n > maxFrame+blockOverhead || p.off+int64(n) > s.Offset+s.Length) {
-		c.fail("block at %d with %d bytes lies outside its section", p.off, n)
+		c.fail("block at %d with %d bytes lies outside its section, or has more than the maximum of %d bytes", p.off, n, maxFrame+blockOverhead)
 	}
 	return p
 }

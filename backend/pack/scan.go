@@ -12,9 +12,10 @@ import (
 )
 
 // Scanner streams the series of one section in the order of metric name and
-// then labels, with all their chunks, for compaction. It holds one page, one
-// frame and up to maxScanTimes timestamp columns in memory. It must be used by
-// one goroutine.
+// then labels, with all their chunks, for compaction. A series with several rows
+// (see takeRow) comes once for each row. A Scanner holds one page, one frame and
+// up to maxScanTimes timestamp columns in memory. It must be used by one
+// goroutine.
 type Scanner struct {
 	r    *Reader
 	s    *section

@@ -159,8 +159,9 @@ func (p *page) decodeTable(c *cursor) {
 	p.size += int64(28*len(t.frames) + 16*len(t.times) + 10*p.series)
 }
 
-// fine reads the milliseconds within the first and last minutes. The milliseconds
-// are not stored for the day's first and last minute.
+// fine reads the milliseconds of each series' start and end within their minutes.
+// They are not stored for a start in the day's first minute and for an end in its
+// last minute.
 func (t *tableRefs) fine(c *cursor) {
 	read := func(before *int64, what string) uint16 {
 		d := c.zigzag(what)

@@ -26,8 +26,8 @@ const maxFrameSeries = 1024
 // finished and the writer no longer holds their labels.
 const maxGathered = 1 << 20
 
-// columnOverhead is an upper bound of the size of a label column in a page
-// without its strings.
+// columnOverhead is an estimate of the size of a label column in a page without
+// its strings.
 const columnOverhead = 16
 
 // TablePage is a finished page of a compacted pack, as the index stores it.

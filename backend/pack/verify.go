@@ -26,7 +26,7 @@ func (r *Reader) Verify() error {
 		return fmt.Errorf("verify: read header: %w", err)
 	}
 	if string(header) != string(r.dir.appendHeader(nil)) {
-		return fmt.Errorf("verify: %w: format, level, flags or ID differ between header and directory", ErrCorrupt)
+		return fmt.Errorf("verify: %w: the header is damaged, or its format, level, flags or ID differ from the directory", ErrCorrupt)
 	}
 	end := int64(headerLen)
 	for i := range r.dir.sections {

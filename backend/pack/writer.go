@@ -17,7 +17,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// frameTarget is the size in bytes at which a frame is cut.
+// frameTarget is the size in bytes at which a frame is cut, except in a huge
+// series; see frameSize.
 const frameTarget = 64 << 10
 
 var errWriterDone = errors.New("pack writer was closed or aborted")

@@ -18,7 +18,7 @@ import (
 var ErrTooFew = errors.New("too many failure domains are unavailable")
 
 // ErrLost is returned, with ErrTooFew, when so many failure domains were lost that a later
-// retry cannot succeed before an operator accepts the loss.
+// retry may fail until an operator accepts the loss.
 var ErrLost = errors.New("ingesters of several failure domains were lost")
 
 // Quorum determines when the responses to a request are complete: acknowledged data is

@@ -46,8 +46,8 @@ func versionsOf(t *testing.T, lost []string, list ...*peer) (series.Versions, er
 	return Versions(t.Context(), in, fixedStore{}, "t", 0, 1)
 }
 
-// TestVersions checks that an answer is current if the ingesters from which it was read form enough
-// zones and have not changed.
+// TestVersions checks that an answer is current if enough of the zones from which it was read have
+// not changed.
 func TestVersions(t *testing.T) {
 	down := &peer{err: errors.New("down")}
 	z := func(changes ...uint64) []*peer { return zones(changes...) }
@@ -78,9 +78,8 @@ func TestVersions(t *testing.T) {
 		{"an ingester joined a zone that was read", append(z(1, 2, 3), z(0)...), "ab", false},
 		{"an ingester restarted that was read", restarted, "ab", false},
 		{"an ingester restarted that was not read", restarted, "bc", true},
-		// A sample that zone a had before the first request for versions may be acknowledged by
-		// zone c after a read of b and c. The versions of a and b, which have not changed, do not
-		// show it.
+		// Zone a may already have a sample that c gets, and so acknowledges, only after b and c were
+		// read. The answer lacks it, although a and b have the same versions as before.
 		{"a zone is down that was read", []*peer{z(1)[0], z(1, 2)[1], down}, "bc", false},
 		{"a zone is down that was not read", []*peer{down, z(1, 2)[1], z(1, 2, 3)[2]}, "bc", true},
 	} {
@@ -98,7 +97,7 @@ func TestVersions(t *testing.T) {
 		"two zones are down":    func() (series.Versions, error) { return versionsOf(t, nil, down, down, z(1, 2, 3)[2]) },
 		"a zone counts as lost": func() (series.Versions, error) { return versionsOf(t, []string{"zone-b"}, z(1, 2, 3)...) },
 		"the ring has one zone": func() (series.Versions, error) { return versionsOf(t, nil, z(1)...) },
-		"half of two zones": func() (series.Versions, error) {
+		"half of each zone is down": func() (series.Versions, error) {
 			return versionsOf(t, nil, z(1)[0], down, down, down, z(1)[0], z(1)[0])
 		},
 	} {

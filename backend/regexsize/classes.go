@@ -39,7 +39,8 @@ func classes(re *syntax.Regexp, most int64) int64 {
 	return n
 }
 
-// foldWalk returns an upper bound of the number of runes that the printer checks.
+// foldWalk returns an upper bound of the number of runes that the printer checks. Those
+// that foldWalk checks, too, count exactWeight times.
 func foldWalk(class []rune) int64 {
 	var walked int64
 	for i := 0; i+1 < len(class); i += 2 {

@@ -8,7 +8,7 @@ import "regexp/syntax"
 // length: 480 classes take more than a second and a gigabyte.
 const (
 	onePassMost  = 1000 // the compiler does not try it with at least this many instructions
-	onePassFree  = 8    // number of alternatives below which the cost is negligible
+	onePassFree  = 8    // number of alternatives up to which the cost is negligible
 	rangesInUnit = 12   // ranges merged that count as one instruction
 	rangesFree   = 4096 // ranges merged that are free
 )

@@ -17,8 +17,8 @@ import (
 // evaluating is a Ruler with the groups of one tenant.
 type evaluating struct {
 	state []byte
-	mu     sync.Mutex
-	woken  []tenant.ID
+	mu    sync.Mutex
+	woken []tenant.ID
 }
 
 func (e *evaluating) State(id tenant.ID) ([]byte, error) {

@@ -165,8 +165,8 @@ func TestStateJSON(t *testing.T) {
 			}
 		}
 		check(`[{"name":"g","file":"ns","rules":[{"name":"r","query":"up","labels":{"x":"y"},"health":"unknown","evaluationTime":0,` +
-			`"lastEvaluation":"0001-01-01T00:00:00Z","type":"recording"},{"name":"A","query":"up \u003e 0","state":"unknown","duration":60,` +
-			`"keepFiringFor":90,"annotations":{"t":"{{ $value }}"},"alerts":[],"labels":{},"health":"unknown","evaluationTime":0,` +
+			`"lastEvaluation":"0001-01-01T00:00:00Z","type":"recording"},{"state":"unknown","name":"A","query":"up \u003e 0","duration":60,` +
+			`"keepFiringFor":90,"labels":{},"annotations":{"t":"{{ $value }}"},"alerts":[],"health":"unknown","evaluationTime":0,` +
 			`"lastEvaluation":"0001-01-01T00:00:00Z","type":"alerting"}],"interval":15,"limit":7,"evaluationTime":0,` +
 			`"lastEvaluation":"0001-01-01T00:00:00Z"}]`)
 		time.Sleep(16 * time.Second)
@@ -174,9 +174,9 @@ func TestStateJSON(t *testing.T) {
 		at := b.State("a")[0].LastEvaluation.Format(time.RFC3339Nano)
 		active := b.State("a")[0].Rules[1].Alerts[0].ActiveAt.Format(time.RFC3339Nano)
 		check(`[{"name":"g","file":"ns","rules":[{"name":"r","query":"up","labels":{"x":"y"},"health":"ok","evaluationTime":0,` +
-			`"lastEvaluation":"` + at + `","type":"recording"},{"name":"A","query":"up \u003e 0","state":"pending","duration":60,` +
-			`"keepFiringFor":90,"annotations":{"t":"{{ $value }}"},"alerts":[{"labels":{"a":"b","alertname":"A"},"annotations":{"t":"1"},` +
-			`"state":"pending","activeAt":"` + active + `","value":"1e+00"}],"labels":{},"health":"ok","evaluationTime":0,` +
+			`"lastEvaluation":"` + at + `","type":"recording"},{"state":"pending","name":"A","query":"up \u003e 0","duration":60,` +
+			`"keepFiringFor":90,"labels":{},"annotations":{"t":"{{ $value }}"},"alerts":[{"labels":{"a":"b","alertname":"A"},"annotations":{"t":"1"},` +
+			`"state":"pending","activeAt":"` + active + `","value":"1e+00"}],"health":"ok","evaluationTime":0,` +
 			`"lastEvaluation":"` + at + `","type":"alerting"}],"interval":15,"limit":7,"evaluationTime":0,"lastEvaluation":"` + at + `"}]`)
 	})
 }

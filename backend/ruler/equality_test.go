@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -23,49 +24,66 @@ import (
 const testTenant = "t1"
 
 // inPrometheus evaluates groups as Prometheus does after a reload, from a time on for a while.
-func inPrometheus(t *testing.T, d *database, groups []rulefmt.RuleGroup, from, to time.Time) (n *notifications, out []*rules.Group) {
+// If restart is set, it does so as after a restart: it evaluates the last slot before, and
+// restores alerts after the second evaluation.
+func inPrometheus(t *testing.T, d *database, groups []rulefmt.RuleGroup, n *notifications, from, to time.Time, restart bool) []*rules.Group {
 	t.Helper()
-	n = &notifications{}
 	external, err := url.Parse("http://example.com")
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := &rules.ManagerOptions{ExternalURL: external, QueryFunc: d.query, AppendableV2: reference{d}, Queryable: d, Context: t.Context(),
 		NotifyFunc: func(_ context.Context, expr string, alerts ...*rules.Alert) { n.add(expr, alerts) },
-		Logger:     slog.New(slog.DiscardHandler), ResendDelay: resendDelay, Metrics: rules.NewGroupMetrics(nil)}
+		Logger:     slog.New(slog.DiscardHandler), ResendDelay: resendDelay, Metrics: rules.NewGroupMetrics(nil),
+		OutageTolerance: outageTolerance, ForGracePeriod: forGracePeriod}
 	type step struct {
-		at time.Time
-		g  *rules.Group
+		at      time.Time
+		g       *rules.Group
+		restore bool
 	}
 	var steps []step
-	p := parser.NewParser(parser.Options{})
+	var out []*rules.Group
 	for _, def := range groups {
-		var list []rules.Rule
-		for _, r := range def.Rules {
-			expr, err := p.ParseExpr(r.Expr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			set := rules.FromMaps(def.Labels, r.Labels)
-			if r.Record != "" {
-				list = append(list, rules.NewRecordingRule(r.Record, expr, set))
-				continue
-			}
-			list = append(list, rules.NewAlertingRule(r.Alert, expr, time.Duration(r.For), time.Duration(r.KeepFiringFor), set,
-				labels.FromMap(r.Annotations), labels.EmptyLabels(), "http://example.com", true, o.Logger))
-		}
 		g := rules.NewGroup(rules.GroupOptions{Name: def.Name, File: testTenant + "/ns", Interval: time.Duration(def.Interval), Limit: def.Limit,
-			Rules: list, QueryOffset: (*time.Duration)(def.QueryOffset), Opts: o})
+			Rules: rulesOf(t, def, !restart), QueryOffset: (*time.Duration)(def.QueryOffset), Opts: o})
 		out = append(out, g)
-		for at := g.EvalTimestamp(from.UnixNano()).Add(g.Interval()); !at.After(to); at = at.Add(g.Interval()) {
-			steps = append(steps, step{at, g})
+		first := g.EvalTimestamp(from.UnixNano())
+		if !restart {
+			first = first.Add(g.Interval())
+		}
+		for at := first; !at.After(to); at = at.Add(g.Interval()) {
+			steps = append(steps, step{at, g, restart && at.Equal(first.Add(g.Interval()))})
 		}
 	}
 	slices.SortStableFunc(steps, func(a, b step) int { return a.at.Compare(b.at) })
 	for _, s := range steps {
 		rules.DefaultEvalIterationFunc(t.Context(), s.g, s.at)
+		if s.restore {
+			s.g.RestoreForState(s.at)
+		}
 	}
-	return n, out
+	return out
+}
+
+// rulesOf returns the rules of a group as Prometheus' manager creates them.
+func rulesOf(t *testing.T, def rulefmt.RuleGroup, restored bool) []rules.Rule {
+	t.Helper()
+	p := parser.NewParser(parser.Options{})
+	var list []rules.Rule
+	for _, r := range def.Rules {
+		expr, err := p.ParseExpr(r.Expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := rules.FromMaps(def.Labels, r.Labels)
+		if r.Record != "" {
+			list = append(list, rules.NewRecordingRule(r.Record, expr, set))
+			continue
+		}
+		list = append(list, rules.NewAlertingRule(r.Alert, expr, time.Duration(r.For), time.Duration(r.KeepFiringFor), set,
+			labels.FromMap(r.Annotations), labels.EmptyLabels(), "http://example.com", restored, slog.New(slog.DiscardHandler)))
+	}
+	return list
 }
 
 // member is one of several rulers over a database.
@@ -126,10 +144,11 @@ func describe(groups []rulestate.Group) string {
 // TestEquality compares 240 evaluations of rules with those of Prometheus over an equal
 // database: recorded samples bit by bit with staleness markers, alerts and notifications. The
 // rules are evaluated by one ruler, or by rulers between which the groups move at random times,
-// when a ruler stops or crashes, even in the middle of an evaluation.
+// when a ruler stops or crashes; or all rulers are stopped for ten minutes, which is compared
+// with a restart of Prometheus.
 func TestEquality(t *testing.T) {
-	for _, moves := range []string{"none", "stop", "crash"} {
-		for seed := range uint64(3) {
+	for _, moves := range []string{"none", "stop", "crash", "restart"} {
+		for seed := range uint64(2) {
 			t.Run(fmt.Sprint(moves, seed), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { equality(t, seed, moves) })
 			})
@@ -138,10 +157,10 @@ func TestEquality(t *testing.T) {
 }
 
 func equality(t *testing.T, seed uint64, moves string) {
-	const length = 240 * 15 * time.Second
+	const length, pause = 240 * 15 * time.Second, 10 * time.Minute
 	start := time.Now()
 	groups := loadGroups(t, "equality.yaml")
-	if moves == "crash" {
+	if moves == "crash" || moves == "restart" {
 		// A rule over results of another group sees them only after that group was taken over too.
 		mixed := &groups[len(groups)-1]
 		mixed.Rules = slices.DeleteFunc(mixed.Rules, func(r rulefmt.Rule) bool { return r.Alert == "AnyFiring" })
@@ -151,7 +170,7 @@ func equality(t *testing.T, seed uint64, moves string) {
 		// Without data before the rules exist: a takeover may repeat slots from before.
 		d.input(seed, start, start.Add(length+time.Minute))
 	}
-	source, n := &fakeRules{}, &notifications{}
+	source, n, want := &fakeRules{}, &notifications{}, &notifications{}
 	m := startMember(options(ours, source, nil, n))
 	synctest.Wait()
 	for share := range m.opts.Count {
@@ -161,40 +180,63 @@ func equality(t *testing.T, seed uint64, moves string) {
 	m.Wake(testTenant)
 	synctest.Wait()
 	end := start.Add(length + 3*time.Second)
-	if moves == "none" {
+	var state []*rules.Group
+	switch moves {
+	case "none":
 		time.Sleep(time.Until(end))
-	} else {
+		state = inPrometheus(t, theirs, groups, want, start, end, false)
+	case "restart":
+		time.Sleep(length / 4)
+		m.close()
+		inPrometheus(t, theirs, groups, want, start, time.Now(), false)
+		time.Sleep(pause)
+		again := time.Now()
+		m = startMember(options(ours, source, nil, n))
+		synctest.Wait()
+		for share := range m.opts.Count {
+			m.gain(share, 2, pause)
+		}
+		time.Sleep(time.Until(end))
+		state = inPrometheus(t, theirs, groups, want, again, end, true)
+	default:
 		m = move(t, m, ours, source, n, rand.New(rand.NewPCG(seed, 3)), moves == "crash", end)
+		state = inPrometheus(t, theirs, groups, want, start, end, false)
 	}
 	synctest.Wait()
-	state := m.State(testTenant)
+	got := m.State(testTenant)
 	m.close()
-	want, reference := inPrometheus(t, theirs, groups, start, end)
-	if d := differences(ours.recorded, theirs.recorded); d != "" {
-		t.Fatalf("recorded samples differ:\n%s", d)
-	}
-	if moves == "none" && !slices.Equal(n.list, want.list) {
-		t.Errorf("%d notifications differ from the %d of Prometheus", len(n.list), len(want.list))
-	}
-	for name, list := range want.changes {
-		if got := n.changes[name]; !slices.Equal(got, list) {
-			t.Errorf("alert %s was notified as\n%v, want\n%v", name, got, list)
-		}
-	}
-	if len(n.changes) != len(want.changes) || len(want.changes) < 20 {
-		t.Errorf("%d alerts were notified, want %d, and at least 20", len(n.changes), len(want.changes))
-	}
+	compare(t, ours, theirs, n, want, moves == "none")
 	wantState := []rulestate.Group{}
-	for _, g := range reference {
+	for _, g := range state {
 		s := rulestate.Group{Name: g.Name()}
 		for _, rule := range g.Rules() {
 			s.Rules = append(s.Rules, stateOf(rule))
 		}
 		wantState = append(wantState, s)
 	}
-	slices.SortFunc(wantState, func(a, b rulestate.Group) int { return slices.Compare([]string{a.Name}, []string{b.Name}) })
-	if got, want := describe(state), describe(wantState); got != want {
+	slices.SortFunc(wantState, func(a, b rulestate.Group) int { return strings.Compare(a.Name, b.Name) })
+	if got, want := describe(got), describe(wantState); got != want {
 		t.Errorf("state is\n%s, want\n%s", got, want)
+	}
+}
+
+// compare compares recorded samples and notifications with those of Prometheus: all
+// notifications if every is set, otherwise the starts and ends of alerts.
+func compare(t *testing.T, ours, theirs *database, got, want *notifications, every bool) {
+	t.Helper()
+	if d := differences(ours.recorded, theirs.recorded); d != "" {
+		t.Fatalf("recorded samples differ:\n%s", d)
+	}
+	if every && !slices.Equal(got.list, want.list) {
+		t.Errorf("%d notifications differ from the %d of Prometheus", len(got.list), len(want.list))
+	}
+	for name, list := range want.changes {
+		if got := got.changes[name]; !slices.Equal(got, list) {
+			t.Errorf("alert %s was notified as\n%v, want\n%v", name, got, list)
+		}
+	}
+	if len(got.changes) != len(want.changes) || len(want.changes) < 20 {
+		t.Errorf("%d alerts were notified, want %d, and at least 20", len(got.changes), len(want.changes))
 	}
 }
 

@@ -19,10 +19,15 @@ type evaluation struct {
 	// repeat is set while a slot of another ruler is repeated: nothing is written or sent.
 	repeat  bool
 	answers map[question]vector // of queries, if repeat
+	size    int                 // number of samples in answers
 	rule    any                 // context of the rule that is evaluated, which identifies it
 	queries int                 // of the rule so far
 	failed  error               // the first failure that is not the tenant's
 }
+
+// maxAnswers is the number of samples that a takeover keeps, so that it need not run queries
+// twice.
+const maxAnswers = 500_000
 
 // question is a query at a time.
 type question struct {
@@ -79,9 +84,11 @@ func (r *Ruler) evaluated(ctx context.Context, g *group) {
 			r.metrics.failures.WithLabelValues(reasonOf(err)).Inc()
 		}
 	}
-	if err := g.eval.failed; err != nil {
+	err := g.eval.failed
+	if err != nil && !g.failing { // once, since an outage concerns many groups for long
 		r.opts.Logger.Warn("rule evaluation failed", "tenant", g.tenant.id, "namespace", g.namespace, "group", g.name, "err", err)
 	}
+	g.failing = err != nil
 }
 
 func reasonOf(err error) string {
@@ -112,7 +119,14 @@ func (e *evaluation) query(ctx context.Context, expr string, at time.Time) (vect
 	if most := e.opts.Bounds(id).MaxResults; first && most > 0 && len(out) > most {
 		return nil, fmt.Errorf("the rule returned %d series, max_rule_results is %d; aggregate more, or raise the limit", len(out), most)
 	}
+	if !first && len(out) > maxTemplateResults {
+		return nil, fmt.Errorf("a query in a template returned %d series; at most %d are allowed: aggregate more", len(out), maxTemplateResults)
+	}
 	if e.answers != nil {
+		if e.size += len(out) + 1; e.size > maxAnswers {
+			clear(e.answers) // the queries are run again
+			e.size = len(out) + 1
+		}
 		e.answers[q] = append(vector(nil), out...)
 	}
 	return out, nil

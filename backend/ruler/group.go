@@ -43,6 +43,7 @@ type group struct {
 	rules    *rules.Group
 	skipped  map[int]rulestate.Rule // rules that are not evaluated, by position
 	eval     *evaluation            // in progress
+	failing  bool                   // the last evaluation failed for a reason that is the operator's
 	tries    int                    // of the staleness markers of a ghost
 }
 

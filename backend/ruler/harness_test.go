@@ -216,7 +216,7 @@ func (f *fakeRules) set(id tenant.ID, groups ...Definition) {
 	if f.sets == nil {
 		f.sets, f.deleted = map[tenant.ID]Set{}, map[tenant.ID]bool{}
 	}
-	f.sets[id] = Set{Version: f.sets[id].Version + 1, Groups: groups}
+	f.sets[id] = Set{Version: f.sets[id].Version + "+", Groups: groups}
 }
 
 func (f *fakeRules) Tenants(context.Context) ([]tenant.ID, error) {
@@ -225,10 +225,10 @@ func (f *fakeRules) Tenants(context.Context) ([]tenant.ID, error) {
 	return slices.Sorted(maps.Keys(f.sets)), nil
 }
 
-func (f *fakeRules) Versions(context.Context, []tenant.ID) (map[tenant.ID]uint64, error) {
+func (f *fakeRules) Versions(context.Context, []tenant.ID) (map[tenant.ID]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	out := map[tenant.ID]uint64{}
+	out := map[tenant.ID]string{}
 	for id, s := range f.sets {
 		out[id] = s.Version
 	}

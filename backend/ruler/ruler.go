@@ -37,6 +37,9 @@ const (
 	// maxTemplateQueries is the number of queries that the templates of one evaluation of a
 	// rule may run.
 	maxTemplateQueries = 100
+	// maxTemplateResults is the number of series that such a query may return. Package rules estimates the size
+	// of an expanded template with it.
+	maxTemplateResults = 1000
 )
 
 // Definition is a stored group.
@@ -51,7 +54,7 @@ type Definition struct {
 
 // Set has all groups of a tenant.
 type Set struct {
-	Version uint64
+	Version string // differs after every change
 	Groups  []Definition
 }
 
@@ -60,7 +63,7 @@ type Rules interface {
 	// Tenants returns the tenants that have, or had, rules.
 	Tenants(context.Context) ([]tenant.ID, error)
 	// Versions returns the versions of the rules of tenants; a tenant without rules has none.
-	Versions(context.Context, []tenant.ID) (map[tenant.ID]uint64, error)
+	Versions(context.Context, []tenant.ID) (map[tenant.ID]string, error)
 	Groups(context.Context, tenant.ID) (Set, error)
 }
 

@@ -20,7 +20,7 @@ type schedule struct {
 // rulerTenant is a tenant with rules.
 type rulerTenant struct {
 	id      tenant.ID
-	version uint64
+	version string
 	loaded  bool
 	fresh   bool // its first rules were stored while this ruler was running
 	defs    []*definition

@@ -50,7 +50,8 @@ func (r *Ruler) state(g *group) rulestate.Group {
 func blockedState(g *group) rulestate.Group {
 	v := g.want
 	def := &v.definition.Group
-	s := rulestate.Group{Name: g.name, File: g.namespace, Rules: []rulestate.Rule{}, Limit: def.Limit, Interval: time.Duration(def.Interval).Seconds()}
+	s := rulestate.Group{Name: g.name, File: g.namespace, Rules: []rulestate.Rule{}, Limit: def.Limit,
+		Interval: time.Duration(def.Interval).Seconds()}
 	if def.Interval <= 0 {
 		s.Interval = DefaultInterval.Seconds()
 	}
@@ -60,7 +61,8 @@ func blockedState(g *group) rulestate.Group {
 		if d.Alert != "" {
 			rule.Type = rulestate.Alerting
 			rule.State, rule.Duration = rulestate.Unknown, time.Duration(d.For).Seconds()
-			rule.KeepFiringFor, rule.Annotations, rule.Alerts = time.Duration(d.KeepFiringFor).Seconds(), labels.FromMap(d.Annotations), []rulestate.Alert{}
+			rule.KeepFiringFor = time.Duration(d.KeepFiringFor).Seconds()
+			rule.Annotations, rule.Alerts = labels.FromMap(d.Annotations), []rulestate.Alert{}
 		}
 		s.Rules = append(s.Rules, notEvaluated(rule, g.blocked))
 	}

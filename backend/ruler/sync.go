@@ -46,7 +46,7 @@ func (r *Ruler) syncLoop(ctx context.Context) {
 func (r *Ruler) syncAll(ctx context.Context) {
 	began := r.opts.Now()
 	ids, err := r.opts.Rules.Tenants(ctx)
-	var versions map[tenant.ID]uint64
+	var versions map[tenant.ID]string
 	if err == nil {
 		versions, err = r.opts.Rules.Versions(ctx, ids)
 	}
@@ -100,7 +100,7 @@ func (r *Ruler) syncFailed(ctx context.Context, message string, id tenant.ID, er
 }
 
 // sync brings the groups of a tenant up to date.
-func (r *Ruler) sync(ctx context.Context, id tenant.ID, version uint64) {
+func (r *Ruler) sync(ctx context.Context, id tenant.ID, version string) {
 	gone, err := r.opts.Deleted(ctx, id)
 	if err != nil {
 		r.syncFailed(ctx, "could not read whether a tenant was deleted: its rules stay", id, err)

@@ -1,6 +1,8 @@
 // Package schema encodes and decodes the keys, qualifiers and values of the long-term store's
-// rows; no other package knows their bytes. docs/format/index.md describes them in tables. The
-// package is independent of the row store: keys are strings, and ranges pairs of strings.
+// rows. No other package knows their bytes, except package index those of two cells: the
+// recorded retention of a tenant and the totals of an erasure. docs/format/index.md describes
+// all in tables. The package is independent of the row store: keys are strings, and ranges
+// pairs of strings.
 package schema
 
 import (

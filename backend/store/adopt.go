@@ -16,9 +16,9 @@ import (
 // older pack might restore deleted series whose deletion is already forgotten.
 const maxAdoptAge = 14 * 24 * 60 * 60 * 1000
 
-// Adopt enters an L0 pack whose upload was not completed into the index. Usually its
-// ingester was lost. Everything that the index needs is in the pack. Adopt returns
-// false if the object does not exist.
+// Adopt enters into the index an L0 pack whose upload was not completed, usually
+// because its ingester was lost, or whose rows were lost. Everything that the index
+// needs is in the pack. Adopt returns false if the object does not exist.
 func (s *Store) Adopt(ctx context.Context, object string) (adopted bool, err error) {
 	obj, info, err := s.L0Info(ctx, object)
 	if errors.Is(err, objects.ErrNotFound) {
@@ -28,13 +28,14 @@ func (s *Store) Adopt(ctx context.Context, object string) (adopted bool, err err
 		return false, err
 	}
 	if age := s.nowMillis() - int64(info.ID.Time()); age > maxAdoptAge {
-		return false, fmt.Errorf("the pack is %d days old and was never entered into the index, and is now too old to be entered safely: "+
+		return false, fmt.Errorf("the pack is %d days old and not in the index, and is now too old to be entered safely: "+
 			"delete the object, or start the ingester that has the pack", age/86_400_000)
 	}
 	if err := s.enter(ctx, uploadOf(obj, info), obj); err != nil {
 		return false, err
 	}
-	s.opts.Logger.Warn("entered an L0 pack into the index, because its upload was not completed", "object", object, "ingester", info.Source)
+	s.opts.Logger.Warn("entered an L0 pack into the index: its upload was not completed, or its rows were lost",
+		"object", object, "ingester", info.Source)
 	return true, nil
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // frame is a compressed table frame of a selection. It is decompressed when one of
-// its series is read, and again if the cache has evicted the result by the next read.
+// its series is read, and again if the cache does not have the result at the next read.
 type frame struct {
 	s     *Store
 	key   blockKey

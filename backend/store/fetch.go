@@ -26,7 +26,7 @@ const (
 
 // ErrMissing is wrapped by the error of a read of an object that the index names
 // and that does not exist or is too short.
-var ErrMissing = errors.New("object listed in the index is missing")
+var ErrMissing = errors.New("object listed in the index is missing or too short")
 
 // blockKey identifies a block. It never changes its meaning: objects are immutable.
 type blockKey struct {

@@ -27,12 +27,12 @@ import (
 // or the day expired since the catalog was read, if a sweep raised the fence of the
 // day because an attempt was overdue, or if the attempt took too long. Nothing of
 // this attempt is visible to readers. The caller reads the catalog again and starts
-// over.
-var ErrConflict = errors.New("compaction of the day must start over")
+// over. Other conditional changes of a manifest return it for the same reasons.
+var ErrConflict = errors.New("the change of the day must start over")
 
 var (
 	errPublished = fmt.Errorf("%w: the day was published, expired or swept since its catalog was read", ErrConflict)
-	errTooOld    = fmt.Errorf("%w: it took longer than %s, so its result is discarded", ErrConflict, maxAttemptAge)
+	errTooOld    = fmt.Errorf("%w: the compaction took longer than %s, so its result is discarded", ErrConflict, maxAttemptAge)
 )
 
 // Generation is one attempt to write a complete new generation of a tenant's day:
@@ -303,7 +303,7 @@ func (g *Generation) Publish(ctx context.Context) (schema.Manifest, error) {
 }
 
 // EnterReplaced enters the generation that a catalog's manifest names, and that is
-// about to be replaced, into the garbage queue.
+// about to be replaced or to expire, into the garbage queue.
 func (s *Store) EnterReplaced(ctx context.Context, c *Catalog) error {
 	if c.Manifest == nil {
 		return nil

@@ -85,11 +85,11 @@ func (s *Store) uploaded(ctx context.Context, u Upload) error {
 
 // ErrBeingDeleted is wrapped by the error of an upload whose object a sweep may
 // delete at any moment.
-var ErrBeingDeleted = errors.New("a sweep is deleting the object, which is already compacted; the upload is repeated afterwards")
+var ErrBeingDeleted = errors.New("a sweep has marked the object and may delete it; the upload is repeated afterwards")
 
 // enter writes the index cells of an uploaded pack: the catalog cells first, because
 // a receipt implies that compaction finds them. It fails with ErrBeingDeleted if a
-// sweep is deleting the object.
+// sweep has marked the object.
 func (s *Store) enter(ctx context.Context, u Upload, obj objects.Object) error {
 	cells, err := s.l0Cells(ctx, u, obj)
 	if err != nil {
@@ -152,7 +152,7 @@ func (s *Store) deletedOf(ctx context.Context, info pack.Info) ([]bool, error) {
 // receipts returns the receipts of a pack, one for the work row of every day for
 // which it has samples, with the intents that the upload clears. Each call returns
 // receipts with a new attempt number, so that MarkConsumed cannot remove a receipt
-// that was written after the one it read.
+// that was written after its caller read the previous one.
 func receipts(u Upload, obj objects.Object) []index.DayReceipt {
 	tenants := map[int64]map[tenant.ID]struct{}{}
 	for i := range u.Info.Sections {

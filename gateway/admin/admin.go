@@ -27,8 +27,8 @@ type Options struct {
 	EdgeURL string // URL of the edge for clients, such as https://metrics.example.com; used in the snippets that come with a new key
 
 	// Extra adds routes under Root, such as POST /flush. They require the admin
-	// credential, are audited and support Idempotency-Key. Unlike the API's own routes
-	// they are canceled when their client disconnects.
+	// credential, are audited and support Idempotency-Key. Unlike changes by the API's
+	// own routes, they are canceled when their client disconnects.
 	Extra func(chi.Router)
 
 	Logger     *slog.Logger

@@ -21,6 +21,7 @@ func TestChangeRejectedWithoutAudit(t *testing.T) {
 		{"PUT", "/access-policies/pol", `{"scopes":["metrics:read"],"realms":[{"tenant":"a"}]}`},
 		{"DELETE", "/access-policies/pol", ""},
 		{"POST", "/tokens", `{"name":"l","tenant":"a","scopes":["metrics:read"]}`},
+		{"PUT", "/tokens/" + tokenID, `{"maxConcurrentRequests":1}`},
 		{"DELETE", "/tokens/" + tokenID, ""},
 		{"POST", "/tokens/" + tokenID + "/rotate", `{}`},
 		{"POST", "/tokens/" + tokenID + "/revoke", ""},

@@ -244,6 +244,6 @@ func (a *api) endRequest(r *http.Request, req control.Request, rec *recorder, do
 		err = a.control.AbandonRequest(ctx, req)
 	}
 	if err != nil {
-		a.logger.Error("failed to store the response for an Idempotency-Key", "request", requestID(r), "err", err)
+		a.logger.Error("failed to store the response for an Idempotency-Key, or to release the key", "request", requestID(r), "err", err)
 	}
 }

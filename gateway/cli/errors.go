@@ -138,9 +138,10 @@ func (s *session) failed(ctx context.Context, req *http.Request, from string, er
 	case errors.Is(err, context.DeadlineExceeded):
 		err = fmt.Errorf("the admin API did not respond within %s", requestTimeout)
 	case maybe:
-		err = fmt.Errorf("the connection to the admin API failed before it responded: %w", err)
+		err = fmt.Errorf("the admin API sent no usable response: %w", err)
 	default:
-		err = fmt.Errorf("the admin API cannot be reached: check that Pallium is running and that -admin-url is right: %w", err)
+		err = fmt.Errorf("the admin API cannot be reached or sent no usable response: check that Pallium is running and that "+
+			"-admin-url is right: %w", err)
 	}
 	if maybe {
 		err = fmt.Errorf("%w; the server may still carry out the command; %s", err, look)

@@ -110,7 +110,7 @@ func TestBrokenConnection(t *testing.T) {
 	s := &shell{t: t, url: srv.URL, env: map[string]string{"PALLIUM_ADMIN_TOKEN": adminToken}}
 	for line, want := range map[string]string{
 		"tenant create a": "the server may still carry out the command; 'pallium tenant list' shows whether it did",
-		"tenant list":     "the admin API cannot be reached",
+		"tenant list":     "the admin API cannot be reached or sent no usable response",
 	} {
 		if code, _, errs := s.run(line); code != 1 || !strings.Contains(errs, want) {
 			t.Errorf("%s: exit %d, %s", line, code, errs)

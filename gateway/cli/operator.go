@@ -53,8 +53,11 @@ func (s *session) task(ctx context.Context, p string, q url.Values, background b
 func flush(fs *flag.FlagSet) action {
 	instance, background := taskFlags(fs, "flush only this `ingester`")
 	return func(ctx context.Context, s *session, _ []string) error {
-		return s.task(ctx, path("flush"), instanceOf(*instance), *background,
-			"flushed: all samples acknowledged before the flush are in the long-term store")
+		done := "flushed: all samples acknowledged before the flush are in the long-term store"
+		if *instance != "" {
+			done = "flushed: all samples that " + *instance + " had before the flush are in the long-term store"
+		}
+		return s.task(ctx, path("flush"), instanceOf(*instance), *background, done)
 	}
 }
 

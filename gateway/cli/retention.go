@@ -111,7 +111,8 @@ func (s *session) confirmPlan(ctx context.Context, yes bool, plan string, before
 	return s.confirmRetention(ctx, false, of, l.retentionOf(before), l.retentionOf(after), plan)
 }
 
-// withZero returns the value of a limit; if it is 0, with the meaning of 0 in parentheses.
+// withZero returns the value of a limit; if it is 0 or empty, with the meaning of that value in
+// parentheses.
 func withZero(name, value string) string {
 	if value != "0" && value != "0s" && value != "" {
 		return value

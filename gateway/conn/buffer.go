@@ -13,8 +13,8 @@ const (
 // Buffer stores bytes as they arrive. It reserves memory piece by piece, each before it is
 // filled, so that a sender that announces a large body and sends little holds little memory.
 type Buffer struct {
-	// Take reserves memory; if it is nil, nothing is reserved. After an error of Take, no more
-	// bytes are stored.
+	// Take reserves memory; if it is nil, nothing is reserved. An error of Take ends the Write or
+	// ReadFrom that called it.
 	Take func(n int64) error
 
 	pieces [][]byte

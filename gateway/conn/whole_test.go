@@ -38,7 +38,7 @@ func TestTruncatedResponseIsReset(t *testing.T) {
 	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 	var timeout net.Error
 	if _, err := io.Copy(io.Discard, c); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
-		t.Errorf("the truncated response ended like a complete one: %v", err)
+		t.Errorf("the connection was not reset after the truncated response: %v", err)
 	}
 }
 
@@ -62,7 +62,7 @@ func TestBuffer(t *testing.T) {
 		}
 	}
 	if b.Len() != int64(len(data)) || taken < b.Len() || taken > 2*b.Len() {
-		t.Errorf("Len() = %d with %d bytes of memory, want %d", b.Len(), taken, len(data))
+		t.Errorf("Len() = %d with %d bytes of memory, want %d with at least as much memory and at most twice as much", b.Len(), taken, len(data))
 	}
 	if err := iotest.TestReader(b.Reader(), data); err != nil {
 		t.Error(err)

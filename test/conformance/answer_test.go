@@ -250,11 +250,11 @@ func histPointOf(t int64, h *histogram.FloatHistogram) histPoint {
 	return p
 }
 
-// counted is the part of an annotation that says how many samples were fixed. A query that is
-// divided has another number; see package backend/frontend/split.
+// counted is the part of an info annotation that says how many samples were fixed, and in which
+// range of time. A query that is divided has other numbers; see package backend/frontend/split.
 var counted = regexp.MustCompile(`over \d+ samples from \S+ to \S+`)
 
-// uncounted returns the answer without the number of samples in annotations.
+// uncounted returns the answer without the numbers and times of samples in info annotations.
 func (a answer) uncounted() answer {
 	infos := slices.Clone(a.infos)
 	for i := range infos {

@@ -126,7 +126,8 @@ func (e expectation) raw(got []result, matchers []*labels.Matcher, mint, maxt in
 	return unexpected(series)
 }
 
-// unexpected returns a difference for series that the model does not have.
+// unexpected returns a difference for one of the series that the model does not expect: it does not
+// have the series, or the matchers do not select it.
 func unexpected(series map[string]*result) *Difference {
 	for key := range series {
 		return &Difference{Series: key, Expected: "no such series", Got: fmt.Sprint(series[key].points)}
@@ -283,8 +284,8 @@ func (e expectation) listed(matchers []*labels.Matcher, mint, maxt int64) (must,
 	return must, may
 }
 
-// list compares a list of names, values or series. of returns the items that a series
-// adds.
+// list compares a list of names, values or series. For each series, the function of
+// returns the items that the series adds to the list.
 func (e expectation) list(got []string, matchers []*labels.Matcher, mint, maxt int64, of func(labels.Labels) []string) *Difference {
 	must, may := e.listed(matchers, mint, maxt)
 	allowed := map[string]bool{}

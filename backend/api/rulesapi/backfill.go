@@ -114,10 +114,10 @@ func (a *api) newBackfill(x *exchange) (*index.Backfill, error) {
 
 // checkAge returns an error if samples of this age would be rejected.
 func (x *exchange) checkAge(age time.Duration) error {
-	for limit, most := range map[string]time.Duration{"past_grace": time.Duration(x.limits.PastGrace), "retention": time.Duration(x.limits.Retention)} {
-		if most > 0 && age > most {
+	for limit, most := range map[string]limits.Duration{"past_grace": x.limits.PastGrace, "retention": x.limits.Retention} {
+		if most > 0 && age > time.Duration(most) {
 			return badRequest(fmt.Sprintf("parameter start is %s ago, and samples older than the limit %s, %s, are rejected: "+
-				"use a later start, or ask the administrator for a higher limit", limits.Duration(age.Round(time.Second)), limit, limits.Duration(most)))
+				"use a later start, or ask the administrator for a higher limit", limits.Duration(age.Round(time.Second)), limit, most))
 		}
 	}
 	return nil

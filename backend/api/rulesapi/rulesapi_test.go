@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/rows"
 	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
+	"github.com/palliumhq/pallium/backend/rulestate"
 	"github.com/palliumhq/pallium/policies/limits"
 	"github.com/palliumhq/pallium/policies/routes"
 )
@@ -31,6 +33,10 @@ type bench struct {
 	limits  map[tenant.ID]limits.Limits
 	changed []tenant.ID
 	broken  error // of every read and write of rows
+	rules   *index.Rules
+	states  []rulestate.Group // that rulers report for tenant a
+	started int               // backfills
+	now     time.Time
 }
 
 // breakable is a row store that fails on demand.
@@ -54,16 +60,23 @@ func newBench(t *testing.T) *bench {
 	}
 	t.Cleanup(func() { _ = mem.Close() })
 	b := &bench{t: t, limits: map[tenant.ID]limits.Limits{}}
-	ix, err := index.New(index.Options{Rows: breakable{mem, b}})
+	ix, err := index.New(index.Options{Rows: breakable{mem, b}, Now: func() time.Time { return b.now }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	handlers := New(Options{Store: ix.Rules, Parsers: querier.NewParsers(querier.MaxPrettyOperators), Limits: func(id tenant.ID) limits.Limits {
-		if l, ok := b.limits[id]; ok {
-			return l
-		}
-		return limits.Default()
-	}, Changed: func(id tenant.ID) { b.changed = append(b.changed, id) }})
+	b.rules, b.now = ix.Rules, time.Now()
+	handlers := New(Options{Store: ix.Rules, Backfills: ix.Rules, BackfillStarted: func() { b.started++ }, Now: func() time.Time { return b.now },
+		States: func(_ context.Context, id tenant.ID) ([]rulestate.Group, error) {
+			if id != "a" {
+				return nil, nil
+			}
+			return b.states, nil
+		}, Parsers: querier.NewParsers(querier.MaxPrettyOperators), Limits: func(id tenant.ID) limits.Limits {
+			if l, ok := b.limits[id]; ok {
+				return l
+			}
+			return limits.Default()
+		}, Changed: func(id tenant.ID) { b.changed = append(b.changed, id) }})
 	r := chi.NewRouter()
 	table := routes.Table()
 	for i := range table {

@@ -31,7 +31,7 @@ var (
 	// have waited to run alone): the evaluation cannot be the cause.
 	ErrNotBegun = errors.New("the querier disappeared before it began")
 	// ErrSlotBroken is returned if the slot cannot be used again: the evaluation was
-	// canceled, or its answer was not received completely.
+	// canceled, or its request could not be encoded, or its answer was not received completely.
 	ErrSlotBroken = errors.New("the slot of the querier cannot be used again")
 )
 

@@ -164,9 +164,9 @@ func (q *query) Exec(ctx context.Context) *promql.Result {
 }
 
 // Hold waits until the tenant's home, or another frontend if the home is not available, holds a slot
-// for a read that this process performs. The caller must call release. If Frontends returns none,
-// and this process has no frontend, Hold returns without a slot. Its only error is the cause of the
-// end of ctx.
+// for a read that this process performs. The caller must call release. If no other frontend holds
+// one, and this process has no frontend, Hold returns without a slot. Its only error is the cause of
+// the end of ctx.
 func (e *Engine) Hold(ctx context.Context, id tenant.ID, instant bool) (release func(), err error) {
 	list, err := e.o.Frontends(ctx)
 	if err != nil {

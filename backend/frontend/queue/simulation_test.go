@@ -60,7 +60,7 @@ func TestHeavyNeighbour(t *testing.T) {
 			}
 			w.runUntil(1000)
 			if served != 200 || longest > c.bound+1e-9 {
-				t.Errorf("B's %d jobs waited up to %.2f s, want at most %.2f s", served, longest, c.bound)
+				t.Errorf("%d of B's 200 jobs started, and waited up to %.2f s; want 200 and at most %.2f s", served, longest, c.bound)
 			}
 		})
 	}
@@ -112,7 +112,7 @@ func TestShares(t *testing.T) {
 					}
 					bound := float64(workers) * estimate
 					if workers == 1 {
-						bound = 1e6 // the actual cost of a job
+						bound = 1e6 // the largest actual cost of a job
 					}
 					if high-low > bound+1 {
 						t.Fatalf("after %.3g samples the tenants have %v: a difference of more than %.3g", total, served, bound)
@@ -127,8 +127,8 @@ func TestShares(t *testing.T) {
 	}
 }
 
-// TestClassShares checks that classes are served samples in proportion to their weights, whatever
-// the other classes push.
+// TestClassShares checks that classes are served samples in proportion to their weights, although
+// their jobs have different costs and wrong estimates.
 func TestClassShares(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 16))
 	q := newQueue(t, 8, Options{})

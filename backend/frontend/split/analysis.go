@@ -91,8 +91,8 @@ func (a *analysis) selector(n *parser.VectorSelector, at place) {
 	}
 	// The engine reads such histograms without buckets and computes the counter reset hint from the
 	// previous sample that it read; at the first step of a query there is none. If hints conflict,
-	// the engine warns, and the operators + and
-	// - drop the result; at the first step of a part it would do neither.
+	// the engine warns, and additions and subtractions drop the result; at the first step of a part
+	// it would do neither.
 	if at.hints != "" && n.SkipHistogramBuckets {
 		a.couple("%s of histograms of which only the count and sum are read compares counter resets with the step before", at.hints)
 	}

@@ -76,8 +76,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to cloud storage: %w", err)
 	}
-	// The client may retry all calls: writes and deletes have a precondition, so that they
-	// are idempotent.
+	// The client may retry the writes of Put and the deletes of Delete: they have a
+	// precondition, so that they are idempotent.
 	c.SetRetry(storage.WithMaxRetryDuration(retryFor))
 	return &Store{client: c, bucket: c.Bucket(o.Bucket), prefix: o.Prefix, url: cmp.Or(o.Endpoint, service)}, nil
 }

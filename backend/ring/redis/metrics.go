@@ -25,7 +25,8 @@ func newMetrics(reg prometheus.Registerer, m *Membership) *metrics {
 		},
 	)
 	unhealthy := prometheus.NewGaugeFunc(
-		prometheus.GaugeOpts{Name: "pallium_ring_unhealthy_ingesters", Help: "Ingesters in the ring without a recent heartbeat."},
+		prometheus.GaugeOpts{Name: "pallium_ring_unhealthy_ingesters",
+			Help: "Ingesters in the ring without a recent heartbeat, or whose entry in Redis is not trusted."},
 		func() float64 {
 			n := 0
 			if r := m.current.Load(); r != nil {

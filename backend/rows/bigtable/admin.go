@@ -81,7 +81,7 @@ func policies() map[rows.Family]bigtable.GCPolicy {
 	}
 }
 
-// Create creates the table, its families and their rules, unless they exist. It is
+// Create creates the table and its families unless they exist, and sets their rules. It is
 // idempotent.
 func (a *Admin) Create(ctx context.Context) error {
 	families, err := a.families(ctx)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/model/value"
@@ -251,7 +252,7 @@ func (e *DuplicateError) Error() string {
 // labels returns the labels of a recorded series.
 func (e *evaluation) labels(lb *labels.Builder, of labels.Labels) labels.Labels {
 	lb.Reset(of)
-	lb.Set(labels.MetricName, e.rule.Record)
+	lb.Set(model.MetricNameLabel, e.rule.Record)
 	for n, v := range e.Labels {
 		lb.Set(n, v)
 	}

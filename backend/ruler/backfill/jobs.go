@@ -184,8 +184,14 @@ func (j *Jobs) block(ctx context.Context, b *index.Backfill) error {
 		b.State, b.Done = schema.BackfillDone, b.End
 		return nil
 	}
+	return j.evaluate(ctx, b, g, after)
+}
+
+// evaluate evaluates the block that begins with a group's first slot.
+func (j *Jobs) evaluate(ctx context.Context, b *index.Backfill, g *Group, after bool) error {
 	last, report, err := j.o.Backfill.Block(ctx, g, after)
-	if err != nil && !j.o.Backfill.o.Tenant(err) && !errors.Is(err, ErrFails) {
+	failed := err != nil && (j.o.Backfill.o.Tenant(err) || errors.Is(err, ErrFails))
+	if err != nil && !failed {
 		return err
 	}
 	j.samples.Add(float64(report.Samples))
@@ -194,9 +200,9 @@ func (j *Jobs) block(ctx context.Context, b *index.Backfill) error {
 	if report.Err != nil {
 		b.Error = "last failed evaluation: " + report.Err.Error()
 	}
-	if err != nil {
+	if failed {
 		b.State, b.Error = schema.BackfillFailed, err.Error()
-		return nil
+		return nil //nolint:nilerr // it is the tenant's, and was recorded
 	}
 	b.Done = last.UnixMilli()
 	if last.Add(g.Interval).After(g.Last) {

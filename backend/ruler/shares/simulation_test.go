@@ -242,7 +242,7 @@ func (r *ruler) stop() {
 // reach the store, whose calls fail with unknown outcomes. At no time may two rulers write the
 // same share, and numbers only grow. In the end, without faults, all shares are held.
 func TestHistories(t *testing.T) {
-	seeds := 60
+	seeds := 40
 	if testing.Short() {
 		seeds = 20
 	}

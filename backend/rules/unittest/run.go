@@ -102,8 +102,10 @@ func (w *world) open(interval time.Duration) (closeAll func() error, err error) 
 	if w.db, err = tsdb.Open(dir, slog.New(slog.DiscardHandler), nil, o, tsdb.NewDBStats()); err != nil {
 		return nil, errors.Join(fmt.Errorf("open a TSDB: %w", err), os.RemoveAll(dir))
 	}
-	w.engine = promql.NewEngine(promql.EngineOpts{MaxSamples: maxSamples, Timeout: queryTimeout, EnableAtModifier: true, EnableNegativeOffset: true,
-		NoStepSubqueryIntervalFn: func(int64) int64 { return interval.Milliseconds() }, Parser: w.parser})
+	w.engine = promql.NewEngine(promql.EngineOpts{
+		MaxSamples: maxSamples, Timeout: queryTimeout, EnableAtModifier: true, EnableNegativeOffset: true,
+		NoStepSubqueryIntervalFn: func(int64) int64 { return interval.Milliseconds() }, Parser: w.parser,
+	})
 	return func() error { return errors.Join(w.engine.Close(), w.db.Close(), os.RemoveAll(dir)) }, nil
 }
 

@@ -156,10 +156,10 @@ next:
 	return schema.Manifest{}, false
 }
 
-// writeRecovered publishes a recovered manifest. It returns store.ErrConflict if a
-// manifest was published in the meantime. It raises the fence number, because an
-// attempt that is still running may have read a catalog with the same version, before
-// that manifest was replaced and the later one was lost.
+// writeRecovered publishes a recovered manifest. It returns store.ErrConflict if the
+// day was published, expired or swept in the meantime. It raises the fence number: an
+// attempt that is still running may have read its catalog when this generation was
+// published for the first time, before a later one replaced it and was lost.
 func (k *Checker) writeRecovered(ctx context.Context, c *index.Catalog, m schema.Manifest) error {
 	stamp, expiry, err := k.store.Stamp(ctx, c.Tenant, m.Day)
 	if err != nil {

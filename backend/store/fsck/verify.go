@@ -40,8 +40,8 @@ type Report struct {
 
 // Verify checks that the catalogs, packs and index rows of tenants are consistent:
 // every pack that a manifest names exists with its size and checksum, every index row
-// is identical to the copy in its pack, and every L0 pack that a catalog or a receipt
-// names exists. Receipts are checked for all tenants. Inconsistencies and failed reads
+// that a pack has is identical to that copy, and every L0 pack that a catalog or a
+// receipt names exists. Receipts are checked for all tenants. Inconsistencies and failed reads
 // are passed to o.Finding. Verify returns an error only if catalogs cannot be read or
 // ctx is done.
 func (k *Checker) Verify(ctx context.Context, tenants []tenant.ID, o Options) (Report, error) {
@@ -177,7 +177,7 @@ func (v *verifier) pack(ctx context.Context, c *index.Catalog, part int, expecte
 }
 
 // rows compares the index rows of a generation with the copies in its packs, and finds
-// cells that no pack has.
+// further cells in these rows, which no pack has.
 func (v *verifier) rows(ctx context.Context, where string, version schema.Version, expected map[string]map[string][]byte) {
 	keys := slices.Collect(maps.Keys(expected))
 	err := v.k.index.Generations.EachCell(ctx, keys, version, func(key, qualifier string, cell []byte) {

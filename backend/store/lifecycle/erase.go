@@ -11,7 +11,7 @@ import (
 	"github.com/palliumhq/pallium/backend/store"
 )
 
-// Erase deletes all compacted packs and all rows of a deleted tenant. It is called
+// Erase deletes all compacted packs, and all rows of the index, of a deleted tenant. It is called
 // repeatedly, to delete data that was still being written during earlier calls. L0
 // packs have samples of many tenants; the sweep deletes them a week after they are
 // compacted.

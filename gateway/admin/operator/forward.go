@@ -87,7 +87,7 @@ func (f *Forwarder) RoundTrip(r *http.Request) (*http.Response, error) {
 // maxStatusBytes bounds the response that status reads.
 const maxStatusBytes = 64 << 20
 
-// status requests the JSON that the overview page shows from a backend.
+// status requests from a backend the JSON that the overview page shows.
 func (f *Forwarder) status(ctx context.Context) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, Root+"/status", nil)
 	if err != nil {
@@ -95,7 +95,7 @@ func (f *Forwarder) status(ctx context.Context) ([]byte, error) {
 	}
 	resp, err := f.RoundTrip(req)
 	if err != nil {
-		return nil, fmt.Errorf("no backend could be reached: %w", err)
+		return nil, fmt.Errorf("no backend could be reached, or the connection to it broke: %w", err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxStatusBytes))

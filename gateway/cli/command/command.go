@@ -43,7 +43,7 @@ type Command struct {
 	About string // one line for help
 	// Min and Max are the number of arguments; a Max of -1 is any number.
 	Min, Max int
-	// Destroys commands are never suggested for a mistyped word.
+	// Destroys marks a command that is never suggested for a mistyped word.
 	Destroys bool
 	// Setup declares the flags and returns the function that runs the command.
 	Setup func(fs *flag.FlagSet) Action

@@ -25,6 +25,9 @@ func Group(check parser.Parser, builtin []byte) command.Group {
 		verb("rules load", "[FILE...]", "create and replace the groups of files, or of -builtin", 0, -1, f.load),
 		verb("rules diff", "[FILE...]", "compare the groups of files, or of -builtin, with the server", 0, -1, f.diff),
 		{Name: "rules check", Args: "FILE...", About: "check files of rules, without a server", Min: 1, Max: -1, Setup: f.check},
+		{Name: "rules test", Args: "FILE...", About: "run unit tests of rules in promtool's format, without a server",
+			Min: 1, Max: -1, Setup: f.test},
+		verb("rules backfill", "NAMESPACE GROUP", "evaluate the recording rules of a group for the past, or show the progress", 2, 2, backfill),
 		destroys(verb("rules delete", "NAMESPACE [GROUP]", "delete a group, or all groups of a namespace", 1, 2, remove)),
 	}}
 }

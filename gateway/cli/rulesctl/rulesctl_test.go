@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -45,7 +46,7 @@ func newShell(t *testing.T) *shell {
 	}
 	lim := limits.Default()
 	lim.ProtectedRuleNamespaces = "protected"
-	handlers := rulesapi.New(rulesapi.Options{Store: ix.Rules, Parsers: querier.NewParsers(querier.MaxOperators),
+	handlers := rulesapi.New(rulesapi.Options{Store: ix.Rules, Backfills: ix.Rules, Now: time.Now, Parsers: querier.NewParsers(querier.MaxOperators),
 		Limits: func(tenant.ID) limits.Limits { return lim }})
 	r := chi.NewRouter()
 	table := routes.Table()
@@ -96,6 +97,10 @@ func TestScript(t *testing.T) {
 	s.file("field.yaml", "groups:\n- name: g\n  rulez: []\n")
 	s.file("flags.yaml", "groups:\n- name: g\n  rules: [{record: a, expr: \"limitk(1, up)\"}]\n")
 	s.file("key", "team-b\n")
+	s.file("tests.yaml", "rule_files: [node.*.yaml]\ntests:\n- name: one\n  input_series: [{series: up, values: 1x5}]\n  promql_expr_test:\n"+
+		"  - {expr: 'a:b', eval_time: 1m, exp_samples: [{labels: 'a:b', value: 1}]}\n")
+	s.file("wrong.yaml", "rule_files: [node.rules.yaml]\ntests:\n- name: two\n  promql_expr_test:\n  - {expr: '1', eval_time: 1m, exp_samples: [{labels: '{}', value: 2}]}\n")
+	s.file("norules.yaml", "rule_files: [x*.yaml]\ntests: [{name: x}]\n")
 	for _, c := range []struct {
 		line, typed string
 		code        int
@@ -107,6 +112,11 @@ func TestScript(t *testing.T) {
 		{"rules check FILE:bad.yaml FILE:field.yaml FILE:none.yaml", "", 1, "...FILE:field.yaml: YAML: line 3: unknown field rulez"},
 		{"rules check FILE:bad.yaml FILE:field.yaml FILE:none.yaml", "", 1, "...FILE:none.yaml: no such file"},
 		{"rules check FILE:node.rules.yaml FILE:mimir.yaml -namespace a/b", "", 1, "...group \"g\" of namespace \"a/b\" is also in FILE:"},
+		{"rules test FILE:tests.yaml", "", 0, "FILE:tests.yaml\n  ok    one\n"},
+		{"rules test FILE:tests.yaml FILE:wrong.yaml", "", 1, "...FILE:wrong.yaml\n  FAIL  two\n        expression \"1\" at 1m:\n          expected: {} 2\n          got:      {} 1\n"},
+		{"rules test FILE:norules.yaml", "", 1, "...rule_files: FILE:x*.yaml: no file matches"},
+		{"rules test FILE:none.yaml", "", 1, "...FILE:none.yaml: no such file"},
+		{"rules test FILE:node.rules.yaml", "", 1, "...unknown field groups"},
 		{"rules list", "", 0, "there are no groups of rules\n"},
 		{"rules load FILE:node.rules.yaml FILE:bad.yaml", "", 1, "...nothing was changed"},
 		{"rules list", "", 0, "there are no groups of rules\n"},
@@ -137,6 +147,16 @@ func TestScript(t *testing.T) {
 		{"rules diff FILE:node.rules.yaml -namespace a/b", "", 1, "...different: group \"g\" of namespace \"a/b\"\n  - rules:\n  -     - alert: A\n  -       expr: up == 0\n  -       for: 5m\n  + interval: 1m\n"},
 		{"rules diff FILE:mimir.yaml -token-file FILE:key", "", 1, "...only in the files: group \"g\" of namespace \"a/b\"\n"},
 		{"rules diff FILE:flags.yaml -namespace node.rules", "", 1, "...only on the server: group \"h\" of namespace \"node.rules\"\n"},
+		{"rules backfill node.rules g", "", 1, "...the group has no backfill"},
+		{"rules backfill node.rules g -end 1h", "", 2, "...-end needs -start"},
+		{"rules backfill node.rules g -stop -wait", "", 2, "...-stop cannot be combined"},
+		{"rules backfill node.rules none -start 1h", "", 1, "...group does not exist"},
+		{"rules backfill node.rules g -start 99w", "", 1, "...past_grace"},
+		{"rules backfill node.rules g -start 1h", "", 0, "...: running, 0%, 0 samples\n"},
+		{"rules backfill node.rules g -start 1h -end 30m", "", 1, "...is running: wait until it has ended"},
+		{"rules backfill node.rules g", "", 0, "...group \"g\" of namespace \"node.rules\", "},
+		{"rules backfill node.rules g -stop", "", 0, "stopped the backfill of group \"g\" of namespace \"node.rules\"\n"},
+		{"rules backfill node.rules g", "", 1, "...the group has no backfill"},
 		{"rules delete node.rules none -yes", "", 1, "...group \"none\" of namespace \"node.rules\" does not exist"},
 		{"rules delete node.rules", "", 1, "...no confirmation was typed"},
 		{"rules delete node.rules", "node\n", 1, "...nothing was changed: \"node\" was typed"},

@@ -1,8 +1,9 @@
 // Package redis exchanges demand between gateways through one hash in Redis, with one field for
 // each gateway that contains its time, signature and demand. An exchange after the first is one
-// round trip, unless Redis has lost the script. It uses the commands EVALSHA, EVAL, TIME, HSET, HGET, HGETALL, HDEL, DEL and PEXPIRE
-// on one key, and tolerates the loss of all data at any time. Other clients may be able to write to
-// the key: fields that are not signed by a gateway of this cluster are ignored and deleted.
+// round trip, unless Redis has lost the script. It uses the commands EVALSHA, EVAL, TIME, HSET,
+// HGET, HGETALL, HDEL, DEL and PEXPIRE on one key, and tolerates the loss of all data at any time.
+// Other clients may be able to write to the key: fields that are not signed by a gateway of this
+// cluster are ignored and deleted.
 package redis
 
 import (

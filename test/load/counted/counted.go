@@ -67,7 +67,7 @@ func (c *Counter) add(count func(*Counts)) {
 	c.mu.Unlock()
 }
 
-// Rows is a rows.Store whose calls are counted.
+// Rows is a rows.Store whose calls are counted, except DeletePrefix.
 type Rows struct {
 	rows.Store
 	Counter *Counter
@@ -104,7 +104,7 @@ func (r Rows) CheckAndMutate(ctx context.Context, key string, c rows.Condition, 
 	return r.Store.CheckAndMutate(ctx, key, c, then, otherwise)
 }
 
-// Objects is an objects.Store whose calls are counted.
+// Objects is an objects.Store whose calls are counted, except List.
 type Objects struct {
 	objects.Store
 	Counter *Counter

@@ -67,8 +67,8 @@ func (r *remote) Exemplars(context.Context, tenant.ID, int64, int64, [][]*labels
 	return nil, nil
 }
 
-// trips counts the calls of both stores for each query over the longest range, with nothing
-// cached.
+// trips counts the calls of both stores for each query over the longest range: without the
+// frontend and with it, both with nothing cached, and once more with what is cached then.
 func trips(ctx context.Context, data string, end time.Time, span time.Duration) (err error) {
 	r := &remote{dir: data, count: &counted.Counter{}}
 	if r.rows, err = pebble.Open(filepath.Join(data, "rows"), pebble.Options{Logger: slog.New(slog.DiscardHandler)}); err != nil {

@@ -1,0 +1,111 @@
+package ruler
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/promql"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+// TestSlots checks the times of evaluations: a constant offset of the group, or multiples of the
+// interval if they are aligned.
+func TestSlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(0, nil)
+		defer b.close()
+		aligned := group1("aligned", rulefmt.Rule{Record: "r", Expr: "up"})
+		aligned.AlignEvaluationTime = true
+		b.define("a", aligned)
+		time.Sleep(40 * time.Second)
+		want := []string{`a {__name__="r", a="b"} at 15000: 1`, `a {__name__="r", a="b"} at 30000: 1`}
+		if got := b.take(); !slices.Equal(got, want) {
+			t.Errorf("the aligned group wrote %q, want %q", got, want)
+		}
+		aligned.AlignEvaluationTime = false
+		b.define("a", aligned)
+		time.Sleep(40 * time.Second)
+		b.Ruler.mu.Lock()
+		slot := b.tenants["a"].groups["ns\x00aligned"].rules.EvalTimestamp(time.Now().UnixNano())
+		b.Ruler.mu.Unlock()
+		got := b.take()
+		last := fmt.Sprintf(`a {__name__="r", a="b"} at %d: 1`, slot.UnixMilli()-b.start.UnixMilli())
+		if len(got) < 2 || got[len(got)-1] != last || slot.UnixMilli()%15_000 == 0 {
+			t.Errorf("without alignment the group wrote %q, want the last one %q", got, last)
+		}
+	})
+}
+
+// TestMissed checks that slots that pass during a slow evaluation are skipped and counted.
+func TestMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(0, nil)
+		defer b.close()
+		b.set(func() {
+			b.query = func(ctx context.Context, id tenant.ID, expr string, at time.Time) (promql.Vector, error) {
+				time.Sleep(50 * time.Second) // three slots pass
+				return one(ctx, id, expr, at)
+			}
+		})
+		b.define("a", group1("g", rulefmt.Rule{Record: "r", Expr: "up"}))
+		time.Sleep(15*time.Second + 200*time.Second)
+		synctest.Wait()
+		due, done := b.metric("pallium_ruler_group_evaluations_due_total"), b.metric("pallium_ruler_group_evaluations_done_total")
+		missed := b.metric("pallium_ruler_group_evaluations_missed_total")
+		if done != 4 || missed < 8 || due != done+missed && due != done+missed+1 {
+			t.Errorf("%v slots were due, %v done, %v missed; want 4 done, at least 8 missed, and at most one in progress", due, done, missed)
+		}
+	})
+}
+
+// TestLost checks that evaluations in progress may end while the lease of a share that must be
+// released is valid, for 10 seconds, and that they are canceled at once if it is not.
+func TestLost(t *testing.T) {
+	for _, c := range []struct {
+		what  string
+		takes time.Duration // of the query
+		valid bool
+		want  time.Duration
+		kept  int // samples written
+	}{
+		{"ends in time", 4 * time.Second, true, 3 * time.Second, 1},
+		{"canceled", time.Hour, true, 10 * time.Second, 0},
+		{"lease has ended", time.Hour, false, 0, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(0, func(o *Options) { o.Count = 1 })
+			defer b.close()
+			b.set(func() {
+				b.query = func(ctx context.Context, id tenant.ID, expr string, at time.Time) (promql.Vector, error) {
+					select {
+					case <-ctx.Done():
+						return nil, ctx.Err()
+					case <-time.After(c.takes):
+						return one(ctx, id, expr, at)
+					}
+				}
+			})
+			d := group1("g", rulefmt.Rule{Record: "r", Expr: "up"})
+			d.AlignEvaluationTime = true
+			b.define("a", d)
+			time.Sleep(16 * time.Second)
+			if !c.valid {
+				b.leases.set(0, 0)
+			}
+			began, ended := time.Now(), make(chan time.Time, 1)
+			b.Lost(0, func() { ended <- time.Now() })
+			if got := (<-ended).Sub(began); got != c.want {
+				t.Errorf("%s: the evaluation ended after %v, want %v", c.what, got, c.want)
+			}
+			if pushed := b.take(); len(pushed) != c.kept || len(b.State("a")) != 0 {
+				t.Errorf("%s: %q were written, want %d samples; state %v", c.what, pushed, c.kept, b.State("a"))
+			}
+		})
+	}
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// call is a recorded request and the response that the client accepts.
+type call struct {
+	method, path, body string
+	headers            []string
+	status             string
+	contains, answer   string // a part of the response, or all of it
+	line               int
+}
+
+// calls parses a recording: "> METHOD PATH", headers and an empty line if there are any, the body,
+// "< STATUS MEDIA-TYPE", and the response or "~ " and a part of it.
+func calls(t *testing.T, file string) []call {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []call
+	var at *string
+	for i, line := range strings.Split(string(data), "\n") {
+		switch {
+		case strings.HasPrefix(line, "> "):
+			method, path, _ := strings.Cut(line[2:], " ")
+			out = append(out, call{method: method, path: path, line: i + 1})
+			at = &out[len(out)-1].body
+		case len(out) == 0:
+		case strings.HasPrefix(line, "< "):
+			c := &out[len(out)-1]
+			c.status, _, _ = strings.Cut(line[2:], " ")
+			at = &c.answer
+		case strings.HasPrefix(line, "~ "):
+			out[len(out)-1].contains = line[2:]
+		default:
+			*at += line + "\n"
+		}
+	}
+	for i := range out {
+		c := &out[i]
+		if header, body, ok := strings.Cut(c.body, "\n\n"); ok && strings.HasPrefix(header, "Content-Type: ") {
+			c.headers, c.body = []string{"Content-Type", strings.TrimPrefix(header, "Content-Type: ")}, body
+		}
+	}
+	return out
+}
+
+// TestRuleClients repeats the recorded requests of clients through the edge, as a new tenant each.
+func TestRuleClients(t *testing.T) {
+	noLeaks(t)
+	p := start(t, testConfig(t), All, nil)
+	defer p.stop()
+	for _, client := range []string{"mimirtool", "grafana"} {
+		p.tenant(client)
+		key := p.ruleKey(client, `"rules:read","rules:write","metrics:read"`)
+		for _, c := range calls(t, filepath.Join("testdata", "ruler", client+".txt")) {
+			var body strings.Reader
+			body.Reset(c.body)
+			send := func() string {
+				body.Reset(c.body)
+				status, text := p.do(c.method, p.edge+c.path, key, &body, append([]string{"X-Scope-OrgID", client}, c.headers...)...)
+				switch {
+				case fmt.Sprint(status) != c.status:
+				case c.contains != "" && strings.Contains(text, c.contains):
+					return ""
+				case c.contains == "" && strings.TrimSpace(text) == strings.TrimSpace(c.answer):
+					return ""
+				}
+				return fmt.Sprintf("%s.txt, line %d, %s %s: %d\n%s\nwant %s\n%s%s", client, c.line, c.method, c.path, status, text, c.status, c.contains, c.answer)
+			}
+			if strings.Contains(c.path, "/api/v1/rules") && strings.HasPrefix(c.path, "/prometheus/") { // the ruler needs a moment
+				eventually(t, send)
+				continue
+			}
+			if why := send(); why != "" {
+				t.Error(why)
+			}
+		}
+	}
+}
