@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
@@ -25,6 +26,11 @@ import (
 	"github.com/palliumhq/pallium/gateway/cli/rulesctl"
 )
 
+// builtinRules are recording and alerting rules on the metrics of Pallium itself.
+//
+//go:embed deploy/prometheus/pallium.rules.yaml
+var builtinRules []byte
+
 func main() { os.Exit(runCommand(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 // table returns all commands of the binary.
@@ -42,7 +48,7 @@ func table() *command.Table {
 		t.Groups = append(t.Groups, g)
 	}
 	everything := switches.Set{ExperimentalFunctions: true, BinopFillModifiers: true, UnquotedUTF8Names: true}
-	ofRules := rulesctl.Group(querier.NewParser(everything.Parser(), querier.MaxOperators))
+	ofRules := rulesctl.Group(querier.NewParser(everything.Parser(), querier.MaxOperators), builtinRules)
 	for i := range ofRules.Commands {
 		ofRules.Commands[i] = interrupted(ofRules.Commands[i])
 	}

@@ -23,18 +23,20 @@ const (
 func newMetrics(reg prometheus.Registerer, r *Ruler) metrics {
 	auto := promauto.With(reg)
 	counter := func(name, help string) prometheus.Counter {
-		return auto.NewCounter(prometheus.CounterOpts{Name: "pallium_ruler_" + name, Help: help})
+		return auto.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ruler_groups", Help: "Rule groups that this ruler evaluates."},
 		func() float64 { return float64(r.size()) })
 	m := metrics{
-		due:  counter("group_evaluations_due_total", "Slots of rule groups, evaluated or missed."),
-		done: counter("group_evaluations_done_total", "Evaluations of rule groups that ended, whether their rules failed or not."),
-		missed: counter("group_evaluations_missed_total",
+		due: counter("pallium_ruler_group_evaluations_due_total", "Slots of rule groups, evaluated or missed."),
+		done: counter("pallium_ruler_group_evaluations_done_total",
+			"Evaluations of rule groups that ended, whether their rules failed or not."),
+		missed: counter("pallium_ruler_group_evaluations_missed_total",
 			"Slots of rule groups that were skipped because the evaluation before them lasted too long."),
-		late:         counter("group_evaluations_late_total", "Evaluations of rule groups that began later than a quarter of their interval."),
-		evaluations:  counter("rule_evaluations_total", "Evaluations of rules."),
-		syncFailures: counter("sync_failures_total", "Failed reads of rules, of their versions, or of deletions of tenants."),
+		late: counter("pallium_ruler_group_evaluations_late_total",
+			"Evaluations of rule groups that began later than a quarter of their interval."),
+		evaluations:  counter("pallium_ruler_rule_evaluations_total", "Evaluations of rules."),
+		syncFailures: counter("pallium_ruler_sync_failures_total", "Failed reads of rules, of their versions, or of deletions of tenants."),
 		failures: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_ruler_rule_failures_total",
 			Help: "Failed evaluations of rules, by whether the tenant's rules, data and limits are the reason, or unavailable data."},
 			[]string{"reason"}),

@@ -99,7 +99,9 @@ func TestCompose(t *testing.T) {
 			for _, v := range s.Volumes {
 				from, _, _ := strings.Cut(v, ":")
 				if strings.HasPrefix(from, "./") {
-					read(t, from)
+					if _, err := os.Stat(filepath.Join(root, from)); err != nil {
+						t.Error(err)
+					}
 				} else if _, ok := c.Volumes[from]; !ok {
 					t.Errorf("volume %s does not exist", from)
 				}

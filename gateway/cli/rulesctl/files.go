@@ -1,6 +1,7 @@
 package rulesctl
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -18,14 +19,62 @@ import (
 )
 
 // files are the commands that read files of rules.
-type files struct{ parser parser.Parser }
+type files struct {
+	parser  parser.Parser
+	builtin []byte // the file of the rules on Pallium's own metrics
+}
+
+// builtinNamespace is the default namespace of the rules on Pallium's own metrics.
+const builtinNamespace = "pallium"
+
+// source tells which rules a command reads.
+type source struct {
+	namespace string // of groups in files that do not name one; empty means the name of the file
+	builtin   bool   // the rules on Pallium's own metrics, instead of files
+}
+
+func sourceFlags(fs *flag.FlagSet) *source {
+	s := &source{}
+	fs.StringVar(&s.namespace, "namespace", "", namespaceUsage)
+	fs.BoolVar(&s.builtin, "builtin", false, "the rules on Pallium's own metrics that are part of this binary, instead of files; "+
+		"their namespace is "+builtinNamespace+" by default")
+	return s
+}
+
+// check returns an error unless either files are named or -builtin is set.
+func (s *source) check(names []string) error {
+	switch {
+	case s.builtin && len(names) > 0:
+		return command.Misused("name files or set -builtin, not both")
+	case !s.builtin && len(names) == 0:
+		return command.Misused("name at least one file, or set -builtin for the rules on Pallium's own metrics")
+	}
+	return nil
+}
 
 // maxFile is the greatest size in bytes of a file.
 const maxFile = 64 << 20
 
-func namespaceFlag(fs *flag.FlagSet) *string {
-	return fs.String("namespace", "", "`namespace` of groups in files that do not name one (default: the name of the file without "+
-		"its extension)")
+const namespaceUsage = "`namespace` of groups in files that do not name one (default: the name of the file without its extension)"
+
+// from returns the groups of a source, sorted by namespace and name.
+func (f files) from(s *source, names []string) ([]rules.Group, error) {
+	if !s.builtin {
+		return f.read(names, s.namespace)
+	}
+	list, err := rules.ParseFile(f.builtin)
+	if err != nil {
+		return nil, fmt.Errorf("read the built-in rules: %w", err)
+	}
+	var groups []rules.Group
+	for _, n := range list {
+		for _, g := range n.Groups {
+			g.Namespace = cmp.Or(s.namespace, builtinNamespace)
+			groups = append(groups, g)
+		}
+	}
+	rules.Sort(groups)
+	return groups, nil
 }
 
 // read reads and checks files, and returns their groups sorted by namespace and name. If any group is
@@ -88,7 +137,7 @@ func readFile(name string) ([]rules.Namespace, error) {
 }
 
 func (f files) check(fs *flag.FlagSet) command.Action {
-	namespace := namespaceFlag(fs)
+	namespace := fs.String("namespace", "", namespaceUsage)
 	return func(_ context.Context, sh *command.Shell, args []string) error {
 		groups, err := f.read(args, *namespace)
 		if err != nil {
@@ -114,8 +163,8 @@ func (s *state) String() string { return fmt.Sprintf("group %q of namespace %q",
 
 // compare reads files and the groups of the server. extra are the groups that only the server has, of
 // the namespaces in the files.
-func (f files) compare(ctx context.Context, c *client, args []string, namespace string) (list []state, extra []rules.Group, err error) {
-	groups, err := f.read(args, namespace)
+func (f files) compare(ctx context.Context, c *client, args []string, from *source) (list []state, extra []rules.Group, err error) {
+	groups, err := f.from(from, args)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -149,9 +198,12 @@ func (f files) compare(ctx context.Context, c *client, args []string, namespace 
 }
 
 func (f files) load(fs *flag.FlagSet) action {
-	namespace := namespaceFlag(fs)
+	from := sourceFlags(fs)
 	return func(ctx context.Context, c *client, args []string) error {
-		list, extra, err := f.compare(ctx, c, args, *namespace)
+		if err := from.check(args); err != nil {
+			return err
+		}
+		list, extra, err := f.compare(ctx, c, args, from)
 		if err != nil {
 			return fmt.Errorf("nothing was changed: %w", err)
 		}
@@ -184,9 +236,12 @@ func (f files) load(fs *flag.FlagSet) action {
 }
 
 func (f files) diff(fs *flag.FlagSet) action {
-	namespace := namespaceFlag(fs)
+	from := sourceFlags(fs)
 	return func(ctx context.Context, c *client, args []string) error {
-		list, extra, err := f.compare(ctx, c, args, *namespace)
+		if err := from.check(args); err != nil {
+			return err
+		}
+		list, extra, err := f.compare(ctx, c, args, from)
 		if err != nil {
 			return err
 		}

@@ -16,14 +16,14 @@ import (
 )
 
 // Group returns the commands. check parses expressions, with all optional parts of PromQL: the server
-// knows which ones the tenant may use.
-func Group(check parser.Parser) command.Group {
-	f := files{parser: check}
+// knows which ones the tenant may use. builtin is the file of the rules on Pallium's own metrics.
+func Group(check parser.Parser, builtin []byte) command.Group {
+	f := files{parser: check, builtin: builtin}
 	return command.Group{Title: "Rules of a tenant (with a key of the tenant)", Commands: []command.Command{
 		verb("rules list", "", "list groups of rules", 0, 0, list),
 		verb("rules get", "NAMESPACE GROUP", "print a group of rules as YAML", 2, 2, get),
-		verb("rules load", "FILE...", "create and replace the groups of files", 1, -1, f.load),
-		verb("rules diff", "FILE...", "compare the groups of files with the server", 1, -1, f.diff),
+		verb("rules load", "[FILE...]", "create and replace the groups of files, or of -builtin", 0, -1, f.load),
+		verb("rules diff", "[FILE...]", "compare the groups of files, or of -builtin, with the server", 0, -1, f.diff),
 		{Name: "rules check", Args: "FILE...", About: "check files of rules, without a server", Min: 1, Max: -1, Setup: f.check},
 		{Name: "rules test", Args: "FILE...", About: "run unit tests of rules in promtool's format, without a server",
 			Min: 1, Max: -1, Setup: f.test},

@@ -75,13 +75,16 @@ func (s *shell) file(name, text string) string {
 	return path
 }
 
+// builtin are the rules of -builtin.
+const builtin = "groups:\n- name: own\n  interval: 15s\n  rules: [{record: a:b, expr: up}]\n"
+
 // run runs a command line, split at spaces; FILE: before a word is replaced by the folder of the test.
 func (s *shell) run(line string) (code int, output string) {
 	var out bytes.Buffer
 	args := strings.Fields(strings.ReplaceAll(line, "FILE:", s.dir+"/"))
 	sh := command.Shell{In: strings.NewReader(s.typed), Out: &out, Err: &out, Env: func(k string) string { return s.env[k] }}
 	p := parser.NewParser(parser.Options{EnableExperimentalFunctions: true})
-	code = (&command.Table{Program: "pallium", Groups: []command.Group{Group(p)}}).Run(context.Background(), args, sh)
+	code = (&command.Table{Program: "pallium", Groups: []command.Group{Group(p, []byte(builtin))}}).Run(context.Background(), args, sh)
 	return code, strings.ReplaceAll(out.String(), s.dir+"/", "FILE:")
 }
 
@@ -126,6 +129,17 @@ func TestScript(t *testing.T) {
 		{"rules load FILE:flags.yaml", "", 1, "...must be enabled"},
 		{"rules list", "", 0, "NAMESPACE   GROUP  INTERVAL  RULES\na/b         g      default   1\nnode.rules  g      1m        1\nnode.rules  h      default   1\nprotected   p      default   1\n"},
 		{"rules list -namespace a/b", "", 0, "NAMESPACE  GROUP  INTERVAL  RULES\na/b        g      default   1\n"},
+		{"rules load", "", 2, "...name at least one file, or set -builtin"},
+		{"rules diff", "", 2, "...name at least one file, or set -builtin"},
+		{"rules load -builtin FILE:mimir.yaml", "", 2, "...name files or set -builtin, not both"},
+		{"rules diff -builtin", "", 1, "...only in the files: group \"own\" of namespace \"pallium\"\n"},
+		{"rules load -builtin", "", 0, "created: group \"own\" of namespace \"pallium\"\n"},
+		{"rules load -builtin", "", 0, "unchanged: group \"own\" of namespace \"pallium\"\n"},
+		{"rules diff -builtin", "", 0, "1 groups are the same\n"},
+		{"rules load -builtin -namespace own", "", 0, "created: group \"own\" of namespace \"own\"\n"},
+		{"rules get own own", "", 0, "name: own\ninterval: 15s\nrules:\n    - record: a:b\n      expr: up\n"},
+		{"rules delete own -yes", "", 0, "deleted group \"own\" of namespace \"own\" (1 rules)\n"},
+		{"rules delete pallium -yes", "", 0, "deleted group \"own\" of namespace \"pallium\" (1 rules)\n"},
 		{"rules list -token-file FILE:key", "", 0, "there are no groups of rules\n"},
 		{"rules get a/b g", "", 0, "name: g\nrules:\n    - alert: A\n      expr: up == 0\n      for: 5m\n"},
 		{"rules get a/b none", "", 1, "...group does not exist"},
@@ -152,7 +166,6 @@ func TestScript(t *testing.T) {
 		{"rules list -url ftp://x", "", 2, "...must have the form http(s)://host[:port]"},
 		{"rules list -url http://a:b@x", "", 2, "...without user and password"},
 		{"rules list -url http://127.0.0.1:1", "", 1, "...the gateway cannot be reached"},
-		{"rules load", "", 2, "...FILE... is missing"},
 	} {
 		s.typed = c.typed
 		code, out := s.run(c.line)
