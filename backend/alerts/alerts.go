@@ -11,6 +11,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,6 +43,8 @@ type Sender struct {
 	o       Options
 	workers *background.Group
 	metrics metrics
+
+	inFlight atomic.Int64 // alerts in requests that have no response yet
 
 	mu     sync.Mutex
 	closed bool
@@ -92,7 +95,7 @@ func New(o Options) *Sender {
 		s.metrics.dropped.WithLabelValues(reason)
 	}
 	promauto.With(o.Registerer).NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ruler_alerts_queued",
-		Help: "Alerts that wait to be sent to Alertmanagers."}, func() float64 { return float64(s.queued()) })
+		Help: "Alerts that wait to be sent to Alertmanagers, or for the response to a request."}, func() float64 { return float64(s.queued()) + float64(s.inFlight.Load()) })
 	return s
 }
 
@@ -180,7 +183,9 @@ func (s *Sender) serve(ctx context.Context, k queueKey, q *queue) {
 		if batch == nil {
 			return
 		}
+		s.inFlight.Add(int64(len(batch)))
 		err := k.target.send(ctx, k.address, batch)
+		s.inFlight.Add(-int64(len(batch)))
 		var rejected *rejectedError
 		switch {
 		case err == nil:

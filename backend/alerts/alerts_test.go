@@ -438,6 +438,15 @@ func TestCredentials(t *testing.T) {
 			t.Errorf("Authorization is %q, want %q", header, want)
 		}
 	}
+	moved := httptest.NewServer(http.RedirectHandler(server.URL, http.StatusFound))
+	defer moved.Close()
+	redirected, err := NewTarget(Config{URL: moved.URL}, (&net.Dialer{}).DialContext, dns{}, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := redirected.send(t.Context(), redirected.base.Host, []item{{alert: active("x")}}); err == nil || !strings.Contains(err.Error(), server.URL) || len(got) != 0 {
+		t.Errorf("send to a server that redirects: %v, %d requests arrived at the other server", err, len(got))
+	}
 	target, err := NewTarget(Config{URL: server.URL}, new(egress.Rules).DialContext, dns{}, time.Now)
 	if err != nil {
 		t.Fatal(err)

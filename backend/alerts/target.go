@@ -46,9 +46,11 @@ type TLS struct {
 	KeyFile  string `yaml:"key_file"`
 }
 
-// client returns the settings of the HTTP client. Redirects are followed; each is checked when it is dialled.
+// client returns the settings of the HTTP client. Redirects are not followed: most make a GET of a POST, whose
+// success would not mean that the alerts arrived.
 func (c *Config) client(serverName string) config.HTTPClientConfig {
 	out := config.DefaultHTTPClientConfig
+	out.FollowRedirects = false
 	out.TLSConfig = config.TLSConfig{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile, ServerName: serverName}
 	if c.Username != "" || c.PasswordFile != "" {
 		out.BasicAuth = &config.BasicAuth{Username: c.Username, PasswordFile: c.PasswordFile}
@@ -269,6 +271,8 @@ func (t *Target) send(ctx context.Context, address string, batch []item) error {
 	switch {
 	case resp.StatusCode/100 == 2:
 		return nil
+	case resp.StatusCode/100 == 3:
+		return fmt.Errorf("the Alertmanager redirects to %.200q (%s): configure that URL", resp.Header.Get("Location"), resp.Status)
 	case resp.StatusCode/100 == 4 && resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusRequestTimeout:
 		return &rejectedError{fmt.Sprintf("the Alertmanager answered %s: %.300q", resp.Status, text)}
 	}

@@ -125,7 +125,7 @@ func (r *Request) Select(groups []Group) (Page, error) {
 
 // token returns the token of the page that begins with a group, which does not depend on other groups.
 func token(g *Group) string {
-	sum := sha256.Sum256([]byte(g.File + ";" + g.Name))
+	sum := sha256.Sum256([]byte(g.File + "\x00" + g.Name)) // names have no zero bytes, but may have any other separator
 	return hex.EncodeToString(sum[:])
 }
 

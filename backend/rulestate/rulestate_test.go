@@ -110,6 +110,9 @@ func TestPages(t *testing.T) {
 			}
 		}
 	}
+	if a, b := token(&Group{File: "x;y", Name: "z"}), token(&Group{File: "x", Name: "y;z"}); a == b {
+		t.Error("two groups have the same token")
+	}
 	r, err := ParseRequest(url.Values{"group_limit": {"1"}, "group_next_token": {"x"}}, parse)
 	if err != nil {
 		t.Fatal(err)
