@@ -48,6 +48,13 @@ func TestBackfills(t *testing.T) {
 	if got := names(t, ix, "a"); got != "0" {
 		t.Errorf("the rules are %s", got)
 	}
+	must(t, nil, ix.Rules.Put(ctx, "a", RuleGroup{Namespace: "n", Name: "h"}, accept))
+	if ok, err := ix.Rules.Delete(ctx, "a", "n", "h"); err != nil || !ok {
+		t.Errorf("Delete = %v, %v", ok, err)
+	}
+	if _, ok, err := ix.Rules.Backfill(ctx, "a", "n", "h"); err != nil || ok {
+		t.Errorf("the backfill of a deleted group exists: %v, %v", ok, err)
+	}
 	for _, want := range []bool{true, false} {
 		if ok, err := ix.Rules.DeleteBackfill(ctx, "a", "n", "g"); err != nil || ok != want {
 			t.Errorf("DeleteBackfill = %v, %v, want %v", ok, err, want)

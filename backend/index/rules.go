@@ -111,12 +111,12 @@ func (s *Rules) Put(ctx context.Context, t tenant.ID, g RuleGroup, check func(Ru
 	})
 }
 
-// Delete deletes a group. It returns false if the group does not exist.
+// Delete deletes a group with its backfill. It returns false if the group does not exist.
 func (s *Rules) Delete(ctx context.Context, t tenant.ID, namespace, name string) (bool, error) {
 	return s.remove(ctx, t, func(g *RuleGroup) bool { return g.Namespace == namespace && g.Name == name })
 }
 
-// DeleteNamespace deletes all groups of a namespace. It returns false if there are none.
+// DeleteNamespace deletes all groups of a namespace with their backfills. It returns false if there are none.
 func (s *Rules) DeleteNamespace(ctx context.Context, t tenant.ID, namespace string) (bool, error) {
 	return s.remove(ctx, t, func(g *RuleGroup) bool { return g.Namespace == namespace })
 }
@@ -127,7 +127,8 @@ func (s *Rules) remove(ctx context.Context, t tenant.ID, matches func(*RuleGroup
 		var ms []rows.Mutation
 		for i := range set.Groups {
 			if g := &set.Groups[i]; matches(g) {
-				ms = append(ms, rows.DeleteColumn(rows.System, schema.RuleGroupQualifier(g.Namespace, g.Name)))
+				ms = append(ms, rows.DeleteColumn(rows.System, schema.RuleGroupQualifier(g.Namespace, g.Name)),
+					rows.DeleteColumn(rows.System, schema.BackfillQualifier(g.Namespace, g.Name)))
 			}
 		}
 		// An earlier attempt, whose outcome is unknown, may have deleted them.

@@ -45,6 +45,9 @@ func progressOf(b *index.Backfill) progress {
 
 // startBackfill starts the evaluation of the recording rules of a group for a time in the past.
 func (a *api) startBackfill(x *exchange) error {
+	if err := x.checkProtection(); err != nil {
+		return err
+	}
 	b, err := a.newBackfill(x)
 	if err != nil {
 		return err
@@ -98,8 +101,10 @@ func (a *api) newBackfill(x *exchange) (*index.Backfill, error) {
 		return nil, err
 	}
 	switch {
-	case start.IsZero():
+	case form.Get("start") == "":
 		return nil, badRequest("parameter start is missing: it must be the first time to evaluate, such as 2026-01-02T15:04:05Z or Unix seconds")
+	case start.After(now):
+		return nil, badRequest(fmt.Sprintf("parameter start is %s, which is in the future", start.UTC().Format(time.RFC3339)))
 	case end.After(now):
 		return nil, badRequest(fmt.Sprintf("parameter end is %s, which is in the future", end.UTC().Format(time.RFC3339)))
 	case !start.Before(end):
@@ -156,6 +161,9 @@ func (a *api) getBackfill(x *exchange) error {
 // deleteBackfill deletes a backfill. One that is running stops before its next block; what it has written
 // stays.
 func (a *api) deleteBackfill(x *exchange) error {
+	if err := x.checkProtection(); err != nil {
+		return err
+	}
 	found, err := a.Backfills.DeleteBackfill(x.r.Context(), x.tenant, x.namespace, x.group)
 	switch {
 	case err != nil:

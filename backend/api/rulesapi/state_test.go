@@ -76,7 +76,7 @@ func TestBackfill(t *testing.T) {
 	b.want("a", "POST", root+"/n%2F1", group("g", "up"), 202, done)
 	b.want("a", "POST", root+"/n%2F1", strings.ReplaceAll(alertingGroup, "%", "only-alerts"), 202, done)
 	for query, says := range map[string]string{
-		"": "start is missing", "?start=x": `parameter start is \"x\"`, "?start=2026-11-30T13:00:00Z": "start must be before end", "?start=1e300": "parameter start",
+		"": "start is missing", "?start=x": `parameter start is \"x\"`, "?start=2026-11-30T13:00:00Z": "start is 2026-11-30T13:00:00Z, which is in the future", "?start=1e300": "parameter start",
 		"?start=2026-11-30T11:00:00Z&end=2026-11-30T13:00:00Z": "in the future", "?start=2026-11-30T11:00:00Z&end=2026-11-30T10:00:00Z": "before end",
 		"?start=2026-11-01T11:00:00Z": "the limit past_grace, 2w, are rejected", "?start=0": "past_grace",
 	} {

@@ -57,10 +57,11 @@ type Backfill struct{ o Options }
 // New returns a Backfill.
 func New(o Options) *Backfill { return &Backfill{o} }
 
-// The size of a block, in which each rule is evaluated with one query.
+// The size of a block, in which each rule is evaluated with one query if the rules allow it.
 const (
-	blockSteps = 1000
-	blockTime  = 6 * time.Hour
+	blockSteps  = 1000
+	blockTime   = 6 * time.Hour
+	singleSteps = 200 // if the slots are evaluated one after the other; see slotBySlot
 )
 
 // maxFailed is the maximum number of evaluations that may fail in one block. A rule that fails more
@@ -76,25 +77,40 @@ var ErrFails = errors.New("too many evaluations of the rule fail")
 // after is true unless g.First is the first slot of the whole backfill: then a series that ended at g.First gets
 // its staleness marker.
 func (b *Backfill) Block(ctx context.Context, g *Group, after bool) (last time.Time, r Report, err error) {
-	n := max(1, min(blockSteps, int(blockTime/g.Interval)))
+	steps := blockSteps
+	single := slotBySlot(g.Rules)
+	if single {
+		steps = singleSteps
+	}
+	n := max(1, min(steps, int(blockTime/g.Interval)))
 	last = g.First.Add(time.Duration(n-1) * g.Interval)
 	if last.After(g.Last) {
 		last = g.First.Add(g.Last.Sub(g.First) / g.Interval * g.Interval)
 	}
+	var list []*evaluation
 	for i := range g.Rules {
-		rule := &g.Rules[i]
-		if rule.Record == "" {
+		if g.Rules[i].Record == "" {
 			continue
 		}
-		e := evaluation{Backfill: b, Group: g, rule: rule, report: &r}
+		e := &evaluation{Backfill: b, Group: g, rule: &g.Rules[i], report: &r}
 		if after {
 			if err := e.begin(ctx); err != nil {
-				return last, r, fmt.Errorf("rule %q: %w", rule.Record, err)
+				return last, r, fmt.Errorf("rule %q: %w", e.rule.Record, err)
 			}
 		}
-		if err := e.run(ctx, g.First, last); err != nil {
-			return last, r, fmt.Errorf("rule %q: %w", rule.Record, err)
+		list = append(list, e)
+	}
+	for from := g.First; !from.After(last); {
+		to := last
+		if single {
+			to = from
 		}
+		for _, e := range list {
+			if err := e.run(ctx, from, to); err != nil {
+				return last, r, fmt.Errorf("rule %q: %w", e.rule.Record, err)
+			}
+		}
+		from = to.Add(g.Interval)
 	}
 	return last, r, nil
 }

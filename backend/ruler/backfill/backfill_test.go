@@ -56,6 +56,18 @@ rules:
 - {record: "number", expr: "vector(time())"}
 `
 
+// stateful is a group whose rules read what they, or later rules, recorded before, and the end of the query.
+const stateful = `
+interval: 1m
+labels: {source: rules}
+rules:
+- {record: "counter", expr: "(sum(counter offset 1m) or vector(0)) + 1"}
+- {record: "later:before", expr: "later offset 1m"}
+- {record: "at:end", expr: "requests_total @ end()"}
+- {record: "any", expr: "count({source=\"rules\"})"}
+- {record: "later", expr: "sum(up)"}
+`
+
 // world is a TSDB with the input and an engine.
 type world struct {
 	t       *testing.T
@@ -67,7 +79,7 @@ func newWorld(t *testing.T) *world {
 	return &world{t: t, storage: promqltest.LoadedStorage(t, input, func(o *tsdb.Options) { o.OutOfOrderTimeWindow = 1 << 40 }), engine: promqltest.NewTestEngine(t, false, 0, promqltest.DefaultMaxSamplesPerQuery)}
 }
 
-func parsed(t *testing.T) rulefmt.RuleGroup {
+func parsed(t *testing.T, group string) rulefmt.RuleGroup {
 	file, errs := rulefmt.Parse([]byte("groups:\n- name: g"+strings.ReplaceAll(group, "\n", "\n  ")), false, model.UTF8Validation,
 		parser.NewParser(parser.Options{}), nil)
 	if errs != nil {
@@ -159,7 +171,7 @@ func TestLikeLive(t *testing.T) {
 	for _, offset := range []time.Duration{0, 90 * time.Second} {
 		for _, repeat := range []bool{false, true} {
 			t.Run(fmt.Sprintf("offset %s, repeated %v", offset, repeat), func(t *testing.T) {
-				g := parsed(t)
+				g := parsed(t, group)
 				g.Limit = 3
 				first := time.Unix(13, 0).Add(10 * time.Minute)
 				var slots []time.Time
@@ -201,6 +213,51 @@ func TestLikeLive(t *testing.T) {
 	}
 }
 
+// TestStateful checks that rules which depend on earlier slots, in ways that a query over several slots would not
+// see, record what they would have recorded then.
+func TestStateful(t *testing.T) {
+	g := parsed(t, stateful)
+	var slots []time.Time
+	for i := range 60 {
+		slots = append(slots, time.Unix(600, 0).Add(time.Duration(i)*time.Minute))
+	}
+	want, got := newWorld(t), newWorld(t)
+	want.live(g, 0, slots)
+	b := New(Options{Range: got.ranges, Push: got.push, Tenant: func(error) bool { return true }})
+	for i := 0; i < len(slots); i += 20 {
+		job := &Group{Rules: g.Rules, Labels: g.Labels, Interval: time.Minute, First: slots[i], Last: slots[i+19]}
+		if _, r, err := b.Block(t.Context(), job, i > 0); err != nil || r.Failed > 0 {
+			t.Fatal(r, err)
+		}
+	}
+	a, c := want.recorded(), got.recorded()
+	for i := range max(len(a), len(c)) {
+		if at(a, i) != at(c, i) {
+			t.Fatalf("sample %d differs: live %q, backfill %q (%d and %d samples)", i, at(a, i), at(c, i), len(a), len(c))
+		}
+	}
+}
+
+// TestSlotBySlot checks which groups are evaluated slot by slot.
+func TestSlotBySlot(t *testing.T) {
+	for _, tt := range []struct {
+		exprs []string // of the rules r0, r1 and so on
+		want  bool
+	}{
+		{[]string{"up", "r0", "sum(r1)"}, false}, {[]string{"up", "rate(r0[5m]) + {__name__=~\"r0|up\"}"}, false}, {[]string{"r0 offset 1m"}, true},
+		{[]string{"r1", "up"}, true}, {[]string{"{job=\"a\"}"}, true}, {[]string{"{__name__=~\"r.*\"}"}, true}, {[]string{"{__name__!=\"r0\",a=\"b\"}"}, false},
+		{[]string{"up @ start()"}, true}, {[]string{"max_over_time(up[5m:1m] @ end())"}, true}, {[]string{"up @ 100"}, false}, {[]string{"sum("}, true},
+	} {
+		var rules []rulefmt.Rule
+		for i, e := range tt.exprs {
+			rules = append(rules, rulefmt.Rule{Record: fmt.Sprint("r", i), Expr: strings.ReplaceAll(e, `\"`, `"`)})
+		}
+		if got := slotBySlot(append(rules, rulefmt.Rule{Alert: "A", Expr: "r0"})); got != tt.want {
+			t.Errorf("%q: %v", tt.exprs, got)
+		}
+	}
+}
+
 func at(list []string, i int) string {
 	if i < len(list) {
 		return list[i]
@@ -223,7 +280,7 @@ func TestBlocks(t *testing.T) {
 			return nil, nil
 		}})
 		start := time.Unix(1000, 0)
-		g := &Group{Interval: tt.interval, First: start, Last: start.Add(tt.last), Rules: []rulefmt.Rule{{Record: "x", Expr: "x"}}}
+		g := &Group{Interval: tt.interval, First: start, Last: start.Add(tt.last), Rules: []rulefmt.Rule{{Record: "x", Expr: "y"}}}
 		last, _, err := b.Block(t.Context(), g, false)
 		if err != nil || last.Sub(start) != tt.want || steps != int(tt.want/tt.interval)+1 {
 			t.Errorf("interval %s, %s: the block has %s and %d steps, %v; want %s", tt.interval, tt.last, last.Sub(start), steps, err, tt.want)
@@ -234,7 +291,7 @@ func TestBlocks(t *testing.T) {
 // TestFailures checks which errors end a block: those of the operator, and of a rule that always fails.
 func TestFailures(t *testing.T) {
 	unavailable, wrong := errors.New("unavailable"), errors.New("wrong")
-	g := &Group{Interval: time.Minute, First: time.Unix(0, 0), Last: time.Unix(0, 0).Add(5 * time.Hour), Rules: []rulefmt.Rule{{Record: "x", Expr: "x"}}}
+	g := &Group{Interval: time.Minute, First: time.Unix(0, 0), Last: time.Unix(0, 0).Add(5 * time.Hour), Rules: []rulefmt.Rule{{Record: "x", Expr: "y"}}}
 	for _, isWrong := range []bool{false, true} {
 		cause := unavailable
 		if isWrong {

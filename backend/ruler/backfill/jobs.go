@@ -1,10 +1,12 @@
 package backfill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +22,7 @@ import (
 type Store interface {
 	Tenants(ctx context.Context) ([]tenant.ID, error)
 	Backfills(ctx context.Context, tenants ...tenant.ID) ([]index.Backfill, error)
+	Backfill(ctx context.Context, t tenant.ID, namespace, group string) (b index.Backfill, ok bool, err error)
 	UpdateBackfill(ctx context.Context, b *index.Backfill, old schema.Backfill) error
 }
 
@@ -53,12 +56,14 @@ type Jobs struct {
 
 	mu      sync.Mutex
 	running map[tenant.ID]struct{}
+	turns   uint64               // so far
+	last    map[tenant.ID]uint64 // number of the last turn of a tenant
 }
 
 // NewJobs returns Jobs; Run runs them.
 func NewJobs(o JobsOptions) *Jobs {
 	auto := promauto.With(o.Registerer)
-	j := &Jobs{o: o, wake: make(chan struct{}, 1), running: map[tenant.ID]struct{}{},
+	j := &Jobs{o: o, wake: make(chan struct{}, 1), running: map[tenant.ID]struct{}{}, last: map[tenant.ID]uint64{},
 		samples: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_ruler_backfill_samples_total",
 			Help: "Samples that backfills of recording rules have written."}),
 		ended: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_ruler_backfills_total",
@@ -90,7 +95,13 @@ func (j *Jobs) Run(ctx context.Context) {
 		}
 		for i := range list {
 			if b := list[i]; j.begin(b.Tenant) {
-				all.Go(func() { defer j.end(b.Tenant); j.run(ctx, &b) })
+				all.Go(func() {
+					more := j.run(ctx, &b)
+					j.end(b.Tenant)
+					if more {
+						j.Wake()
+					}
+				})
 			}
 		}
 		select {
@@ -102,7 +113,8 @@ func (j *Jobs) Run(ctx context.Context) {
 	}
 }
 
-// due returns the unfinished backfills of groups that this process evaluates.
+// due returns the unfinished backfills of groups that this process evaluates; first those of the tenants whose
+// last turn was longest ago.
 func (j *Jobs) due(ctx context.Context) ([]index.Backfill, error) {
 	tenants, err := j.o.Store.Tenants(ctx)
 	if err != nil {
@@ -115,6 +127,18 @@ func (j *Jobs) due(ctx context.Context) ([]index.Backfill, error) {
 			out = append(out, b)
 		}
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	waiting := map[tenant.ID]uint64{}
+	for i := range out {
+		if n, ok := j.last[out[i].Tenant]; ok {
+			waiting[out[i].Tenant] = n
+		}
+	}
+	j.last = waiting
+	slices.SortStableFunc(out, func(a, b index.Backfill) int {
+		return cmp.Or(cmp.Compare(waiting[a.Tenant], waiting[b.Tenant]), cmp.Compare(a.Updated, b.Updated))
+	})
 	return out, err
 }
 
@@ -125,6 +149,8 @@ func (j *Jobs) begin(id tenant.ID) bool {
 		return false
 	}
 	j.running[id] = struct{}{}
+	j.turns++
+	j.last[id] = j.turns
 	return true
 }
 
@@ -134,11 +160,24 @@ func (j *Jobs) end(id tenant.ID) {
 	delete(j.running, id)
 }
 
-// run runs a backfill until it ends, fails, is changed elsewhere, or another process evaluates the group.
-// After an error of the operator it is left to the next search.
-func (j *Jobs) run(ctx context.Context, b *index.Backfill) {
+// turn is how long a backfill runs before others may run.
+const turn = 5 * time.Second
+
+// run runs a backfill for a turn, or until it ends, fails, is changed elsewhere, or another process
+// evaluates the group. It reports whether it can be continued at once; after an error of the operator it is left
+// to the next search.
+func (j *Jobs) run(ctx context.Context, b *index.Backfill) (more bool) {
+	began := time.Now()
 	log := j.o.Logger.With("tenant", b.Tenant, "namespace", b.Namespace, "group", b.Group)
+	now, ok, err := j.o.Store.Backfill(ctx, b.Tenant, b.Namespace, b.Group) // an earlier turn may have changed it meanwhile
+	if err != nil || !ok || now.State != schema.BackfillRunning {
+		return err == nil
+	}
+	*b = now
 	for b.State == schema.BackfillRunning && j.o.Mine(b.Tenant, b.Namespace, b.Group) {
+		if time.Since(began) >= turn {
+			return true
+		}
 		old := b.Backfill
 		err := j.block(ctx, b)
 		if err == nil {
@@ -146,13 +185,13 @@ func (j *Jobs) run(ctx context.Context, b *index.Backfill) {
 		}
 		switch {
 		case ctx.Err() != nil:
-			return
+			return false
 		case errors.Is(err, index.ErrBackfillChanged):
 			log.Info("stopped a backfill of recording rules: it was changed or deleted")
-			return
+			return true
 		case err != nil:
 			log.Warn("could not continue a backfill of recording rules; retrying", "err", err)
-			return
+			return false
 		}
 	}
 	switch b.State {
@@ -163,6 +202,7 @@ func (j *Jobs) run(ctx context.Context, b *index.Backfill) {
 		j.ended.WithLabelValues("failed").Inc()
 		log.Info("a backfill of recording rules failed", "err", b.Error)
 	}
+	return true // others may wait
 }
 
 // block evaluates the next block of a backfill and changes b accordingly. It returns the errors that are not

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,6 +34,8 @@ type site struct {
 	mu      sync.Mutex
 	written map[int64]int // by time of the slot, how often
 	fail    error         // of writes
+	wait    time.Duration // of each query
+	pushed  func()        // called after each write; may be nil
 	mine    map[string]bool
 	blocks  int
 	stop    int // the process is stopped before this block; 0 = never
@@ -68,6 +71,7 @@ func (s *site) start(id tenant.ID, slots int) {
 
 // ranges is the Range of a Backfill: one series with a sample at each slot.
 func (s *site) ranges(_ context.Context, id tenant.ID, _ string, start, end time.Time, step time.Duration) (promql.Matrix, error) {
+	time.Sleep(s.wait)
 	if id == "wrong" {
 		return nil, errors.New("rule is wrong")
 	}
@@ -88,6 +92,9 @@ func (s *site) push(ctx context.Context, _ *Group, entries []series.Entry) error
 	if s.fail != nil {
 		return s.fail
 	}
+	if s.pushed != nil {
+		s.pushed()
+	}
 	for _, e := range entries {
 		for _, sample := range e.Samples {
 			s.written[sample.T]++
@@ -101,7 +108,7 @@ func (s *site) group(_ context.Context, b *index.Backfill, start, end time.Time)
 		return nil, fmt.Errorf("%w: it was deleted", ErrNoGroup)
 	}
 	first := start.Add(time.Minute - 1).Truncate(time.Minute)
-	return &Group{Tenant: b.Tenant, Rules: []rulefmt.Rule{{Record: "x", Expr: "x"}}, Interval: time.Minute, First: first, Last: end.Truncate(time.Minute)}, nil
+	return &Group{Tenant: b.Tenant, Rules: []rulefmt.Rule{{Record: "x", Expr: "y"}}, Interval: time.Minute, First: first, Last: end.Truncate(time.Minute)}, nil
 }
 
 func (s *site) jobs() *Jobs {
@@ -195,13 +202,41 @@ func TestDeletedWhileRunning(t *testing.T) {
 		s := newSite(t)
 		s.start("a", 2000)
 		b := s.get("a")
-		if _, err := s.rules.DeleteBackfill(t.Context(), "a", "n", "g"); err != nil {
-			t.Fatal(err)
+		s.pushed = func() {
+			if _, err := s.rules.DeleteBackfill(t.Context(), "a", "n", "g"); err != nil {
+				t.Error(err)
+			}
 		}
 		j := s.jobs()
 		j.run(t.Context(), &b)
 		if _, ok, err := s.rules.Backfill(t.Context(), "a", "n", "g"); ok || err != nil || len(s.written) != 360 {
 			t.Errorf("after the deletion the backfill exists: %v, %v; %d slots were written, want those of one block", ok, err, len(s.written))
 		}
+	})
+}
+
+// TestTurns checks that long backfills of four tenants do not keep the backfill of another one from ending.
+func TestTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.wait = time.Second
+		for _, id := range []tenant.ID{"a", "b", "c", "d"} {
+			s.start(id, 360*10_000)
+		}
+		stop := s.run(t.Context())
+		time.Sleep(time.Minute)
+		s.start("z", 360)
+		time.Sleep(time.Minute)
+		if b := s.get("z"); b.State != schema.BackfillDone {
+			t.Errorf("a backfill of one block has not ended after a minute: %+v", b)
+		}
+		var done []int64
+		for _, id := range []tenant.ID{"a", "b", "c", "d"} {
+			done = append(done, s.get(id).Samples/360)
+		}
+		if slices.Min(done) < 50 || slices.Max(done)-slices.Min(done) > 15 {
+			t.Errorf("the long backfills have done %d blocks in two minutes", done)
+		}
+		stop()
 	})
 }
