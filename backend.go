@@ -54,6 +54,7 @@ type backend struct {
 	ingester  *ingester.Ingester   // nil without the role
 	compactor *compactor.Compactor // nil without the role
 	ruling    *ruling              // nil without the role ruler
+	wakes     wakes
 }
 
 // buildBackend builds the backend roles of this process.

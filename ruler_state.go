@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/api/rulesapi"
@@ -65,15 +68,67 @@ func (b *backend) rulesChanged(id tenant.ID) {
 		}
 		return
 	}
-	b.background.Go(func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, rulerTime)
-		defer cancel()
-		list, err := b.cluster.rulersInRing(ctx)
-		if err != nil {
+	if b.wakes.add(id) {
+		b.background.Go(b.wakeRulers)
+	}
+}
+
+// wakes are the tenants whose rules have changed, and of which the rulers do not know yet.
+type wakes struct {
+	mu      sync.Mutex
+	tenants map[tenant.ID]struct{}
+	running bool
+}
+
+// add adds a tenant, and reports whether the caller must start wakeRulers.
+func (w *wakes) add(id tenant.ID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tenants == nil {
+		w.tenants = map[tenant.ID]struct{}{}
+	}
+	w.tenants[id] = struct{}{}
+	start := !w.running
+	w.running = true
+	return start
+}
+
+// take removes all tenants. If there are none, the caller must end.
+func (w *wakes) take() []tenant.ID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := slices.Sorted(maps.Keys(w.tenants))
+	clear(w.tenants)
+	w.running = len(out) > 0
+	return out
+}
+
+// wakesAtOnce is the number of tenants about which rulers are told at the same time.
+const wakesAtOnce = 8
+
+// wakeRulers tells the rulers about the tenants of wakes, until there are none.
+func (b *backend) wakeRulers(ctx context.Context) {
+	for {
+		ids := b.wakes.take()
+		if len(ids) == 0 {
 			return
 		}
-		peers.Each(ctx, list, func(ctx context.Context, p *rpc.Peer) (struct{}, error) { return struct{}{}, p.Wake(ctx, id) })
-	})
+		list, err := b.cluster.rulersInRing(ctx)
+		if err != nil {
+			continue // rulers read the rules within ten seconds anyway
+		}
+		var calls errgroup.Group
+		calls.SetLimit(wakesAtOnce)
+		for _, id := range ids {
+			calls.Go(func() error {
+				call, cancel := context.WithTimeout(ctx, rulerTime)
+				defer cancel()
+				peers.Each(call, list, func(ctx context.Context, p *rpc.Peer) (struct{}, error) { return struct{}{}, p.Wake(ctx, id) })
+				return nil
+			})
+		}
+		_ = calls.Wait() // there are no errors
+	}
 }
 
 // backfillStarted makes the ruler of this process look for new backfills now; others do within ten seconds.
