@@ -142,7 +142,7 @@ func (d *Distributor) Push(ctx context.Context, b *series.Batch) (series.Outcome
 	if err := d.fence(ctx, b.Fence); err != nil {
 		return out, err
 	}
-	if d.opts.HA != nil {
+	if d.opts.HA != nil && b.Fence == nil { // the results of rules come from one ruler
 		out.Deduplicated = series.Counts(d.opts.HA.Filter(ctx, b, b.Limits, &out))
 	}
 	out.Rejections = append(out.Rejections, b.Malformed...)
