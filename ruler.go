@@ -64,7 +64,7 @@ func (b *backend) buildRuler(context.Context) error {
 		},
 		Limits:  func(id tenant.ID) *limits.Limits { l := b.limitsOf(id); return &l },
 		Bounds:  b.ruleBounds,
-		Deleted: b.control.TenantDeleted, Shares: r.holder, Count: r.count, Parsers: querier.NewParsers(querier.MaxOperators),
+		Deleted: b.tenantGone, Shares: r.holder, Count: r.count, Parsers: querier.NewParsers(querier.MaxOperators),
 		ExternalURL: func(tenant.ID) string { return b.edgeURL() }, UserError: tenantsFault,
 		Now: b.opts.Now, Running: b.running(), Concurrency: b.cfg.Ruler.Concurrency, Logger: b.opts.Logger, Registerer: b.registry,
 	})
@@ -74,6 +74,16 @@ func (b *backend) buildRuler(context.Context) error {
 		Logger:   b.opts.Logger, Registerer: b.registry})
 	b.ruling = r
 	return nil
+}
+
+// tenantGone reports whether a tenant does not exist, or was deleted, as the control plane knows it: within
+// seconds. The ruler asks for every tenant every ten seconds.
+func (b *backend) tenantGone(ctx context.Context, id tenant.ID) (bool, error) {
+	_, err := b.control.Limits(ctx, id)
+	if errors.Is(err, tenant.ErrUnknown) {
+		return true, nil
+	}
+	return false, err
 }
 
 // running returns the monotonic clock of the process.

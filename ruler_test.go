@@ -148,6 +148,15 @@ func TestRules(t *testing.T) {
 	if code, text := p.query(keys["b"], "answer"); code != 200 || !strings.Contains(text, `"team":"b"`) {
 		t.Errorf("the other tenant's series: %d %s", code, text)
 	}
+	if code, text := p.do(http.MethodDelete, p.admin+"/admin/v1/tenants/b?cascade=true", p.token, nil); code/100 != 2 {
+		t.Fatalf("delete the tenant: %d %s", code, text)
+	}
+	eventually(t, func() string {
+		if groups := p.app.backend.ruling.ruler.State("b"); len(groups) > 0 {
+			return fmt.Sprintf("rules of a deleted tenant are evaluated: %v", groups)
+		}
+		return ""
+	})
 	p.stop()
 }
 
