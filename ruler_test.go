@@ -148,7 +148,7 @@ func TestRules(t *testing.T) {
 	if code, text := p.query(keys["b"], "answer"); code != 200 || !strings.Contains(text, `"team":"b"`) {
 		t.Errorf("the other tenant's series: %d %s", code, text)
 	}
-	if code, text := p.do(http.MethodDelete, p.admin+"/admin/v1/tenants/b?cascade=true", p.token, nil); code/100 != 2 {
+	if code, text := p.do(http.MethodDelete, p.admin+"/admin/v1/tenants/b?cascade=true", p.token, nil, "If-Match", "*"); code/100 != 2 {
 		t.Fatalf("delete the tenant: %d %s", code, text)
 	}
 	eventually(t, func() string {

@@ -141,6 +141,7 @@ func send(ctx context.Context, method, url, token, body string) error {
 		}
 		req.Header.Set("Authorization", "Bearer "+token)
 		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("If-Match", "*")
 		resp, err := client.Do(req)
 		if err != nil {
 			return err
