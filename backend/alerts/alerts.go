@@ -95,7 +95,8 @@ func New(o Options) *Sender {
 		s.metrics.dropped.WithLabelValues(reason)
 	}
 	promauto.With(o.Registerer).NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ruler_alerts_queued",
-		Help: "Alerts that wait to be sent to Alertmanagers, or for the response to a request."}, func() float64 { return float64(s.queued()) + float64(s.inFlight.Load()) })
+		Help: "Alerts that wait to be sent to Alertmanagers, or for the response to a request."},
+		func() float64 { return float64(s.queued()) + float64(s.inFlight.Load()) })
 	return s
 }
 

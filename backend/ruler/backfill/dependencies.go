@@ -44,5 +44,7 @@ func depends(expr parser.Expr, rules []rulefmt.Rule) bool {
 
 // selects reports whether matchers may select series of a metric.
 func selects(matchers []*labels.Matcher, metric string) bool {
-	return metric != "" && !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return m.Name == model.MetricNameLabel && !m.Matches(metric) })
+	return metric != "" && !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool {
+		return m.Name == model.MetricNameLabel && !m.Matches(metric)
+	})
 }

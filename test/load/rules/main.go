@@ -49,7 +49,8 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	c, err := cluster.New(cluster.Options{Dir: filepath.Join(dir, "cluster"), Free: true, Rulers: 2, Config: "self_monitoring: {disabled: true}\n",
+	c, err := cluster.New(cluster.Options{Dir: filepath.Join(dir, "cluster"), Free: true, Rulers: 2,
+		Config: "self_monitoring: {disabled: true}\n",
 		Binaries: cluster.Binaries{Pallium: os.Getenv("PALLIUM"), Redis: os.Getenv("REDIS_SERVER"),
 			Bigtable: os.Getenv("BIGTABLE_EMULATOR_BIN"), GCS: os.Getenv("FAKE_GCS_SERVER_BIN")}})
 	if err != nil {
@@ -82,8 +83,8 @@ func run(ctx context.Context, o options) (err error) {
 	time.Sleep(45 * time.Second)
 	end := b.read()
 	for i := range base {
-		fmt.Printf("ruler-%d before tenants: %.0f goroutines, %.0f MiB heap; after their deletion: %.0f goroutines, %.0f MiB heap, %.0f groups\n", i+1,
-			base[i]["go_goroutines"], base[i]["go_memstats_heap_inuse_bytes"]/(1<<20), end[i]["go_goroutines"],
+		fmt.Printf("ruler-%d before tenants: %.0f goroutines, %.0f MiB heap; "+
+			"after their deletion: %.0f goroutines, %.0f MiB heap, %.0f groups\n", i+1, base[i]["go_goroutines"], base[i]["go_memstats_heap_inuse_bytes"]/(1<<20), end[i]["go_goroutines"],
 			end[i]["go_memstats_heap_inuse_bytes"]/(1<<20), end[i]["pallium_ruler_groups"])
 	}
 	return nil
@@ -118,7 +119,8 @@ func (b *bench) load(ctx context.Context, first, n int, expr string) error {
 				return err
 			}
 			for j := range b.o.groups {
-				text := fmt.Sprintf("name: g%d\ninterval: %s\nrules:\n- record: r\n  expr: '%s'\n  labels: {group: g%d}\n", j, b.o.interval, fmt.Sprintf(expr, j), j)
+				text := fmt.Sprintf("name: g%d\ninterval: %s\nrules:\n- record: r\n  expr: '%s'\n  labels: {group: g%d}\n",
+					j, b.o.interval, fmt.Sprintf(expr, j), j)
 				if err := send(ctx, http.MethodPost, b.c.Edges[i%2]+"/api/v1/rules/n", key, text); err != nil {
 					return err
 				}
@@ -188,9 +190,8 @@ func (b *bench) measure(what string) {
 	for i := range after {
 		diff := func(name string) float64 { return after[i][name] - before[i][name] }
 		done := diff("pallium_ruler_group_evaluations_done_total")
-		under := func(le string) float64 {
-			return 100 * diff(`pallium_ruler_group_evaluation_delay_seconds_bucket{le="`+le+`"}`) / max(1, diff("pallium_ruler_group_evaluation_delay_seconds_count"))
-		}
+		const delay = "pallium_ruler_group_evaluation_delay_seconds"
+		under := func(le string) float64 { return 100 * diff(delay+`_bucket{le="`+le+`"}`) / max(1, diff(delay+"_count")) }
 		fmt.Printf("  ruler-%d: %.0f groups, %.1f evaluations/s, %.0f missed, %.0f late; began within 0.1 s: %.1f%%, 1 s: %.1f%%, 10 s: %.1f%%; "+
 			"CPU %.2f cores (%.2f ms per evaluation), resident %.0f MiB, %.0f goroutines\n", i+1, after[i]["pallium_ruler_groups"],
 			done/b.o.phase.Seconds(), diff("pallium_ruler_group_evaluations_missed_total"), diff("pallium_ruler_group_evaluations_late_total"),
