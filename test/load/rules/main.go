@@ -83,9 +83,10 @@ func run(ctx context.Context, o options) (err error) {
 	time.Sleep(45 * time.Second)
 	end := b.read()
 	for i := range base {
-		fmt.Printf("ruler-%d before tenants: %.0f goroutines, %.0f MiB heap; "+
-			"after their deletion: %.0f goroutines, %.0f MiB heap, %.0f groups\n", i+1, base[i]["go_goroutines"], base[i]["go_memstats_heap_inuse_bytes"]/(1<<20), end[i]["go_goroutines"],
-			end[i]["go_memstats_heap_inuse_bytes"]/(1<<20), end[i]["pallium_ruler_groups"])
+		const heap = "go_memstats_heap_inuse_bytes"
+		fmt.Printf("ruler-%d before tenants: %.0f goroutines, %.0f MiB heap; ", i+1, base[i]["go_goroutines"], base[i][heap]/(1<<20))
+		fmt.Printf("after their deletion: %.0f goroutines, %.0f MiB heap, %.0f groups\n", end[i]["go_goroutines"], end[i][heap]/(1<<20),
+			end[i]["pallium_ruler_groups"])
 	}
 	return nil
 }
@@ -191,7 +192,9 @@ func (b *bench) measure(what string) {
 		diff := func(name string) float64 { return after[i][name] - before[i][name] }
 		done := diff("pallium_ruler_group_evaluations_done_total")
 		const delay = "pallium_ruler_group_evaluation_delay_seconds"
-		under := func(le string) float64 { return 100 * diff(delay+`_bucket{le="`+le+`"}`) / max(1, diff(delay+"_count")) }
+		under := func(le string) float64 {
+			return 100 * diff(delay+`_bucket{le="`+le+`"}`) / max(1, diff(delay+"_count"))
+		}
 		fmt.Printf("  ruler-%d: %.0f groups, %.1f evaluations/s, %.0f missed, %.0f late; began within 0.1 s: %.1f%%, 1 s: %.1f%%, 10 s: %.1f%%; "+
 			"CPU %.2f cores (%.2f ms per evaluation), resident %.0f MiB, %.0f goroutines\n", i+1, after[i]["pallium_ruler_groups"],
 			done/b.o.phase.Seconds(), diff("pallium_ruler_group_evaluations_missed_total"), diff("pallium_ruler_group_evaluations_late_total"),
