@@ -157,9 +157,8 @@ func (k *known) Metadata(context.Context, tenant.ID) ([]series.MetricMetadata, e
 	return k.list, k.err
 }
 
-// TestMetadata checks that metadata of ingesters is preferred, that other
-// metrics have the metadata of the last published days, and that it fails
-// without ingesters.
+// TestMetadata checks that metadata of ingesters is preferred, that other metrics have the
+// metadata published for today and the two days before, and that Metadata fails without ingesters.
 func TestMetadata(t *testing.T) {
 	of := func(metric, help string) series.MetricMetadata {
 		m := series.MetricMetadata{Metric: metric}

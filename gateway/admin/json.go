@@ -21,8 +21,8 @@ import (
 type problem struct {
 	status  int
 	field   string // the part of the request that is wrong; may be empty
-	message string // what is wrong
-	hint    string // how to fix it in terms of the API, unlike message; may be empty
+	message string // what is wrong; without API paths and fields, because the command line shows it
+	hint    string // advice that names API paths and fields; may be empty
 }
 
 func (p *problem) Error() string {

@@ -80,7 +80,7 @@ func TestDescriptions(t *testing.T) {
 	table := append(routes.Table()[1:], routes.Route{Name: "new"})
 	missing, unknown = Undescribed(table)
 	if !slices.Equal(missing, []string{"new"}) || !slices.Equal(unknown, []string{"push"}) {
-		t.Errorf("of a changed table: %v, %v", missing, unknown)
+		t.Errorf("Undescribed of a changed table: missing %v, unknown %v; want [new], [push]", missing, unknown)
 	}
 }
 

@@ -11,8 +11,7 @@ const (
 	// queueValues bounds the values that wait to be written, including those that are being
 	// written.
 	queueValues = 4096
-	// queueShare divides the limits of values and bytes: no tenant may use more than that
-	// part of the queue.
+	// A tenant may use at most 1/queueShare of the queue's values and bytes.
 	queueShare = 4
 	// itemBytes is the approximate memory of a queued value in addition to its key and value.
 	itemBytes = 200
@@ -53,8 +52,8 @@ func (q *queue) size() float64 {
 	return float64(q.total.bytes)
 }
 
-// add adds a value and returns "". If it drops the value, it returns the reason, which is the
-// result in the metric of puts.
+// add adds a value and returns "". If it drops the value, it returns the reason: the value of
+// label `result` of `pallium_results_cache_redis_puts_total`.
 func (q *queue) add(i item) string {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -69,8 +69,8 @@ func (t *Table) completeWord(done, last string, w io.Writer) {
 	}
 }
 
-// completeFlag prints the flags that begin with last. They are the flags of the command with which
-// the words begin.
+// completeFlag prints those flags of a command that begin with last. The command is the one with
+// the longest name at the start of words.
 func (t *Table) completeFlag(words []string, last string, w io.Writer) {
 	c, _, err := t.find(words)
 	if err != nil || c == nil {
