@@ -203,8 +203,8 @@ func TestDelay(t *testing.T) {
 }
 
 // TestKnownGood checks that a credential is not delayed within ten minutes after it was valid,
-// whatever others send in its name, and is treated as unknown after that. A known key is not
-// delayed at other addresses either, a known subject of tokens is.
+// whatever others send in its name, and is treated as unknown after that. At other addresses, a
+// known key is not delayed either, but a known subject of tokens is.
 func TestKnownGood(t *testing.T) {
 	const here, far = "192.0.2.1", "198.51.100.1"
 	for _, kind := range []string{"key", "token"} {

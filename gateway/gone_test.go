@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// blocking has the stores of a gateway. The one selected by at responds only when the client is gone.
+// blocking has the stores of a gateway. The store named by `at` responds only when the client is gone.
 type blocking struct {
 	tenants Tenants
 	auth    Authenticator

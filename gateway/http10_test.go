@@ -138,7 +138,7 @@ func (h *holding) Close() {
 	h.free, h.taken = h.free+h.taken, 0
 }
 
-// is waits until free bytes are free and no request holds memory.
+// is waits until the number of free bytes is `free` and no request holds memory.
 func (a *account) is(t *testing.T, free int64) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {

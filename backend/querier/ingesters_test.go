@@ -96,8 +96,8 @@ func isAll(err, want error) bool {
 	return true
 }
 
-// TestIngesters checks which responses form a quorum. Every acknowledged series
-// is in at least two of three zones; a result must have all of them.
+// TestIngesters checks which responses form a quorum. Every acknowledged series is in
+// at least two of three zones; a result must have every acknowledged series.
 func TestIngesters(t *testing.T) {
 	down := errors.New("down")
 	exceeded := limits.MaxQuerySeries.ExceededAt(1, limits.More)
