@@ -89,8 +89,8 @@ func (q *queue) grow(id tenant.ID, values, bytes int) {
 	q.byTenant[id] = mine
 }
 
-// take waits for values and returns up to most of them, or nil when ctx ends. They count as
-// queued until done is called.
+// take waits for values and returns them, but not more than `most`, or nil when ctx ends. They
+// count as queued until done is called.
 func (q *queue) take(ctx context.Context, most int) []item {
 	for {
 		if ctx.Err() != nil {
@@ -106,7 +106,7 @@ func (q *queue) take(ctx context.Context, most int) []item {
 	}
 }
 
-// first removes and returns up to most items.
+// first removes and returns the first items, but not more than `most`.
 func (q *queue) first(most int) []item {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -128,8 +128,8 @@ func (q *queue) done(items []item) {
 	}
 }
 
-// close drops the values that still wait and returns how many these were. After it, add drops
-// every value.
+// close drops the values that still wait and returns their number. After close, add drops every
+// value.
 func (q *queue) close() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
