@@ -113,7 +113,7 @@ func TestClientGone(t *testing.T) {
 					t.Errorf("requests by code: %v, want one of %s", got, want)
 				}
 				if log := e.logs.String(); strings.Contains(log, "level=WARN") || strings.Contains(log, "level=ERROR") || !strings.Contains(log, "status="+want) {
-					t.Errorf("log:\n%s", log)
+					t.Errorf("the log lacks status=%s, or has a warning or an error:\n%s", want, log)
 				}
 			})
 		}

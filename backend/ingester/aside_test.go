@@ -351,7 +351,7 @@ func TestAsideRemoval(t *testing.T) {
 			}
 			files := len(asideFiles(t, b.dir))
 			if (files == 0) != tc.empty || (len(l.records()) == 0) != tc.empty {
-				t.Errorf("%d files and %d records are left", files, len(l.records()))
+				t.Errorf("%d files and %d records are left; want 0 and 0: %t", files, len(l.records()), tc.empty)
 			}
 			for _, a := range l.records() {
 				if a.Dropped != 0 {

@@ -82,7 +82,7 @@ func TestAnswersOfIngesters(t *testing.T) {
 		}
 		list, err := in.Metadata(t.Context(), "t")
 		if (err == nil) != tt.metadata || err == nil && len(list) == 0 || err != nil && !errors.Is(err, peers.ErrTooFew) {
-			t.Errorf("%s: Metadata has %d entries, error %v", tt.name, len(list), err)
+			t.Errorf("%s: Metadata has %d entries, error %v; want success: %t", tt.name, len(list), err, tt.metadata)
 		}
 	}
 }

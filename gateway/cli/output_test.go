@@ -54,7 +54,7 @@ func TestLostOutput(t *testing.T) {
 				}
 				if strings.Contains(line, "issue") || strings.Contains(line, "rotate") {
 					if !key.MatchString(errs) || !strings.Contains(errs, "never shown again") {
-						t.Errorf("%s%s: the key is lost: %s", line, format, errs)
+						t.Errorf("%s%s: standard error lacks the key or the note about it: %s", line, format, errs)
 					}
 				}
 			}
