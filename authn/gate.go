@@ -78,7 +78,7 @@ type waiter chan error
 
 func newGate(atOnce int) *gate { return &gate{free: atOnce} }
 
-// enter waits until the check may run. known says that the credential was valid recently.
+// enter waits until the check may run. `known` says that the credential was valid recently.
 // failures is the number of failed checks of the address; see rejectOne. The error is errBusy
 // or the context's; if it is nil, the caller must call leave after the check.
 func (g *gate) enter(ctx context.Context, src netip.Addr, known bool, failures float64) error {

@@ -42,7 +42,7 @@ type span struct {
 
 func noTimes() span { return span{near: math.MinInt64, farMin: math.MaxInt64, farMax: math.MinInt64} }
 
-// add adds a sample at t; far is the start of the far future.
+// add adds a sample at t; `far` is the start of the far future.
 func (p *span) add(t, far int64) {
 	if t < far {
 		p.near = max(p.near, t)

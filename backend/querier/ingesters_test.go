@@ -82,7 +82,7 @@ func (p *peer) Version(context.Context, tenant.ID) (series.IngesterVersion, erro
 
 func id(n byte) (u ulid.ULID) { u[0] = n; return u }
 
-// isAll reports whether err wraps want, or every error that want joins.
+// isAll reports whether err wraps `want`, or every error that `want` joins.
 func isAll(err, want error) bool {
 	joined, ok := want.(interface{ Unwrap() []error })
 	if !ok {

@@ -58,7 +58,7 @@ func IsProblem(err error) bool {
 	return errors.As(err, &p)
 }
 
-// Query parses the query string of a request. A parameter that is not in known is an
+// Query parses the query string of a request. A parameter that is not in `known` is an
 // error.
 func Query(r *http.Request, known ...string) (url.Values, error) { return query(r, known...) }
 

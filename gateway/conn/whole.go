@@ -20,7 +20,7 @@ type Whole struct {
 	buffer Buffer
 }
 
-// NewWhole returns a buffered response of at most most bytes.
+// NewWhole returns a buffered response of at most `most` bytes.
 func NewWhole(w http.ResponseWriter, most int64) *Whole { return &Whole{w: w, most: most} }
 
 // Charge reserves the memory of the response with take from now on.

@@ -87,7 +87,7 @@ func (r *run) small() {
 }
 
 // rejected sends a query that must be rejected because of its budget, with a text that contains
-// want. If want is empty, the query may also be rejected because other queries use the memory.
+// `want`. If `want` is empty, the query may also be rejected because other queries use the memory.
 func (r *run) rejected(a attack, want string) {
 	rep := a.do(r)
 	if rep.err == nil && want == "" && rep.code == http.StatusServiceUnavailable && strings.Contains(rep.body, "memory for requests is exhausted") {
