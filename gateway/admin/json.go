@@ -160,7 +160,7 @@ type listBody[T any] struct {
 	NextPageCursor string `json:"nextPageCursor,omitempty"`
 }
 
-// list sends a page of a list; view converts an item to its JSON form.
+// list sends a page of a list. The function `view` converts an item to its JSON form.
 func list[S, T any](w http.ResponseWriter, items []S, next string, view func(S) T) error {
 	out := listBody[T]{Items: make([]T, 0, len(items)), NextPageCursor: next}
 	for _, v := range items {
