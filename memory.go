@@ -129,7 +129,7 @@ func configuredCaches(caches []*int64, weights [5]int64) int64 {
 	return sum
 }
 
-// shareCaches sets the sizes of the caches that are not configured. total is 0 if the memory
+// shareCaches sets the sizes of the caches that are not configured. `total` is 0 if the memory
 // limit is unknown.
 func shareCaches(caches []*int64, weights [5]int64, total int64) {
 	any := configuredCaches(caches, weights) > 0

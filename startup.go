@@ -89,7 +89,7 @@ func (s *startup) collectors() []prometheus.Collector {
 	}
 }
 
-// percent returns the percentage of done, rounded down; 100 for an empty log.
+// percent returns the percentage of `done`, rounded down; 100 for an empty log.
 func percent(done, total int64) int64 {
 	if done >= total {
 		return 100

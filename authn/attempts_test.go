@@ -172,7 +172,7 @@ func TestDelay(t *testing.T) {
 			}
 		}
 		if d := l.waited(l.jwt("s2", hmacSecret, 2), here); d <= 0 || d > maxDelay {
-			t.Errorf("a valid token waited for %s", d)
+			t.Errorf("a valid token waited for %s, want more than 0 and at most %s", d, maxDelay)
 		}
 		// Other addresses are not delayed, in the same network and outside.
 		for _, from := range []string{near, far} {
@@ -189,7 +189,7 @@ func TestDelay(t *testing.T) {
 			l.fail(fmt.Sprintf("192.0.2.%d", i), 10)
 		}
 		if d := l.waited(l.jwt("s5", hmacSecret, 5), "192.0.2.251"); d <= 0 || d > maxDelay {
-			t.Errorf("an address in a network with many failures waited for %s", d)
+			t.Errorf("an address in a network with many failures waited for %s, want more than 0 and at most %s", d, maxDelay)
 		}
 		if d := l.waited(l.jwt("s6", hmacSecret, 6), far); d != 0 {
 			t.Errorf("an address in another network waited for %s", d)
@@ -203,8 +203,8 @@ func TestDelay(t *testing.T) {
 }
 
 // TestKnownGood checks that a credential is not delayed within ten minutes after it was valid,
-// whatever others send in its name, and is treated as unknown after that. A known key is not
-// delayed at other addresses either, a known subject of tokens is.
+// whatever others send in its name, and is treated as unknown after that. At other addresses, a
+// known key is not delayed either, but a known subject of tokens is.
 func TestKnownGood(t *testing.T) {
 	const here, far = "192.0.2.1", "198.51.100.1"
 	for _, kind := range []string{"key", "token"} {

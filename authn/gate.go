@@ -64,8 +64,8 @@ func (l *addressQueue) next() *[]waiter {
 	return &l.fresh
 }
 
-// excess returns the list whose last request is rejected first: known if it has more than
-// knownTurns requests for each request of fresh, otherwise fresh.
+// excess returns the list whose last request is rejected first: l.known if it has more than
+// knownTurns requests for each request in l.fresh, otherwise l.fresh.
 func (l *addressQueue) excess() *[]waiter {
 	if len(l.known) > knownTurns*len(l.fresh) {
 		return &l.known
@@ -78,8 +78,8 @@ type waiter chan error
 
 func newGate(atOnce int) *gate { return &gate{free: atOnce} }
 
-// enter waits until the check may run. known says that the credential was valid recently.
-// failures is the number of failed checks of the address; see rejectOne. The error is errBusy
+// enter waits until the check may run. `known` says that the credential was valid recently.
+// `failures` is the number of failed checks of the address; see rejectOne. The error is errBusy
 // or the context's; if it is nil, the caller must call leave after the check.
 func (g *gate) enter(ctx context.Context, src netip.Addr, known bool, failures float64) error {
 	g.mu.Lock()
@@ -155,8 +155,8 @@ func (g *gate) add(src netip.Addr, known bool, failures float64) waiter {
 	return w
 }
 
-// take removes waiter i of from, which belongs to l in c, and then l and c if they are
-// empty.
+// take removes the waiter i of the list `from`, which belongs to l in c, and then l and c
+// if they are empty.
 func (g *gate) take(c *networkQueue, l *addressQueue, from *[]waiter, i int) {
 	*from = slices.Delete(*from, i, i+1)
 	g.waiting--

@@ -113,8 +113,8 @@ func loadKeys(c KeysConfig) (keySet, error) {
 }
 
 // secretKey returns a key set with a secret, for the algorithms for which it is long
-// enough: RFC 7518 3.2 requires at least the size of the hash. source names the file or
-// the environment variable.
+// enough: RFC 7518 3.2 requires at least the size of the hash. `source` is the name of the
+// file or of the environment variable.
 func secretKey(source string, secret []byte) (keySet, error) {
 	var algs []string
 	for _, a := range []struct {

@@ -76,7 +76,7 @@ func TestNamesInPaths(t *testing.T) {
 				reached := len(e.backend.take())
 				if code, rejected := map[string]int{"400": 400, "404": 404, "405": 405}[tt.want]; rejected {
 					if a.status != code || reached != 0 {
-						t.Errorf("%s: %d, %d requests reached the backend; %s", tt.line, a.status, reached, a.body)
+						t.Errorf("%s: %d, %d requests reached the backend, want %d and no request; %s", tt.line, a.status, reached, code, a.body)
 					}
 					continue
 				}

@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// blocking has the stores of a gateway. The one selected by at responds only when the client is gone.
+// blocking has the stores of a gateway. The store named by `at` responds only when the client is gone.
 type blocking struct {
 	tenants Tenants
 	auth    Authenticator
@@ -113,7 +113,7 @@ func TestClientGone(t *testing.T) {
 					t.Errorf("requests by code: %v, want one of %s", got, want)
 				}
 				if log := e.logs.String(); strings.Contains(log, "level=WARN") || strings.Contains(log, "level=ERROR") || !strings.Contains(log, "status="+want) {
-					t.Errorf("log:\n%s", log)
+					t.Errorf("the log lacks status=%s, or has a warning or an error:\n%s", want, log)
 				}
 			})
 		}

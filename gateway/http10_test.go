@@ -138,7 +138,7 @@ func (h *holding) Close() {
 	h.free, h.taken = h.free+h.taken, 0
 }
 
-// is waits until free bytes are free and no request holds memory.
+// is waits until the number of free bytes is `free` and no request holds memory.
 func (a *account) is(t *testing.T, free int64) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
@@ -164,7 +164,7 @@ func TestHTTP10MemoryAccount(t *testing.T) {
 		e.backend.answer = func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, tt.size)) }
 		a, err := e.old(t, "GET /prometheus/api/v1/query?query=up HTTP/1.0\r\n"+e.fill("Authorization: Bearer $A")+"\r\n\r\n")
 		if err != nil || a.status != tt.status || a.status == 503 && a.header.Get("Retry-After") == "" {
-			t.Errorf("%d bytes: %d %.100q (%v)", tt.size, a.status, a.body, err)
+			t.Errorf("%d bytes: %d %v %.100q (%v), want %d, and Retry-After if that is 503", tt.size, a.status, a.header, a.body, err, tt.status)
 		}
 		m.is(t, free)
 	}

@@ -223,7 +223,7 @@ func TestBusy(t *testing.T) {
 			kit.Receive(t, "one request is in progress", arrived)
 			a := e.do(push, bearer("$B"), "x")
 			if a.status != 503 || a.header.Get("Retry-After") == "" {
-				t.Errorf("status %d, header %v", a.status, a.header)
+				t.Errorf("status %d, header %v, want 503 with Retry-After", a.status, a.header)
 			}
 			close(release)
 			if s := <-result; s != 200 {
@@ -239,7 +239,7 @@ func TestBackendFailures(t *testing.T) {
 		e.backend.answer = func(http.ResponseWriter, *http.Request) { panic("secret of the backend") }
 		a := e.do(query, bearer("$A"), "")
 		if a.status != 500 || strings.Contains(a.body, "secret") {
-			t.Errorf("status %d, body %q", a.status, a.body)
+			t.Errorf("status %d, body %q, want 500 without the text of the panic", a.status, a.body)
 		}
 		if e.gateway.gate.Load() != 0 {
 			t.Errorf("%d requests are in progress after the panic, want none", e.gateway.gate.Load())
@@ -249,7 +249,7 @@ func TestBackendFailures(t *testing.T) {
 		e := newEdge(t, "proxy", func(o *Options) { o.BackendURLs = []string{"http://127.0.0.1:1"} })
 		a := e.do(push, bearer("$A"), "x")
 		if a.status != 503 || a.header.Get("Retry-After") == "" || strings.Contains(a.body, "127.0.0.1") {
-			t.Errorf("status %d, body %q", a.status, a.body)
+			t.Errorf("status %d, header %v, body %q; want 503 with Retry-After and without the address", a.status, a.header, a.body)
 		}
 	})
 	t.Run("internal headers stay inside", func(t *testing.T) {

@@ -19,8 +19,8 @@ var (
 
 // Memory accounts for the bytes that requests hold in this process.
 type Memory interface {
-	// Hold opens the account of one request. All requests of the tenant together may hold
-	// most bytes; 0 means that the tenant has no limit of its own. write is set for
+	// Hold opens the account of one request. All requests of the tenant together may hold up
+	// to `most` bytes; 0 means that the tenant has no limit of its own. `write` is set for
 	// requests that senders retry.
 	Hold(id tenant.ID, most int64, write bool) Held
 }

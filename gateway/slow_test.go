@@ -67,7 +67,7 @@ func TestBodiesTakeMemory(t *testing.T) {
 	for _, tt := range []struct{ size, status int }{{10_000, 200}, {100_000, 503}, {30_000, 200}} {
 		a := e.do(push, bearer("$A"), fmt.Sprintf("%0*d", tt.size, 0))
 		if a.status != tt.status || a.status == 503 && a.header.Get("Retry-After") == "" {
-			t.Errorf("%d bytes: %d %s", tt.size, a.status, a.body)
+			t.Errorf("%d bytes: %d %v %s, want %d, and Retry-After if that is 503", tt.size, a.status, a.header, a.body, tt.status)
 		}
 		m.is(t, free)
 	}

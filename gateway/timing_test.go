@@ -12,7 +12,7 @@ func TestServerTiming(t *testing.T) {
 		e.backend.answer = func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Server-Timing", want) }
 		for _, line := range []string{query, query + " HTTP/1.0"} {
 			if a := e.do(line, bearer("$A"), ""); a.status != 200 || a.header.Get("Server-Timing") != want {
-				t.Errorf("%s: %d, Server-Timing %q", line, a.status, a.header.Get("Server-Timing"))
+				t.Errorf("%s: %d, Server-Timing %q, want 200 and %q", line, a.status, a.header.Get("Server-Timing"), want)
 			}
 		}
 	})

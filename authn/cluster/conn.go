@@ -47,7 +47,7 @@ func (m *Member) Client(ctx context.Context, raw net.Conn, host string, protocol
 	})
 }
 
-// Dial returns a dial function for an HTTP transport, which calls dial and then Client.
+// Dial returns a dial function for an HTTP transport. It calls the function `dial` and then Client.
 func (m *Member) Dial(
 	dial func(ctx context.Context, network, addr string) (net.Conn, error),
 ) func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -198,7 +198,7 @@ func (l *bounded) Accept() (net.Conn, error) {
 	}
 }
 
-// counted is a connection that counts as unauthenticated until left is called.
+// counted is a connection that counts as unauthenticated until the function `left` is called.
 type counted struct {
 	net.Conn
 	of    *bounded
@@ -215,7 +215,7 @@ func (c *counted) Close() error {
 
 // Listen authenticates the connections of a listener. The handshake runs at the first
 // read or write of a connection, so that an unresponsive peer does not block others.
-// failed is called with the error of each failed handshake.
+// The function `failed` is called with the error of each failed handshake.
 func (m *Member) Listen(l net.Listener, failed func(error)) net.Listener {
 	return &listener{bounded: &bounded{Listener: l}, member: m, failed: failed}
 }

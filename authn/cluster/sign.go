@@ -77,8 +77,8 @@ func (m *Member) Sign(purpose string, parts ...string) (string, error) {
 
 // Verify returns nil if a member of this cluster has signed the parts. If members have
 // only certificates and host is not empty, the signer's certificate must be valid for
-// host; an expired certificate is ErrExpired. aged reports that the signature was made
-// with a secret other than the first one.
+// host; an expired certificate is ErrExpired. The result `aged` reports that the signature
+// was made with a secret other than the first one.
 func (m *Member) Verify(signature, host, purpose string, parts ...string) (aged bool, err error) {
 	if signature == "" {
 		return false, ErrNotSigned

@@ -85,7 +85,7 @@ func TestSignatures(t *testing.T) {
 }
 
 // TestCertificateOfMember checks that signatures of an expired certificate are rejected,
-// and that certificates are not accepted in a cluster with a secret.
+// and that a member with a secret rejects signatures of certificates.
 func TestCertificateOfMember(t *testing.T) {
 	ca := newAuthority(t)
 	files := ca.files("a.example", "ecdsa")

@@ -82,7 +82,7 @@ func (c *cache[V]) generation() uint64 {
 }
 
 // put stores a value that was read in generation gen. It does nothing if an entry was dropped since
-// then, because the value may be older than the change that dropped it.
+// then, because the value may be older than the change for which the entry was dropped.
 func (c *cache[V]) put(key string, gen uint64, v V) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -24,9 +24,9 @@ type Page struct {
 
 const macLength = 16
 
-// list reads a page of the rows under prefix. take processes a row and reports whether it
-// belongs to the list. query describes the selection that take makes: a cursor is only
-// valid for the query that returned it.
+// list reads a page of the rows under a prefix. The function `take` processes a row and reports
+// whether the row belongs to the list. The text `query` describes the selection that `take`
+// makes, because a cursor is valid only for the selection for which it was returned.
 func (c *Control) list(ctx context.Context, prefix, query string, p Page, take func(row) (bool, error)) (next string, err error) {
 	size := p.Size
 	if size == 0 {

@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestOneTenantDeleted checks that a key of two tenants is valid only for the other one after one was
-// deleted.
+// TestOneTenantDeleted checks that a key of two tenants is valid only for the remaining tenant after
+// the other one was deleted.
 func TestOneTenantDeleted(t *testing.T) {
 	c := newWorld(t).open()
 	for _, id := range []tenant.ID{"b", "a"} {

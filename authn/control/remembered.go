@@ -42,7 +42,7 @@ type Remembered struct {
 type knownLimits struct {
 	limits limits.Limits
 	at     time.Time
-	asked  chan struct{} // closed when the refresh in progress has ended; nil without one
+	asked  chan struct{} // closed by the first read that ends during the refresh in progress; nil without one
 }
 
 // NewRemembered returns a cache that reads limits with ask. Refreshes run in the group, and end
@@ -93,6 +93,8 @@ func (r *Remembered) readNow(id tenant.ID) limits.Limits {
 	ctx, cancel := context.WithTimeout(r.asking.Context(), firstWait)
 	defer cancel()
 	lim, err := r.ask(ctx, id)
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	return r.put(id, lim, err)
 }
 
@@ -111,28 +113,42 @@ func (r *Remembered) refresh(id tenant.ID, k *knownLimits) {
 	r.asking.Go(func(ctx context.Context) {
 		defer func() { <-r.slots }()
 		lim, err := r.ask(ctx, id)
-		r.put(id, lim, err)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.byID[id] == nil { // k was evicted during the refresh
+			r.insert(id, k)
+		}
+		lim = r.put(id, lim, err)
+		if r.byID[id] != k { // k was evicted and the limits were read again: its callers still wait
+			k.limits = lim
+			close(k.asked)
+			k.asked = nil
+		}
 	})
+}
+
+// insert adds an entry, after evicting others if there are too many. The caller holds the lock.
+func (r *Remembered) insert(id tenant.ID, k *knownLimits) {
+	for other := range r.byID { // evict any: it is read again when needed
+		if len(r.byID) < maxRemembered {
+			break
+		}
+		delete(r.byID, other)
+	}
+	r.byID[id] = k
 }
 
 // put stores the result of a read and returns the limits to use. After an error, it returns the last
 // known limits; if there are none, or the tenant does not exist, it returns the result of fallback.
+// The caller holds the lock.
 func (r *Remembered) put(id tenant.ID, lim limits.Limits, err error) limits.Limits {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	k := r.byID[id]
 	if k == nil {
-		for other := range r.byID { // evict any: it is read again when needed
-			if len(r.byID) < maxRemembered {
-				break
-			}
-			delete(r.byID, other)
-		}
 		k = &knownLimits{limits: lim}
 		if err != nil {
 			k.limits = r.fallback(err)
 		}
-		r.byID[id] = k
+		r.insert(id, k)
 	}
 	k.at = r.now()
 	if k.asked != nil {

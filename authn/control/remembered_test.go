@@ -113,6 +113,37 @@ func TestIdleTenants(t *testing.T) {
 	}
 }
 
+// TestEvictedDuringRefresh checks that callers that wait for a refresh get its limits although
+// the entry is evicted meanwhile, and also if the limits are then read again.
+func TestEvictedDuringRefresh(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		s := (&limitsStore{}).set(24)
+		r, clock := remember(t, s)
+		r.Limits("a")
+		s.set(4)
+		s.hold = make(chan struct{})
+		clock.Advance(idleAge + time.Millisecond)
+		got := make(chan int, 2)
+		go func() { got <- hours(r.Limits("a")) }()
+		kit.Until(t, "the refresh starts", func() bool { return s.asked.Load() == 2 })
+		r.mu.Lock()
+		delete(r.byID, "a")
+		r.mu.Unlock()
+		waiting := 1
+		if again {
+			waiting++
+			go func() { got <- hours(r.Limits("a")) }()
+			kit.Until(t, "the limits are read again", func() bool { return s.asked.Load() == 3 })
+		}
+		close(s.hold)
+		for range waiting {
+			if h := <-got; h != 4 {
+				t.Errorf("read again %v: limits %d, want 4", again, h)
+			}
+		}
+	}
+}
+
 // TestLimitsWithoutStore checks that the last known limits are used while the store is down, and that
 // the store is not read again soon after a failed read.
 func TestLimitsWithoutStore(t *testing.T) {

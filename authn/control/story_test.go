@@ -14,7 +14,7 @@ import (
 )
 
 // TestKilledBetweenRecordAndLog checks that a revocation whose entry in the change log was lost in
-// a crash takes effect in the other process when its cached entry is 30 s old.
+// a crash takes effect in another process as soon as the credential in its cache is 30 s old.
 func TestKilledBetweenRecordAndLog(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()

@@ -9,10 +9,10 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// RotateToken issues a new key for a token. The old key stays valid for grace, at most
-// MaxGrace and never beyond the token's expiry; with 0 it becomes invalid immediately in
-// this process and within a second in others. If the key before the old one is still in
-// its grace, that ends now.
+// RotateToken issues a new key for a token. The old key stays valid for grace, but not beyond the
+// token's expiry; a grace above MaxGrace is rejected. With a grace of 0 the old key becomes invalid
+// immediately in this process and within a second in others. If the key before the old one is
+// still valid, it becomes invalid in the same way.
 func (c *Control) RotateToken(ctx context.Context, id string, grace time.Duration) (Token, apikey.Key, error) {
 	if grace < 0 || grace > MaxGrace {
 		return Token{}, apikey.Key{}, fail(Invalid, "graceSeconds", "graceSeconds is %d: it must be between 0 and %d",

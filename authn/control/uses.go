@@ -45,8 +45,8 @@ type use struct {
 	at time.Time
 }
 
-// take returns the uses to write and removes them from dirty. It also removes uses from written
-// that are at least touchEvery old.
+// take returns the uses to write and removes them from `dirty`. It also removes the uses from
+// `written` that are at least touchEvery old.
 func (u *uses) take(now time.Time) []use {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -73,8 +73,8 @@ func (u *uses) wrote(w use) {
 	}
 }
 
-// keep puts back a use from take that could not be written, unless the key was used again or
-// dirty is full.
+// keep puts a use that could not be written back into `dirty`, unless the key was used again or
+// `dirty` is full.
 func (u *uses) keep(w use) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

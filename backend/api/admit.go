@@ -59,7 +59,7 @@ func (a *api) admitIf(check func(*http.Request, *limits.Limits) (*http.Request, 
 }
 
 // account starts the memory accounting and the timeout of a read. It returns the tenant's current
-// limits, which apply to the whole read. end releases the memory and stops the timeout.
+// limits, which apply to the whole read. `end` releases the memory and stops the timeout.
 func (a *api) account(r *http.Request) (_ *http.Request, lim *limits.Limits, end func()) {
 	id := access(r)
 	l := a.Limits(id)

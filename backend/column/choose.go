@@ -24,7 +24,7 @@ type chooser struct {
 }
 
 // choose returns the codec for the integers x and the base of its stream.
-// before has the integers of the previous series, or is nil; g is a common
+// `before` has the integers of the previous series, or is nil; g is a common
 // divisor of the differences to the first integer.
 func (ch *chooser) choose(x, before []int64, g int64) (codec, int64) {
 	n := len(x) - 1

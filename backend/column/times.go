@@ -21,7 +21,7 @@ type timesWriter struct {
 }
 
 // append appends the encoded timestamps ts, without padding. The caller has
-// validated ts; start is the first millisecond of the day.
+// validated ts; `start` is the first millisecond of the day.
 func (w *timesWriter) append(dst []byte, ts []int64, start int64) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(ts)))
 	dst = binary.AppendUvarint(dst, uint64(ts[0]-start))

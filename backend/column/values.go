@@ -172,7 +172,7 @@ func (r *integerReader) sum(b []int64) {
 	r.at = at
 }
 
-// addBefore converts residuals of codecPrevious to integers; before has the
+// addBefore converts residuals of codecPrevious to integers; `before` has the
 // integers of the previous series.
 func (r *integerReader) addBefore(b, before []int64) {
 	before = before[:len(b)]

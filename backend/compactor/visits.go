@@ -104,7 +104,7 @@ func (v *visits) setWaiting(one *visit, days int) {
 }
 
 // visit expires a tenant's days, restamps cells after the retention was raised, and
-// forgets deletions of series, if any of these may be due. all expires all days beyond
+// forgets deletions of series, if any of these may be due. `all` expires all days beyond
 // retention, without the limit for 24 hours.
 func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all bool) error {
 	keep, err := c.opts.Retention(ctx, t)

@@ -244,8 +244,8 @@ type patience struct {
 	over  bool
 }
 
-// wait returns when done is closed, when most has passed since the first wait, or
-// when ctx ends. It reports whether done was closed.
+// wait returns when `done` is closed, when `most` has passed since the first wait, or
+// when ctx ends. It reports whether `done` was closed.
 func (p *patience) wait(ctx context.Context, most time.Duration, done <-chan struct{}) bool {
 	if p.timer == nil {
 		p.timer = time.NewTimer(most)

@@ -41,9 +41,9 @@ type Store interface {
 
 // Decide returns the outcome of an election; current is the election so far, or nil.
 // The elected replica stays elected while it was seen within the failover time.
-// Otherwise the first replica of seen that was seen within the failover time is
+// Otherwise the first replica of `seen` that was seen within the failover time is
 // elected. If there is none, the outcome is current, or without an election so far
-// the first of seen, or the zero Sighting if seen is empty.
+// the first of `seen`, or the zero Sighting if `seen` is empty.
 func Decide(current *Sighting, seen []Sighting, failover time.Duration) Sighting {
 	var out Sighting
 	if current != nil {

@@ -28,7 +28,7 @@ import (
 // Evaluator is the engine that evaluates queries and their parts.
 type Evaluator interface {
 	promql.QueryEngine
-	// NewPartQuery returns a query for some steps of a range query; of is nil, or the shard to evaluate.
+	// NewPartQuery returns a query for some steps of a range query, or for a shard of them if `of` is not nil.
 	// The query's error wraps evaluation.ErrNotSharded if the shard cannot be evaluated alone.
 	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
 		of *shard.Shard) (promql.Query, error)

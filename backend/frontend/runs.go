@@ -164,7 +164,7 @@ func (p *plan) evaluateWhole(ctx context.Context, steps split.Range) (*evaluated
 	return got, failed
 }
 
-// exec evaluates a range of steps: everything if of is nil, otherwise one shard.
+// exec evaluates a range of steps: everything if `of` is nil, otherwise one shard.
 func (p *plan) exec(ctx context.Context, steps split.Range, of *shard.Shard) (*evaluated, promql.Query, *promql.Result) {
 	q := p.q
 	query, err := p.f.o.Evaluator.NewPartQuery(ctx, q.storage, q.opts, q.text, q.times, steps, of)

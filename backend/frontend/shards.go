@@ -64,7 +64,7 @@ type selection struct {
 	samples [][]labels.Labels
 	at      time.Time // when the series were listed or counted
 	// together is set if the expression must not be divided until selectionAge has passed. If it is
-	// set, of the other fields only at is used.
+	// set, only the field `at` is used in addition.
 	together bool
 }
 
@@ -165,8 +165,8 @@ func (p *plan) divided(s *selection, steps split.Range) bool {
 }
 
 // list lists the series that the leaves select, and remembers their number and some of them. If the
-// expression must not be divided, it sets only together and at of the selection. It returns nil after
-// an error: the steps are then evaluated without shards.
+// expression must not be divided, list sets only the fields `together` and `at` of the selection. It
+// returns nil after an error: the steps are then evaluated without shards.
 func (p *plan) list(ctx context.Context, steps split.Range) *selection {
 	held := memory.FromContext(ctx).Part()
 	defer held.Close()
@@ -202,7 +202,8 @@ type shardTask struct {
 }
 
 // evaluateShards evaluates a range of steps in shards, one for each range of series of each leaf.
-// After a failure that was not of a shard, it sets again: without shards, the result may differ.
+// The result `again` is true if the answers of the shards could not be collected, or if the rest of the
+// expression failed: without shards, the steps may succeed, or fail with another error.
 func (p *plan) evaluateShards(ctx context.Context, steps split.Range, ranges [][]series.LabelRange) (
 	out *evaluated, again bool, failed *promql.Result,
 ) {

@@ -63,7 +63,7 @@ func (s *Generations) decodeNames(r rows.Row) ([]NamesPart, error) {
 }
 
 // PublishedNames returns the names of the published generations among parts, in the order
-// of the catalogs. Since parts may have been read before the catalogs, a day without the
+// of the catalogs. Since `parts` may have been read before the catalogs, a day without the
 // names of all packs of its manifest is read again by its exact generation. If names are
 // still missing, PublishedNames returns ErrInconsistent.
 func (s *Generations) PublishedNames(ctx context.Context, catalogs []Catalog, parts []NamesPart) ([]NamesPart, error) {

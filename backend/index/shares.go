@@ -58,7 +58,7 @@ func (s *Shares) Read(ctx context.Context, share int) (schema.Share, error) {
 }
 
 // Take makes holder the next holder of a share whose row is still old, and reports whether
-// it was. next is the row after the change, also if the outcome is an error, which leaves
+// it was. `next` is the row after the change, also if the outcome is an error, which leaves
 // open whether the row was changed.
 func (s *Shares) Take(ctx context.Context, share int, old schema.Share, holder string, until int64) (
 	next schema.Share, held bool, err error) {

@@ -45,7 +45,7 @@ func (s *Tenants) List(ctx context.Context) ([]tenant.ID, error) {
 const keptQualifier = "kept"
 
 // Kept returns the recorded retention of a tenant: all of its cells are stamped for that
-// retention or a longer one. known is false if none was recorded.
+// retention or a longer one. `known` is false if none was recorded.
 func (s *Tenants) Kept(ctx context.Context, t tenant.ID) (keep time.Duration, known bool, err error) {
 	err = s.rows.ReadRows(ctx, []rows.Range{rows.Single(schema.TenantKey(t))}, system(keptQualifier), func(r rows.Row) bool {
 		if c, ok := r.Cell(rows.System, keptQualifier); ok && len(c.Value) == 8 {

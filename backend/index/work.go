@@ -283,7 +283,7 @@ func (s *Work) Rewritten(ctx context.Context, t tenant.ID, day int64) error {
 }
 
 // RequestCleans requests that deleted series are removed from a tenant's days now,
-// instead of when the days are due. since is the time of the request in Unix
+// instead of when the days are due. `since` is the time of the request in Unix
 // milliseconds.
 func (s *Work) RequestCleans(ctx context.Context, t tenant.ID, days []int64, since int64) error {
 	value := binary.BigEndian.AppendUint64(nil, uint64(since))

@@ -52,7 +52,7 @@ type account struct {
 	tenants     atomic.Int64 // tenants with series
 	reserved    atomic.Int64 // reserved series
 	held        atomic.Int64 // bytes reserved for reserved series; not part of bytes
-	freed       atomic.Int64 // total passed to shrink
+	freed       atomic.Int64 // total of the bytes passed to tenantHead.shrink
 }
 
 // grow adds n bytes, which may be negative, to the tenant's count.
@@ -71,7 +71,7 @@ func (th *tenantHead) shrink(n int64) {
 }
 
 // updateSize updates the counted size of a series and returns the change. The caller
-// holds s.mu and passes the change to grow. The fast path is for series of floats
+// holds s.mu and passes the change to th.grow. The fast path is for series of floats
 // without out-of-order samples that neither closed a chunk nor grew its buffer.
 func (th *tenantHead) updateSize(s *memSeries) int64 {
 	if s.rare == nil && s.in.OpenCap() == int(s.countedOpen) && len(s.in.Done()) == int(s.countedDone) && s.budget.Load() == nil {

@@ -213,7 +213,7 @@ func eachHash(list []activeEntry, fn func(e activeEntry, n uint16)) {
 	}
 }
 
-// readBounded reads a file, and fails if the file is larger than most bytes.
+// readBounded reads a file, and fails if the file has more bytes than `most`.
 func readBounded(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -205,8 +205,8 @@ func TestReservedMemory(t *testing.T) {
 }
 
 // TestReservationsOfSeriesRemovedEarly checks that series removed early because memory was short
-// stay reserved after a restart, for the rest of their time, without reserved
-// memory.
+// stay reserved for the rest of their time, also after a restart, and that no memory is reserved
+// for them.
 func TestReservationsOfSeriesRemovedEarly(t *testing.T) {
 	b := atWindowStart(t)
 	b.lim.MaxActiveSeries = 110

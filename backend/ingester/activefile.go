@@ -46,7 +46,7 @@ func (l *activeList) sort() {
 	slices.SortFunc(l.reserved, byHash)
 }
 
-// encodeActive encodes lists that were made at the time saved, in Unix
+// encodeActive encodes lists that were made at the time `saved`, in Unix
 // milliseconds.
 func encodeActive(saved int64, lists []activeList) []byte {
 	size := 64

@@ -262,7 +262,7 @@ func (s *asideSet) current(f *asideFile) bool {
 
 // keep writes the samples of one series and window to a file, merged with the
 // samples of an existing file, and serves that file from then on. The file is
-// durable after sync.
+// durable after a call of the method sync.
 func (s *asideSet) keep(h asideHeader, chunks []series.Chunk) error {
 	s.changing.Lock() // until the new file is served: remove would mistake it for the old one
 	defer s.changing.Unlock()

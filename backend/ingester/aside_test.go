@@ -55,9 +55,9 @@ func asideFiles(t *testing.T, dir string) []string {
 	return files
 }
 
-// TestSetAside checks that series that no pack can hold do not prevent the sealing
-// of others or the deletion of the log, and can be read as before, after restarts
-// too.
+// TestSetAside checks that series that no pack can hold do not prevent the sealing of
+// other series or the deletion of the log, and that all series can be read as before,
+// also after restarts.
 func TestSetAside(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
@@ -351,7 +351,7 @@ func TestAsideRemoval(t *testing.T) {
 			}
 			files := len(asideFiles(t, b.dir))
 			if (files == 0) != tc.empty || (len(l.records()) == 0) != tc.empty {
-				t.Errorf("%d files and %d records are left", files, len(l.records()))
+				t.Errorf("%d files and %d records are left; want 0 and 0: %t", files, len(l.records()), tc.empty)
 			}
 			for _, a := range l.records() {
 				if a.Dropped != 0 {
@@ -460,7 +460,7 @@ func TestAsideMetrics(t *testing.T) {
 				t.Errorf("metric %s: %v, want one positive value for tenant a", mf.GetName(), m)
 			}
 			found++
-			// The metric must match the limit by which writes are rejected.
+			// The metric must have the value that is compared with the limit on writes.
 			if mf.GetName() == "pallium_ingester_aside_bytes" && int64(m[0].GetGauge().GetValue()) != b.ing.aside.charge["a"] {
 				t.Errorf("metric %v, want %d bytes", m[0], b.ing.aside.charge["a"])
 			}

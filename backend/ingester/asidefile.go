@@ -290,8 +290,8 @@ func openAside(path string) (*os.File, *asideReader, asideHeader, error) {
 	return f, r, h, nil
 }
 
-// readAside reads a file. It reads the chunks only if want is set and returns true
-// for the header.
+// readAside reads a file. It reads the chunks only if the function `want` is not nil and
+// returns true for the header.
 func readAside(path string, want func(*asideHeader) bool) (asideHeader, []series.Chunk, error) {
 	f, r, h, err := openAside(path)
 	if err != nil {

@@ -33,8 +33,8 @@ func TestAsideTenantNames(t *testing.T) {
 	}
 }
 
-// TestAsideRemovedByHand checks that when files or their directory were removed,
-// reads fail until an operator drops them, and nothing else is affected.
+// TestAsideRemovedByHand checks that when files or their directory were removed, reads
+// fail until an operator drops the series set aside, and that nothing else is affected.
 func TestAsideRemovedByHand(t *testing.T) {
 	for name, what := range map[string]string{"files": "aside/a/*", "directory": "aside/a", "all": "aside"} {
 		t.Run(name, func(t *testing.T) {
@@ -138,9 +138,9 @@ func (l hookedLongTerm) ClearAside(ctx context.Context, list []store.AsideOf) er
 	return l.longTerm.ClearAside(ctx, list)
 }
 
-// TestAsideRecordOutlivesRetry checks that series that a pack accepts at a start
-// are recorded until the pack is uploaded, if the retry runs between the steps of
-// an upload.
+// TestAsideRecordOutlivesRetry runs a retry of series set aside between the steps of an
+// upload. It checks that the record of a series that is accepted into a pack stays until
+// the pack is uploaded.
 func TestAsideRecordOutlivesRetry(t *testing.T) {
 	b, l := withLongTerm(t)
 	now := b.now.UnixMilli()

@@ -9,9 +9,9 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestBatchLimits checks that a batch with limits is subject to those, without a
-// lookup, and that the tenant's limits are looked up once for a batch from another
-// process.
+// TestBatchLimits checks that the limits that a batch carries are applied without a
+// lookup, and that for a batch without limits, as from another process, the tenant's
+// limits are looked up once.
 func TestBatchLimits(t *testing.T) {
 	b := newBench(t)
 	looked, own := 0, limits.Limits{MaxActiveSeries: 1}

@@ -202,8 +202,8 @@ func tooManyChunks(used int) string {
 		"where at most %d are allowed; send floats and histograms under different metric names", used, series.MaxWindowChunks)
 }
 
-// admission tracks a series' state over the samples of one request, as append will
-// change it.
+// admission tracks a series' state over the samples of one request, as the method append
+// will change it.
 type admission struct {
 	b      *chunkBudget
 	newest int64
@@ -214,7 +214,7 @@ type admission struct {
 
 // cost returns how many chunks to reserve for a sample, and the window that counts
 // them: nil for a window with only floats. A sample begins at most that many chunks,
-// but nothing is reserved for the few that a float after a float begins.
+// except that nothing is reserved for the few chunks that floats after floats begin.
 func (a *admission) cost(smp *series.Sample) (int, *windowChunks) {
 	histogram := smp.IsHistogram()
 	at := a.b.window(smp.T, histogram)
@@ -229,9 +229,8 @@ func (a *admission) cost(smp *series.Sample) (int, *windowChunks) {
 	return 1, at
 }
 
-// exact computes the cost of a sample that seems to exceed the limit more
-// precisely: a sample that continues the chunk of the sample before it costs
-// nothing.
+// exact computes more precisely the cost of a sample that seems to exceed the limit: a
+// sample that continues the chunk of the sample before it costs nothing.
 func (a *admission) exact(smp *series.Sample, n int, at *windowChunks) (int, *windowChunks) {
 	if smp.T > a.newest && a.known && series.SubChunkStart(a.prev.T) == series.SubChunkStart(smp.T) && series.Continues(&a.prev, smp) {
 		return 0, at

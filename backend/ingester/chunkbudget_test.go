@@ -127,8 +127,9 @@ func TestChunksPerWindow(t *testing.T) {
 			for i := range int64(100) {
 				more = append(more, h(base+7_100_000+i, 1000-i))
 			}
-			// The log has the floats of a request before its histograms, so a restart may
-			// count fewer floats that precede all histograms of their window.
+			// Floats before the first histogram of their window are not counted. The log
+			// has the floats of a request before its histograms, so that more floats are
+			// in this position after a restart, and fewer are counted.
 			if out := b.push("t", entry(m, more...)); kept(out) > 5 && name != "out of order" {
 				t.Errorf("a restart lost the count of chunks: %d of %d samples accepted", kept(out), len(more))
 			}

@@ -53,7 +53,7 @@ func (d *tenantDeletions) has(number uint64) bool {
 	return d.pruned.has(number) || slices.ContainsFunc(d.known, func(k knownDeletion) bool { return k.Number == number })
 }
 
-// with returns the deletions with one more.
+// with returns the deletions with another one added.
 func (d tenantDeletions) with(ts schema.Tombstone) (tenantDeletions, error) {
 	matches, err := ts.Compile()
 	if err != nil {
@@ -198,7 +198,7 @@ func (s numberSet) has(n uint64) bool {
 	return slices.ContainsFunc(s, func(r [2]uint64) bool { return r[0] <= n && n <= r[1] })
 }
 
-// with returns the set with one more number. It may modify s.
+// with returns the set with another number added. It may modify s.
 func (s numberSet) with(n uint64) numberSet {
 	if s.has(n) {
 		return s

@@ -116,8 +116,8 @@ func (g *diskGuard) available() (left int64, ok bool) {
 	return left - (g.ing.log.Appended() - g.appended.Load()), true
 }
 
-// admit checks whether there is disk space for a push. The caller passes the
-// returned bytes to done when the push is logged or has failed.
+// admit checks whether there is disk space for a push. The caller passes the returned
+// bytes to the method done when the push is logged or has failed.
 func (g *diskGuard) admit(b *series.Batch) (int64, error) {
 	left, ok := g.available()
 	if !ok {

@@ -170,8 +170,8 @@ func (n *noise) untilFull() {
 	n.b.t.Fatal("the disk did not become full")
 }
 
-// untilSealed repeats filling the disk and the ingester's regular check until the
-// check seals. Pushes must succeed after each check. It returns the size of the log
+// untilSealed fills the disk and runs the ingester's regular check, again and again until
+// the check seals. Pushes must succeed after each check. It returns the size of the log
 // before the seal. With crash the ingester is killed whenever the disk is full.
 func (n *noise) untilSealed(crash bool) int64 {
 	n.b.t.Helper()

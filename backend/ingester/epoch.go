@@ -17,8 +17,8 @@ import (
 // window may end the epoch. Senders' clocks are rarely further ahead.
 const borderEarly = SealDelay
 
-// cutAtBorder begins a new epoch if newest is at or after the end of the epoch's
-// window, and the current time is at most borderEarly before it. newest is the newest
+// cutAtBorder begins a new epoch if `newest` is at or after the end of the epoch's window,
+// and the current time is at most borderEarly before this end. `newest` is the newest
 // timestamp of a request, or the current time.
 func (ing *Ingester) cutAtBorder(newest int64) {
 	if newest < ing.border.Load() {
@@ -55,8 +55,8 @@ func (ing *Ingester) cutFor(bound int64) (wal.Place, error) {
 	return ing.log.Split()
 }
 
-// truncateLog deletes the segments below needed. Exemplars are in no pack, so they
-// are first written to the log again.
+// truncateLog deletes the segments with numbers below `needed`. Exemplars are in no pack,
+// so they are first written to the log again.
 func (ing *Ingester) truncateLog(needed int) error {
 	if ing.log.Oldest() >= needed {
 		return nil

@@ -167,15 +167,15 @@ func (r *exemplarRing) has(ls labels.Labels, e exemplar.Exemplar) bool {
 	return false
 }
 
-// acceptable returns the exemplars of a series that add would not drop. The others
-// are not logged, because a replay would restore them.
+// acceptable returns the exemplars of a series that the method add would not drop. The
+// others are not logged, because a replay would restore them.
 func (r *exemplarRing) acceptable(ls labels.Labels, list []exemplar.Exemplar) []exemplar.Exemplar {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.DeleteFunc(list, func(e exemplar.Exemplar) bool { return !r.has(ls, e) && r.outOfOrder(ls, e) })
 }
 
-// keep is add for callers that hold r.mu.
+// keep is the method add for callers that hold r.mu.
 func (r *exemplarRing) keep(ls labels.Labels, e exemplar.Exemplar, limit int) bool {
 	if len(r.ring) > max(0, limit) {
 		r.lower(max(0, limit))

@@ -72,7 +72,7 @@ func TestFarFuture(t *testing.T) {
 			}
 		}
 		if far > 0 && near > 0 {
-			t.Errorf("a pack has days of the far future and other days, which it would keep until then")
+			t.Errorf("a pack has days of the far future and other days, which would be kept until then")
 		}
 	}
 }

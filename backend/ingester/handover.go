@@ -62,7 +62,7 @@ func (ing *Ingester) EachActive(ctx context.Context, fn func(*ActiveSeries) erro
 	return nil
 }
 
-// Only returns the series for which keep returns true.
+// Only returns the series for which `keep` returns true.
 func (a *ActiveSeries) Only(keep func(hash uint64) bool) *ActiveSeries {
 	out := &ActiveSeries{Tenant: a.Tenant, Bytes: a.Bytes}
 	for i, hash := range a.Hashes {

@@ -340,8 +340,8 @@ func headOf(b *testing.B, n, share int) (*Ingester, int64) {
 }
 
 // pusher pushes samples of up to 5,000 series each of the tenants b and a until
-// stop is called. stop returns the duration of the longest push of b, and own the
-// duration of the longest push of a. Call own after stop.
+// `stop` is called. `stop` returns the duration of the longest push of b, and `own` that of
+// the longest push of a. Call `own` after `stop`.
 func pusher(ing *Ingester) (stop, own func() time.Duration) {
 	end := make(chan struct{})
 	var wg sync.WaitGroup

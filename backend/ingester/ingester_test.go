@@ -598,7 +598,7 @@ func TestConcurrentPushSealAndSelect(t *testing.T) {
 	}
 	for key, samples := range got {
 		if len(samples) != rounds {
-			t.Errorf("series %s has %d samples, want 60", key, len(samples))
+			t.Errorf("series %s has %d samples, want %d", key, len(samples), rounds)
 		}
 	}
 }

@@ -30,15 +30,15 @@ type labelLog struct {
 
 	one     sync.Mutex // one checkpoint at a time; acquired before all others
 	mu      sync.Mutex // may be acquired while holding the log's lock
-	present firstUses  // first uses in the current segment, or in an earlier one if turn was not called since
+	present firstUses  // first uses in the current segment, or in an earlier one until the method turn is called
 	earlier []firstUses
-	wake    chan struct{} // has a token when earlier may not be empty
+	wake    chan struct{} // has a token when the list `earlier` may not be empty
 }
 
 // firstUses are the series whose labels are only in one segment.
 type firstUses struct {
 	segment int
-	since   time.Time // time of the first use; valid while in present
+	since   time.Time // time of the first use; valid while these are labelLog.present
 	series  map[*tenantHead][]*memSeries
 }
 
@@ -69,7 +69,7 @@ func (l *labelLog) used(th *tenantHead, list []*memSeries, segment int) {
 	l.present.series[th] = append(l.present.series[th], list...)
 }
 
-// turn moves first uses in segments before the given one from present to earlier.
+// turn moves first uses in segments before the given one from l.present to l.earlier.
 // The caller holds l.mu.
 func (l *labelLog) turn(segment int) {
 	if l.present.series == nil || l.present.segment >= segment {

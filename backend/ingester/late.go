@@ -162,7 +162,7 @@ func (l *lateChunks) join(start int64) error {
 	return nil
 }
 
-// take removes and returns the chunks for which wanted returns true.
+// take removes and returns the chunks for which `wanted` returns true.
 func (l *lateChunks) take(wanted func(*series.Chunk) bool) []series.Chunk {
 	var out, kept []series.Chunk
 	for i := range l.list {

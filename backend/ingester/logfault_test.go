@@ -89,7 +89,7 @@ func TestAcceptedLossStaysAccepted(t *testing.T) {
 	b.damage(b.ing.log.Segment(), 0)
 	b.crash()
 	if err := b.readError("a"); !errors.Is(err, series.ErrLost) || !strings.HasSuffix(err.Error(), " samples of "+series.DateOf(series.Day(now))) {
-		t.Fatalf("the loss is not reported: %v", err)
+		t.Fatalf("error of a read: %v, want ErrLost with the day at the end", err)
 	}
 	if lost := b.ing.Stats().Lost; len(lost) != 1 || lost[0] != (LostStats{Tenant: "a", Day: series.Day(now), MinTime: now + 1, MaxTime: now + 1}) {
 		t.Errorf("lost samples in the status: %+v, want those of one millisecond", lost)

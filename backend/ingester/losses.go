@@ -168,10 +168,10 @@ func (ing *Ingester) recordLosses(ctx context.Context, r *replay, damage []wal.D
 }
 
 // damagedWindows returns the starts of the windows of samples without labels and of
-// samples near a damaged record, because the record's own times are unknown. Near
-// are all samples in its segment and in the segments before and after. As these
-// segments may have no other record, the two hours before the last modification of
-// the damaged segment are included too.
+// samples near a damaged record, because the record's own times are unknown. All samples
+// in its segment and in the segments before and after count as near. As these segments
+// may have no other record, the two hours before the last modification of the damaged
+// segment are included too.
 func (r *replay) damagedWindows(damage []wal.Damage) []int64 {
 	windows := map[int64]bool{}
 	for _, days := range r.orphans {

@@ -135,8 +135,9 @@ func (s *memSeries) hasData(mint, maxt int64) bool {
 	return false
 }
 
-// take moves all samples before bound, and those at or after far, out to be sealed,
-// and returns their chunks. They stay readable until sealed is called.
+// take moves out the samples to be sealed, which are those before `bound` and those at or
+// after `far`, and returns their chunks. The samples stay readable until the method sealed
+// is called.
 func (s *memSeries) take(bound, far int64) ([]series.Chunk, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,7 +179,7 @@ func (s *memSeries) take(bound, far int64) ([]series.Chunk, error) {
 	return slices.Clone(s.rare.sealing), nil
 }
 
-// newestBefore returns the newest timestamp of the closed chunks before far, or
+// newestBefore returns the newest timestamp of the closed chunks before the time `far`, or
 // math.MinInt64 if there is none.
 func newestBefore(far int64, lists ...[]series.Chunk) int64 {
 	newest := int64(math.MinInt64)
@@ -192,8 +193,8 @@ func newestBefore(far int64, lists ...[]series.Chunk) int64 {
 	return newest
 }
 
-// sealed drops the chunks that take moved out, after a pack with them is served. If
-// the pack could not be written, failed moves them back.
+// sealed drops the chunks that the method take moved out. It is called after a pack with
+// them is served. If the pack could not be written, the method failed moves them back.
 func (s *memSeries) sealed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -231,7 +232,7 @@ func (s *memSeries) idle(since int64) bool {
 	return s.isIdle(since)
 }
 
-// isIdle is idle for callers that hold s.mu.
+// isIdle is the method idle for callers that hold s.mu.
 func (s *memSeries) isIdle(since int64) bool {
 	_, _, open := s.in.Open()
 	return !open && len(s.in.Done()) == 0 && s.rare == nil &&

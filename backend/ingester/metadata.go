@@ -77,7 +77,7 @@ func (th *tenantHead) rejectsMetadata(m *series.MetricMetadata, limit int) strin
 	return ""
 }
 
-// setMetadata stores an entry that was sent at the time seen, in Unix seconds. The
+// setMetadata stores an entry that was sent at the time `seen`, in Unix seconds. The
 // caller holds th.mu for writing.
 func (th *tenantHead) setMetadata(m series.MetricMetadata, seen int64) {
 	th.dropMetadata(m.Metric)
@@ -146,8 +146,8 @@ func (th *tenantHead) staleMetadata(since int64) map[string]bool {
 	return gone
 }
 
-// dropStale removes the entries in gone, except those that were sent again, or
-// whose metric got a new series, since staleMetadata.
+// dropStale removes the entries in `gone`, except those that were sent again, or whose
+// metric got a new series, since the call of staleMetadata.
 func (th *tenantHead) dropStale(gone map[string]bool, since int64) {
 	th.mu.Lock()
 	defer th.mu.Unlock()

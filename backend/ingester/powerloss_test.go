@@ -128,8 +128,8 @@ func note(set map[string]map[int64]float64, ls labels.Labels, at int64, v float6
 }
 
 // checkPowerLoss checks that every sample read was sent and, unless the disk lied,
-// that every acknowledged sample is read. If the disk lied, it first accepts the
-// losses, which would fail the reads.
+// that every acknowledged sample is read. If the disk lied, checkPowerLoss first accepts
+// the losses, which would fail the reads.
 func (b *bench) checkPowerLoss(acked, sent map[string]map[int64]float64, lied bool) {
 	b.t.Helper()
 	if lied {

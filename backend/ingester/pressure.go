@@ -83,10 +83,10 @@ func (ing *Ingester) rejectsNew(th *tenantHead) bool {
 	return promised >= partOf(m, newPercent) || th.bytes.Load()+th.held.Load() > ing.equalPart()
 }
 
-// takesEstablished reports whether an established series of size bytes can be
-// accepted although a new one would be rejected. Without a memory budget it limits
-// the number of such series instead of their bytes: to a tenth of limit, the
-// tenant's local series limit. The caller holds th.mu.
+// takesEstablished reports whether an established series that needs `size` bytes can be
+// accepted although a new one would be rejected. Without a memory budget it limits the
+// number of such series instead of their bytes: to a tenth of `limit`, the tenant's local
+// series limit. The caller holds th.mu.
 func (ing *Ingester) takesEstablished(th *tenantHead, size int64, limit int) bool {
 	if m := ing.opts.MemoryBytes; m > 0 {
 		return ing.account.established.Load()+size <= m/establishedPart

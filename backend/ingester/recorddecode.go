@@ -124,7 +124,7 @@ func decompress(content []byte) ([]byte, error) {
 	return snappy.Decode(nil, content)
 }
 
-// count decodes the number of items that use at least size bytes each.
+// count decodes a number of items, each of which uses `size` bytes or more.
 func count(d *encoding.Decbuf, size int) int {
 	n := d.Uvarint64()
 	if d.Err() == nil && n > uint64(d.Len()/size) {

@@ -86,9 +86,9 @@ func farFrom(now time.Time) int64 {
 	return series.WindowStart(now.UnixMilli()) + farWindows*series.WindowMillis
 }
 
-// seal cuts the log, writes all samples before bound and in the far future
+// seal cuts the log, writes all samples before the time `bound` and in the far future
 // into packs, serves the packs, and deletes the log that is no longer needed.
-// Samples of the window that just ended (the current window if bound is endOfTime)
+// Samples of the window that just ended (the current window if `bound` is endOfTime)
 // go into one pack, all others into separate packs, so that most packs have one
 // window.
 func (ing *Ingester) seal(bound int64) error {

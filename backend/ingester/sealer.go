@@ -21,8 +21,8 @@ import (
 // and the pack cannot be deleted until all of its days are compacted.
 const maxPackDays = 256
 
-// sealTimes are the times of the samples to be sealed: those before bound, and
-// those at or after far.
+// sealTimes are the times of the samples to be sealed: the samples before the time
+// `bound`, and those at or after the time `far`.
 type sealTimes struct {
 	window int64 // start of the window that gets its own pack
 	bound  int64

@@ -42,7 +42,7 @@ type span struct {
 
 func noTimes() span { return span{near: math.MinInt64, farMin: math.MaxInt64, farMax: math.MinInt64} }
 
-// add adds a sample at t; far is the start of the far future.
+// add adds a sample at t; `far` is the start of the far future.
 func (p *span) add(t, far int64) {
 	if t < far {
 		p.near = max(p.near, t)
@@ -94,7 +94,7 @@ func (l *sealLog) firstSegment() int {
 	return first
 }
 
-// covering describes the samples of one segment that seals cover.
+// covering describes the samples of one segment that are covered by seals.
 type covering struct {
 	before  int64 // all samples before this time
 	from    int64 // and all at or after this time, if hasFrom is set
@@ -103,7 +103,7 @@ type covering struct {
 
 func (c *covering) has(t int64) bool { return t < c.before || c.hasFrom && t >= c.from }
 
-// covering returns which samples of the segment seals cover.
+// covering returns which samples of a segment are covered by seals.
 func (l *sealLog) covering(segment int) covering {
 	l.mu.Lock()
 	defer l.mu.Unlock()

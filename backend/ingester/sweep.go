@@ -98,8 +98,8 @@ func beyondRetention(retention time.Duration, maxt int64, now time.Time) bool {
 	return retention > 0 && maxt < now.UnixMilli()-retention.Milliseconds()
 }
 
-// lastDay returns the newest day that may be deleted if the n oldest due days may
-// be.
+// lastDay returns the newest day that may be deleted if the n oldest due days may be
+// deleted.
 func lastDay(due map[int64]struct{}, n int) int64 {
 	if n == 0 {
 		return math.MinInt64

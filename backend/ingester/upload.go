@@ -153,8 +153,8 @@ func (u *uploader) sync(ctx context.Context) error {
 }
 
 // pendingWindows returns the pending windows: those with samples in the head, in
-// packs that are not uploaded, or set aside without a record. The pack passed as
-// except is not counted.
+// packs that are not uploaded, or set aside without a record. The pack `except` is not
+// counted.
 func (u *uploader) pendingWindows(except *localPack) map[store.Window]bool {
 	// A seal moves samples from the head to packs and to the files of series set
 	// aside. Read the head first, the packs last, so that none are missed.

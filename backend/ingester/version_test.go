@@ -13,8 +13,9 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestVersion checks that changes of samples before the bound change Changes, those
-// from there to the recent bound Recent, and others neither.
+// TestVersion checks that a change of samples before the bound changes the counter
+// `Changes`, that a change of samples between the bound and the recent bound changes the
+// counter `Recent`, and that other changes of samples affect neither.
 func TestVersion(t *testing.T) {
 	b := newBench(t)
 	bound := series.WindowStart(b.now.Add(-SealDelay).UnixMilli())

@@ -31,8 +31,8 @@ func (s *windowSet) add(starts []int64) {
 	}
 }
 
-// begin moves the windows before bound, and those at or after far, to the windows
-// being sealed. Both are Unix milliseconds; far is the start of the far future (see
+// begin moves the windows before `bound`, and those at or after `far`, to the windows
+// being sealed. Both are Unix milliseconds; `far` is the start of the far future (see
 // farFrom). The caller prevents concurrent appends.
 func (s *windowSet) begin(bound, far int64) {
 	s.mu.Lock()

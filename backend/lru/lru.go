@@ -84,7 +84,7 @@ func (c *Cache[K, V]) Remove(keys ...K) {
 	}
 }
 
-// RemoveIf removes the values for which gone returns true.
+// RemoveIf removes the values for which `gone` returns true.
 func (c *Cache[K, V]) RemoveIf(gone func(V) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

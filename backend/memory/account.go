@@ -143,7 +143,7 @@ type Request struct {
 func (a *Account) Begin(r Request) *Holding { return &Holding{account: a, req: r} }
 
 // take adds n bytes to a holding that has already taken the number of bytes in
-// held.
+// `held`.
 func (a *Account) take(h *Holding, n, held int64) error {
 	if a == nil || a.limit <= 0 && h.req.Limit <= 0 {
 		return nil
@@ -176,7 +176,7 @@ func (a *Account) take(h *Holding, n, held int64) error {
 }
 
 // admit checks whether a tenant may hold n more bytes for a request that already has
-// the number of bytes in held. The caller holds a.mu.
+// the number of bytes in `held`. The caller holds a.mu.
 func (a *Account) admit(h *Holding, s *share, n, held int64) error {
 	most := a.mostFor(h.req)
 	switch {
@@ -215,7 +215,7 @@ func exceeded(own, most, use int64) *limits.Exceeded {
 	return e
 }
 
-// give returns n bytes to the account; left is the number of bytes that the holding still has.
+// give returns n bytes to the account; `left` is the number of bytes that the holding still has.
 func (a *Account) give(h *Holding, n, left int64) {
 	if a == nil || n == 0 || a.limit <= 0 && h.req.Limit <= 0 {
 		return

@@ -150,7 +150,7 @@ func appendTrailer(b []byte, off int64, dir []byte) []byte {
 	return append(b, trailerMagic...)
 }
 
-// parseTrailer returns the place and checksum of a file's directory. size is the
+// parseTrailer returns the place and checksum of a file's directory. `size` is the
 // length of the file in bytes.
 func parseTrailer(b []byte, size int64) (dir place, crc uint32, err error) {
 	if string(b[24:]) != trailerMagic {

@@ -82,7 +82,7 @@ func Open(src Source, opts ...Option) (*Reader, error) {
 	return r, nil
 }
 
-// info returns the Info of a file of size bytes with this directory.
+// info returns the Info of a file of `size` bytes with this directory.
 func (d *directory) info(size int64) Info {
 	i := Info{ID: d.id, Level: d.level, Source: d.source, Size: size, Sections: make([]SectionInfo, len(d.sections))}
 	for k := range d.sections {

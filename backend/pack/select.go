@@ -195,7 +195,7 @@ func (r *Reader) LabelValues(ctx context.Context, t tenant.ID, name string, mint
 }
 
 // eachColumn calls fn for the columns of all pages that contain results of the
-// query, with the selected rows; all is true if those are all rows of the page.
+// query, with the selected rows; `all` is true if those are all rows of the page.
 func (r *Reader) eachColumn(ctx context.Context, t tenant.ID, mint, maxt int64, ms []*labels.Matcher,
 	fn func(c *pageColumn, rows []uint16, all bool)) error {
 	sections := r.sectionsOf(t)

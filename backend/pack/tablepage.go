@@ -50,7 +50,7 @@ type minutes struct {
 
 const lastMinute = 24*60 - 1
 
-// span returns the minutes from first to last, which are times in milliseconds from
+// span returns the minutes from `first` to `last`, which are times in milliseconds from
 // the start of the day.
 func span(first, last int64) minutes {
 	m := minutes{first: uint16(first / minuteMillis), last: uint16(last / minuteMillis), lastMS: minuteMillis - 1}

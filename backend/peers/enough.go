@@ -73,7 +73,7 @@ func Needed[C any](list []Peer[C], q Quorum) int { return newPoll(list, &q).enou
 
 // Enough calls the peers of as many domains as the quorum needs, and the peers of the other
 // domains when one fails or is slow. It returns the responses received until the quorum
-// was complete, whose union is the result, or ErrTooFew if it cannot be completed. drop
+// was complete, whose union is the result, or ErrTooFew if it cannot be completed. `drop`
 // releases a response that is not returned. q.Late waits for the calls still in
 // progress; after an error, Enough waits for them before it returns.
 func Enough[C, T any](ctx context.Context, list []Peer[C], q Quorum, call func(context.Context, C) (T, error), drop func(T)) ([]T, error) {

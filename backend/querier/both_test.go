@@ -144,8 +144,8 @@ func TestBoth(t *testing.T) {
 	}
 }
 
-// TestCoveredIsAskedAfterwards checks that covered waits for the ingesters'
-// response: before it, an ingester could still drop the pack.
+// TestCoveredIsAskedAfterwards checks that the function `covered` waits for the
+// ingesters' response, before which an ingester could still drop the pack.
 func TestCoveredIsAskedAfterwards(t *testing.T) {
 	id := ulid.Make()
 	recent, long := part{served: map[ulid.ULID]bool{id: true}, wait: make(chan struct{})}, part{pack: &id, started: make(chan struct{})}

@@ -155,7 +155,7 @@ func TestSourceFails(t *testing.T) {
 		t.Errorf("error %v", res.Err)
 	}
 	if !strings.Contains(b.log.String(), "/srv/data") || !strings.Contains(b.log.String(), "tenant=a") {
-		t.Errorf("log has no error of the source: %s", b.log.String())
+		t.Errorf("the log lacks the error of the source or the tenant: %s", b.log.String())
 	}
 }
 

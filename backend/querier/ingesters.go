@@ -121,7 +121,7 @@ func (in *Ingesters) quorum(ctx context.Context, id tenant.ID, mint, maxt int64)
 }
 
 // fanOut sends a request to the ingesters. It returns a quorum of responses, and reports which
-// packs they were read from. drop releases a response that is not returned. On an error, fanOut
+// packs they were read from. `drop` releases a response that is not returned. On an error, fanOut
 // returns only after all calls have ended: the caller then releases the query's slot and memory,
 // while a call to an ingester in this process may still match a regular expression.
 func fanOut[T any](

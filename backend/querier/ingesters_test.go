@@ -82,7 +82,7 @@ func (p *peer) Version(context.Context, tenant.ID) (series.IngesterVersion, erro
 
 func id(n byte) (u ulid.ULID) { u[0] = n; return u }
 
-// isAll reports whether err wraps want, or every error that want joins.
+// isAll reports whether err wraps `want`, or every error that `want` joins.
 func isAll(err, want error) bool {
 	joined, ok := want.(interface{ Unwrap() []error })
 	if !ok {
@@ -96,8 +96,8 @@ func isAll(err, want error) bool {
 	return true
 }
 
-// TestIngesters checks which responses form a quorum. Every acknowledged series
-// is in at least two of three zones; a result must have all of them.
+// TestIngesters checks which responses form a quorum. Every acknowledged series is in
+// at least two of three zones; a result must have every acknowledged series.
 func TestIngesters(t *testing.T) {
 	down := errors.New("down")
 	exceeded := limits.MaxQuerySeries.ExceededAt(1, limits.More)

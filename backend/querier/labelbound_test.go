@@ -151,7 +151,7 @@ func TestLabelBound(t *testing.T) {
 		}
 		got, reached := bound.bytes(largest), largestLabels(t, res)
 		if got < reached || got > tt.times*max(reached, 40) {
-			t.Errorf("%.100s: bound = %d, but the largest series has %d bytes of labels", tt.text, got, reached)
+			t.Errorf("%.100s: bound = %d, want %d, which the largest series has, to %d", tt.text, got, reached, tt.times*max(reached, 40))
 		}
 	}
 }
@@ -165,7 +165,7 @@ func TestLabelBoundShort(t *testing.T) {
 	}
 	joined := boundOf(t, `label_join(x, "all", "/", "a", "b", "c", "d")`).bytes(10_000)
 	if joined < 20_000 || joined > 20_020 {
-		t.Errorf("bound of a join = %d, although its labels together are not larger than those of the series", joined)
+		t.Errorf("bound of a join = %d, want about twice the labels: together they are not larger than those of the series", joined)
 	}
 }
 

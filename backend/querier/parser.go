@@ -24,7 +24,7 @@ type boundedParser struct {
 }
 
 // NewParser returns Prometheus' parser with a limit: it rejects expressions
-// with more than most operators and opening brackets.
+// with more than `most` operators and opening brackets.
 func NewParser(o parser.Options, most int) parser.Parser {
 	return boundedParser{parser.NewParser(o), most}
 }

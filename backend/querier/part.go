@@ -20,7 +20,7 @@ import (
 
 // NewPartQuery returns a query for some steps of a range query. The expression means the same as in
 // the whole query. The limits on text, range and steps are checked for the part; Check checks them
-// for the whole query. A part that is too large is not counted as a failed query; see Failed. If of
+// for the whole query. A part that is too large is not counted as a failed query; see Failed. If `of`
 // is not nil, only this shard of the part is evaluated.
 func (e *Engine) NewPartQuery(
 	ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range, of *shard.Shard,
@@ -201,7 +201,7 @@ func (e *Engine) Charge(ctx context.Context, m promql.Matrix) error {
 	return Explained(ctx, err)
 }
 
-// pointsBytes returns the memory of an answer whose float points have each bytes.
+// pointsBytes returns the memory of an answer of which each float point uses `each` bytes.
 func pointsBytes(m promql.Matrix, each int64) int64 {
 	points := int64(0)
 	for i := range m {

@@ -165,7 +165,7 @@ type countingIterator struct {
 	err    error
 }
 
-// histogram charges for a histogram of size bytes. In a remote read each histogram has its own
+// histogram charges for a histogram of `size` bytes. In a remote read each histogram has its own
 // size; in the engine all points may become as large as the largest histogram.
 func (c *countingIterator) histogram(size int64) {
 	if c.err == nil && c.r.e.raw {

@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// containing is a filter that calls each, and accepts values that contain a text.
+// containing is a filter that calls the function `each`, and accepts values that contain a text.
 type containing struct {
 	text string
 	each func()

@@ -165,7 +165,7 @@ type PublishedMetadata interface {
 }
 
 // Metadata returns the metadata of a tenant's metrics, sorted by name. It prefers the metadata of
-// ingesters; for other metrics it returns the metadata of the last published days.
+// ingesters; for other metrics it returns the metadata published for today and the two days before.
 func Metadata(
 	ctx context.Context, recent *Ingesters, published PublishedMetadata, id tenant.ID, now time.Time,
 ) ([]series.MetricMetadata, error) {

@@ -82,7 +82,7 @@ func TestAnswersOfIngesters(t *testing.T) {
 		}
 		list, err := in.Metadata(t.Context(), "t")
 		if (err == nil) != tt.metadata || err == nil && len(list) == 0 || err != nil && !errors.Is(err, peers.ErrTooFew) {
-			t.Errorf("%s: Metadata has %d entries, error %v", tt.name, len(list), err)
+			t.Errorf("%s: Metadata has %d entries, error %v; want success: %t", tt.name, len(list), err, tt.metadata)
 		}
 	}
 }
@@ -157,9 +157,8 @@ func (k *known) Metadata(context.Context, tenant.ID) ([]series.MetricMetadata, e
 	return k.list, k.err
 }
 
-// TestMetadata checks that metadata of ingesters is preferred, that other
-// metrics have the metadata of the last published days, and that it fails
-// without ingesters.
+// TestMetadata checks that metadata of ingesters is preferred, that other metrics have the
+// metadata published for today and the two days before, and that Metadata fails without ingesters.
 func TestMetadata(t *testing.T) {
 	of := func(metric, help string) series.MetricMetadata {
 		m := series.MetricMetadata{Metric: metric}

@@ -60,12 +60,13 @@ func Member(r *ring.Ring, id string) (*ring.Instance, error) {
 	return &all[i], nil
 }
 
-// Forget removes an instance that will not return from the ring; the instance itself is
-// not called. An instance that is alive is removed only with force. Forget marks its
-// pending windows as lost and returns their number; the caller must call Restore for
-// them. Errors are ErrNotMember, ErrAlive, ErrHasAside, wire.ErrUnavailable if the ring
-// cannot be read or written, and errors of the store. After an error the instance may
-// still be in the ring.
+// Forget removes from the ring an instance that will not come back, without calling the instance.
+// An instance that is alive is removed only with force, or if its entry in the ring is not
+// trusted. If the instance is an ingester, Forget marks as lost its pending windows, the current
+// window and the previous one, and returns the number of these windows. The caller must call
+// Restore for them. Errors are ErrNotMember, ErrAlive, ErrHasAside, wire.ErrUnavailable if the
+// ring cannot be read or written, and errors of the store. After an error the instance may still
+// be in the ring.
 func (r *Recovery) Forget(ctx context.Context, id string, force bool) (windows int, err error) {
 	in := &ring.Instance{ID: id}
 	untrusted := r.o.Members.Untrusted(id) // only the ID of such an instance is known
@@ -97,8 +98,9 @@ func (r *Recovery) Forget(ctx context.Context, id string, force bool) (windows i
 	return windows, nil
 }
 
-// markForgotten marks the pending windows of an instance as lost, and waits until every
-// querier has read the loss. It returns the number of windows.
+// markForgotten marks as lost the pending windows of an ingester, the current window and the
+// previous one, and waits until every querier has read the loss. It returns the number of windows.
+// An instance whose entry in the ring is not trusted counts as an ingester if it has pending windows.
 func (r *Recovery) markForgotten(ctx context.Context, in *ring.Instance, untrusted bool) (windows int, err error) {
 	var also []store.Window
 	switch {

@@ -80,9 +80,10 @@ func (r *Recovery) cachedLosses() ([]store.Lost, bool) {
 	return r.losses, !r.readAt.IsZero() && time.Since(r.readAt) <= lossesFor
 }
 
-// MarkPredecessor marks the pending windows of an earlier ingester of the same name as
-// lost if it was lost with its disk, and returns once every querier has read the loss.
-// This ingester must not serve before. fresh reports whether it has an empty disk.
+// MarkPredecessor marks as lost the pending windows of an earlier ingester of the same name
+// that was lost with its disk, and returns once every querier has read the loss. This
+// ingester must not serve before that. The result `fresh` reports whether this ingester has
+// an empty disk; if not, nothing is marked.
 func (r *Recovery) MarkPredecessor(ctx context.Context) (fresh bool, err error) {
 	fresh, replaced := r.o.Members.Fresh()
 	if !fresh {
@@ -100,7 +101,7 @@ func (r *Recovery) MarkPredecessor(ctx context.Context) (fresh bool, err error) 
 	}
 	if n > 0 {
 		r.o.Logger.Warn("this ingester replaces one of the same name that was lost with its disk: "+
-			"until replicas have uploaded its pending windows, queries cannot tolerate a second zone being unavailable", "windows", n)
+			"until replicas have uploaded the lost windows, queries cannot tolerate a second zone being unavailable", "windows", n)
 		if err := r.o.Wait(ctx, lossesKnown); err != nil {
 			return true, err
 		}
@@ -108,10 +109,10 @@ func (r *Recovery) MarkPredecessor(ctx context.Context) (fresh bool, err error) 
 	return true, r.o.Members.LossRecorded()
 }
 
-// MarkDamaged marks windows of this ingester as lost whose samples are in damaged parts of
-// its log, and returns once every querier has read the loss. Replicas have the samples,
-// and Restore makes them upload. starts are the starts of the windows in Unix
-// milliseconds.
+// MarkDamaged marks as lost the windows of this ingester whose samples are in damaged parts of
+// its log, and returns once every querier has read the loss. Replicas have the samples, and
+// Restore makes the replicas upload them. The argument `starts` has the starts of the windows
+// in Unix milliseconds.
 func (r *Recovery) MarkDamaged(ctx context.Context, starts []int64) error {
 	var windows []store.Window
 	for _, t := range starts {

@@ -44,9 +44,9 @@ type Members interface {
 	// Fresh reports whether this ingester has an empty disk, and whether an ingester of its
 	// name was a member before.
 	Fresh() (fresh, replaced bool)
-	// LostZone returns the zone of that earlier ingester.
+	// LostZone returns the zone of the replaced ingester.
 	LostZone() string
-	// LossRecorded must be called once the loss of that ingester is recorded.
+	// LossRecorded must be called once the loss of the replaced ingester is recorded.
 	LossRecorded() error
 	SetState(context.Context, ring.State) error
 	Leave(context.Context) error
@@ -126,7 +126,7 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// ingesters returns the ingesters of the ring for which the given function returns
+// ingesters returns the ingesters of the ring for which the function `which` returns
 // true.
 func (r *Recovery) ingesters(ctx context.Context, which func(*ring.Instance) bool) ([]peers.Peer[Peer], error) {
 	now, err := r.o.Members.Ring(ctx)

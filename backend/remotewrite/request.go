@@ -166,7 +166,7 @@ func (r *Request) Unmarshal(v Version, body []byte, mem Memory) error {
 }
 
 // unmarshal is Unmarshal with a limit: labels and metadata may expand by at
-// most spare bytes.
+// most `spare` bytes.
 func (r *Request) unmarshal(v Version, body []byte, spare int) error {
 	r.reset()
 	r.spare = spare

@@ -293,7 +293,7 @@ func TestShards(t *testing.T) {
 	for i := range shards {
 		shards[i] = shardOf(r, i, size)
 		if len(shards[i]) != size {
-			t.Fatalf("shard of tenant %d has %d ingesters, want %d", i, len(shards[i]), size)
+			t.Fatalf("shard of tenant %d has ingesters %q, want %d in three zones", i, shards[i], size)
 		}
 		for _, id := range shards[i] {
 			use[id]++
@@ -337,6 +337,7 @@ func TestShards(t *testing.T) {
 	}
 }
 
+// shardOf returns the ingesters of a tenant's shard, or nil if they are not in three zones.
 func shardOf(r *Ring, i, size int) []string {
 	s := r.Shard(tenant.ID(fmt.Sprint("tenant-", i)), size)
 	seen := map[string]bool{}

@@ -79,7 +79,7 @@ func newSlots() *slots {
 	return &slots{list: make(chan dispatch.Slot, 16), end: make(chan error), released: make(chan struct{}), drained: make(chan struct{})}
 }
 
-// serveFrontend runs a server with a frontend and returns a client. stop kills the server.
+// serveFrontend runs a server with a frontend and returns a client. `stop` kills the server.
 func serveFrontend(t *testing.T, f Frontend) (p *Peer, stop func()) {
 	t.Helper()
 	return serveCalls(t, func(s *Server) { s.ServeFrontend(f) })

@@ -94,7 +94,7 @@ func (a *accounted) headersRead() {
 	_, _ = a.SeriesCount(call, "a") // the headers of a connection are read in order
 }
 
-// fill reserves the memory of an account except for left bytes; because of rounding, slightly fewer bytes
+// fill reserves the memory of an account except for `left` bytes; because of rounding, slightly fewer bytes
 // remain.
 func fill(t *testing.T, a *memory.Account, left int64) (empty func()) {
 	t.Helper()

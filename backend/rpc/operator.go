@@ -20,7 +20,7 @@ type Compactor interface {
 
 // Operator runs operators' commands in this process.
 type Operator interface {
-	// Leave removes this process's ingester from the ring, and with wait returns when that
+	// Leave removes this process's ingester from the ring, and with `wait` returns when that
 	// is complete. The error wraps ErrConflict if the ingester may not leave.
 	Leave(ctx context.Context, wait bool) error
 	// AcceptLoss lets this process's ingester serve queries of a UTC day again although

@@ -20,7 +20,7 @@ func encodeTiming(r *timing.Report) *wire.EvaluationTiming {
 }
 
 // decodeTiming returns the report of another process. It ignores kinds that this version does not
-// know. in is nil if the process has an older version.
+// know. `in` is nil if the process has an older version.
 func decodeTiming(in *wire.EvaluationTiming) timing.Report {
 	if in == nil {
 		return timing.Report{}

@@ -177,7 +177,7 @@ func (r *Ruler) count(g *group, slot, now time.Time) {
 	}
 }
 
-// finish ends an evaluation. again is when the same slot has to be tried again; zero means at
+// finish ends an evaluation. `again` is when the same slot has to be tried again; zero means at
 // the next slot.
 func (r *Ruler) finish(t *rulerTenant, g *group, hold *heldShare, slot time.Time, again time.Duration) {
 	r.mu.Lock()

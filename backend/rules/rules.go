@@ -49,7 +49,7 @@ type Namespace struct {
 // MaxName is the greatest length in bytes of the name of a namespace or a group.
 const MaxName = 256
 
-// CheckName returns an error if a name of a namespace or a group is not valid. what is part of the
+// CheckName returns an error if a name of a namespace or a group is not valid. `what` is part of the
 // error, for example "namespace".
 func CheckName(what, name string) error {
 	switch {

@@ -16,7 +16,7 @@ import (
 )
 
 // expand expands a template as Prometheus does for an alert, with queries that return elements samples. The
-// value of each label has size bytes.
+// value of each label has `size` bytes.
 func expand(text string, elements, size int) (string, error) {
 	queries := 0
 	query := func(context.Context, string, time.Time) (promql.Vector, error) {

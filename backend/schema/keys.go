@@ -95,7 +95,7 @@ func parseText(key string) (s, rest string, cut, ok bool) {
 	return "", "", false, false
 }
 
-// days returns the range of keys of the days first to last with a prefix. The range is empty
+// days returns the range of keys of the days `first` to `last` with a prefix. The range is empty
 // if there is no such valid day.
 func days(prefix string, first, last int64) (start, end string) {
 	first, last = max(first, 0), min(last, MaxDay)
@@ -111,7 +111,7 @@ func CatalogKey(t tenant.ID, day int64) string {
 	return TenantPrefix(t) + string(kindCatalog) + dayBytes(day)
 }
 
-// CatalogRange returns the range of CatalogKey for the days first to last.
+// CatalogRange returns the range of CatalogKey for the days `first` to `last`.
 func CatalogRange(t tenant.ID, first, last int64) (start, end string) {
 	return days(TenantPrefix(t)+string(kindCatalog), first, last)
 }
@@ -121,7 +121,7 @@ func NamesKey(t tenant.ID, day int64) string {
 	return TenantPrefix(t) + string(kindNames) + dayBytes(day)
 }
 
-// NamesRange returns the range of NamesKey for the days first to last.
+// NamesRange returns the range of NamesKey for the days `first` to `last`.
 func NamesRange(t tenant.ID, first, last int64) (start, end string) {
 	return days(TenantPrefix(t)+string(kindNames), first, last)
 }
@@ -131,7 +131,7 @@ func PagesKey(t tenant.ID, metric string, day int64) string {
 	return TenantPrefix(t) + string(kindPages) + text(metric) + dayBytes(day)
 }
 
-// PagesRange returns the range of PagesKey for the days first to last.
+// PagesRange returns the range of PagesKey for the days `first` to `last`.
 func PagesRange(t tenant.ID, metric string, first, last int64) (start, end string) {
 	return days(TenantPrefix(t)+string(kindPages)+text(metric), first, last)
 }
@@ -141,7 +141,7 @@ func ValuesKey(t tenant.ID, label string, day int64) string {
 	return TenantPrefix(t) + string(kindValues) + text(label) + dayBytes(day)
 }
 
-// ValuesRange returns the range of ValuesKey for the days first to last.
+// ValuesRange returns the range of ValuesKey for the days `first` to `last`.
 func ValuesRange(t tenant.ID, label string, first, last int64) (start, end string) {
 	return days(TenantPrefix(t)+string(kindValues)+text(label), first, last)
 }

@@ -42,8 +42,8 @@ func qualifier(v Version, kind byte, part int, index ...int) string {
 	return string(b)
 }
 
-// PageQualifier returns the qualifier of a page of a metric. part is the ordinal of its pack in
-// the manifest, page the ordinal of the page among the metric's pages in the pack.
+// PageQualifier returns the qualifier of a page of a metric. `part` is the ordinal of its pack in
+// the manifest, `page` the ordinal of the page among the metric's pages in the pack.
 func PageQualifier(v Version, part, page int) string { return qualifier(v, KindPage, part, page) }
 
 // SummariesQualifier returns the qualifier of the summaries of a metric's pages in a pack.

@@ -104,7 +104,7 @@ func (j *Joiner) Series() []WithChunks {
 }
 
 // Merge merges two lists that are sorted by labels and may have series in
-// common. It returns an error if the result has more than most series; 0 means
+// common. It returns an error if the result has more than `most` series; 0 means
 // no limit. The lists must not be used afterwards.
 func Merge(a, b []WithChunks, most int) ([]WithChunks, error) {
 	if len(a) == 0 {

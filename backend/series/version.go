@@ -50,7 +50,7 @@ type StoreVersion struct {
 	Days      []DayVersion // ascending
 }
 
-// Within returns the version of a part of the days, first to last.
+// Within returns the version of a part of the days, `first` to `last`.
 func (v *StoreVersion) Within(first, last int64) StoreVersion {
 	out := StoreVersion{Deletions: v.Deletions}
 	for _, d := range v.Days {
@@ -75,9 +75,9 @@ type Versions struct {
 	Store     StoreVersion
 }
 
-// Bounds returns the smallest bounds of the ingesters: samples at or after recent are added
-// without a change of the versions, samples before it change Recent, and samples before bound
-// change Changes. Unix milliseconds.
+// Bounds returns the smallest bounds of the ingesters in Unix milliseconds. Samples at or after
+// `recent` are added without a change of the versions. Samples before `recent` change the field
+// Recent, and samples before `bound` change the field Changes.
 func (v *Versions) Bounds() (bound, recent int64) {
 	bound, recent = math.MaxInt64, math.MaxInt64
 	for i := range v.Ingesters {

@@ -57,10 +57,10 @@ type Generation struct {
 	last  string // metric of the last series
 }
 
-// NewGeneration starts a new generation of a day. catalog names the packs that the
-// caller merges, number is the number of the last deletion of series that the
-// caller applies, and metadata is the metadata of the day's metrics, sorted by
-// metric. It returns ErrDeleted if the tenant was deleted.
+// NewGeneration starts a new generation of a day. The argument `catalog` lists the packs
+// that the caller merges, `number` is that of the last deletion of series that the caller
+// applies, and `metadata` is that of the day's metrics, sorted by metric. NewGeneration
+// returns ErrDeleted if the tenant was deleted.
 func (s *Store) NewGeneration(ctx context.Context, catalog Catalog, number uint64, metadata []series.MetricMetadata) (*Generation, error) {
 	kept := fewVariants(metadata)
 	s.metrics.droppedMetadata.Add(float64(len(metadata) - len(kept)))
@@ -175,9 +175,9 @@ func (g *Generation) startPack(ctx context.Context) error {
 	return nil
 }
 
-// endPack closes the pack, stores it (step C4 in docs/format/store.md) and writes
-// its rows of the index (C5). continues is true if the next pack has more series of
-// the last metric, last if no pack follows.
+// endPack closes the pack, stores it (step C4 in docs/format/store.md) and writes its
+// rows of the index (C5). The argument `continues` says that the next pack has more series
+// of the last metric, `last` that no pack follows.
 func (g *Generation) endPack(ctx context.Context, continues, last bool) error {
 	w := g.w
 	if err := w.Finish(); err != nil {

@@ -133,8 +133,8 @@ func (o *objectSource) Close() error {
 	return nil
 }
 
-// OpenTail opens a compacted pack and fetches its index in one read. read returns the
-// number of bytes fetched so far.
+// OpenTail opens a compacted pack and fetches its index in one read. The function `read`
+// returns the number of bytes fetched so far.
 func (s *Store) OpenTail(ctx context.Context, e *schema.PackEntry) (r *pack.Reader, read func() int64, err error) {
 	src := &objectSource{ctx: ctx, s: s, object: e.Object, size: e.Size, exact: true}
 	read = func() int64 { src.mu.Lock(); defer src.mu.Unlock(); return src.fetched }

@@ -238,7 +238,7 @@ type valuesPart struct {
 }
 
 // values reads the values of one label in published days, and counts the buckets of
-// each pack in seen.
+// each pack in `seen`.
 func (q *query) values(ctx context.Context, first, last int64, byDay map[int64]*Catalog, seen map[valuesPart]int, sink labelSink) error {
 	return q.s.index.Generations.EachValues(ctx, q.req.Tenant, sink.values, first, last, func(day int64, r index.Row) error {
 		return q.s.takeValues(day, r, byDay, seen, sink.value)

@@ -55,9 +55,9 @@ func (s *Store) clearLosses(ctx context.Context, accept func(*index.DayWork, ind
 	return n, err
 }
 
-// recovered reports whether all samples of a lost ingester's window are in the
-// long-term store. uploaded is true if the other ingesters are known to have
-// uploaded theirs; then their intents do not count.
+// recovered reports whether all samples of a lost ingester's window are in the long-term
+// store. The argument `uploaded` says that the other ingesters are known to have uploaded
+// their samples of the window; then their intents do not count.
 func recovered(d *index.DayWork, lost index.IntentOf, uploaded bool) bool {
 	return !slices.ContainsFunc(d.Intents, func(o index.IntentOf) bool {
 		if o.Window != lost.Window || o.Ingester == lost.Ingester {

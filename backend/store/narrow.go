@@ -40,9 +40,9 @@ type uses struct {
 	metrics map[int]bool     // ordinals of metrics that have a series with one of the values; set when the buckets are read
 }
 
-// narrow returns the wanted rows whose metric can have series that the query selects. parts are the
-// names of the published generations. It drops a row only because of cells of exactly the published
-// generation, which are read after the catalogs.
+// narrow returns the wanted rows whose metric can have series that the query selects. The argument
+// `parts` has the names of the published generations. A row is dropped only because of cells of
+// exactly the published generation, which are read after the catalogs.
 func (q *query) narrow(ctx context.Context, parts []index.NamesPart, wanted []wantedRow) ([]wantedRow, error) {
 	if len(wanted) <= narrowAbove {
 		return wanted, nil

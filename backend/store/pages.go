@@ -158,8 +158,8 @@ type counted struct {
 	ended            bool // no further cells of the generation follow
 }
 
-// count counts the cells of the published generation in cells, the sorted first cells
-// of a row. all is true if the row has no further cells.
+// count counts the cells of the published generation in `cells`, the sorted first cells of
+// a row. The argument `all` says that the row has no further cells.
 func (q *query) count(w *wantedRow, cells []index.Cell, all bool) (counted, error) {
 	n := counted{ended: all}
 	for _, cell := range cells {
@@ -184,8 +184,8 @@ func (q *query) count(w *wantedRow, cells []index.Cell, all bool) (counted, erro
 	return n, nil
 }
 
-// shows returns how much of the published generation is in cells, the sorted first
-// cells of a row. all is true if the row has no further cells.
+// shows returns how much of the published generation is in `cells`, the sorted first cells
+// of a row. The argument `all` says that the row has no further cells.
 func (q *query) shows(w *wantedRow, cells []index.Cell, all bool) (shown, error) {
 	n, err := q.count(w, cells, all)
 	if err != nil {
@@ -321,8 +321,9 @@ func (q *query) takeLarge(a *incomplete, r index.Row, pruned []string) error {
 	return q.takePages(&a.wantedRow, r.Cells)
 }
 
-// prune returns the qualifiers of the pages of a row that may have matching series,
-// by the summaries in its first cells. known is false if a summary is not among them.
+// prune returns the qualifiers of the pages of a row that may have matching series, by the
+// summaries in the first cells of the row. The result `known` is false if a summary is not
+// among these cells.
 func (q *query) prune(ctx context.Context, a incomplete) (qualifiers []string, known bool, err error) {
 	m := a.catalog.Manifest
 	from, to := m.PartsOf(a.metric)

@@ -80,9 +80,9 @@ func (r *racingRows) ReadRows(ctx context.Context, ranges []rows.Range, f rows.F
 }
 
 // TestReadDuringPublication runs all questions while a day is published, for the first and
-// the second time, with the index rows from before each write of the publication and the
-// catalog from after it. No result may be incomplete, and before the publication reads return
-// the previous generation.
+// the second time. It combines the catalog from after the publication with the index rows from
+// before the publication and from after each of its writes. No result may be incomplete. With
+// the catalog from before the publication, reads return the previous generation.
 func TestReadDuringPublication(t *testing.T) {
 	live, objects := memRows(t), memory.New()
 	last := map[string]string{}

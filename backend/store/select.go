@@ -189,8 +189,8 @@ func (q *query) addFound(all []found) error {
 	return nil
 }
 
-// chunksOf returns the chunks of a series of a page. Floats are decoded when the chunk
-// is read, or at once if now is set; histograms are always decoded at once.
+// chunksOf returns the chunks of a series of a page. Floats are decoded when the chunk is
+// read, or at once if the argument `now` is set; histograms are always decoded at once.
 func (q *query) chunksOf(f *found, frames map[blockKey]*frame, now bool) ([]series.Chunk, error) {
 	whole := series.Chunk{MinTime: f.ref.MinTime, MaxTime: f.ref.MaxTime, Samples: f.ref.Samples}
 	if q.req.LabelsOnly {

@@ -2,7 +2,7 @@ package wal
 
 // Record is a record to be appended; it is encoded directly into the log's buffer.
 type Record interface {
-	// AppendTo appends the record to dst. at is the place of the record in the log.
+	// AppendTo appends the record to dst. `at` is the place of the record in the log.
 	AppendTo(dst []byte, at Place) []byte
 	// Appended is called after the record was written, and not called if writing
 	// failed.

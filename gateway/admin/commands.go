@@ -17,8 +17,8 @@ import (
 // the response is 503.
 type Handler func(w http.ResponseWriter, r *http.Request) error
 
-// Fail returns an error that is sent to the client in the API's error format. field names
-// the part of the request that is wrong; it may be empty.
+// Fail returns an error that is sent to the client in the API's error format. The argument
+// `field` is the part of the request that is wrong; it may be empty.
 func Fail(status int, field, format string, args ...any) error {
 	return &problem{status: status, field: field, message: fmt.Sprintf(format, args...)}
 }
@@ -58,7 +58,7 @@ func IsProblem(err error) bool {
 	return errors.As(err, &p)
 }
 
-// Query parses the query string of a request. A parameter that is not in known is an
+// Query parses the query string of a request. A parameter that is not in `known` is an
 // error.
 func Query(r *http.Request, known ...string) (url.Values, error) { return query(r, known...) }
 

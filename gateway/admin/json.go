@@ -21,8 +21,8 @@ import (
 type problem struct {
 	status  int
 	field   string // the part of the request that is wrong; may be empty
-	message string // what is wrong
-	hint    string // how to fix it in terms of the API, unlike message; may be empty
+	message string // what is wrong; without API paths and fields, because the command line shows it
+	hint    string // advice that names API paths and fields; may be empty
 }
 
 func (p *problem) Error() string {
@@ -160,7 +160,7 @@ type listBody[T any] struct {
 	NextPageCursor string `json:"nextPageCursor,omitempty"`
 }
 
-// list sends a page of a list; view converts an item to its JSON form.
+// list sends a page of a list. The function `view` converts an item to its JSON form.
 func list[S, T any](w http.ResponseWriter, items []S, next string, view func(S) T) error {
 	out := listBody[T]{Items: make([]T, 0, len(items)), NextPageCursor: next}
 	for _, v := range items {

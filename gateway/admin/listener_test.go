@@ -92,8 +92,8 @@ func TestListener(t *testing.T) {
 	}
 }
 
-// TestButton checks that a button of the page becomes a request to the admin API, which only
-// the page itself can cause.
+// TestButton checks that a button of the page sends a request to the admin API, and that only the
+// page itself can cause this request.
 func TestButton(t *testing.T) {
 	const token = "a-token-of-an-operator-1234567890"
 	var asked []string

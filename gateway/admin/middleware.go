@@ -124,7 +124,7 @@ func (a *api) finish(next http.Handler) http.Handler {
 	})
 }
 
-// detached returns a context with the values of the request's, which is not canceled when the
+// detached returns a context with the values of the request's context. It is not canceled when the
 // client disconnects, but ends after changeTimeout.
 func detached(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(r.Context()), changeTimeout)
@@ -180,8 +180,8 @@ func (r *recorder) Write(b []byte) (int, error) {
 // Unwrap supports http.ResponseController.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// replay responds to a POST that repeats the Idempotency-Key of a POST that succeeded with the
-// stored response to it.
+// replay sends the stored response again if a POST has the Idempotency-Key of an earlier POST that
+// succeeded.
 func (a *api) replay(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.Header.Get("Idempotency-Key")

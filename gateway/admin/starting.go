@@ -6,7 +6,7 @@ import (
 )
 
 // Starting returns a handler that responds to every request with 503 in the API's error format
-// while the process is starting. doing describes the current step of the start.
+// while the process is starting. The function `doing` describes the current step of the start.
 func Starting(doing func() string, logger *slog.Logger) http.Handler {
 	a := &api{logger: logger}
 	return a.identify(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

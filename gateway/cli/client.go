@@ -41,7 +41,7 @@ func path(parts ...string) string {
 }
 
 // call sends a request. It encodes body as JSON and decodes the response into the value that
-// into points to; both may be nil.
+// `into` points to; both may be nil.
 func (s *session) call(ctx context.Context, method, path, etag string, body, into any) (answer, error) {
 	token, from, err := s.token(ctx)
 	if err != nil {

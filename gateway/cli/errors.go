@@ -120,8 +120,8 @@ func isStatus(err error, status int) bool {
 	return errors.As(err, &e) && e.Status == status
 }
 
-// failed returns the error for the user after a request failed with err. ctx is the context
-// of the command; from names the source of the admin token.
+// failed returns the error for the user after a request failed with err. `ctx` is the context
+// of the command; `from` names the source of the admin token.
 func (s *session) failed(ctx context.Context, req *http.Request, from string, err error) error {
 	var e *apiError
 	var network *net.OpError

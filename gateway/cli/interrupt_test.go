@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
-// signalled is an output that calls end once it contains the text when.
+// signalled is an output that calls the function `end` once it contains the text `when`.
 type signalled struct {
 	bytes.Buffer
 	when string

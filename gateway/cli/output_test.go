@@ -15,7 +15,7 @@ import (
 // errFull is the error of a full disk.
 var errFull = errors.New("no space left on device")
 
-// full is a standard output that accepts room bytes and then fails.
+// full is a standard output that accepts as many bytes as `room` says, and then fails.
 type full struct{ room int }
 
 func (f *full) Write(b []byte) (int, error) {
@@ -26,7 +26,7 @@ func (f *full) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// with runs a command whose standard output is out.
+// with runs a command with `out` as its standard output.
 func (s *shell) with(line string, out interface{ Write([]byte) (int, error) }) (code int, stderr string) {
 	var errs bytes.Buffer
 	args := append(strings.Fields(line), "-admin-url", s.url)
@@ -54,7 +54,7 @@ func TestLostOutput(t *testing.T) {
 				}
 				if strings.Contains(line, "issue") || strings.Contains(line, "rotate") {
 					if !key.MatchString(errs) || !strings.Contains(errs, "never shown again") {
-						t.Errorf("%s%s: the key is lost: %s", line, format, errs)
+						t.Errorf("%s%s: standard error lacks the key or the note about it: %s", line, format, errs)
 					}
 				}
 			}

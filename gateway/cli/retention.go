@@ -71,7 +71,7 @@ func lowered(before, after string) (keep time.Duration, shorter bool) {
 }
 
 // confirmRetention asks for a confirmation if a change lowers a retention, which deletes samples.
-// of names the tenants, word is what the user must type.
+// `of` names the tenants, `word` is what the user must type.
 func (s *session) confirmRetention(ctx context.Context, yes bool, of, before, after, word string) error {
 	keep, shorter := lowered(before, after)
 	if !shorter {

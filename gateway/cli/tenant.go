@@ -233,7 +233,7 @@ func assignAll(l limits.Partial, args []string) (limits.Partial, error) {
 	return l, nil
 }
 
-// assign sets a limit from key=value; key= removes it. A key in seen is an error.
+// assign sets a limit from key=value; key= removes it. A key in `seen` is an error.
 func assign(p *limits.Partial, seen map[string]bool, s string) error {
 	key, value, ok := strings.Cut(s, "=")
 	if !ok {

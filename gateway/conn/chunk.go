@@ -1,6 +1,6 @@
 package conn
 
-// chunkByte processes one byte between chunks; done is set at the end of the body.
+// chunkByte processes one byte between chunks; `done` is set at the end of the body.
 // Leading zeros, extensions and trailers are allowed; everything else is an error.
 func (f *framing) chunkByte(c byte) (done bool, _ error) {
 	f.size++

@@ -99,7 +99,7 @@ const (
 
 // step processes bytes of in, and appends to out the bytes to pass on. It stops after a
 // header and after a body, so that an invalid request is only rejected when the requests
-// before it were served. taken is the number of processed bytes.
+// before it were served. `taken` is the number of processed bytes.
 func (f *framing) step(in, out []byte) (taken int, _ []byte, _ *Rejection, _ error) {
 	for i := 0; i < len(in); {
 		if n := f.opaque(); n > 0 {
@@ -161,7 +161,7 @@ func (f *framing) passed(n int64) bool {
 	return true
 }
 
-// headerByte processes one byte of a header; done is set at its end.
+// headerByte processes one byte of a header; `done` is set at its end.
 func (f *framing) headerByte(c byte, out []byte) (_ []byte, done bool, _ *Rejection) {
 	f.size++
 	if f.size > f.limit {

@@ -96,8 +96,8 @@ func (c *parts) Read(p []byte) (int, error) {
 
 type request struct{ method, uri, body string }
 
-// requests reads requests like net/http until one cannot be read. after is called after
-// each.
+// requests reads requests like net/http until one cannot be read. It calls the function
+// `after` after each request.
 func requests(r io.Reader, after func(in *bufio.Reader)) (out []request, err error) {
 	in := bufio.NewReader(r)
 	for {
@@ -249,7 +249,7 @@ func TestHeaderMemory(t *testing.T) {
 }
 
 // TestRejectionAppliesToItsRequest checks that a rejection does not affect the previous
-// request: while that is being served, net/http reads one byte of the next one.
+// request. While the previous request is being served, net/http reads one byte of the next.
 func TestRejectionAppliesToItsRequest(t *testing.T) {
 	g := guarded(plain+"\n", 1000)
 	if n, err := io.ReadFull(g, make([]byte, len(plain))); err != nil {

@@ -208,7 +208,7 @@ type Rejecter interface {
 	Reject(http.ResponseWriter, *http.Request, *Rejection)
 }
 
-// rejectRequests responds to requests that the guard rejected, with own if that is a
+// rejectRequests responds to requests that the guard rejected, with `own` if that is a
 // Rejecter.
 func rejectRequests(h, own http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

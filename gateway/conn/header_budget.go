@@ -29,7 +29,7 @@ func (r *headerBudget) take(n int64) bool {
 	return true
 }
 
-// reserve reserves memory for a header of size bytes, and reports whether it succeeded.
+// reserve reserves memory for a header of `size` bytes, and reports whether it succeeded.
 func (c *guardConn) reserve(size int64) bool {
 	for size > freeHeader+c.reserved.Load() {
 		if !c.headerBudget.take(budgetStep) {

@@ -34,7 +34,7 @@ func (l Limits) Check() error {
 	return nil
 }
 
-// Resolve sets the defaults and checks the values. files is the number of file descriptors that the
+// Resolve sets the defaults and checks the values. `files` is the number of file descriptors that the
 // process may open: the default of Max leaves half of them for the store and for connections to
 // backends. 0 means unlimited.
 func (l Limits) Resolve(files uint64) (Limits, error) {

@@ -20,10 +20,10 @@ type Whole struct {
 	buffer Buffer
 }
 
-// NewWhole returns a buffered response of at most most bytes.
+// NewWhole returns a buffered response of at most `most` bytes.
 func NewWhole(w http.ResponseWriter, most int64) *Whole { return &Whole{w: w, most: most} }
 
-// Charge reserves the memory of the response with take from now on.
+// Charge reserves the memory of the response with `take` from now on.
 func (w *Whole) Charge(take func(n int64) error) { w.buffer.Take = take }
 
 // Header implements http.ResponseWriter.

@@ -53,7 +53,8 @@ func TestDocument(t *testing.T) {
 				t.Errorf("%s: scopes %v, want %s for both schemes", key, scopes, scope)
 			}
 			if ids[op.OperationId] || op.Summary == "" || op.Responses == nil {
-				t.Errorf("%s: operation ID %q, summary %q", key, op.OperationId, op.Summary)
+				t.Errorf("%s: operation ID %q, summary %q, has responses: %t; want a unique ID, a summary and responses", key,
+					op.OperationId, op.Summary, op.Responses != nil)
 			}
 			ids[op.OperationId] = true
 			named := false
@@ -80,7 +81,7 @@ func TestDescriptions(t *testing.T) {
 	table := append(routes.Table()[1:], routes.Route{Name: "new"})
 	missing, unknown = Undescribed(table)
 	if !slices.Equal(missing, []string{"new"}) || !slices.Equal(unknown, []string{"push"}) {
-		t.Errorf("of a changed table: %v, %v", missing, unknown)
+		t.Errorf("Undescribed of a changed table: missing %v, unknown %v; want [new], [push]", missing, unknown)
 	}
 }
 

@@ -33,7 +33,7 @@ func (b *bucket) fill(now time.Time, rate float64, burst int) float64 {
 }
 
 // open reports whether the bucket admits another request: it must hold more than 0 tokens, and not
-// fewer than least. If it does not admit one, wait is the time until it will. A rate of 0 is
+// fewer than `least`. If it does not admit one, `wait` is the time until it will. A rate of 0 is
 // unlimited.
 func (b *bucket) open(now time.Time, rate float64, burst int, least float64) (wait time.Duration, ok bool) {
 	if rate <= 0 {

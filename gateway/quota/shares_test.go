@@ -34,8 +34,8 @@ func newCluster(n int) *cluster {
 	return c
 }
 
-// write sends samples to a gateway in writes of size samples, and returns how many were
-// accepted.
+// write sends a number of samples to a gateway, in requests of `size` samples each, and returns how many
+// samples were accepted.
 func (c *cluster) write(i int, id tenant.ID, l *limits.Limits, samples, size int) (taken int) {
 	for ; samples > 0; samples -= size {
 		if a, rej := c.gateways[i].Admit(Request{Tenant: id, Limits: l, Cost: routes.Samples}); rej == nil {

@@ -170,7 +170,7 @@ func (st *state) idle(now time.Time) bool {
 }
 
 // admit admits a request and charges the cost that is known, or returns the limit that
-// the request exceeds. done must be called for every admitted request.
+// the request exceeds. `done` must be called for every admitted request.
 func (st *state) admit(now time.Time, r *Request, share budget.Share, gateways int) *Rejection {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -194,7 +194,7 @@ func (st *state) admit(now time.Time, r *Request, share budget.Share, gateways i
 }
 
 // enter counts a request whose body has arrived as one of the tenant's concurrent
-// requests, until leave.
+// requests, until `leave`.
 func (st *state) enter(l *limits.Limits) *Rejection {
 	st.mu.Lock()
 	defer st.mu.Unlock()

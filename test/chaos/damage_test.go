@@ -35,8 +35,8 @@ func waitCheckpoint(t *testing.T, p *programs.Pallium) {
 	}
 }
 
-// damage changes the files of a write-ahead log. says is the text that the server's log must
-// contain; "" means no particular text.
+// damage changes the files of a write-ahead log. The server's log must contain the text `says`;
+// "" means no particular text.
 type damage struct {
 	name string
 	says string

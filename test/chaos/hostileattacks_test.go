@@ -88,9 +88,9 @@ func (a *attacker) alternating() []hostileRequest {
 		}
 		return out
 	}
-	// Exactly the bound, each sample in an entry of its own as Prometheus sends them:
-	// one entry has floats and histograms in separate lists, and so out of order. Then a
-	// request beyond the bound, which is rejected in part.
+	// First exactly the bound. Each sample is in an entry of its own, as Prometheus sends
+	// them: an entry with several samples lists floats and histograms separately, which
+	// loses their order. Then a request beyond the bound, of which a part is rejected.
 	var exact []hostileSeries
 	for _, p := range mixed(0, boundChunks) {
 		exact = append(exact, a.series("alternating", p))

@@ -81,8 +81,8 @@ func (g *goodTenant) pushRest() {
 	g.want("push of metadata", func() answer { return push(g.run.client, g.run.p.Edge, g.tenant.token, 1, body, 0) })
 }
 
-// want calls do until the process does not end during a call. It fails the test if the response to
-// that call is not 2xx.
+// want calls `do`, and repeats the call if the process ended meanwhile. It fails the test if the
+// last response is not 2xx.
 func (g *goodTenant) want(what string, do func() answer) bool {
 	a, _ := g.run.steadily(do)
 	if a.code/100 != 2 {

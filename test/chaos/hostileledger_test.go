@@ -129,7 +129,7 @@ func required(marks []mark) bool {
 	return false
 }
 
-// allowed reports whether got is one of the values that were sent, and no acknowledged
+// allowed reports whether the mark `got` is of one of the values that were sent, and no acknowledged
 // value takes precedence over it.
 func allowed(marks []mark, got mark) bool {
 	found := false

@@ -32,15 +32,16 @@ type metadataSent struct {
 	kind               int32
 }
 
-// hostileRequest is one request of a hostile tenant. The samples in beyond must be
-// rejected with the reason. The samples in good must be accepted from a tenant without
-// limits; only if there is a reason and beyond is empty, some may be rejected with it.
+// hostileRequest is one request of a hostile tenant. The samples in `beyond` must be
+// rejected with the reason. If the tenant has no limits, the samples in `good` must be
+// accepted, except that with a reason and without samples in `beyond` the request may be
+// rejected for that reason, as a whole or in part.
 type hostileRequest struct {
 	version      int
 	good, beyond []hostileSeries
 	metadata     []metadataSent
 	reason       string // in the response
-	code         int    // the only status allowed for a tenant without limits; 0 allows any
+	code         int    // the only status allowed for a tenant without limits; 0: beyond and reason decide
 }
 
 func samplesOf(all []hostileSeries) int {

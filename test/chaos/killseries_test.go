@@ -68,7 +68,7 @@ type manySeries struct {
 	acked atomic.Int64
 }
 
-// push continues where it stopped, with four concurrent requests, until ctx is done.
+// push continues where the last call stopped, with four concurrent requests, until ctx is done.
 func (s *manySeries) push(ctx context.Context) {
 	for ctx.Err() == nil {
 		if len(s.left) == 0 {

@@ -20,7 +20,7 @@ const (
 	dayMillis    = 24 * 60 * 60 * 1000
 )
 
-// unlimited contains no limits that would slow a test down.
+// unlimited is a configuration that switches off the limits that would slow a test down.
 const unlimited = `
 limits: {requests_per_second: 0, samples_per_second: 0, bytes_per_second: 0, max_concurrent_requests: 0, max_query_series: 0}
 self_monitoring: {interval: 1s}
@@ -159,8 +159,8 @@ type load struct {
 	answers  sync.Map     // status → text of one response
 }
 
-// startLoad lets every sender send most requests, unless the load is stopped. A sender
-// stops at the first request without a response: the process has ended.
+// startLoad lets every sender send up to `most` requests, until the load is stopped. A sender
+// also stops at the first request without a response, because the process has ended.
 func startLoad(t testing.TB, url string, senders []*sender, most int) *load {
 	l := &load{}
 	for _, s := range senders {

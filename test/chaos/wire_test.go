@@ -84,7 +84,7 @@ type answer struct {
 	written int // samples and histograms
 }
 
-// push sends a remote write request with a number of samples.
+// push sends the body of a remote write request. `sent` is the number of samples in the body.
 func push(client *http.Client, url, token string, version int, body []byte, sent int) answer {
 	req, err := http.NewRequest(http.MethodPost, url+"/api/v1/push", bytes.NewReader(body))
 	if err != nil {

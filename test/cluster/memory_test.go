@@ -22,11 +22,11 @@ import (
 	"github.com/palliumhq/pallium/test/kit/cluster"
 )
 
-// TestLittleMemory attacks, as one tenant, a cluster whose processes have 512 MiB, its ingesters 1
-// GiB, with requests that used to crash processes with 4 GiB. It checks that every attack is
-// rejected or gets a correct response, that every process stays within its memory limit and in the
-// end releases all memory of requests, and that the good tenant, which sends one push and one query
-// at a time, always gets the correct response.
+// TestLittleMemory attacks a cluster, as one tenant, with requests that used to crash processes with
+// 4 GiB. The ingesters have 1 GiB each, the other processes 512 MiB. The test checks that every
+// attack is rejected or gets a correct response, that every process stays within its memory limit
+// and in the end releases all memory of requests, and that the good tenant, which sends one push
+// and one query at a time, always gets the correct response.
 func TestLittleMemory(t *testing.T) {
 	ctx := context.Background()
 	c := startCluster(ctx, t, memoryOf)

@@ -195,8 +195,8 @@ func TestComposeScrapes(t *testing.T) {
 	}
 }
 
-// TestComposeConfigurations checks that Pallium accepts each service's configuration, and that it matches the
-// other services.
+// TestComposeConfigurations checks that Pallium accepts each service's configuration, and that the
+// configuration matches the other services.
 func TestComposeConfigurations(t *testing.T) {
 	c := readComposition(t)
 	zones, found, frontends := map[string]bool{}, 0, 0

@@ -46,7 +46,7 @@ func startTwins(t *testing.T) *twins {
 	return tw
 }
 
-// sent is a series; the last of its values and histograms has the age.
+// sent is a series. The last of its values and histograms is as old as `age`.
 type sent struct {
 	labels     labels.Labels
 	age        time.Duration

@@ -285,7 +285,7 @@ func TestREADME(t *testing.T) {
 	kit.Eventually(t, time.Minute, func() error {
 		out, err := r.shell(curl)
 		if err != nil || !strings.Contains(out, `"status":"success"`) || !strings.Contains(out, `"__name__":"pallium_ingester_memory_series"`) {
-			return fmt.Errorf("%w\n%s", err, out)
+			return fmt.Errorf("the query with curl has no Pallium metric; error %v, output:\n%s", err, out) //nolint:errorlint // may be nil
 		}
 		return nil
 	})

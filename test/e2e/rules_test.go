@@ -120,8 +120,8 @@ remote_write:
 	}
 }
 
-// sameSlots returns a namespace with which Pallium evaluates the group g at the times at which Prometheus evaluates that of
-// a file, to the millisecond. Both add a hash of the names to multiples of the interval.
+// sameSlots returns a namespace in which Pallium evaluates the group g at the same times, to the millisecond, at which
+// Prometheus evaluates the group g of a file. Both add a hash of the names to multiples of the interval.
 func sameSlots(t *testing.T, file string, interval time.Duration) string {
 	t.Helper()
 	now := time.Now()

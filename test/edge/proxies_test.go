@@ -38,7 +38,7 @@ func program(t *testing.T, name, debian string) string {
 }
 
 // nginx starts nginx in front of the edge, with proxy_pass as in its documentation,
-// which uses HTTP/1.0 to the edge. more is added to the location block.
+// which uses HTTP/1.0 to the edge. `more` is added to the location block.
 func nginx(t *testing.T, edge, more string) (base string) {
 	dir, addr := t.TempDir(), kit.FreeAddr(t)
 	user := ""

@@ -298,8 +298,8 @@ func (w *world) same(q query, want answer, what string) {
 	}
 }
 
-// queriersKilled kills the processes with the role querier in turns, each while it evaluates a
-// query unless the query ends before.
+// queriersKilled kills the processes with the role querier in turns, each during the evaluation of
+// a query, unless the query ends first.
 func queriersKilled(w *world, s *clustered) {
 	hit := 0
 	for i := range number("FRONTEND_KILLS", 8) {

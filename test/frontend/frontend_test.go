@@ -1,7 +1,7 @@
 // Package frontend compares the answers of a running Pallium to range queries with answers of
 // Prometheus' engine over the same samples, while samples are written into days that are cached,
-// series are deleted, days are compacted, limits change and the process restarts. Every query is
-// sent after the changes that its answer must show were acknowledged.
+// series are deleted, days are compacted, limits change and the process restarts. A query is sent
+// only after all changes that its answer must show have been acknowledged.
 package frontend
 
 import (
@@ -201,7 +201,7 @@ func (w *world) backfill() {
 	}
 }
 
-// live writes recent samples: all of them up to 15 minutes old, or all up to three hours.
+// live writes recent samples: either all at most 15 minutes old, or all at most three hours old.
 func (w *world) live() {
 	i := w.rnd.Intn(6)
 	name := []string{"requests_total", "load"}[w.rnd.Intn(2)]
@@ -214,8 +214,8 @@ func (w *world) live() {
 	}
 }
 
-// mixed writes samples of all ages in one request: some that are late by days, by hours and
-// by minutes, and a current one.
+// mixed writes samples of different ages in one request: some that are late by hours and days, and in
+// some calls also a current one and one that is late by minutes.
 func (w *world) mixed() {
 	i := w.rnd.Intn(6)
 	ls := labels.FromStrings("__name__", "load", "job", fmt.Sprint("job-", i%2), "i", fmt.Sprint(i))

@@ -35,8 +35,8 @@ func (s *written) counts(list *[]int64, q query) map[int64]int {
 	return out
 }
 
-// TestWriters queries the number of samples while several clients write current and late samples in
-// one request, FRONTEND_WRITERS_QUERIES times (default 2000). An answer must count every sample
+// TestWriters sends FRONTEND_WRITERS_QUERIES queries (default 2000) for the number of samples while
+// several clients send requests that have both current and late samples. An answer must count every sample
 // that was acknowledged before the query was sent, and none that was sent after the answer arrived.
 func TestWriters(t *testing.T) {
 	w := newWorld(t)

@@ -59,8 +59,8 @@ func (b *Buffer) String() string {
 	return b.buf.String()
 }
 
-// Until polls ok every millisecond until it returns true. On timeout it fails the test with what,
-// the event that did not happen.
+// Until calls the function `ok` every millisecond until it returns true. On timeout, Until fails
+// the test with the text `what`, the event that did not happen.
 func Until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	until(t, Patience, time.Millisecond, what, ok)
@@ -95,7 +95,7 @@ func Eventually(t testing.TB, timeout time.Duration, check func() error) {
 }
 
 // Receive waits for a value from c, or until c is closed, and returns the value. On timeout it
-// fails the test with what, the event that did not happen.
+// fails the test with the text `what`, the event that did not happen.
 func Receive[T any](t testing.TB, what string, c <-chan T) T {
 	t.Helper()
 	select {

@@ -11,8 +11,8 @@ import (
 	"syscall"
 )
 
-// Ports are below those that the system assigns to outgoing connections. Otherwise
-// such a connection could occupy the port of a process while it restarts.
+// Ports are below those that the system assigns to outgoing connections. Otherwise such a
+// connection could occupy the port of a process while the process restarts.
 const lowest, highest = 10_000, 30_000
 
 // FreePort returns a port of the loopback interface on which nothing listens and that

@@ -9,9 +9,9 @@ import (
 var rejected = regexp.MustCompile(`\): (\d+) samples rejected`)
 
 // Written returns how many of the sent samples and histograms of a remote write were
-// written, as the response states: by the headers of remote write 2.0, and for version 1,
-// which must not get them, by the number of rejected samples in the text. It is -1 if the
-// response to version 1 has the headers.
+// written, as the response states: for version 2 in its headers, for version 1 by the number
+// of rejected samples in its text. Written returns -1 if the response to version 1 has the
+// headers, which only version 2 must get.
 func Written(version, status int, h http.Header, text string, sent int) int {
 	if version == 2 {
 		written := 0

@@ -30,8 +30,8 @@ type generated struct {
 	kind  int // 0 constant, 1 counter, 2 integer gauge, 3 decimal gauge
 }
 
-// newGenerator creates n series like a Kubernetes cluster has. The first series, queried in
-// number, belong to one metric, the others to many.
+// newGenerator creates n series like those of a Kubernetes cluster. The first `queried` series
+// belong to one metric, the others to many.
 func newGenerator(n, queried, version int) *generator {
 	g := &generator{version: version, rnd: rand.New(rand.NewSource(1))}
 	st := writev2.NewSymbolTable()

@@ -112,7 +112,7 @@ func ingest(ctx context.Context, g *generator, targets []*target, pal *target, s
 		return err
 	}
 	// The first round creates the series; the later ones are the steady state.
-	if err := measured(ctx, "first round, series are made", targets, func() (int, error) {
+	if err := measured(ctx, "first round, which creates the series", targets, func() (int, error) {
 		return o.series, feed(ctx, g, targets, recent, o.series)
 	}); err != nil {
 		return err

@@ -80,8 +80,8 @@ func (b *bench) unharmed(t *testing.T) {
 	}
 }
 
-// TestRequests checks the responses of one server to all malformed requests and commands, and that it works
-// as before.
+// TestRequests checks the responses of one server to all malformed requests and commands, and that the server
+// works as before.
 func TestRequests(t *testing.T) {
 	b := newBench(t)
 	t.Run("push", func(t *testing.T) { b.run(t, pushRows(b)) })

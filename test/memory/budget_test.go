@@ -13,8 +13,8 @@ import (
 	"github.com/palliumhq/pallium/test/kit/programs"
 )
 
-// overBudget are queries that need more memory than their tenant may use, and find that out
-// before they read samples, while they read them, and with their result.
+// overBudget returns queries that need more memory than their tenant may use. They exceed the budget
+// before they read samples, while they read samples, or with their result.
 func overBudget() []attack {
 	return []attack{
 		{name: "before samples are read", do: func(r *run) reply { return r.ranged("m", 2000) }},
@@ -31,8 +31,8 @@ const (
 
 // TestOverBudget checks that queries over their budget, 100 in a row and then 20 concurrent ones
 // from one tenant, get 422 with the name of the limit. The budget is the tenant's max_memory_bytes,
-// or half of the process's memory for requests; with the process's limit, concurrent queries may
-// also get 503. The queries release their memory: afterwards the account is empty, the live heap
+// or half of the process's memory for requests. With the latter budget, concurrent queries may also
+// get 503. The queries release their memory: afterwards the account is empty, the live heap
 // has not grown, and a query within the budget is answered. MEMORY_LIMIT is the process's limit in
 // MiB (default 512).
 func TestOverBudget(t *testing.T) {
@@ -87,7 +87,7 @@ func (r *run) small() {
 }
 
 // rejected sends a query that must be rejected because of its budget, with a text that contains
-// want. If want is empty, the query may also be rejected because other queries use the memory.
+// `want`. If `want` is empty, the query may also be rejected because other queries use the memory.
 func (r *run) rejected(a attack, want string) {
 	rep := a.do(r)
 	if rep.err == nil && want == "" && rep.code == http.StatusServiceUnavailable && strings.Contains(rep.body, "memory for requests is exhausted") {
@@ -122,7 +122,7 @@ func (r *run) released(when string) (live float64) {
 // near checks that the live heap has not grown by more than spare.
 func (r *run) near(base, live float64) {
 	if live > base+spare {
-		r.t.Errorf("the live heap has %.0f bytes, and had %.0f before the queries", live, base)
+		r.t.Errorf("the live heap has %.0f bytes, and had %.0f before the queries; want at most %d more", live, base, spare)
 	}
 }
 

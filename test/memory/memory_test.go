@@ -263,8 +263,8 @@ func (r *run) report() {
 	}
 }
 
-// memory returns the process's resident memory in bytes, current and maximal, without
-// mapped files, which the system can reclaim.
+// memory returns the process's resident memory in bytes, current and maximal. Both exclude the
+// files that are mapped now, because the system can reclaim their memory.
 func (r *run) memory() (now, most int64) {
 	status := read(fmt.Sprintf("/proc/%d/status", r.p.Pid()))
 	field := func(name string) int64 {

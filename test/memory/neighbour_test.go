@@ -38,8 +38,8 @@ func BenchmarkNeighbour(b *testing.B) {
 	}
 }
 
-// waits repeats do in several goroutines for the attacking tenant and returns the 99th
-// percentile of the good tenant's latency.
+// waits calls `do` repeatedly in several goroutines for the attacking tenant, and returns the
+// 99th percentile of the good tenant's latency.
 func (r *run) waits(do func(i int)) time.Duration {
 	r.times = nil
 	stop, done := make(chan struct{}), make(chan struct{})

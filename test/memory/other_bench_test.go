@@ -48,7 +48,7 @@ type phase struct {
 	wall time.Duration
 }
 
-// during measures the good tenant's requests while load runs.
+// during measures the good tenant's requests while the function `load` runs.
 func (r *run) during(load func()) phase {
 	r.times = nil
 	stop := make(chan struct{})

@@ -59,8 +59,8 @@ func (c *client) do(ctx context.Context, method, url, token string, body []byte,
 	return response{code: resp.StatusCode, header: resp.Header, body: data}
 }
 
-// push sends samples by remote write 1.0 or 2.0 and returns the response and the
-// number of written samples that it states.
+// push sends samples by remote write 1.0 or 2.0. It returns the response and the number
+// of written samples that the response states.
 func (c *client) push(ctx context.Context, edge, token string, version int, entries []entry) (response, int) {
 	raw, err := encode(version, entries)
 	if err != nil {

@@ -120,8 +120,9 @@ func (m *many) fault(name string, weight int, breaks, repairs func(*run)) operat
 			}
 		}
 		repairs(r)
-		// This shows what an ingester missed: a deletion makes all ingesters seal and
-		// upload their samples, and every later query reads them from the long-term store.
+		// Query before waitHealthy deletes series. A deletion makes all ingesters seal and
+		// upload their samples. Later queries read these from the long-term store, and
+		// would not show that an ingester misses some.
 		m.recovers(r, pushesAndQueries)
 		for _, t := range r.tenants {
 			r.ask(t, 5)
@@ -300,8 +301,8 @@ func (m *many) drop(r *run) {
 	r.faulty.Store(false)
 }
 
-// fromSlowStore is fromStore with a slow index for queriers, whose calls reach the index in another
-// order than they were made. Compactors publish at normal speed.
+// fromSlowStore is fromStore with a slow path from queriers to the index, so that concurrent calls
+// may reach the index in another order than they were made. Compactors publish at normal speed.
 func (m *many) fromSlowStore(r *run) {
 	r.fromStore(func() {
 		m.drop(r)

@@ -10,9 +10,9 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// slacks says how precisely the model knows the system's timing: clock is by how much
-// its clocks may differ, limits is how long a change of limits takes to reach every
-// process.
+// slacks says how precisely the model knows the system's timing. clock is the largest
+// difference between clocks, limits the longest time until a change of limits has reached
+// every process.
 type slacks struct{ clock, limits time.Duration }
 
 // Difference is a difference between a response and the model.
@@ -126,8 +126,8 @@ func (e expectation) raw(got []result, matchers []*labels.Matcher, mint, maxt in
 	return unexpected(series)
 }
 
-// unexpected returns a difference for one of the series that the model does not expect: it does not
-// have the series, or the matchers do not select it.
+// unexpected returns a difference for one of the given series, or nil if there are none. The model
+// does not have these series, or the matchers do not select them.
 func unexpected(series map[string]*result) *Difference {
 	for key := range series {
 		return &Difference{Series: key, Expected: "no such series", Got: fmt.Sprint(series[key].points)}
@@ -284,7 +284,7 @@ func (e expectation) listed(matchers []*labels.Matcher, mint, maxt int64) (must,
 	return must, may
 }
 
-// list compares a list of names, values or series. For each series, the function of
+// list compares a list of names, values or series. For each series, the function `of`
 // returns the items that the series adds to the list.
 func (e expectation) list(got []string, matchers []*labels.Matcher, mint, maxt int64, of func(labels.Labels) []string) *Difference {
 	must, may := e.listed(matchers, mint, maxt)
@@ -321,7 +321,7 @@ func (e expectation) list(got []string, matchers []*labels.Matcher, mint, maxt i
 	return nil
 }
 
-// logs returns the last operations on the series that would add a text to a list.
+// logs returns the last operations on the first series that would add the text to a list.
 func (v *View) logs(text string, of func(labels.Labels) []string) []string {
 	for _, s := range v.series {
 		if slices.Contains(of(s.labels), text) {

@@ -79,8 +79,8 @@ func (t *Tenant) failedDeletion() *deletion {
 	return t.deletion
 }
 
-// setRetention records that the retention is being changed. Samples older than the
-// previous or the new retention may be gone permanently, all or some of them.
+// setRetention records that the retention is being changed. Some or all of the samples that
+// are older than the previous or the new retention may be gone permanently.
 func (t *Tenant) setRetention(r, slack time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -106,8 +106,8 @@ func (t *Tenant) setRetention(r, slack time.Duration) {
 }
 
 // cuts returns the times at which the tenant's retention cuts a response that arrives
-// now: before nothing it has no samples, from all on it has every sample. The caller
-// must hold the tenant's lock.
+// now. The response has no sample before the time `nothing`, and every sample from the
+// time `all` on. The caller must hold the tenant's lock.
 func (v *View) cuts(slack, delay time.Duration) (nothing, all int64) {
 	longest, shortest := v.t.retention[1], v.t.retention[1]
 	if v.begun.Sub(v.t.changed) < delay {

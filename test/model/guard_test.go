@@ -11,9 +11,9 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// guard starts a shell that survives the test if the test ends without cleanups: if it is
-// killed, or panics after -timeout. The shell then kills the processes whose IDs are in
-// files *.pid of the directory. Otherwise it ends with the test.
+// guard starts a shell that kills the processes whose IDs are in files *.pid of the directory
+// if the test ends without cleanups, because the test is killed or panics after -timeout.
+// Otherwise the shell ends with the test.
 func guard(t *testing.T, dir string) {
 	t.Helper()
 	const script = `read -r _ && exit; for f in "$1"/*.pid; do [ -s "$f" ] && kill -9 "$(cat "$f")"; done`
@@ -71,7 +71,7 @@ func TestGuard(t *testing.T) {
 	kit.Until(t, "the process has ended", func() bool { return ended(pid) })
 }
 
-// ended reports whether a process has ended. A zombie has.
+// ended reports whether a process has ended. A zombie counts as ended.
 func ended(pid int) bool {
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	return err != nil || len(data) > 0 && stateOf(string(data)) == 'Z'

@@ -38,9 +38,9 @@ func (r *run) delete(t *Tenant, d *deletion) bool {
 	return false
 }
 
-// repeatDeletion repeats a failed deletion, as its error response tells clients to,
-// and reports whether none is left. Nothing is pushed before that: the deletion could
-// delete the new samples, too.
+// repeatDeletion repeats a failed deletion, as its error response tells clients to, and
+// reports whether no failed deletion is left. Callers push nothing while one is left,
+// because it could also delete the new samples.
 func (r *run) repeatDeletion(t *Tenant) bool {
 	d := t.failedDeletion()
 	return d == nil || r.delete(t, d)
@@ -127,8 +127,8 @@ func (r *run) publications(rounds int) {
 	r.writing.Store(false)
 }
 
-// fromStore runs queries that read everything from the long-term store. drop deletes the local
-// packs, which ingesters keep for an hour.
+// fromStore runs queries that read everything from the long-term store. The function `drop` deletes
+// the local packs, which ingesters keep for an hour.
 func (r *run) fromStore(drop func()) {
 	r.maintain(r.sys.flush)
 	r.maintain(r.sys.compact)
@@ -174,7 +174,7 @@ func (r *run) askUntil(t *Tenant, stop <-chan struct{}, seeds []int64) {
 	all.Wait()
 }
 
-// concurrent pushes while queries run. In half of the calls, everything is also flushed and
+// concurrent pushes samples while queries run. In half of the calls, everything is also flushed and
 // compacted repeatedly. Each point of a response must be as it was before or after a concurrent
 // write.
 func (r *run) concurrent() {

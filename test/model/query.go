@@ -30,7 +30,7 @@ type query struct {
 	kind     string
 	selector string
 	matchers []*labels.Matcher
-	from, to int64 // the range that the query reads, from excluded
+	from, to int64 // the query reads the range (from, to]
 	text     string
 	answer   response
 	results  []result
@@ -66,7 +66,7 @@ func kinds() map[string]func(*query, context.Context) *Difference {
 const lookback = 5 * 60 * 1000
 
 // ask sends the query and compares the response. If the response is not 200, the query
-// failed and the Difference is nil: the caller decides whether it may fail.
+// failed and the Difference is nil: the caller decides whether the failure is allowed.
 func (q *query) ask(ctx context.Context) *Difference {
 	q.edge = q.edges[q.rnd.Intn(len(q.edges))]
 	list := selectors()

@@ -158,8 +158,11 @@ func decodeSamples(body []byte) ([]result, error) {
 		return nil, err
 	}
 	var resp prompb.ReadResponse
-	if err := resp.Unmarshal(raw); err != nil || len(resp.Results) != 1 {
-		return nil, fmt.Errorf("%d results: %w", len(resp.Results), err)
+	if err := resp.Unmarshal(raw); err != nil {
+		return nil, err
+	}
+	if len(resp.Results) != 1 {
+		return nil, fmt.Errorf("the response has %d results, want 1", len(resp.Results))
 	}
 	var out []result
 	b := labels.NewScratchBuilder(4)

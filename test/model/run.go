@@ -86,8 +86,8 @@ func newRun(t *testing.T, sys system, s slacks, strays bool) *run {
 	return r
 }
 
-// duration returns how long a run takes: short, or the duration in MODEL for long
-// runs.
+// duration returns how long a run takes: the duration in MODEL, or `short` if MODEL is not
+// set.
 func duration(t *testing.T, short time.Duration) time.Duration {
 	t.Helper()
 	text := os.Getenv("MODEL")
@@ -283,8 +283,8 @@ func (r *run) send(ctx context.Context, t *Tenant, samples []Sample, edge string
 	return !a.unsent
 }
 
-// stray sends valid samples and one that is always invalid. Only the invalid sample must be
-// rejected.
+// stray sends valid samples and an invalid one. The invalid sample must be rejected, and the
+// valid ones must be accepted.
 func (r *run) stray() {
 	t := r.tenant()
 	if !r.repeatDeletion(t) {

@@ -15,11 +15,12 @@ const dayMillis = 24 * 60 * 60 * 1000
 
 // cell contains the possible values of one series at one time.
 type cell struct {
-	floor  *Value   // the largest acknowledged value; nil if none was acknowledged
-	losers []*Value // acknowledged smaller values
-	maybe  []*Value // possibly stored: in flight, or failed without proof
-	// fading is set once the time was older than the retention. After the retention is increased
-	// again, the values may be read from an ingester's copy, and disappear with the copy.
+	floor  *Value   // the largest value that is certainly stored; nil if none is certain
+	losers []*Value // smaller values that were acknowledged
+	maybe  []*Value // possibly stored: in flight, or of unknown outcome
+	// fading is set when the sample's time is older than the retention, and stays set: if the
+	// retention is increased again, the values may reappear from an ingester's copy and vanish
+	// with that copy.
 	fading bool
 }
 
@@ -78,7 +79,7 @@ type Series struct {
 
 // operated is an operation on a series.
 type operated struct {
-	at   int64 // time of the sample; always for operations that are not on one sample
+	at   int64 // time of the sample, or the constant `always` if the operation is not on a single sample
 	text string
 }
 
@@ -140,12 +141,12 @@ type Tenant struct {
 }
 
 // View has the state that the response of a running query may contain: the state when the query
-// was sent, and every write that was in flight until the response arrived.
+// was sent, and every write that was in flight at any time before the response arrived.
 type View struct {
 	t      *Tenant
 	series []*Series
 	begun  time.Time
-	doubts bool // writes or deletions were in flight
+	doubts bool // a write or a deletion began while the query was running
 }
 
 // look begins a view. The caller must end it.
@@ -215,8 +216,9 @@ func (t *Tenant) finish(samples []Sample, o Outcome, how string) {
 	}
 }
 
-// proven uses the response of a single process as proof: a value that it had stays,
-// and a value that it did not have never appears.
+// proven uses the response of a single process as proof. Without a value in the response, no value
+// of the cell will appear later. Otherwise the value in the response is certain, and the others are
+// ruled out; in a fading cell only the larger ones are, because the value may still vanish.
 func (t *Tenant) proven(series int, at int64, seen *Value) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

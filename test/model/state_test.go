@@ -123,7 +123,7 @@ func TestComparisons(t *testing.T) {
 		want string
 	}{{1500, false, "1"}, {2000, false, "2"}, {3000, false, "nothing"}, {3000, true, "2"}, {999, false, "nothing"}, {500_000, false, "nothing"}} {
 		if got := e.last(v.series[0], c.at-lookback, c.at, c.over).String(); got != c.want {
-			t.Errorf("last at %d, over markers %t: %s, want %s", c.at, c.over, got, c.want)
+			t.Errorf("last at %d, staleness markers skipped %t: %s, want %s", c.at, c.over, got, c.want)
 		}
 	}
 	if least, most := e.count(v.series[0], 1000, 3000); least != 1 || most != 1 {

@@ -14,8 +14,8 @@ import (
 )
 
 // Value is the value of a sample: a float, an integer histogram or a float histogram.
-// A Value is never changed after its creation; the model distinguishes copies of one
-// write from other writes by address.
+// A Value is never changed after its creation. The model identifies a write by the
+// address of its Value.
 type Value struct {
 	V  float64
 	H  *histogram.Histogram
@@ -97,7 +97,7 @@ func bucketsOf(spans []histogram.Span, counts []float64) []bucket {
 	return out
 }
 
-// staleText is the text of a staleness marker of any kind: all are equal.
+// staleText is the text of a staleness marker. Markers of all kinds of values are equal.
 const staleText = "stale"
 
 // text returns the exact value as text, for responses that contain all of it.

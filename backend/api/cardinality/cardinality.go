@@ -77,7 +77,7 @@ func (a *API) each(ctx context.Context, since int64, matchers []*labels.Matcher,
 	return set.Err()
 }
 
-// count counts the matching series. If only is not nil, it counts only these label names.
+// count counts the matching series. If `only` is not nil, it counts only these label names.
 func (a *API) count(ctx context.Context, p *parameters, only []string) (*counter, error) {
 	c := newCounter(memory.FromContext(ctx), only)
 	return c, a.each(querier.Counting(ctx), a.since(p.active), p.selector, c.add)

@@ -35,7 +35,7 @@ type nameCounts struct {
 	values map[string]uint64 // number of series by value
 }
 
-// newCounter returns a counter of all label names or, if only is not nil, of those in only. It
+// newCounter returns a counter of all label names or, if `only` is not nil, of those in `only`. It
 // charges its memory to holding, which may be nil.
 func newCounter(holding *memory.Holding, only []string) *counter {
 	c := &counter{holding: holding, only: only != nil, names: map[string]*nameCounts{}}

@@ -11,8 +11,8 @@ import (
 // batchValues is how many values one round trip writes.
 const batchValues = 8
 
-// Put implements cache.Cache. The value is written in the background; it is dropped if too
-// many are waiting.
+// Put implements cache.Cache. The value is written in the background. It is dropped if it is too
+// large, if too many values are waiting, or after Close.
 func (c *Cache) Put(_ context.Context, id tenant.ID, key string, value []byte) {
 	result := tooLarge
 	if len(value) <= c.o.MaxValueBytes {

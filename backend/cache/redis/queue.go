@@ -11,8 +11,7 @@ const (
 	// queueValues bounds the values that wait to be written, including those that are being
 	// written.
 	queueValues = 4096
-	// queueShare divides the limits of values and bytes: no tenant may use more than that
-	// part of the queue.
+	// A tenant may use at most 1/queueShare of the queue's values and bytes.
 	queueShare = 4
 	// itemBytes is the approximate memory of a queued value in addition to its key and value.
 	itemBytes = 200
@@ -53,8 +52,8 @@ func (q *queue) size() float64 {
 	return float64(q.total.bytes)
 }
 
-// add adds a value and returns "". If it drops the value, it returns the reason, which is the
-// result in the metric of puts.
+// add adds a value and returns "". If it drops the value, it returns the reason: the value of
+// label `result` of `pallium_results_cache_redis_puts_total`.
 func (q *queue) add(i item) string {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -90,8 +89,8 @@ func (q *queue) grow(id tenant.ID, values, bytes int) {
 	q.byTenant[id] = mine
 }
 
-// take waits for values and returns up to most of them, or nil when ctx ends. They count as
-// queued until done is called.
+// take waits for values and returns them, but not more than `most`, or nil when ctx ends. They
+// count as queued until done is called.
 func (q *queue) take(ctx context.Context, most int) []item {
 	for {
 		if ctx.Err() != nil {
@@ -107,7 +106,7 @@ func (q *queue) take(ctx context.Context, most int) []item {
 	}
 }
 
-// first removes and returns up to most items.
+// first removes and returns the first items, but not more than `most`.
 func (q *queue) first(most int) []item {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -129,8 +128,8 @@ func (q *queue) done(items []item) {
 	}
 }
 
-// close drops the values that still wait and returns how many these were. After it, add drops
-// every value.
+// close drops the values that still wait and returns their number. After close, add drops every
+// value.
 func (q *queue) close() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -54,8 +54,8 @@ func (t *task) read() int64 {
 	return -1
 }
 
-// waited adds the time from pushed until a slot took the task to the times of the query, or until
-// now if none did. The task must be done or removed from the queue.
+// waited adds to the times of the query the time from `pushed` until a slot took the task, or until
+// now if no slot took it. The task must be done or removed from the queue.
 func (t *task) waited(pushed time.Time) {
 	end := t.began
 	if end.IsZero() {

@@ -37,9 +37,9 @@ type Frontend struct {
 
 // Options configure an Engine.
 type Options struct {
-	// Here answers queries in this process: if it is the first of the tenant's frontends that is
-	// available, if none of the first maxFrontends is available, or if they cannot be sent to another
-	// process.
+	// Here answers queries in this process: if this process is the first of the tenant's frontends
+	// that is available, if none of the first maxFrontends frontends is available, or if a query
+	// cannot be sent to another process.
 	Here promql.QueryEngine
 	// Hold holds a slot of this process' frontend for a read; nil: there is none.
 	Hold func(ctx context.Context, id tenant.ID, instant bool) (release func(), err error)

@@ -16,7 +16,7 @@ type Server struct {
 	running  sync.WaitGroup
 }
 
-// NewServer returns a Server. run answers a query; the function that it returns releases
+// NewServer returns a Server. `run` answers a query; the function that it returns releases
 // the answer.
 func NewServer(run func(ctx context.Context, r *evaluation.Request) (*evaluation.Answer, func())) *Server {
 	return &Server{run: run}

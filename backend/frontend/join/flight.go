@@ -65,7 +65,7 @@ func (r *result) copy() *promql.Result {
 	return &out
 }
 
-// board adds a query to the waiting flight of its key, or to a new flight. first reports whether the flight
+// board adds a query to the waiting flight of its key, or to a new flight. `first` reports whether the flight
 // is new.
 func (e *Engine) board(ctx context.Context, q *query) (f *flight, first bool) {
 	e.mu.Lock()

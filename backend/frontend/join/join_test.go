@@ -146,8 +146,8 @@ func valueOf(r *promql.Result) float64 {
 	return math.NaN()
 }
 
-// TestJoin checks that queries that arrive while an equal one is running do not get its result, but
-// are answered together by the next one.
+// TestJoin checks that queries that arrive while an equal query is running do not get its result,
+// and that the next evaluation answers all of them.
 func TestJoin(t *testing.T) {
 	w := newWorld(t)
 	first := w.ask(t.Context(), "x", 0, 1)

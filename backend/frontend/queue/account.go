@@ -29,7 +29,7 @@ func (a *account) before(b *account) bool {
 	return a.turn < b.turn
 }
 
-// activate is called when the first job of the competitor begins to wait. first is the competitor
+// activate is called when the first job of the competitor begins to wait. `first` is the competitor
 // that is served next, or nil. The competitor gets no credit for the time when it had no job.
 // Excess use from before remains as a debt of at most MaxDebt.
 func (a *account) activate(l *level, first *account, turn uint64) {

@@ -64,8 +64,8 @@ func (f *flow) remove(j *Job) {
 	}
 }
 
-// first returns the oldest job that may be run by a querier, or nil. avoid is the
-// querier, or "" if it may run every job.
+// first returns the oldest job that may be run by a querier, or nil. The argument `avoid` is
+// the querier, or "" if the querier may run every job.
 func (f *flow) first(avoid string) *Job {
 	var oldest *Job
 	for _, l := range f.lines {
@@ -99,7 +99,7 @@ func (c *class) top() *account {
 	return &c.flows[0].account
 }
 
-// next returns the flow that is served next and its job, or nil; for avoid, see flow.first. The
+// next returns the flow that is served next and its job, or nil; for `avoid`, see flow.first. The
 // search goes beyond the first flow only if the querier may run none of its jobs.
 func (c *class) next(avoid string) (*flow, *Job) {
 	var best *flow

@@ -120,8 +120,8 @@ type Queue struct {
 	busy     map[*owner]struct{} // with a waiting or running job
 	sweepAt  int                 // number of owners at which the idle ones are removed
 	events   uint64              // numbers jobs and turns
-	// latest is the last tenant whose job arrived or ended, other the last one before it that is a
-	// different tenant.
+	// latest is the tenant whose job arrived or ended last. other is the tenant for which this
+	// happened last, apart from the tenant of latest.
 	latest, other activity
 }
 
@@ -158,8 +158,8 @@ func New(o Options) *Queue {
 	return q
 }
 
-// AddWorkers adds n workers of a querier; "" is the local process. remove removes them (further
-// calls have no effect). Jobs that they are running stay running until Done.
+// AddWorkers adds n workers of a querier; "" is the local process. The function `remove` removes them
+// (further calls have no effect). Jobs that the workers are running stay running until Done.
 func (q *Queue) AddWorkers(querier string, n int) (remove func()) {
 	q.changeWorkers(querier, n)
 	return sync.OnceFunc(func() { q.changeWorkers(querier, -n) })
@@ -235,9 +235,9 @@ func (q *Queue) Remove(j *Job) bool {
 	return true
 }
 
-// Take waits until there is a job for a worker of the querier, which must call Done for it. When
-// ctx ends, it returns the cause. A querier whose workers were not added, or were removed, gets no
-// job.
+// Take waits for a job for a worker of the querier, and returns the job. The caller must call Done
+// for it. When ctx ends, Take returns the cause. A querier whose workers were not added, or were
+// removed, gets no job.
 func (q *Queue) Take(ctx context.Context, querier string) (*Job, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)

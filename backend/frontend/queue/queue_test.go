@@ -179,11 +179,11 @@ func TestWorkersComeAndGo(t *testing.T) {
 	push(q, "a", Instant, 5, 1)
 	local := q.ask("")
 	if len(local.job) != 0 || q.Workers() != 0 {
-		t.Fatal("a querier without workers got a job")
+		t.Fatalf("a querier without workers got %d jobs, want 0; %d workers, want 0", len(local.job), q.Workers())
 	}
 	remove := q.AddWorkers("", 2)
 	if len(local.job) != 1 || q.Workers() != 2 {
-		t.Fatal("no job with the first workers")
+		t.Fatalf("%d jobs with the first workers, want 1; %d workers, want 2", len(local.job), q.Workers())
 	}
 	second := q.ask("")
 	if len(second.job) != 0 {
@@ -203,7 +203,7 @@ func TestWorkersComeAndGo(t *testing.T) {
 	gone := q.ask("")
 	q.Done(<-second.job, -1)
 	if len(gone.job) != 0 || len(third.job) != 1 {
-		t.Error("a querier whose workers were removed got the job")
+		t.Errorf("the querier whose workers were removed got %d jobs, the other one %d; want 0 and 1", len(gone.job), len(third.job))
 	}
 	removeOther()
 	if q.Workers() != 0 {
@@ -229,7 +229,7 @@ func TestAvoid(t *testing.T) {
 	waits := q.ask("one")
 	other := q.ask("two")
 	if len(waits.job) != 0 || len(other.job) != 1 {
-		t.Fatal("the other querier waits though it may run the job")
+		t.Fatalf("the querier to avoid got %d jobs, the other one %d; want 0 and 1", len(waits.job), len(other.job))
 	}
 	q.Done(<-other.job, -1)
 	q.Push(first)

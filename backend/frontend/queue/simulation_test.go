@@ -11,8 +11,8 @@ import (
 
 // TestHeavyNeighbour checks how long a small tenant waits next to a heavy one. Tenant A has pushed
 // 200 range queries of 1e8 samples, which take ten seconds each; tenant B pushes a small query twice
-// a second. With three workers or more, and no other tenant, B gets a worker at once. With fewer, it
-// waits for A's running job and for its own earlier jobs, but for no waiting job of A.
+// a second. With three workers or more, and no other tenant, B gets a worker at once. With fewer, B
+// waits for A's running job and for B's earlier jobs, but for no waiting job of A.
 func TestHeavyNeighbour(t *testing.T) {
 	const (
 		rate  = 1e7

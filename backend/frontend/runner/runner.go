@@ -24,7 +24,7 @@ import (
 
 // Parts evaluates parts of range queries.
 type Parts interface {
-	// NewPartQuery returns a query for some steps of a range query; of is nil, or the shard to evaluate.
+	// NewPartQuery returns a query for some steps of a range query, or for a shard of them if `of` is not nil.
 	NewPartQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, text string, whole split.Times, part split.Range,
 		of *shard.Shard) (promql.Query, error)
 }
@@ -88,9 +88,9 @@ func (r *Runner) Run(ctx context.Context, req *evaluation.Request) (a *evaluatio
 	return a, release
 }
 
-// context returns the context of an evaluation, with the values that the API sets for a query.
-// fault returns the error of a failed read of data, or nil. end releases the memory of the
-// evaluation.
+// context returns the context of an evaluation, with the values that the API sets for a query. The
+// function `fault` returns the error of a failed read of data, or nil. The function `end` releases
+// the memory of the evaluation.
 func (r *Runner) context(ctx context.Context, req *evaluation.Request) (_ context.Context, fault func() error, end func()) {
 	h := r.o.Memory.Begin(memory.Request{Tenant: req.Access.Tenant, Limit: req.Limits.MaxMemoryBytes})
 	ctx, fault = querier.NoteFaults(tenant.NewContext(ctx, req.Access))

@@ -30,8 +30,8 @@ type Answer struct {
 }
 
 // Collect joins the answers of the shards of a leaf, given in the order of their ranges. The result
-// may share points with them. Collect calls take with the memory of each group before it adds the
-// group, and returns an error of take.
+// may share points with them. Collect calls the function `take` with the memory of each group before
+// it adds the group. If `take` returns an error, Collect returns this error.
 func (l *Leaf) Collect(pieces []promql.Matrix, steps Steps, take func(bytes int64) error) (Answer, error) {
 	if l.agg == nil {
 		return Answer{leaf: l, points: slices.Concat(pieces...)}, nil

@@ -13,7 +13,7 @@ import (
 )
 
 // fold aggregates floats as Prometheus' engine does (promql/engine.go of v0.316, evaluator.aggregation),
-// but series by series.
+// but series by series. COUNT differs: its inputs are the counts of the shards, and fold adds them.
 type fold struct {
 	op       parser.ItemType
 	grouping []string // ascending

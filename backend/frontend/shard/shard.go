@@ -97,8 +97,8 @@ func (l *Leaf) Shards(ranges []series.LabelRange) []Shard {
 // reading one sample. A function processes the samples of its window again at each step.
 const windowPoints = 16
 
-// Work estimates the work for one series of the leaf, in samples read. read is the range of times
-// that is read, interval the interval between two samples of the series.
+// Work estimates the work for one series of the leaf, in samples read. The argument `read` is the
+// length of the time range that is read, and `interval` the time between two samples of the series.
 func (l *Leaf) Work(steps int64, read, interval time.Duration) int64 {
 	return steps*(1+int64(l.window/interval)/windowPoints) + int64(read/interval)
 }

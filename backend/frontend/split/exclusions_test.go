@@ -8,9 +8,9 @@ import (
 	"github.com/prometheus/prometheus/storage"
 )
 
-// groups returns series of two groups. In the order of labels, the first series is of group b. It
-// ends with the first hour, so in the second hour group a comes first. a and b are the sums of the
-// groups in the second hour.
+// groups returns series of two groups. In the order of labels, the first series is of group b. This
+// series ends with the first hour, so that group a comes first in the second hour. The arguments a
+// and b are the sums of the groups in the second hour.
 func groups(a, b string) string {
 	return "load 10m\n" +
 		"  x{a=\"1\",g=\"b\"} 1x5 _x20\n" +

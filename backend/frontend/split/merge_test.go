@@ -59,7 +59,7 @@ func TestMerge(t *testing.T) {
 			}
 			must(t, err)
 			if d := diffMatrix(c.want, got, sameBits); d != "" || got == nil {
-				t.Error(d)
+				t.Errorf("result %v, difference %q", got, d)
 			}
 		})
 	}

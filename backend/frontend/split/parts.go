@@ -11,9 +11,9 @@ const Day = 24 * 60 * 60 * 1000
 
 // Parts divides the steps start, start+step, ... up to end, in milliseconds, into parts that end
 // before the next multiple of interval (from the Unix epoch, so UTC). Every step is in exactly one
-// part, and no part is empty. If that would be more than most parts, the interval is multiplied by
+// part, and no part is empty. If there would be more parts than `most`, the interval is multiplied by
 // an integer. There are no parts if end is before start, and one if step or interval is not
-// positive or most is less than two.
+// positive or `most` is less than two.
 //
 // The loop is over steps and not over boundaries: a loop over boundaries with special cases, as in
 // Cortex and Thanos, easily loses the last step of a range.
@@ -51,8 +51,8 @@ func Parts(start, end, step, interval int64, most int) []Range {
 	}
 }
 
-// widen returns a multiple of interval, the smallest or nearly so, that makes at most most parts.
-// It returns 0 if that overflows an int64. most must be at least 2.
+// widen returns a multiple of interval, the smallest or nearly so, with which there are not more
+// parts than `most`, which must be at least 2. It returns 0 if the multiple overflows an int64.
 func widen(start, last, interval int64, steps, most uint64) int64 {
 	boundaries := uint64(floor(last, interval) - floor(start, interval))
 	if steps < most || boundaries < most {

@@ -23,8 +23,8 @@ type reads struct {
 // windows returns the times of the samples on which the value of an expression
 // at time 0 depends.
 //
-// A selector reads (t-lookback, t], a range (t-range, t]; the modifier anchored
-// adds the look-back before it, smoothed before and after it. A subquery
+// An instant selector reads (t-lookback, t], a range selector (t-range, t]. The modifier
+// `anchored` adds the look-back before this range, `smoothed` before and after it. A subquery
 // evaluates its expression at the multiples of its step in (t-range, t]; the
 // engine evaluates more of them, between the windows of two steps, but no value
 // depends on those.

@@ -37,7 +37,7 @@ func inDirectory(t *testing.T) string {
 	return here
 }
 
-// within fails the test if call has not returned after a minute.
+// within fails the test if `call` has not returned after a minute.
 func within(t *testing.T, what string, call func() error) {
 	t.Helper()
 	done := make(chan error, 1)

@@ -19,7 +19,7 @@ import (
 	"github.com/palliumhq/pallium/backend/objects"
 )
 
-// Run runs the tests. open returns a new, empty store that accepts names beginning with l0/ or l1/; Run
+// Run runs the tests. `open` returns a new, empty store that accepts names beginning with l0/ or l1/; Run
 // closes it.
 func Run(t *testing.T, open func(t *testing.T) objects.Store) {
 	t.Helper()

@@ -62,7 +62,7 @@ func (m *Membership) registered() bool {
 }
 
 // register writes this process's entry with a version larger than all before. The
-// parameter of is the required version of the ring, or empty for any. If the ring
+// parameter `of` is the required version of the ring, or empty for any. If the ring
 // has another version, register returns false and writes nothing.
 func (m *Membership) register(ctx context.Context, self ring.Instance, of string) (bool, error) {
 	e := entryOf(self)
@@ -112,7 +112,7 @@ func zoneChanged(from, to string) error {
 }
 
 // registerFirst registers an instance that has no record of being a member before: it
-// takes over an earlier entry of its ID, or chooses tokens. again is true if the ring
+// takes over an earlier entry of its ID, or chooses tokens. `again` is true if the ring
 // changed in the meantime.
 func (m *Membership) registerFirst(ctx context.Context) (again bool, err error) {
 	if err := m.readRing(ctx); err != nil {

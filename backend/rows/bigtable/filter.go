@@ -158,7 +158,7 @@ func alternatives(texts []string, open int) (pattern string, ok bool) {
 	return w.b.String(), true
 }
 
-// write writes the pattern of the texts without their first at bytes, which they share.
+// write writes the pattern of the texts without their first `at` bytes, which they share.
 func (w *patternWriter) write(texts []string, at, depth int) bool {
 	first, last := texts[0], texts[len(texts)-1]
 	shared := at

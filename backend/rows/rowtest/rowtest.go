@@ -13,7 +13,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rows"
 )
 
-// Run runs the tests. open returns a new, empty store, which Run closes.
+// Run runs the tests. `open` returns a new, empty store, which Run closes.
 func Run(t *testing.T, open func(t *testing.T) rows.Store) {
 	t.Helper()
 	for _, c := range []struct {

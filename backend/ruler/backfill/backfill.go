@@ -74,7 +74,7 @@ var ErrFails = errors.New("too many evaluations of the rule fail")
 // Block evaluates the next slots of a group, from g.First: all rules in their order, so that a rule
 // may use the samples that an earlier one wrote. It returns the last slot of the block. The caller
 // continues with the slot after it. Block may be repeated after an error: it writes the same samples.
-// after is true unless g.First is the first slot of the whole backfill: then a series that ended at g.First gets
+// `after` is true unless g.First is the first slot of the whole backfill: then a series that ended at g.First gets
 // its staleness marker.
 func (b *Backfill) Block(ctx context.Context, g *Group, after bool) (last time.Time, r Report, err error) {
 	steps := blockSteps
@@ -137,7 +137,7 @@ func (e *evaluation) begin(ctx context.Context) error {
 	return nil
 }
 
-// run evaluates the rule at the slots from first to last. If that fails, it divides the slots, to find those
+// run evaluates the rule at the slots from `first` to `last`. If that fails, it divides the slots, to find those
 // that fail.
 func (e *evaluation) run(ctx context.Context, first, last time.Time) error {
 	out, series, err := e.evaluate(ctx, first, last)
@@ -169,7 +169,7 @@ func (e *evaluation) ruleFails(err error) bool {
 	return errors.As(err, &limit) || errors.As(err, &duplicate) || e.o.Tenant(err)
 }
 
-// evaluate returns the samples of the rule at the slots from first to last, with the staleness markers of
+// evaluate returns the samples of the rule at the slots from `first` to `last`, with the staleness markers of
 // series that end there, and the series of the last slot.
 func (e *evaluation) evaluate(ctx context.Context, first, last time.Time) (out []series.Entry, ends []recorded, err error) {
 	m, err := e.o.Range(ctx, e.Tenant, e.rule.Expr, first.Add(-e.Offset), last.Add(-e.Offset), e.Interval)

@@ -54,7 +54,7 @@ func TestRebuildIndex(t *testing.T) {
 	}
 	start, end := schema.WorkRange()
 	if err := x.Rows.DeletePrefix(t.Context(), start); err != nil || end <= start {
-		t.Fatal(err)
+		t.Fatalf("DeletePrefix: error %v; the work rows are from %q to %q", err, start, end)
 	}
 	if got := x.Read("a", 0, math.MaxInt64); len(got) > 0 {
 		t.Fatal("the index still has series after its rows were deleted")

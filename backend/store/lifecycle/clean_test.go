@@ -15,9 +15,9 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestCleanDeletions checks for which days the removal of deleted series is requested:
-// those in the range of a deletion with packs from before it, or where such packs may
-// still arrive; not again, unless there is a newer deletion.
+// TestCleanDeletions checks for which days the removal of deleted series is requested: for
+// days in the range of a deletion that have packs from before the deletion, or may still get
+// such packs. The removal is not requested again for a day unless there is a newer deletion.
 func TestCleanDeletions(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	ctx := context.Background()

@@ -48,7 +48,7 @@ func (k *Keeper) Erase(ctx context.Context, t tenant.ID) (index.Erased, error) {
 	return e, k.report(ctx, t, e)
 }
 
-// report adds e to the totals erased of a tenant.
+// report adds e to the totals of a tenant's erased data.
 func (k *Keeper) report(ctx context.Context, t tenant.ID, e index.Erased) error {
 	all, err := k.index.Tenants.Erasure(ctx, t)
 	if err != nil {
@@ -58,7 +58,7 @@ func (k *Keeper) report(ctx context.Context, t tenant.ID, e index.Erased) error 
 	return k.index.Tenants.SetErasure(ctx, t, all)
 }
 
-// Erasure returns the totals erased of a deleted tenant so far, or zero.
+// Erasure returns the totals of a deleted tenant's data erased so far, or zeros.
 func (k *Keeper) Erasure(ctx context.Context, t tenant.ID) (index.Erased, error) {
 	return k.index.Tenants.Erasure(ctx, t)
 }

@@ -61,9 +61,9 @@ func TestCellWithoutReceipt(t *testing.T) {
 	}
 }
 
-// TestAdoption checks that the sweep enters an object into the index whose ingester
-// was lost after it stored the object and before it wrote the catalog cells, unless
-// the pack is too old.
+// TestAdoption checks that if an ingester is lost after it stored an object and before it
+// wrote the catalog cells, the sweep enters the object into the index, unless the pack is
+// too old.
 func TestAdoption(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	in := &faults.Plan{}

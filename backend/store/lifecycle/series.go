@@ -106,10 +106,10 @@ type Deletion struct {
 }
 
 // DeleteSeries deletes a tenant's series in ingesters and in the long-term store. It
-// reserves the number of the deletion, calls recent, which makes all ingesters record
-// the deletion and seal their heads, and then activates the deletion for all packs
-// with a lower number. The order matters: samples received after the deletion must get
-// into packs with its number. If recent fails, the reserved number deletes nothing.
+// reserves the number of the deletion, calls the function `recent`, which makes all
+// ingesters record the deletion and seal their heads, and then activates the deletion for
+// all packs with a lower number. The order matters: samples received after the deletion must
+// get into packs with its number. If `recent` fails, the reserved number deletes nothing.
 // After an error other than InvalidDeletion the caller repeats the request.
 func (k *Keeper) DeleteSeries(ctx context.Context, d Deletion, recent func(context.Context, tenant.ID, schema.Tombstone) error) error {
 	reserved, err := k.ReserveDeletion(ctx, d.Tenant, d.MinTime, d.MaxTime, d.Sets)

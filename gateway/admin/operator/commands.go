@@ -92,8 +92,8 @@ func (c *Commands) listLosses(w http.ResponseWriter, r *http.Request, q url.Valu
 	})
 }
 
-// writePage sends the requested page of a list. cursor returns the sort key of an item, which
-// is different for all items.
+// writePage sends the requested page of a list. The function `cursor` returns the sort key of an
+// item; no two items have the same key.
 func writePage[T any](w http.ResponseWriter, q url.Values, all []T, cursor func(*T) string) error {
 	size, err := admin.PageSize(q)
 	if err != nil {

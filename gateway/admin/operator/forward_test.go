@@ -60,7 +60,8 @@ func TestForward(t *testing.T) {
 		received = 0
 		w := ask(c.first, c.method, "/admin/v1/erasures/a%2Fb?wait=true")
 		if w.Code != c.code || received != c.received || !strings.Contains(w.Body.String(), `"code"`) {
-			t.Errorf("%s: %d %s, second backend received %d requests", c.name, w.Code, w.Body, received)
+			t.Errorf("%s: %d %s, second backend received %d requests; want %d, and %d requests", c.name, w.Code, w.Body, received,
+				c.code, c.received)
 		}
 	}
 	if last.URL.EscapedPath() != "/internal/operator/erasures/a%2Fb" || last.URL.RawQuery != "wait=true" {

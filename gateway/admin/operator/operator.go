@@ -1,8 +1,7 @@
 // Package operator serves the operator's routes of the admin API: flush and compact,
 // losses, erasures, series that were set aside, queries in progress, the status, the ring, and the
-// overview page. Each command is
-// executed by one process for the whole cluster; a gateway of a cluster forwards it to a
-// backend. docs/admin-api.md describes the routes for users.
+// overview page. Each command is executed by one process for the whole cluster; a gateway of a
+// cluster forwards it to a backend. docs/admin-api.md describes the routes for users.
 package operator
 
 import (
@@ -35,9 +34,8 @@ type Backend interface {
 	// Compact compacts everything that is uploaded, including open days; with expireAll
 	// it then deletes all days beyond retention.
 	Compact(ctx context.Context, instance string, expireAll bool) (Task, error)
-	// AcceptLoss allows a day (counted since 1970) to be compacted and queried without the
-	// samples that lost ingesters had not uploaded. It returns the number of losses that
-	// it accepted.
+	// AcceptLoss allows a day (counted since 1970) to be compacted and queried without its
+	// lost samples. It returns the number of losses that it accepted.
 	AcceptLoss(ctx context.Context, day int64) (int, error)
 	// Losses lists the windows with losses that AcceptLoss can accept.
 	Losses(context.Context) ([]Loss, error)
@@ -48,8 +46,8 @@ type Backend interface {
 	// tenant.
 	Asides(context.Context) ([]Aside, error)
 	// DropAside marks the series of one record for deletion by the ingester. It returns
-	// ErrNoAside if the record does not exist. If the ingester is lost, it deletes the
-	// record and lost is true.
+	// ErrNoAside if the record does not exist. If the ingester is lost, DropAside deletes
+	// the record itself, and the result `lost` is true.
 	DropAside(ctx context.Context, key AsideKey) (dropped Aside, lost bool, err error)
 	// EndQuery ends a query of a tenant, and returns it as JSON; nil if no process has it.
 	EndQuery(ctx context.Context, id string) (json.RawMessage, error)
@@ -65,9 +63,8 @@ type Ring interface {
 	// LostIngesters lists the windows that lost ingesters had not uploaded and that their
 	// replicas have not uploaded yet.
 	LostIngesters(context.Context) ([]Loss, error)
-	// Forget removes from the ring an instance that will not return; the instance need not be
-	// reachable. It returns the number of pending windows that its replicas must
-	// upload.
+	// Forget removes from the ring an instance that will not come back; the instance need not
+	// be reachable. It returns the number of windows that replicas must upload.
 	Forget(ctx context.Context, instance string, force bool) (windows int, err error)
 	// Leave removes an ingester from the cluster without loss. With wait it returns when
 	// the ingester's process may be stopped and its disk deleted.
@@ -91,8 +88,8 @@ type Erasure struct {
 	Objects   int       `json:"erasedObjects"`
 	Bytes     int64     `json:"erasedBytes"`
 	Rows      bool      `json:"erasedIndex"`
-	// SharedBy is the time by which all packs shared with other tenants are free of
-	// its data.
+	// SharedBy is the time by which all packs that also have data of other tenants are free
+	// of the deleted tenant's data.
 	SharedBy time.Time `json:"sharedPacksGoneBy"`
 }
 

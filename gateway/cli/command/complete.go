@@ -47,7 +47,8 @@ func (t *Table) complete(words []string, w io.Writer) {
 	}
 }
 
-// completeWord prints the next words of the commands that begin with the words done.
+// completeWord prints the next words, beginning with `last`, of the commands whose names begin with
+// the words in `done`.
 func (t *Table) completeWord(done, last string, w io.Writer) {
 	prefix := ""
 	if done != "" {
@@ -69,8 +70,8 @@ func (t *Table) completeWord(done, last string, w io.Writer) {
 	}
 }
 
-// completeFlag prints the flags that begin with last. They are the flags of the command with which
-// the words begin.
+// completeFlag prints the flags of a command that begin with `last`. Of the commands whose names are
+// at the start of `words`, it is the one with the longest name.
 func (t *Table) completeFlag(words []string, last string, w io.Writer) {
 	c, _, err := t.find(words)
 	if err != nil || c == nil {

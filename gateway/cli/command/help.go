@@ -114,8 +114,8 @@ func (t *Table) unknown(words []string) string {
 	return text + fmt.Sprintf("\n\nRun '%s help' for all commands.", t.Program)
 }
 
-// suggest returns a suggestion of the command that begins with prefix and whose next word is
-// similar to word, or "".
+// suggest returns a suggestion of a command whose name begins with `prefix` and continues with a
+// word similar to `word`, or "".
 func (t *Table) suggest(word, prefix string, list []*Command) string {
 	var next []string
 	for _, c := range list {

@@ -77,7 +77,7 @@ func ago(text string, now time.Time) string {
 	return now.Add(-time.Duration(d)).UTC().Format(time.RFC3339)
 }
 
-// follow prints the progress of a backfill, with wait until it has ended.
+// follow prints the progress of a backfill, with `wait` until it has ended.
 func (c *client) follow(ctx context.Context, at, what string, wait bool) error {
 	last := ""
 	for {

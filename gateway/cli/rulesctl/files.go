@@ -161,7 +161,7 @@ type state struct {
 
 func (s *state) String() string { return fmt.Sprintf("group %q of namespace %q", s.Name, s.Namespace) }
 
-// compare reads files and the groups of the server. extra are the groups that only the server has, of
+// compare reads files and the groups of the server. `extra` are the groups that only the server has, of
 // the namespaces in the files.
 func (f files) compare(ctx context.Context, c *client, args []string, from *source) (list []state, extra []rules.Group, err error) {
 	groups, err := f.from(from, args)

@@ -221,7 +221,7 @@ func (e *Exchange) learn(id string, fields []string) {
 	}
 }
 
-// alive reports whether a gateway that published at the time at is live.
+// alive reports whether a gateway that published at the time `at` is live.
 func alive(at, now int64) bool {
 	return now-at <= aliveFor.Milliseconds() && at-now <= maxApart.Milliseconds()
 }

@@ -140,7 +140,8 @@ func (l *listener) got(t *testing.T, what string, c *cluster.Cluster, perConn in
 		}
 	}
 	if l.plain.Len() > perConn*l.conns {
-		t.Errorf("%s: the attacker received %d bytes in %d connections, want at most %d, the size of a proof, per connection", what, l.plain.Len(), l.conns, perConn)
+		t.Errorf("%s: the attacker received %d bytes of plain text in %d connections, want at most %d per connection",
+			what, l.plain.Len(), l.conns, perConn)
 	}
 	return l.conns
 }

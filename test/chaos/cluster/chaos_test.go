@@ -37,7 +37,7 @@ type world struct {
 	failed []string // errors of the last few failed queries
 }
 
-// fault is a disturbance of a cluster. Its function do returns after the disturbance has been undone.
+// fault is a disturbance of a cluster. Its function `do` returns after the disturbance has been undone.
 type fault struct {
 	name string
 	// noFailures means that neither a push nor a query may fail.
@@ -398,8 +398,8 @@ func (w *world) waitRecovered() {
 		w.must(err)
 		w.must(json.Unmarshal([]byte(text), &ring))
 		if len(ring.Losses) == 0 {
-			// Backends use their cached state for five more seconds; a query that began in
-			// that time, and waits for the next ingester that is cut off, would fail.
+			// Backends use their cached state for five more seconds. If the next fault cuts
+			// off an ingester in this time, queries that wait for its answer fail.
 			time.Sleep(6 * time.Second)
 			return
 		}
@@ -408,8 +408,8 @@ func (w *world) waitRecovered() {
 	w.t.Fatal("replicas have not uploaded the lost ingester's windows after 200 checks, one second apart")
 }
 
-// oneCopy checks that the long-term store has exactly one copy of every sample,
-// although it came from three replicas with gaps.
+// oneCopy checks that three replicas with gaps were merged into one copy: the long-term store
+// has at least as many samples as were acknowledged, and at most as many as were sent.
 func (w *world) oneCopy() {
 	w.t.Helper()
 	out, err := w.c.Verify(w.ctx, "-data", "-tenant", cluster.Tenant)
@@ -436,8 +436,8 @@ func minutes() int {
 	return 10
 }
 
-// TestChaos checks that no acknowledged sample is lost, and that no response is wrong, if any part
-// of a cluster fails. CHAOS_SEED is the seed, CHAOS=long makes every fault last long, CHAOS_FAULTS
+// TestChaos checks that no acknowledged sample is lost, and that no response is wrong, while parts
+// of a cluster fail one after the other. CHAOS_SEED is the seed, CHAOS=long makes every fault last long, CHAOS_FAULTS
 // selects faults by name.
 func TestChaos(t *testing.T) {
 	seed := int64(1)

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// Reset deletes the data of an earlier run: the emulators start empty, and ingesters
-// must not remember uploads to the earlier ones.
+// Reset deletes the data of an earlier run. The emulators start empty, and ingesters must not
+// remember uploads to the emulators of the earlier run.
 func (c *Cluster) Reset() error {
 	var errs error
 	for _, p := range c.Processes {
@@ -216,8 +216,8 @@ func (c *Cluster) Stop(ctx context.Context, name string, sig syscall.Signal) err
 	return nil
 }
 
-// alive reports whether a process is running. A zombie is not, once its other threads have
-// ended: until then its sockets are open.
+// alive reports whether a process is running. A zombie counts as running until its other threads
+// have ended, because until then its sockets are open.
 func alive(pid int) bool {
 	if pid <= 0 || syscall.Kill(pid, 0) != nil {
 		return false

@@ -72,8 +72,8 @@ func (s *Keys) Touched() []string {
 	return append([]string(nil), s.touched...)
 }
 
-// hubMemory is how long after a gateway's last exchange the hub returns its demands to
-// other gateways; the exchange over Redis does the same.
+// hubMemory is the time after a gateway's last exchange during which the hub returns the demands
+// of this gateway to others. The exchange over Redis uses the same time.
 const hubMemory = 2 * time.Second
 
 // Hub is an in-memory exchange of budgets between gateways.

@@ -47,7 +47,7 @@ type Process struct {
 	err  error // result of Wait; read after done
 }
 
-// logBuffer stores the last part of a process's output, about 1 MiB at most.
+// logBuffer stores the end of a process's output: at most 1 MiB and one more write.
 type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -74,7 +74,7 @@ func Start(t testing.TB, path string, args ...string) *Process {
 	return startIn(t, "", path, args...)
 }
 
-// startIn is Start in a working directory; if dir is empty, in the test's.
+// startIn is Start in the working directory dir; if dir is empty, in the test's working directory.
 func startIn(t testing.TB, dir, path string, args ...string) *Process {
 	t.Helper()
 	p := &Process{t: t, name: filepath.Base(path), cmd: exec.Command(path, args...), log: &logBuffer{}, done: make(chan struct{})}

@@ -28,7 +28,7 @@ func (w *trio) dashboard(ctx context.Context, o options) error {
 	return nil
 }
 
-// refresh is dashboard over one range.
+// refresh measures the dashboard over one range.
 func (w *trio) refresh(ctx context.Context, o options, span time.Duration) error {
 	list := panels(span)[:20]
 	var spent [3]time.Duration

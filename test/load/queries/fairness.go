@@ -25,7 +25,7 @@ type world struct {
 	asked                 atomic.Int64 // number of queries, which makes their expressions different
 }
 
-// condition has the measurements of the dashboard while another tenant was active, or none.
+// condition has the measurements of the dashboard while one other tenant, or no other, was active.
 type condition struct {
 	name  string
 	walls []time.Duration
@@ -161,8 +161,8 @@ func (w *world) short(ctx context.Context, c *condition) error {
 	return w.other(ctx, c, w.steady, rangeQuery{text: text, start: end.Add(-time.Hour), end: end, step: 15 * time.Second})
 }
 
-// paced returns a function that calls short only as often as the process can with load CPU seconds per
-// second.
+// paced returns a function that calls the method `short`, or waits while the process has used more
+// than `load` CPU seconds per second.
 func (w *world) paced(load float64) func(context.Context, *condition) error {
 	var once sync.Once
 	var began time.Time

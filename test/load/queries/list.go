@@ -23,8 +23,8 @@ func (p panel) step() time.Duration {
 	return time.Hour
 }
 
-// at returns the query of a panel whose range ends at end. As in Grafana, it begins and ends at
-// multiples of the step.
+// at returns the query of a panel over the range that ends at the time `end`. As in Grafana, the
+// range begins and ends at multiples of the step.
 func (p panel) at(end time.Time) rangeQuery {
 	end = end.Truncate(p.step())
 	return rangeQuery{text: p.text, start: end.Add(-p.span).Truncate(p.step()), end: end, step: p.step()}

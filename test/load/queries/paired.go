@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// margin is how long before the longest range the samples begin, for the ranges and offsets of
-// selectors, and for queries that end in the past.
+// margin is the time by which the samples begin before the longest range of a query. Selectors with
+// ranges and offsets, and queries that end in the past, read these earlier samples.
 const margin = 7 * time.Hour
 
 // recent is the length of the time range of the last samples: they are written to all processes,

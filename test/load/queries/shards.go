@@ -69,8 +69,8 @@ func (w *trio) shards(ctx context.Context, o options) error {
 	return nil
 }
 
-// compareShards sends a query to each Pallium in turns. same is the worst comparison of an answer with the
-// answer of the first Pallium.
+// compareShards sends a query to each Pallium in turns. The result `same` is the worst comparison of
+// an answer with the answer of the first Pallium.
 func compareShards(ctx context.Context, targets []*target, q rangeQuery, turn, repeats int) (costs [3]cost, same alike, err error) {
 	var answers [3][]byte
 	for k := range repeats {

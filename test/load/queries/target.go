@@ -174,7 +174,7 @@ func (t *target) flush() error {
 	return err
 }
 
-// compact flushes, and compacts everything that is sealed.
+// compact seals everything that Pallium has in memory, and compacts all sealed data.
 func (t *target) compact() error {
 	if err := t.flush(); err != nil {
 		return err
@@ -193,7 +193,7 @@ func (t *target) cpu() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// settle waits until the process has no background work, at most for settled.
+// settle waits until the process has no background work, at most for the duration `settled`.
 func (t *target) settle(ctx context.Context) {
 	for deadline := time.Now().Add(settled); time.Now().Before(deadline) && ctx.Err() == nil; {
 		before := t.cpu()
@@ -247,7 +247,7 @@ func (t *target) ask(ctx context.Context, token string, q rangeQuery) ([]byte, t
 // errRejected is wrapped by the error of a query that exceeds a limit or the memory of a process.
 var errRejected = errors.New("rejected")
 
-// measure is ask with the CPU time of the process.
+// measure is ask that also returns the CPU time that the process used meanwhile.
 func (t *target) measure(ctx context.Context, q rangeQuery) ([]byte, cost, error) {
 	before := t.cpu()
 	out, wall, err := t.ask(ctx, t.token, q)

@@ -20,7 +20,7 @@ type decodeTimes struct {
 // measureDecode reads everything, metric by metric so that it fits into memory: once
 // as arrays, as a columnar engine would, and again with empty caches through
 // iterators, one sample at a time. Frames are decompressed during decoding, so both
-// times include that.
+// times include decompression.
 func measureDecode(ctx context.Context, w *world, t tenant.ID, r *run) error {
 	names, err := w.store.LabelValues(ctx, "__name__", everything(t), nil)
 	if err != nil {

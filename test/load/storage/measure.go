@@ -118,7 +118,7 @@ func everything(t tenant.ID, ms ...*labels.Matcher) series.Request {
 	return series.Request{Tenant: t, MinTime: 0, MaxTime: math.MaxInt64, Matchers: ms}
 }
 
-// peakHeap samples the bytes of heap objects until stop is called, which returns the
+// peakHeap samples the bytes of heap objects until `stop` is called, which returns the
 // maximum minus the initial value.
 func peakHeap() (stop func() int64) {
 	runtime.GC()

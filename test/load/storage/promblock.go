@@ -17,7 +17,7 @@ import (
 
 // promBlock writes the samples of a run as Prometheus' own block of the same range
 // would contain them, with Prometheus' writers: XOR chunks of half an hour (120
-// samples at 15 s, as its head cuts them) and its index. It returns the bytes of both.
+// samples at 15 s, as its head cuts them) and its index. It returns the sizes of chunks and index.
 // Writing through the head would give the same result and take minutes.
 func promBlock(dir string, like *run) (chunkBytes, indexBytes int64, err error) {
 	defer os.RemoveAll(dir)

@@ -46,7 +46,7 @@ func (r *run) times(out []int64, target int, start, end int64) []int64 {
 	return out
 }
 
-// window generates the next window of every series and passes each ingester's chunks to add. For 2%
+// window generates the next window of every series and passes each ingester's chunks to `add`. For 2%
 // of the series one ingester lacks up to eight samples.
 func (r *run) window(start int64, add func(ingester, i int, chunks []series.Chunk) error) error {
 	var at []int64

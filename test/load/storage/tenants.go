@@ -113,8 +113,8 @@ type containerLabels int
 
 const (
 	noContainers containerLabels = iota
-	// realContainers are like cAdvisor's: name and id contain the container's hash, id
-	// also the pod's UID, and the image is the deployment's.
+	// realContainers are like cAdvisor's labels: `name` and `id` contain the container's
+	// hash, `id` also the pod's UID, and `image` is the same for a whole deployment.
 	realContainers
 	// randomContainers have a random hash of 64 digits in each of the three labels: 96
 	// bytes that cannot be compressed.
