@@ -119,10 +119,12 @@ func (r *Remembered) refresh(id tenant.ID, k *knownLimits) {
 			r.insert(id, k)
 		}
 		lim = r.put(id, lim, err)
-		if r.byID[id] != k { // k was evicted and the limits were read again: its callers still wait
+		if r.byID[id] != k { // k was evicted and the limits were read again: its callers may still wait
 			k.limits = lim
-			close(k.asked)
-			k.asked = nil
+			if k.asked != nil { // otherwise another read has ended before k was evicted
+				close(k.asked)
+				k.asked = nil
+			}
 		}
 	})
 }

@@ -144,6 +144,27 @@ func TestEvictedDuringRefresh(t *testing.T) {
 	}
 }
 
+// TestReadEvictedDuringRefresh checks that a refresh ends although another read of the tenant has ended meanwhile, and its
+// entry was evicted and read again after that.
+func TestReadEvictedDuringRefresh(t *testing.T) {
+	s := (&limitsStore{}).set(24)
+	r, clock := remember(t, s)
+	r.Limits("a")
+	s.hold = make(chan struct{})
+	clock.Advance(idleAge + time.Millisecond)
+	got := make(chan int, 1)
+	go func() { got <- hours(r.Limits("a")) }()
+	kit.Until(t, "the refresh starts", func() bool { return s.asked.Load() == 2 })
+	r.mu.Lock()
+	r.put("a", r.byID["a"].limits, nil) // as readNow does
+	delete(r.byID, "a")
+	r.put("a", limits.Limits{}, nil)
+	r.mu.Unlock()
+	close(s.hold)
+	<-got
+	r.asking.Wait() // a panic would end the process
+}
+
 // TestLimitsWithoutStore checks that the last known limits are used while the store is down, and that
 // the store is not read again soon after a failed read.
 func TestLimitsWithoutStore(t *testing.T) {
