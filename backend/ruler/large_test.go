@@ -73,6 +73,43 @@ func TestLargeRules(t *testing.T) {
 	})
 }
 
+// TestTasks checks that the urgent tasks are first, that a tenant has one at a time, that nothing is lost that is added
+// while a task is running, and that the queues do not grow with repeated wakes.
+func TestTasks(t *testing.T) {
+	r := New(options(nil, nil, nil, nil))
+	listed := func(id tenant.ID) { r.enqueue(id, false, func(t *task) { t.listed = true }) }
+	next := func(want tenant.ID, woken, listed bool) {
+		t.Helper()
+		if id, do, ok := r.nextTask(); ok != (want != "") || id != want || do.woken != woken || do.listed != listed {
+			t.Errorf("the next task is %q %+v, want %q, woken %v, listed %v", id, do, want, woken, listed)
+		}
+	}
+	listed("a")
+	listed("b")
+	for range 1000 {
+		r.Wake("b")
+	}
+	next("b", true, true)
+	for range 1000 {
+		r.Wake("b")
+		listed("b")
+	}
+	if n := len(r.tasks.urgent) + len(r.tasks.regular); n > 4 {
+		t.Errorf("%d entries are queued for two tenants", n)
+	}
+	next("a", false, true)
+	next("", false, false)
+	r.taskDone("a")
+	r.Wake("b")
+	r.taskDone("b")
+	next("b", true, true)
+	r.taskDone("b")
+	next("", false, false)
+	if n := len(r.tasks.byTenant); n != 0 {
+		t.Errorf("%d tasks are left", n)
+	}
+}
+
 // TestKnownTexts checks that the ruler offers the groups that it has for their texts, and no others.
 func TestKnownTexts(t *testing.T) {
 	a := group1("a", rulefmt.Rule{Record: "r", Expr: "up"})

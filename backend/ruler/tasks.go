@@ -17,6 +17,7 @@ type task struct {
 	listed  bool   // the version was read with those of all tenants
 	version string // if listed
 	queued  bool
+	urgent  bool // in tasks.urgent
 	running bool
 }
 
@@ -36,9 +37,10 @@ func (r *Ruler) enqueue(id tenant.ID, urgent bool, add func(*task)) {
 	}
 	add(t)
 	switch {
-	case urgent: // again if it is a regular one, which is skipped when its turn comes
+	case urgent && !t.urgent: // also if it is a regular one, which is skipped when its turn comes
+		t.urgent = true
 		r.tasks.urgent = append(r.tasks.urgent, id)
-	case !t.queued:
+	case !urgent && !t.queued:
 		r.tasks.regular = append(r.tasks.regular, id)
 	}
 	t.queued = true
@@ -77,6 +79,7 @@ func (r *Ruler) taskDone(id tenant.ID) {
 		delete(r.tasks.byTenant, id)
 		return
 	}
+	t.urgent = false // if it was urgent, it was skipped
 	r.enqueue(id, true, func(*task) {})
 }
 
