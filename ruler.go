@@ -136,15 +136,17 @@ func (b *backend) runRuler(ctx context.Context) {
 	}
 	holding, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var held, filled sync.WaitGroup
+	retire := context.AfterFunc(ctx, r.holder.Retire)
+	defer retire()
 	held.Go(func() { r.holder.Run(holding, r.ruler) })
 	filled.Go(func() { r.backfills.Run(ctx) })
 	r.ruler.Run(ctx)
-	filled.Wait()
-	stop() // not before: evaluations in progress need their leases
+	stop() // not before: evaluations in progress need their leases; backfills write nothing after ctx
 	held.Wait()
 	release, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	r.holder.Release(release)
 	cancel()
+	filled.Wait()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainAlerts)
 	defer cancel()
 	r.sender.Close(drain)
@@ -164,14 +166,21 @@ func (s storedRules) Versions(ctx context.Context, ids []tenant.ID) (map[tenant.
 }
 
 // Groups implements ruler.Rules.
-func (s storedRules) Groups(ctx context.Context, id tenant.ID) (ruler.Set, error) {
+func (s storedRules) Groups(ctx context.Context, id tenant.ID, known func(namespace, name, text string) *ruler.Definition,
+) (ruler.Set, error) {
 	set, err := s.List(ctx, id)
 	if err != nil {
 		return ruler.Set{}, err
 	}
 	out := ruler.Set{Version: string(set.Version.Encode())}
 	for i := range set.Groups {
-		out.Groups = append(out.Groups, definitionOf(&set.Groups[i]))
+		g := &set.Groups[i]
+		d := known(g.Namespace, g.Name, g.YAML)
+		if d == nil {
+			read := definitionOf(g)
+			d = &read
+		}
+		out.Groups = append(out.Groups, *d)
 	}
 	return out, nil
 }

@@ -26,7 +26,7 @@ type backfills struct {
 
 // definitionOf returns a stored group for the ruler.
 func definitionOf(g *index.RuleGroup) ruler.Definition {
-	d := ruler.Definition{Namespace: g.Namespace, Err: g.Err}
+	d := ruler.Definition{Namespace: g.Namespace, Err: g.Err, Text: g.YAML, Written: time.UnixMilli(g.Written)}
 	d.Group.Name = g.Name
 	if d.Err != nil {
 		return d

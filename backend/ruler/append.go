@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 
@@ -27,7 +28,8 @@ type appendable struct{ g *group }
 // AppenderV2 implements storage.AppendableV2.
 func (a appendable) AppenderV2(ctx context.Context) storage.AppenderV2 {
 	e := a.g.eval
-	return &appender{push: func(list []series.Entry) error { return e.push(ctx, list) }}
+	rule := e.writing()
+	return &appender{push: func(list []series.Entry) error { return e.push(ctx, rule, list) }}
 }
 
 // appender collects the samples of one rule.
@@ -57,9 +59,10 @@ func (a *appender) Rollback() error {
 	return nil
 }
 
-// push writes the samples of a rule under the lease of the share. Rejected samples are an
-// error: the rule shows it, and keeps its earlier series.
-func (e *evaluation) push(ctx context.Context, list []series.Entry) error {
+// push writes the samples of a rule under the lease of the share. If samples are rejected, the rule shows it as its
+// error, as in Prometheus; its other series count as written. rule is nil for the staleness markers of rules that
+// were removed, for which a rejection does not matter.
+func (e *evaluation) push(ctx context.Context, rule rules.Rule, list []series.Entry) error {
 	if e.repeat {
 		return nil
 	}
@@ -74,8 +77,9 @@ func (e *evaluation) push(ctx context.Context, list []series.Entry) error {
 	if err != nil {
 		return e.blame(ctx, fmt.Errorf("write the results: %w", err))
 	}
-	if len(out.Rejections) > 0 {
-		return errors.New(out.String())
+	if len(out.Rejections) > 0 && rule != nil {
+		rule.SetHealth(rules.HealthBad)
+		rule.SetLastError(errors.New(out.String()))
 	}
 	return nil
 }
@@ -99,8 +103,11 @@ func (e *evaluation) pushAgain(ctx context.Context, list []series.Entry) (series
 func (e *evaluation) pushOnce(ctx context.Context, list []series.Entry) (series.Outcome, error) {
 	g := e.group
 	number, deadline, ok := e.opts.Shares.Lease(g.share)
-	if !ok {
+	if !ok || number != g.number {
 		return series.Outcome{}, errLease
+	}
+	if err := ctx.Err(); err != nil { // the evaluation was canceled, and may have been abandoned
+		return series.Outcome{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, deadline-e.opts.Running())
 	defer cancel()

@@ -220,7 +220,7 @@ func TestRestoreFails(t *testing.T) {
 				d.append(labels.FromStrings("__name__", "ALERTS_FOR_STATE", "alertname", "A", "a", "b"), at.UnixMilli(), float64(since.Unix()), nil)
 			}
 			source := &fakeRules{}
-			source.set("a", group1("g", rulefmt.Rule{Alert: "A", Expr: "up", For: seconds(3600)}))
+			source.stored("a", group1("g", rulefmt.Rule{Alert: "A", Expr: "up", For: seconds(3600)}))
 			b := newBench(c.idle, func(o *Options) {
 				o.Rules, o.Deleted = source, source.isDeleted
 				o.Select = func(tenant.ID) storage.Queryable { return f }
@@ -262,7 +262,7 @@ func TestSlowTakeover(t *testing.T) {
 		d := group1("g", rulefmt.Rule{Record: "r", Expr: "up"})
 		d.Group.Interval = seconds(2)
 		b := newBench(6*time.Second, func(o *Options) {
-			o.Rules.(*fakeRules).set("a", d)
+			o.Rules.(*fakeRules).stored("a", d)
 			query := o.Query
 			o.Query = func(ctx context.Context, id tenant.ID, expr string, at time.Time) (promql.Vector, error) {
 				time.Sleep(900 * time.Millisecond)

@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/promql"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/rows"
 	"github.com/palliumhq/pallium/backend/rows/memory"
@@ -31,6 +33,7 @@ type cluster struct {
 	source *fakeRules
 	notes  *notifications
 	start  time.Time
+	slow   atomic.Bool // the queries of tenant slow last for a minute, whatever their context says
 
 	mu    sync.Mutex
 	nodes []*node
@@ -95,6 +98,13 @@ func (c *cluster) add(name string) *node {
 	o := options(c.data, c.source, n.holder, c.notes)
 	fence := shares.NewFence(ix.Shares, running)
 	o.Running, o.UserError = running, nil
+	query := o.Query
+	o.Query = func(ctx context.Context, id tenant.ID, expr string, at time.Time) (promql.Vector, error) {
+		if id == "slow" && c.slow.Load() {
+			time.Sleep(time.Minute)
+		}
+		return query(ctx, id, expr, at)
+	}
 	o.Push = func(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 		if n.stuck.Load() {
 			for n.stuck.Load() { // whatever the context says: a paused process does not look at it
@@ -116,6 +126,7 @@ func (c *cluster) add(name string) *node {
 		holding, release := context.WithCancel(context.Background())
 		var wait sync.WaitGroup
 		wait.Go(func() { n.holder.Run(holding, n.ruler) })
+		defer context.AfterFunc(ctx, n.holder.Retire)()
 		n.ruler.Run(ctx)
 		release()
 		wait.Wait()
@@ -143,6 +154,61 @@ func (n *node) kill() {
 	n.killed.Store(true)
 	n.cancel()
 	time.AfterFunc(30*time.Second, func() { n.gone.Store(true) })
+}
+
+// TestSlowStop checks that no slot of a tenant is lost when a ruler stops, or is killed while it stops, and an
+// evaluation of another tenant cannot be interrupted.
+func TestSlowStop(t *testing.T) {
+	for what, kill := range map[string]bool{"stopped": false, "killed while it stops": true} {
+		t.Run(what, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { slowStop(t, kill) }) })
+	}
+}
+
+func slowStop(t *testing.T, kill bool) {
+	store, err := memory.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	c := &cluster{t: t, store: store, data: newDatabase(t), source: &fakeRules{}, notes: &notifications{}, start: time.Now()}
+	groups := func(metric string) (list []rulefmt.RuleGroup) {
+		for i := range 12 {
+			list = append(list, rulefmt.RuleGroup{Name: fmt.Sprint("g", i), Interval: seconds(2), Rules: []rulefmt.Rule{
+				{Record: metric, Expr: "vector(1)", Labels: map[string]string{"group": fmt.Sprint(i)}}}})
+		}
+		return list
+	}
+	stopped := c.add("r0")
+	time.Sleep(15 * time.Second)
+	c.source.set(testTenant, define("ns", groups("value")...)...)
+	c.source.set("slow", define("ns", groups("other")...)...)
+	time.Sleep(time.Minute)
+	next := c.add("r1")
+	time.Sleep(time.Minute)
+	c.slow.Store(true)
+	time.Sleep(5 * time.Second)
+	if kill {
+		stopped.cancel()
+		time.Sleep(grace + abandonAfter - time.Second)
+		stopped.kill()
+	} else {
+		stopped.stop()
+	}
+	c.slow.Store(false)
+	time.Sleep(90 * time.Second)
+	next.stop()
+	synctest.Wait()
+	for i := range groups("value") {
+		times := slices.Sorted(maps.Keys(c.data.recorded[fmt.Sprintf(`{__name__="value", group="%d"}`, i)]))
+		if len(times) < 100 {
+			t.Fatalf("group %d was evaluated %d times", i, len(times))
+		}
+		for k := 1; k < len(times); k++ {
+			if gap := times[k] - times[k-1]; gap != 2000 {
+				t.Errorf("group %d with interval 2000 ms was evaluated at %d and then %d ms later", i, times[k-1], gap)
+			}
+		}
+	}
 }
 
 // TestClusterFaults checks a cluster in which rulers stop, are killed, cannot reach the row

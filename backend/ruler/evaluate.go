@@ -23,6 +23,8 @@ type evaluation struct {
 	rule    any                 // context of the rule that is evaluated, which identifies it
 	queries int                 // of the rule so far
 	failed  error               // the first failure that is not the tenant's
+	writer  writer
+	late    *lateAlerts // set if slots are evaluated late
 }
 
 // maxAnswers is the number of samples that a takeover keeps, so that it need not run queries
@@ -54,6 +56,10 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, slot time.Time) (last ti
 		return slot, min(g.interval, time.Second)
 	}
 	ctx = promql.NewOriginContext(ctx, map[string]any{"ruleGroup": map[string]string{"file": g.rules.File(), "name": g.name}})
+	for _, readers := range g.earlier {
+		readers.Wait() // for copies of alerts that this evaluation changes
+	}
+	g.earlier = nil
 	g.eval = &evaluation{Ruler: r, group: g}
 	if g.ghost() {
 		return slot, r.markStale(ctx, g)
@@ -68,6 +74,7 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, slot time.Time) (last ti
 			end = slot.Add(maxLate * g.interval)
 		}
 	}
+	late := &lateAlerts{byRule: map[string]map[uint64]*rules.Alert{}}
 	for at := first; !at.After(end) && ctx.Err() == nil; at = at.Add(g.interval) {
 		if at.After(slot) {
 			if at.After(r.opts.Now()) {
@@ -76,11 +83,18 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, slot time.Time) (last ti
 			slot = at
 			r.metrics.due.Inc()
 		}
-		g.eval = &evaluation{Ruler: r, group: g}
+		next := at.Add(g.interval)
+		late.more = !next.After(slot) || !next.After(end) && !next.After(r.opts.Now())
+		g.eval = &evaluation{Ruler: r, group: g, late: late}
 		rules.DefaultEvalIterationFunc(ctx, g.rules, at)
 		r.evaluated(ctx, g)
+		late.unsent(g.rules)
 	}
-	if g.takeover != nil && ctx.Err() == nil {
+	if ctx.Err() != nil {
+		return slot, 0
+	}
+	g.eval.sendLate(ctx)
+	if g.takeover != nil {
 		r.restoreLate(g)
 	}
 	return slot, 0
@@ -155,11 +169,4 @@ func (e *evaluation) blame(ctx context.Context, err error) error {
 		e.failed = err
 	}
 	return operatorError{err}
-}
-
-// notify sends alerts.
-func (e *evaluation) notify(ctx context.Context, expr string, alerts []*rules.Alert) {
-	if len(alerts) > 0 && !e.repeat {
-		e.opts.Notify(ctx, e.group.tenant.id, expr, alerts...)
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -25,9 +26,13 @@ type group struct {
 	name      string
 	share     int
 	interval  time.Duration
-	want      version // what it should be
-	built     version // what rules was built from
-	blocked   string  // why it is not evaluated
+	number    uint64          // of the share, under which it writes
+	want      version         // what it should be
+	next      *built          // of want, while rules is not replaced by it yet
+	built     version         // what rules was built from
+	blocked   string          // why it is not evaluated
+	blockedAt time.Time       // since when
+	readers   *sync.WaitGroup // copy the state of rules without Ruler.mu
 	due       time.Time
 	place     int // in the heap, or -1
 	queued    bool
@@ -41,6 +46,7 @@ type group struct {
 
 	takeover *takeover // pending
 	rules    *rules.Group
+	earlier  []*sync.WaitGroup      // readers of rules that were replaced, which share alerts with the present ones
 	skipped  map[int]rulestate.Rule // rules that are not evaluated, by position
 	eval     *evaluation            // in progress
 	failing  bool                   // the last evaluation failed for a reason that is the operator's
@@ -71,7 +77,7 @@ func (g *group) evaluated() bool { return g.blocked == "" && g.rules != nil }
 
 // slot returns the last slot at a time.
 func (g *group) slot(now time.Time) time.Time {
-	if g.want.definition != nil && g.want.definition.AlignEvaluationTime {
+	if g.built.definition.AlignEvaluationTime {
 		return alignedSlot(g.interval, now)
 	}
 	return g.rules.EvalTimestamp(now.UnixNano())
@@ -104,12 +110,35 @@ func (g *group) nextDue(now time.Time) time.Time {
 // file returns the file of Prometheus' group, which decides about its slots.
 func file(id tenant.ID, namespace string) string { return string(id) + "/" + namespace }
 
-// apply brings the groups of a tenant in line with its definitions, its limits and the held
-// shares. r.mu is locked.
-func (r *Ruler) apply(t *rulerTenant) {
+// change is a group that has to be built.
+type change struct {
+	group *group
+	hold  *heldShare
+	want  version
+}
+
+// apply brings the groups of a tenant in line with its definitions, its limits and the held shares. Groups are
+// built, which takes long if they are large, without r.mu.
+func (r *Ruler) apply(ctx context.Context, t *rulerTenant) {
 	bounds := r.opts.Bounds(t.id)
 	base := version{set: switches.Of(r.opts.Limits(t.id)), recording: bounds.Recording, alerting: bounds.Alerting,
 		url: r.opts.ExternalURL(t.id)}
+	for _, c := range r.changes(t, base, bounds.MaxGroups) {
+		if ctx.Err() != nil {
+			return
+		}
+		r.install(t, c, r.build(c.group, c.want))
+	}
+}
+
+// changes removes the groups that were deleted, and returns those that have to be built.
+func (r *Ruler) changes(t *rulerTenant, base version, most int) []change {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tenants[t.id] != t {
+		return nil
+	}
+	var out []change
 	seen := map[string]bool{}
 	for i, d := range t.defs {
 		hold := r.held[d.share]
@@ -121,19 +150,17 @@ func (r *Ruler) apply(t *rulerTenant) {
 		switch {
 		case d.Err != nil:
 			v.blocked = fmt.Sprintf("the stored group cannot be read: %v", d.Err)
-		case bounds.MaxGroups > 0 && i >= bounds.MaxGroups:
+		case most > 0 && i >= most:
 			v.blocked = fmt.Sprintf("not evaluated: the tenant has %d groups, max_rule_groups is %d; delete groups or raise the limit",
-				len(t.defs), bounds.MaxGroups)
+				len(t.defs), most)
 		}
 		seen[d.key()] = true
 		g := t.groups[d.key()]
 		if g == nil {
-			g = r.create(t, d, hold)
-			t.groups[d.key()] = g
+			g = create(t, d, hold)
 		}
-		g.want = v
-		if !g.running {
-			r.adopt(g)
+		if g.want.definition == nil || !g.want.equal(v) {
+			out = append(out, change{g, hold, v})
 		}
 	}
 	for key, g := range t.groups {
@@ -142,46 +169,72 @@ func (r *Ruler) apply(t *rulerTenant) {
 			r.remove(t, g)
 		}
 	}
+	return out
 }
 
 // create returns a new group. It is taken over if another ruler or an earlier process may have
-// evaluated it before: unless it was stored while this ruler held the share. r.mu is locked.
-func (r *Ruler) create(t *rulerTenant, d *definition, hold *heldShare) *group {
-	g := &group{tenant: t, namespace: d.Namespace, name: d.Group.Name, share: d.share, place: -1}
-	if !d.fresh || hold.gained.After(r.lastSync) {
+// evaluated it before: unless it was stored while this ruler held the share.
+func create(t *rulerTenant, d *definition, hold *heldShare) *group {
+	g := &group{tenant: t, namespace: d.Namespace, name: d.Group.Name, share: d.share, number: hold.number, place: -1,
+		readers: &sync.WaitGroup{}}
+	if d.since.Before(hold.gained.Truncate(time.Millisecond)) {
 		g.takeover = &takeover{idle: hold.idle, gained: hold.gained}
 	}
 	return g
 }
 
-// adopt builds the group that a definition describes, with the state of the one before.
-// r.mu is locked, and the group is not running.
-func (r *Ruler) adopt(g *group) {
-	if g.built.definition != nil && g.want.equal(g.built) {
-		g.want = g.built
+// install replaces a group by what was built, at once or after its evaluation in progress, unless its share was
+// lost meanwhile or the tenant dropped.
+func (r *Ruler) install(t *rulerTenant, c change, b *built) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	g, key := c.group, c.want.definition.key()
+	if r.tenants[t.id] != t || r.held[g.share] != c.hold {
+		r.forget(g)
 		return
 	}
-	before, interval, blocked := g.rules, g.interval, g.blocked
-	b, err := r.build(g, g.want)
-	g.built, g.blocked = g.want, g.want.blocked
-	if err != nil {
-		g.blocked = err.Error()
+	t.groups[key] = g
+	g.want, g.next = c.want, b
+	if !g.running {
+		r.adopt(g)
 	}
+	r.signal()
+}
+
+// adopt replaces the rules of a group by what was built for its new version, with the state of those before.
+// r.mu is locked, and the group is not running.
+func (r *Ruler) adopt(g *group) {
+	if g.next == nil {
+		return
+	}
+	before, interval, blocked, b, now := g.rules, g.interval, g.blocked, g.next, r.opts.Now()
+	g.built, g.blocked, g.next = g.want, b.blocked, nil
 	if g.blocked != "" {
+		if blocked == "" {
+			g.blockedAt = now
+		}
 		r.unplan(g.tenant, g)
 		return
 	}
-	if before != nil {
-		b.rules.CopyState(before)
+	switch {
+	case before == nil:
+	case blocked != "" && now.Sub(g.blockedAt) > longGap(b.interval):
+		g.takeover, g.last = &takeover{idle: now.Sub(g.blockedAt), gained: now}, time.Time{}
+	default:
+		b.rules.CopyState(before) // old and new rules have the same alerts
+		g.earlier = append(g.earlier, g.readers)
 	}
+	g.readers = &sync.WaitGroup{}
 	g.rules, g.skipped, g.interval = b.rules, b.skipped, b.interval
-	now := r.opts.Now()
-	if g.takeover == nil && (before == nil || blocked != "" || interval != g.interval) {
-		g.last = g.slot(now)
-	}
 	if g.takeover != nil {
+		if g.takeover.late {
+			setRestored(g, false)
+		}
 		r.plan(g, now)
 		return
+	}
+	if before == nil || blocked != "" || interval != g.interval {
+		g.last = g.slot(now)
 	}
 	r.plan(g, g.nextDue(now))
 }
@@ -191,13 +244,23 @@ type built struct {
 	rules    *rules.Group
 	skipped  map[int]rulestate.Rule // rules that are not evaluated, by position
 	interval time.Duration
+	blocked  string // why the group is not evaluated; the other fields are not set then
 }
 
 // build returns the group that a version describes, without state.
-func (r *Ruler) build(g *group, v version) (*built, error) {
+func (r *Ruler) build(g *group, v version) *built {
 	if v.blocked != "" {
-		return &built{}, nil
+		return &built{blocked: v.blocked}
 	}
+	b, err := r.parse(g, v)
+	if err != nil {
+		return &built{blocked: err.Error()}
+	}
+	return b
+}
+
+// parse is build for a group that is evaluated if it is valid.
+func (r *Ruler) parse(g *group, v version) (*built, error) {
 	def := &v.definition.Group
 	external, err := url.Parse(v.url)
 	if err != nil {
@@ -252,6 +315,7 @@ func (r *Ruler) managerOptions(g *group, external *url.URL) *rules.ManagerOption
 	return &rules.ManagerOptions{
 		ExternalURL: external,
 		QueryFunc: func(ctx context.Context, q string, at time.Time) (res vector, err error) {
+			g.eval.note(ctx)
 			return g.eval.query(ctx, q, at)
 		},
 		NotifyFunc:   func(ctx context.Context, expr string, alerts ...*rules.Alert) { g.eval.notify(ctx, expr, alerts) },
@@ -302,7 +366,8 @@ func (r *Ruler) bury(t *rulerTenant, g *group) {
 		return
 	}
 	now := r.opts.Now()
-	ghost := &group{tenant: t, namespace: g.namespace, name: g.name, share: g.share, interval: g.interval, place: -1, deleted: now}
+	ghost := &group{tenant: t, namespace: g.namespace, name: g.name, share: g.share, number: g.number, interval: g.interval, place: -1,
+		deleted: now}
 	offset := g.rules.QueryOffset()
 	ghost.rules = rules.NewGroup(rules.GroupOptions{Name: g.name, File: file(t.id, g.namespace), Interval: g.interval,
 		QueryOffset: &offset, Opts: r.managerOptions(ghost, &url.URL{})})

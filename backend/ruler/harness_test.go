@@ -216,7 +216,18 @@ func (f *fakeRules) set(id tenant.ID, groups ...Definition) {
 	if f.sets == nil {
 		f.sets, f.deleted = map[tenant.ID]Set{}, map[tenant.ID]bool{}
 	}
-	f.sets[id] = Set{Version: f.sets[id].Version + "+", Groups: groups}
+	f.sets[id] = Set{Version: f.sets[id].Version + "+", Groups: slices.Clone(groups)}
+	for i := range groups {
+		f.sets[id].Groups[i].Written = time.Now()
+	}
+}
+
+// stored sets the groups of a tenant as an earlier process stored them.
+func (f *fakeRules) stored(id tenant.ID, groups ...Definition) {
+	f.set(id, groups...)
+	for i := range groups {
+		f.sets[id].Groups[i].Written = time.Now().Add(-time.Hour)
+	}
 }
 
 func (f *fakeRules) Tenants(context.Context) ([]tenant.ID, error) {
@@ -235,7 +246,7 @@ func (f *fakeRules) Versions(context.Context, []tenant.ID) (map[tenant.ID]string
 	return out, nil
 }
 
-func (f *fakeRules) Groups(_ context.Context, id tenant.ID) (Set, error) {
+func (f *fakeRules) Groups(_ context.Context, id tenant.ID, _ func(namespace, name, text string) *Definition) (Set, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.sets[id], nil

@@ -32,6 +32,9 @@ const (
 	// grace is for how long evaluations in progress may go on after their share must be
 	// released, and at the end of the process.
 	grace = 10 * time.Second
+	// abandonAfter is for how long the ruler waits for an evaluation after it was canceled. One that computes without
+	// looking at its context, for example in a template, goes on alone, and can write and send nothing any more.
+	abandonAfter = 2 * time.Second
 	// DefaultInterval is the interval of groups without one, as in Prometheus.
 	DefaultInterval = time.Minute
 	// maxTemplateQueries is the number of queries that the templates of one evaluation of a
@@ -46,6 +49,10 @@ const (
 type Definition struct {
 	Namespace string
 	Group     rulefmt.RuleGroup
+	// Text is the group as it is stored. Groups with equal texts are equal. Without it, the fields are compared.
+	Text string
+	// Written is when the group was stored last. If it is zero, an earlier ruler may have evaluated the group.
+	Written time.Time
 	// AlignEvaluationTime is Mimir's align_evaluation_time_on_interval.
 	AlignEvaluationTime bool
 	// Err is set if the group cannot be read. Only Namespace and the group's name are set then.
@@ -64,7 +71,9 @@ type Rules interface {
 	Tenants(context.Context) ([]tenant.ID, error)
 	// Versions returns the versions of the rules of tenants; a tenant without rules has none.
 	Versions(context.Context, []tenant.ID) (map[tenant.ID]string, error)
-	Groups(context.Context, tenant.ID) (Set, error)
+	// Groups returns the groups of a tenant. Reading a large group takes long: known returns what was returned
+	// for the text of a group before, and nil if the text is new.
+	Groups(ctx context.Context, id tenant.ID, known func(namespace, name, text string) *Definition) (Set, error)
 }
 
 // Leases shows which shares this process holds; shares.Holder implements it.
@@ -121,13 +130,12 @@ type Ruler struct {
 	groups     *rules.Metrics // not registered: its labels name tenants' groups
 	evaluators *background.Group
 	wake       chan struct{} // the scheduler has to look again
-	resync     chan struct{} // tenants are in woken
+	work       chan struct{} // a worker has to look for tasks
 
 	mu       sync.Mutex
 	tenants  map[tenant.ID]*rulerTenant
 	held     map[int]*heldShare
-	woken    map[tenant.ID]bool
-	lastSync time.Time // when the last complete read of all tenants began
+	tasks    tasks
 	stopping bool
 	schedule schedule
 }
@@ -139,7 +147,15 @@ type heldShare struct {
 	gained  time.Time
 	running int // evaluations in progress
 	leaving bool
-	ended   func() // called when the last evaluation has ended, while leaving
+	ended   func() // called once, when the last evaluation has ended or is not waited for any more, while leaving
+}
+
+// end calls ended, if it was not called yet. Ruler.mu is locked.
+func (s *heldShare) end() {
+	if ended := s.ended; ended != nil {
+		s.ended = nil
+		ended()
+	}
 }
 
 // New returns a Ruler that holds no shares.
@@ -157,7 +173,8 @@ func New(o Options) *Ruler {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	r := &Ruler{opts: o, groups: rules.NewGroupMetrics(nil), evaluators: background.New(), wake: make(chan struct{}, 1),
-		resync: make(chan struct{}, 1), tenants: map[tenant.ID]*rulerTenant{}, held: map[int]*heldShare{}, woken: map[tenant.ID]bool{}}
+		work: make(chan struct{}, syncWorkers), tenants: map[tenant.ID]*rulerTenant{}, held: map[int]*heldShare{},
+		tasks: tasks{byTenant: map[tenant.ID]*task{}}}
 	r.metrics = newMetrics(o.Registerer, r)
 	return r
 }
@@ -174,20 +191,35 @@ func Share(id tenant.ID, namespace, name string, count int) int {
 }
 
 // Run reads and evaluates rules until the context ends. It returns when the evaluations in
-// progress have ended, which takes at most 10 seconds. Shares may be released then.
+// progress have ended; they are canceled after 10 seconds, and those that do not end within 2 s
+// more are abandoned. Shares may be released then.
 func (r *Ruler) Run(ctx context.Context) {
 	var loops sync.WaitGroup
 	loops.Go(func() { r.scheduleLoop(ctx) })
 	loops.Go(func() { r.syncLoop(ctx) })
+	for range syncWorkers {
+		loops.Go(func() { r.syncWorker(ctx) })
+	}
 	<-ctx.Done()
 	r.mu.Lock()
 	r.stopping = true
 	r.mu.Unlock()
-	loops.Wait()
 	stop := time.AfterFunc(grace, r.evaluators.Cancel)
-	r.evaluators.Wait()
-	stop.Stop()
-	r.evaluators.Cancel()
+	defer stop.Stop()
+	defer r.evaluators.Cancel()
+	ended := make(chan struct{})
+	go func() { // until the last evaluation has ended
+		defer close(ended)
+		loops.Wait()
+		r.evaluators.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(grace + abandonAfter):
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.opts.Logger.Warn("rule evaluations did not end after they were canceled: stopping without them", "evaluations", r.schedule.active)
+	}
 }
 
 // Gained implements shares.Events: the groups of the share are taken over.
@@ -195,16 +227,16 @@ func (r *Ruler) Gained(share int, number uint64, idle time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.held[share] = &heldShare{number: number, idle: idle, gained: r.opts.Now()}
-	for _, t := range r.tenants {
+	for id, t := range r.tenants {
 		if slices.ContainsFunc(t.defs, func(d *definition) bool { return d.share == share }) {
-			r.apply(t)
+			r.enqueue(id, true, func(*task) {})
 		}
 	}
-	r.signal()
 }
 
 // Lost implements shares.Events. No evaluation of the share's groups begins any more. ended is
-// called when those in progress have ended; they are canceled after 10 seconds.
+// called when those in progress have ended; they are canceled after 10 seconds, and abandoned
+// after 2 s more.
 func (r *Ruler) Lost(share int, ended func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -228,31 +260,37 @@ func (r *Ruler) Lost(share int, ended func()) {
 		}
 	}
 	if s.running == 0 {
-		ended()
+		s.end()
 		return
 	}
+	wait := grace
 	if _, _, ok := r.opts.Shares.Lease(share); !ok {
-		for _, g := range running {
-			g.cancel()
-		}
-		return
+		wait = 0
 	}
-	time.AfterFunc(grace, func() {
+	time.AfterFunc(wait, func() {
 		for _, g := range running {
 			g.cancel()
 		}
 	})
+	time.AfterFunc(wait+abandonAfter, func() { r.abandon(share, s) })
+}
+
+// abandon ends the wait for evaluations of a share that were canceled.
+func (r *Ruler) abandon(share int, s *heldShare) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.running > 0 {
+		r.opts.Logger.Warn("rule evaluations did not end after they were canceled: leaving the share without them", "share", share,
+			"evaluations", s.running)
+	}
+	s.end()
 }
 
 // Wake makes the ruler read the rules of a tenant at once.
 func (r *Ruler) Wake(id tenant.ID) {
 	r.mu.Lock()
-	r.woken[id] = true
-	r.mu.Unlock()
-	select {
-	case r.resync <- struct{}{}:
-	default:
-	}
+	defer r.mu.Unlock()
+	r.enqueue(id, true, func(t *task) { t.woken = true })
 }
 
 // signal wakes the scheduler.

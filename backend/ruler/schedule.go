@@ -22,7 +22,6 @@ type rulerTenant struct {
 	id      tenant.ID
 	version string
 	loaded  bool
-	fresh   bool // its first rules were stored while this ruler was running
 	defs    []*definition
 	groups  map[string]*group
 	ghosts  map[*group]bool // deleted groups whose series have no staleness markers yet
@@ -187,7 +186,7 @@ func (r *Ruler) finish(t *rulerTenant, g *group, hold *heldShare, slot time.Time
 	t.active--
 	hold.running--
 	if hold.leaving && hold.running == 0 {
-		hold.ended()
+		hold.end()
 	}
 	switch {
 	case g.dropped:

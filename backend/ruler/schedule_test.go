@@ -46,6 +46,7 @@ func TestSlots(t *testing.T) {
 func TestMissed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(0, nil)
+		defer time.Sleep(time.Minute) // until the query in progress has ended
 		defer b.close()
 		b.set(func() {
 			b.query = func(ctx context.Context, id tenant.ID, expr string, at time.Time) (promql.Vector, error) {

@@ -3,35 +3,66 @@ package ruler
 import (
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/rules"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/rulestate"
 )
 
+// shown is what the state of a group consists of. Its alerts are copied without Ruler.mu.
+type shown struct {
+	namespace, name string
+	interval        time.Duration
+	blocked         string
+	group           *rulefmt.RuleGroup
+	rules           *rules.Group // nil if the group is not evaluated
+	skipped         map[int]rulestate.Rule
+	readers         *sync.WaitGroup // of rules
+}
+
 // State returns the groups of a tenant in the shares that this process holds, sorted by
 // namespace and name.
 func (r *Ruler) State(id tenant.ID) []rulestate.Group {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	out := []rulestate.Group{}
-	if t := r.tenants[id]; t != nil {
-		for _, g := range t.groups {
-			out = append(out, r.state(g))
+	for _, s := range r.shown(id) {
+		if s.rules == nil {
+			out = append(out, blockedState(s))
+			continue
 		}
+		out = append(out, state(s))
+		s.readers.Done()
 	}
 	rulestate.Sort(out)
 	return out
 }
 
-// state returns the state of a group. r.mu is locked.
-func (r *Ruler) state(g *group) rulestate.Group {
-	if !g.evaluated() {
-		return blockedState(g)
+// shown returns what is needed for the state of a tenant's groups. The caller must call Done of readers.
+func (r *Ruler) shown(id tenant.ID) []shown {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.tenants[id]
+	if t == nil {
+		return nil
 	}
+	var out []shown
+	for _, g := range t.groups {
+		s := shown{namespace: g.namespace, name: g.name, interval: g.interval, blocked: g.blocked, group: &g.want.definition.Group}
+		if g.evaluated() {
+			s.rules, s.skipped, s.readers = g.rules, g.skipped, g.readers
+			s.readers.Add(1)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// state returns the state of a group.
+func state(g shown) rulestate.Group {
 	s := rulestate.Group{Name: g.name, File: g.namespace, Rules: []rulestate.Rule{}, Interval: g.interval.Seconds(), Limit: g.rules.Limit(),
 		EvaluationTime: g.rules.GetEvaluationTime().Seconds(), LastEvaluation: g.rules.GetLastEvaluation()}
 	list := g.rules.Rules()
@@ -47,9 +78,8 @@ func (r *Ruler) state(g *group) rulestate.Group {
 }
 
 // blockedState returns the state of a group that is not evaluated.
-func blockedState(g *group) rulestate.Group {
-	v := g.want
-	def := &v.definition.Group
+func blockedState(g shown) rulestate.Group {
+	def := g.group
 	s := rulestate.Group{Name: g.name, File: g.namespace, Rules: []rulestate.Rule{}, Limit: def.Limit,
 		Interval: time.Duration(def.Interval).Seconds()}
 	if def.Interval <= 0 {

@@ -3,48 +3,46 @@ package ruler
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// definition is a group as it was read.
+// definition is a group as it was read. It is not changed.
 type definition struct {
 	Definition
-	content string // equal for equal groups
-	fresh   bool   // stored since the definitions were read before
+	content string    // equal for equal groups
+	since   time.Time // Written of the first version that this ruler read
 	share   int
 }
 
 func (d *definition) key() string { return d.Namespace + "\x00" + d.Group.Name }
 
-// parallelReads is the number of tenants whose rules are read at once.
-const parallelReads = 16
-
-// syncLoop reads the rules of all tenants regularly, and those of woken tenants at once.
+// syncLoop reads which tenants have rules regularly.
 func (r *Ruler) syncLoop(ctx context.Context) {
 	tick := time.NewTicker(syncInterval)
 	defer tick.Stop()
-	r.syncAll(ctx)
 	for {
+		r.syncAll(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			r.syncAll(ctx)
-		case <-r.resync:
-			r.syncWoken(ctx)
 		}
 	}
 }
 
-// syncAll reads which tenants have rules, and the groups of those whose version has changed.
+// syncAll reads which tenants have rules, and the versions of these.
 func (r *Ruler) syncAll(ctx context.Context) {
-	began := r.opts.Now()
+	r.mu.Lock()
+	known := make([]*rulerTenant, 0, len(r.tenants))
+	for _, t := range r.tenants {
+		known = append(known, t)
+	}
+	r.mu.Unlock()
 	ids, err := r.opts.Rules.Tenants(ctx)
 	var versions map[tenant.ID]string
 	if err == nil {
@@ -54,40 +52,17 @@ func (r *Ruler) syncAll(ctx context.Context) {
 		r.syncFailed(ctx, "could not read which tenants have rules: the known rules stay", "", err)
 		return
 	}
-	listed := map[tenant.ID]bool{}
-	var reads errgroup.Group
-	reads.SetLimit(parallelReads)
-	for _, id := range ids {
-		listed[id] = true
-		reads.Go(func() error { r.sync(ctx, id, versions[id]); return nil })
-	}
-	_ = reads.Wait()
-	if ctx.Err() != nil {
-		return
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lastSync = began
-	for id, t := range r.tenants {
-		if !listed[id] {
+	listed := map[tenant.ID]bool{}
+	for _, id := range ids {
+		listed[id] = true
+		r.enqueue(id, false, func(t *task) { t.listed, t.version = true, versions[id] })
+	}
+	for _, t := range known { // not those that were woken since the read began
+		if !listed[t.id] && r.tenants[t.id] == t {
 			r.dropTenant(t)
 		}
-	}
-}
-
-// syncWoken reads the groups of woken tenants.
-func (r *Ruler) syncWoken(ctx context.Context) {
-	r.mu.Lock()
-	woken := r.woken
-	r.woken = map[tenant.ID]bool{}
-	r.mu.Unlock()
-	for id := range woken {
-		versions, err := r.opts.Rules.Versions(ctx, []tenant.ID{id})
-		if err != nil {
-			r.syncFailed(ctx, "could not read the version of a tenant's rules: the known rules stay", id, err)
-			continue
-		}
-		r.sync(ctx, id, versions[id])
 	}
 }
 
@@ -99,73 +74,92 @@ func (r *Ruler) syncFailed(ctx context.Context, message string, id tenant.ID, er
 	r.opts.Logger.Warn(message, "tenant", id, "err", err)
 }
 
-// sync brings the groups of a tenant up to date.
-func (r *Ruler) sync(ctx context.Context, id tenant.ID, version string) {
-	gone, err := r.opts.Deleted(ctx, id)
-	if err != nil {
-		r.syncFailed(ctx, "could not read whether a tenant was deleted: its rules stay", id, err)
-	}
-	r.mu.Lock()
-	t := r.tenants[id]
-	if gone {
-		if t != nil {
-			r.opts.Logger.Info("the tenant was deleted: its rules are not evaluated any more", "tenant", id)
-			r.dropTenant(t)
+// sync does a task. Only one goroutine does so for a tenant at a time.
+func (r *Ruler) sync(ctx context.Context, id tenant.ID, do task) {
+	if do.woken {
+		versions, err := r.opts.Rules.Versions(ctx, []tenant.ID{id})
+		if err != nil {
+			r.syncFailed(ctx, "could not read the version of a tenant's rules: the known rules stay", id, err)
+			do.listed = false
+		} else {
+			do.listed, do.version = true, versions[id]
 		}
-		r.mu.Unlock()
+	}
+	t := r.tenant(ctx, id, do.listed)
+	if t == nil || do.listed && !r.read(ctx, t, do.version) {
 		return
 	}
-	if t == nil {
-		t = &rulerTenant{id: id, fresh: !r.lastSync.IsZero(), groups: map[string]*group{}, ghosts: map[*group]bool{}}
-		r.tenants[id] = t
-	}
-	current := t.loaded && t.version == version
-	r.mu.Unlock()
-	var set Set
-	if !current {
-		if set, err = r.opts.Rules.Groups(ctx, id); err != nil {
-			r.syncFailed(ctx, "could not read the rules of a tenant: the known rules stay", id, err)
-			return
+	r.apply(ctx, t)
+}
+
+// tenant returns a tenant, or nil if it was deleted. A tenant that is not known is added if its rules are to be read.
+func (r *Ruler) tenant(ctx context.Context, id tenant.ID, read bool) *rulerTenant {
+	gone := false
+	if read {
+		var err error
+		if gone, err = r.opts.Deleted(ctx, id); err != nil {
+			r.syncFailed(ctx, "could not read whether a tenant was deleted: its rules stay", id, err)
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.tenants[id] != t {
-		return
+	t := r.tenants[id]
+	switch {
+	case gone && t != nil:
+		r.opts.Logger.Info("the tenant was deleted: its rules are not evaluated any more", "tenant", id)
+		r.dropTenant(t)
+		return nil
+	case gone || t == nil && !read:
+		return nil
+	case t == nil:
+		t = &rulerTenant{id: id, groups: map[string]*group{}, ghosts: map[*group]bool{}}
+		r.tenants[id] = t
 	}
-	if !current {
-		t.replace(set, r.opts.Count)
-	}
-	r.apply(t)
-	for _, d := range t.defs {
-		d.fresh = false
-	}
-	r.signal()
+	return t
 }
 
-// replace sets the definitions of a tenant.
-func (t *rulerTenant) replace(set Set, count int) {
-	before := map[string]bool{}
-	for _, d := range t.defs {
-		before[d.key()] = true
+// read reads the groups of a tenant if its version has changed, and reports whether they are known.
+func (r *Ruler) read(ctx context.Context, t *rulerTenant, version string) bool {
+	r.mu.Lock()
+	loaded, known, defs := t.loaded, t.version, t.defs
+	r.mu.Unlock()
+	if loaded && known == version {
+		return true
 	}
-	known := t.loaded || t.fresh
-	t.version, t.loaded, t.defs = set.Version, true, definitions(set.Groups)
-	for _, d := range t.defs {
-		d.fresh = known && !before[d.key()]
-		d.share = Share(t.id, d.Namespace, d.Group.Name, count)
+	before := make(map[string]*definition, len(defs))
+	for _, d := range defs {
+		before[d.key()] = d
 	}
-}
-
-// definitions returns the groups in the order in which they count for the limit.
-func definitions(list []Definition) []*definition {
-	out := make([]*definition, 0, len(list))
-	for _, d := range list {
-		content, err := json.Marshal(d.Group) // fails for no group
-		if err == nil && d.AlignEvaluationTime {
-			content = append(content, "aligned"...)
+	set, err := r.opts.Rules.Groups(ctx, t.id, func(namespace, name, text string) *Definition {
+		if d := before[namespace+"\x00"+name]; d != nil && d.Err == nil && d.Text != "" && d.Text == text {
+			return &d.Definition
 		}
-		out = append(out, &definition{Definition: d, content: string(content)})
+		return nil
+	})
+	if err != nil {
+		r.syncFailed(ctx, "could not read the rules of a tenant: the known rules stay", t.id, err)
+		return false
+	}
+	defs = definitions(t.id, set.Groups, before, r.opts.Count)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t.version, t.loaded, t.defs = set.Version, true, defs
+	return true
+}
+
+// definitions returns the groups of a tenant in the order in which they count for the limit.
+func definitions(id tenant.ID, list []Definition, before map[string]*definition, count int) []*definition {
+	out := make([]*definition, 0, len(list))
+	for _, g := range list {
+		d := &definition{Definition: g, content: g.Text, since: g.Written, share: Share(id, g.Namespace, g.Group.Name, count)}
+		if d.content == "" {
+			content, _ := json.Marshal(g.Group) // fails for no group
+			d.content = fmt.Sprint(string(content), g.AlignEvaluationTime, g.Err)
+		}
+		if old := before[d.key()]; old != nil {
+			d.since = old.since
+		}
+		out = append(out, d)
 	}
 	slices.SortFunc(out, func(a, b *definition) int { return strings.Compare(a.key(), b.key()) })
 	return out

@@ -23,9 +23,10 @@ const (
 	resendDelay = time.Minute
 	// minGap is the shortest time without a ruler after which a group is not continued exactly.
 	minGap = 30 * time.Second
-	// unwritten is how long before the end of its lease a ruler may have stopped to write: the
-	// lease is at most 8 s older than its last renewal, and an evaluation takes a while.
-	unwritten = 10 * time.Second
+	// unwritten is how long before the end of its lease a ruler may have stopped to write: the lease is at most 8 s
+	// older than its last renewal, and a ruler that stops or leaves the share renews it until its evaluations in
+	// progress have ended, but begins none.
+	unwritten = 10*time.Second + grace + abandonAfter
 	// maxRepeats is the number of slots that are repeated, at most, to find what a group
 	// remembers from before its last slot.
 	maxRepeats = 30
@@ -43,6 +44,9 @@ type takeover struct {
 	evals int // since late was set
 }
 
+// longGap is the time without a ruler after which a group with an interval is not continued exactly.
+func longGap(interval time.Duration) time.Duration { return max(minGap, 2*interval) }
+
 // takeOver prepares a group that another ruler evaluated before. It returns the first slot to
 // be evaluated, at or before slot: slots that the other ruler may have missed are evaluated too,
 // so that the results have no gap. If it fails, it must be called again before the group is
@@ -53,7 +57,7 @@ func (r *Ruler) takeOver(ctx context.Context, g *group, slot time.Time) (time.Ti
 	if since := r.opts.Now().Sub(o.gained); gap < math.MaxInt64-since {
 		gap += since
 	}
-	if o.late || gap > max(minGap, 2*g.interval) {
+	if o.late || gap > longGap(g.interval) {
 		if !o.late {
 			o.late = true
 			setRestored(g, false)
@@ -139,7 +143,7 @@ func (r *Ruler) repeat(ctx context.Context, g *group, slot time.Time) error {
 
 // again returns a group like g without state.
 func (r *Ruler) again(g *group) (*rules.Group, error) {
-	b, err := r.build(g, g.built)
+	b, err := r.parse(g, g.built)
 	if err != nil {
 		return nil, err
 	}

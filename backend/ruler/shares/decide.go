@@ -58,11 +58,11 @@ func (h *Holder) choose(s *share, own bool, now time.Duration) action {
 		return release
 	case s.held:
 		return renew
-	case s.row.Holder == h.opts.ID && own:
+	case s.row.Holder == h.opts.ID && own && !h.retired:
 		return renew // after an unknown outcome, or after the lease had ended
 	case s.row.Holder == h.opts.ID:
 		return release
-	case own && (s.row.Holder == "" || h.opts.Exclusive || now-s.seen >= takeAfter):
+	case own && !h.retired && (s.row.Holder == "" || h.opts.Exclusive || now-s.seen >= takeAfter):
 		return take
 	}
 	return nothing

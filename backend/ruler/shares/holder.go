@@ -91,6 +91,7 @@ type Holder struct {
 	shares   []share
 	rulers   []string
 	suspects map[string]time.Duration // when the suspicion of an instance ends
+	retired  bool
 }
 
 // share is what a Holder knows about one share.
@@ -142,6 +143,14 @@ func (h *Holder) Run(ctx context.Context, e Events) {
 		case <-tick.C:
 		}
 	}
+}
+
+// Retire makes the Holder take no more shares, because the ruler will evaluate none of their groups. It still renews
+// and releases those that it has.
+func (h *Holder) Retire() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.retired = true
 }
 
 // Lease returns the number under which the ruler holds a share and when the lease ends by

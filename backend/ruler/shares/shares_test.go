@@ -28,6 +28,23 @@ func TestExclusive(t *testing.T) {
 	}
 }
 
+// TestRetire checks that a ruler that stops takes no share, and keeps those that it has.
+func TestRetire(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		w := newWorld(t, 1, 1)
+		r := w.start("all", false)
+		if first {
+			r.h.Retire()
+		}
+		w.until(3 * time.Second)
+		r.h.Retire()
+		w.until(30 * time.Second)
+		if _, _, ok := r.h.Lease(0); ok == first {
+			t.Errorf("retired at the start %t: the share is held: %t", first, ok)
+		}
+	}
+}
+
 // rowsOf is a Reader that counts reads.
 type rowsOf struct {
 	share schema.Share
