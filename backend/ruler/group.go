@@ -42,6 +42,7 @@ type group struct {
 	takeover *takeover // pending
 	rules    *rules.Group
 	skipped  map[int]rulestate.Rule // rules that are not evaluated, by position
+	costs    costs                  // of the templates of rules
 	eval     *evaluation            // in progress
 	failing  bool                   // the last evaluation failed for a reason that is the operator's
 	tries    int                    // of the staleness markers of a ghost
@@ -174,7 +175,7 @@ func (r *Ruler) adopt(g *group) {
 	if before != nil {
 		b.rules.CopyState(before)
 	}
-	g.rules, g.skipped, g.interval = b.rules, b.skipped, b.interval
+	g.rules, g.skipped, g.interval, g.costs = b.rules, b.skipped, b.interval, b.costs
 	now := r.opts.Now()
 	if g.takeover == nil && (before == nil || blocked != "" || interval != g.interval) {
 		g.last = g.slot(now)
@@ -191,6 +192,7 @@ type built struct {
 	rules    *rules.Group
 	skipped  map[int]rulestate.Rule // rules that are not evaluated, by position
 	interval time.Duration
+	costs    costs // of the templates of rules
 }
 
 // build returns the group that a version describes, without state.
@@ -204,7 +206,7 @@ func (r *Ruler) build(g *group, v version) (*built, error) {
 		return nil, fmt.Errorf("external URL of alerts: %w", err)
 	}
 	parse := r.opts.Parsers(v.set)
-	b := &built{skipped: map[int]rulestate.Rule{}, interval: time.Duration(def.Interval)}
+	b := &built{skipped: map[int]rulestate.Rule{}, costs: costs{}, interval: time.Duration(def.Interval)}
 	if b.interval <= 0 {
 		b.interval = DefaultInterval
 	}
@@ -221,6 +223,7 @@ func (r *Ruler) build(g *group, v version) (*built, error) {
 			continue
 		}
 		list = append(list, rule)
+		b.costs.add(rule, def.Labels, d)
 	}
 	b.rules = rules.NewGroup(rules.GroupOptions{Name: g.name, File: file(g.tenant.id, g.namespace), Interval: b.interval,
 		Limit: def.Limit, Rules: list, QueryOffset: (*time.Duration)(def.QueryOffset), Opts: r.managerOptions(g, external)})
