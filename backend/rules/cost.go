@@ -20,6 +20,7 @@ const (
 	maxWidth       = 100       // width or precision of printf
 	maxLoops       = 3         // ranges inside each other
 	maxPattern     = 1000      // instructions of one regular expression
+	maxCompile     = 10_000    // for which regexsize charges instructions, too
 	maxPatternText = 4 << 10   // bytes
 	maxMatched     = 4 << 10   // bytes of the text that is matched with a regular expression, estimated
 )

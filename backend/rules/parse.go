@@ -28,6 +28,23 @@ type Document struct {
 	problems []problem // values that cannot be read, which are zero in Group
 }
 
+// maxRules is the greatest number of rules of a group, whatever the limits of the tenant are. It bounds the memory
+// for decoding a group.
+const maxRules = 10_000
+
+// rulesIn returns the number of rules of a group.
+func rulesIn(root *yaml.Node) (n int) {
+	fields(root, func(key, value *yaml.Node) {
+		if value.Kind == yaml.AliasNode {
+			value = value.Alias
+		}
+		if key.Value == "rules" {
+			n = max(n, len(value.Content))
+		}
+	})
+	return n
+}
+
 // ParseGroup parses one group as YAML. Unknown and repeated fields are errors, and so is a second
 // document. Check reports values that are not valid.
 func ParseGroup(data []byte) (*Document, error) {
@@ -41,8 +58,11 @@ func ParseGroup(data []byte) (*Document, error) {
 	if root == nil {
 		return nil, invalid("the YAML is empty: it must be one group, with the fields name and rules")
 	}
-	if err := checkAliases(MaxGroupBytes, root); err != nil {
+	if err := checkSize(MaxGroupBytes, root); err != nil {
 		return nil, err
+	}
+	if n := rulesIn(root); n > maxRules {
+		return nil, invalid("the group has %d rules, the limit is %d: divide it into several groups", n, maxRules)
 	}
 	if hasKey(root, "groups") {
 		return nil, invalid("the YAML is a file with several groups: send each group in a request of its own, with the fields name and rules " +
@@ -100,7 +120,7 @@ func ParseFile(data []byte) ([]Namespace, error) {
 	if len(roots) == maxDocuments {
 		return nil, invalid("the file has %d YAML documents or more: divide it into several files", maxDocuments)
 	}
-	if err := checkAliases(MaxFileBytes, roots...); err != nil {
+	if err := checkSize(MaxFileBytes, roots...); err != nil {
 		return nil, err
 	}
 	var out []Namespace

@@ -18,10 +18,9 @@ func (w *walk) replaced(name string, c *parse.CommandNode, args []value) (value,
 	if len(pattern) > maxPatternText {
 		return value{}, fmt.Errorf("the regular expression of %s has %d bytes, the limit is %d", name, len(pattern), maxPatternText)
 	}
-	n, err := regexsize.Pattern(pattern, maxPattern)
+	compile, instructions, err := program(name, pattern)
 	if err != nil {
-		return value{}, fmt.Errorf("the regular expression of %s compiles to more than %d instructions: "+
-			"use fewer or smaller repetitions ({n}), and fewer classes and alternatives", name, maxPattern)
+		return value{}, err
 	}
 	input := 0.
 	if len(args) > 0 {
@@ -30,7 +29,7 @@ func (w *walk) replaced(name string, c *parse.CommandNode, args []value) (value,
 	if input > maxMatched {
 		return value{}, fmt.Errorf("the text of %s may have more than %d bytes, estimated: shorten it", name, maxMatched)
 	}
-	steps, result := float64(n)*(input+1), value{size: EstimatedNumber}
+	steps, result := instructions*(input+1), value{size: EstimatedNumber}
 	if name == "reReplaceAll" {
 		with, err := literal(c, 2, "replacement", name)
 		if err != nil {
@@ -39,7 +38,29 @@ func (w *walk) replaced(name string, c *parse.CommandNode, args []value) (value,
 		steps *= rescans(pattern, input)
 		result.size = (input + 1) * float64(len(with)+1) // it may be inserted before each byte
 	}
-	return result, w.work(steps)
+	return result, w.work(compile + steps)
+}
+
+// program returns the steps for compiling a regular expression, and the number of instructions of its program.
+func program(name, pattern string) (compile, instructions float64, err error) {
+	large := fmt.Errorf("the regular expression of %s compiles to more than %d instructions: "+
+		"use fewer or smaller repetitions ({n}), and fewer classes and alternatives", name, maxPattern)
+	n, err := regexsize.Pattern(pattern, maxCompile)
+	if err != nil {
+		return 0, 0, large
+	}
+	re, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return 0, 0, fmt.Errorf("the regular expression of %s is not valid: %w", name, err)
+	}
+	prog, err := syntax.Compile(re.Simplify())
+	if err != nil {
+		return 0, 0, fmt.Errorf("the regular expression of %s cannot be compiled: %w", name, err)
+	}
+	if len(prog.Inst) > maxPattern {
+		return 0, 0, large
+	}
+	return float64(n), float64(len(prog.Inst)), nil
 }
 
 // literal returns an argument that must be a literal text, so that its cost is known.

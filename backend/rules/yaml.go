@@ -43,15 +43,25 @@ func documents(data []byte, most int) ([]*yaml.Node, error) {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// checkAliases returns an error if documents are larger than most bytes after each alias is replaced by what
-// it refers to. Without that, a small text with many aliases would take very much memory.
-func checkAliases(most int, roots ...*yaml.Node) error {
+// maxKeys is the greatest number of keys of a mapping. The YAML library takes time in proportion to its square.
+const maxKeys = 256
+
+// checkSize returns an error if documents are larger than most bytes after each alias is replaced by what
+// it refers to, or have very many values. Without that, decoding a small text could take very much time and memory.
+func checkSize(most int, roots ...*yaml.Node) error {
 	x := expansion{anchors: map[*yaml.Node]int{}, most: most}
 	sum := 0
 	for _, root := range roots {
-		if sum += x.size(root); sum > most && x.aliases {
-			return invalid("the YAML has more than %d bytes after its aliases (*name) are expanded: use fewer aliases", most)
-		}
+		sum += x.size(root)
+	}
+	const bytes = 8 // for each value, at least
+	switch {
+	case x.wide > 0:
+		return invalid("line %d: a mapping has more than %d keys: use fewer", x.wide, maxKeys)
+	case sum > most && x.aliases:
+		return invalid("the YAML has more than %d bytes after its aliases (*name) are expanded: use fewer aliases", most)
+	case x.nodes > most/bytes:
+		return invalid("the YAML has %d values, the limit is %d: divide it", x.nodes, most/bytes)
 	}
 	return nil
 }
@@ -60,6 +70,8 @@ func checkAliases(most int, roots ...*yaml.Node) error {
 type expansion struct {
 	anchors map[*yaml.Node]int // sizes that are known
 	most    int                // sizes above it need not be exact
+	nodes   int                // without expansion of aliases
+	wide    int                // line of a mapping with too many keys
 	aliases bool
 }
 
@@ -75,6 +87,10 @@ func (x *expansion) size(n *yaml.Node) int {
 	if n.Anchor != "" {
 		x.anchors[n] = x.most + 1 // for an alias of a node in itself
 	}
+	if n.Kind == yaml.MappingNode && len(n.Content) > 2*maxKeys {
+		x.wide = n.Line
+	}
+	x.nodes++
 	sum := len(n.Value) + 1
 	for _, c := range n.Content {
 		sum = min(sum+x.size(c), x.most+1)
