@@ -38,7 +38,7 @@ func TestTemplateCosts(t *testing.T) {
 		long[fmt.Sprint("x", i)] = strings.Repeat("x", 30_000)
 	}
 	usual := map[string]string{"summary": "{{ $labels.a }} is {{ $value | humanize }}", "description": "VALUE = {{ $value }}\n  LABELS = {{ $labels }}"}
-	ranges := map[string]string{"x": "{{ range query `q` }}{{ if match `(a|b)+c` .Labels.a }}{{ end }}{{ end }}"}
+	ranges := map[string]string{"x": "{{ range query `q` }}{{ if match `(ab|cd){1,20}e` .Labels.a }}{{ end }}{{ end }}"}
 	hist := seriesOf(1, 1, 0)
 	hist[0].H = &histogram.FloatHistogram{PositiveBuckets: make([]float64, 200)}
 	for _, c := range []struct {

@@ -65,8 +65,8 @@ func costOf(group map[string]string, r *rulefmt.Rule) (sum cost, problems []stri
 		}
 	}
 	if sum.bytes > maxRuleText && len(problems) == 0 {
-		problems = append(problems, fmt.Sprintf("the expanded labels and annotations of one alert may have more than %d bytes, estimated: shorten them",
-			maxRuleText))
+		problems = append(problems, fmt.Sprintf("the expanded labels and annotations of one alert may have more than %d bytes, estimated: "+
+			"shorten them", maxRuleText))
 	}
 	return sum, problems
 }
@@ -110,8 +110,8 @@ func checkTemplate(text string) (cost, error) {
 	return w.cost, err
 }
 
-var errSteps = errors.New("the template is too expensive: its printed bytes, function calls, iterations of ranges and regular expressions " +
-	"may take more than 1,000,000 steps; use fewer ranges, shorter regular expressions and shorter texts")
+var errSteps = errors.New("the template is too expensive: its printed bytes, function calls, iterations of ranges and regular " +
+	"expressions may take more than 1,000,000 steps; use fewer ranges, shorter regular expressions and shorter texts")
 
 // work adds the steps of the current node.
 func (w *walk) work(steps float64) error {

@@ -3,6 +3,7 @@ package rules
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 
@@ -58,6 +59,8 @@ func checkSize(most int, roots ...*yaml.Node) error {
 	switch {
 	case x.wide > 0:
 		return invalid("line %d: a mapping has more than %d keys: use fewer", x.wide, maxKeys)
+	case len(x.twice) > 0:
+		return invalid("YAML: %s", strings.Join(shortened(x.twice), "; "))
 	case sum > most && x.aliases:
 		return invalid("the YAML has more than %d bytes after its aliases (*name) are expanded: use fewer aliases", most)
 	case x.nodes > most/bytes:
@@ -73,6 +76,7 @@ type expansion struct {
 	nodes   int                // without expansion of aliases
 	wide    int                // line of a mapping with too many keys
 	aliases bool
+	twice   []string // keys that are repeated; the library would report each pair of them, each time it decodes them
 }
 
 // size returns the bytes of the values of a node and of those in it, and one more for each.
@@ -87,8 +91,8 @@ func (x *expansion) size(n *yaml.Node) int {
 	if n.Anchor != "" {
 		x.anchors[n] = x.most + 1 // for an alias of a node in itself
 	}
-	if n.Kind == yaml.MappingNode && len(n.Content) > 2*maxKeys {
-		x.wide = n.Line
+	if n.Kind == yaml.MappingNode {
+		x.keys(n)
 	}
 	x.nodes++
 	sum := len(n.Value) + 1
@@ -99,6 +103,27 @@ func (x *expansion) size(n *yaml.Node) int {
 		x.anchors[n] = sum
 	}
 	return sum
+}
+
+// keys checks the keys of a mapping.
+func (x *expansion) keys(n *yaml.Node) {
+	if len(n.Content) > 2*maxKeys {
+		x.wide = n.Line
+		return
+	}
+	type key struct {
+		kind  yaml.Kind
+		value string
+	}
+	lines := make(map[key]int, len(n.Content)/2)
+	fields(n, func(k, _ *yaml.Node) {
+		line, ok := lines[key{k.Kind, k.Value}]
+		if ok {
+			x.twice = append(x.twice, fmt.Sprintf("line %d: mapping key %q already defined at line %d", k.Line, k.Value, line))
+			return
+		}
+		lines[key{k.Kind, k.Value}] = k.Line
+	})
 }
 
 // Strict decodes one document, without unknown fields.
