@@ -147,8 +147,13 @@ func (e *evaluation) query(ctx context.Context, expr string, at time.Time) (vect
 	if most := e.opts.Bounds(id).MaxResults; first && most > 0 && len(out) > most {
 		return nil, fmt.Errorf("the rule returned %d series, max_rule_results is %d; aggregate more, or raise the limit", len(out), most)
 	}
-	if !first && len(out) > maxTemplateResults {
-		return nil, fmt.Errorf("a query in a template returned %d series; at most %d are allowed: aggregate more", len(out), maxTemplateResults)
+	if first {
+		err = e.group.costs.check(ctx, out)
+	} else {
+		err = checkTemplateResults(out)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if e.answers != nil {
 		if e.size += len(out) + 1; e.size > maxAnswers {

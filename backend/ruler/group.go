@@ -48,6 +48,7 @@ type group struct {
 	rules    *rules.Group
 	earlier  []*sync.WaitGroup      // readers of rules that were replaced, which share alerts with the present ones
 	skipped  map[int]rulestate.Rule // rules that are not evaluated, by position
+	costs    costs                  // of the templates of rules
 	eval     *evaluation            // in progress
 	failing  bool                   // the last evaluation failed for a reason that is the operator's
 	tries    int                    // of the staleness markers of a ghost
@@ -225,7 +226,7 @@ func (r *Ruler) adopt(g *group) {
 		g.earlier = append(g.earlier, g.readers)
 	}
 	g.readers = &sync.WaitGroup{}
-	g.rules, g.skipped, g.interval = b.rules, b.skipped, b.interval
+	g.rules, g.skipped, g.interval, g.costs = b.rules, b.skipped, b.interval, b.costs
 	if g.takeover != nil {
 		if g.takeover.late {
 			setRestored(g, false)
@@ -245,6 +246,7 @@ type built struct {
 	skipped  map[int]rulestate.Rule // rules that are not evaluated, by position
 	interval time.Duration
 	blocked  string // why the group is not evaluated; the other fields are not set then
+	costs    costs  // of the templates of rules
 }
 
 // build returns the group that a version describes, without state.
@@ -267,7 +269,7 @@ func (r *Ruler) parse(g *group, v version) (*built, error) {
 		return nil, fmt.Errorf("external URL of alerts: %w", err)
 	}
 	parse := r.opts.Parsers(v.set)
-	b := &built{skipped: map[int]rulestate.Rule{}, interval: time.Duration(def.Interval)}
+	b := &built{skipped: map[int]rulestate.Rule{}, costs: costs{}, interval: time.Duration(def.Interval)}
 	if b.interval <= 0 {
 		b.interval = DefaultInterval
 	}
@@ -284,6 +286,7 @@ func (r *Ruler) parse(g *group, v version) (*built, error) {
 			continue
 		}
 		list = append(list, rule)
+		b.costs.add(rule, def.Labels, d)
 	}
 	b.rules = rules.NewGroup(rules.GroupOptions{Name: g.name, File: file(g.tenant.id, g.namespace), Interval: b.interval,
 		Limit: def.Limit, Rules: list, QueryOffset: (*time.Duration)(def.QueryOffset), Opts: r.managerOptions(g, external)})

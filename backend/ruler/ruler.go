@@ -21,6 +21,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/background"
+	defs "github.com/palliumhq/pallium/backend/rules"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -42,7 +43,7 @@ const (
 	maxTemplateQueries = 100
 	// maxTemplateResults is the number of series that such a query may return. Package rules estimates the size
 	// of an expanded template with it.
-	maxTemplateResults = 1000
+	maxTemplateResults = defs.MaxQueryResults
 )
 
 // Definition is a stored group.

@@ -26,7 +26,10 @@ type Checks struct {
 // Check returns an error with all problems of a group, or nil. Each problem names the group, the
 // rule and its number, and the line and the field if they are known.
 func Check(d *Document, c Checks) error {
-	k := checker{Checks: c, group: d.Name}
+	k := checker{Checks: c, group: d.Name, labels: d.Labels, unread: map[int][]problem{}}
+	for _, p := range d.problems {
+		k.unread[p.rule] = append(k.unread[p.rule], p)
+	}
 	k.checkGroup(&d.Group)
 	if len(d.Rules) > most(c.Limits) {
 		k.add("%v", limits.MaxRulesPerGroup.Exceeded(c.Limits, int64(len(d.Rules)))) // further checks would take long
@@ -54,6 +57,8 @@ func most(lim *limits.Limits) int {
 type checker struct {
 	Checks
 	group    string
+	labels   map[string]string // of the group
+	unread   map[int][]problem // of values that could not be read, by rule
 	problems []string
 }
 
@@ -65,11 +70,16 @@ func (k *checker) err() error {
 	if len(k.problems) == 0 {
 		return nil
 	}
+	return invalid("%s", strings.Join(shortened(k.problems), "\n"))
+}
+
+// shortened returns the first problems, and how many there are besides.
+func shortened(problems []string) []string {
 	const shown = 50
-	if n := len(k.problems); n > shown {
-		k.problems = append(k.problems[:shown], fmt.Sprintf("and %d more", n-shown))
+	if n := len(problems); n > shown {
+		return append(problems[:shown:shown], fmt.Sprintf("and %d more", n-shown))
 	}
-	return invalid("%s", strings.Join(k.problems, "\n"))
+	return problems
 }
 
 // checkGroup checks the fields of the group.
@@ -94,23 +104,60 @@ func (k *checker) checkGroup(g *Group) {
 	if k.Tenant != "" && slices.ContainsFunc(g.SourceTenants, func(t string) bool { return t != string(k.Tenant) }) {
 		k.add("field source_tenants may contain only the own tenant %q: rules across tenants are not supported", k.Tenant)
 	}
-	if k.Limits != nil && g.Interval > 0 && time.Duration(g.Interval) < time.Duration(k.Limits.MinRuleInterval) {
-		k.add("field interval: the limit min_rule_interval is %s, and the interval is %s: use a longer interval", k.Limits.MinRuleInterval,
-			g.Interval)
+	for _, p := range k.unread[-1] {
+		k.add("%s", p.text)
 	}
+	k.checkDurations(g)
 	k.checkLabels(g)
+}
+
+// DefaultInterval is the interval of groups without one, as in Prometheus.
+const DefaultInterval = time.Minute
+
+// maxDuration is the greatest interval and offset of a group.
+const maxDuration = 365 * 24 * time.Hour
+
+// checkDurations checks the interval and the offsets of the group.
+func (k *checker) checkDurations(g *Group) {
+	if k.Limits != nil && !slices.ContainsFunc(k.unread[-1], func(p problem) bool { return p.field == "interval" }) {
+		least := time.Duration(k.Limits.MinRuleInterval)
+		switch interval := time.Duration(g.Interval); {
+		case interval > 0 && interval < least:
+			k.add("field interval: the limit min_rule_interval is %s, and the interval is %s: use a longer interval", k.Limits.MinRuleInterval,
+				g.Interval)
+		case interval == 0 && DefaultInterval < least:
+			k.add("field interval is missing: the limit min_rule_interval is %s, and the default interval is %s: set an interval",
+				k.Limits.MinRuleInterval, model.Duration(DefaultInterval))
+		}
+	}
+	for _, f := range []struct {
+		name string
+		d    *model.Duration
+	}{{"interval", &g.Interval}, {"query_offset", g.QueryOffset}, {"evaluation_delay", g.EvaluationDelay}} {
+		if f.d != nil && time.Duration(*f.d) > maxDuration {
+			k.add("field %s is %s: it may be at most 365d", f.name, f.d)
+		}
+	}
 }
 
 // checkLabels checks the labels of the group.
 func (k *checker) checkLabels(g *Group) {
 	for _, name := range sorted(g.Labels) {
-		if !model.UTF8Validation.IsValidLabelName(name) || name == model.MetricNameLabel {
-			k.add("field labels: invalid label name: %s", name)
-		}
-		if !model.LabelValue(g.Labels[name]).IsValid() {
-			k.add("field labels: label %s: the value is not valid UTF-8", name)
+		if text := checkLabel(name, g.Labels[name]); text != "" {
+			k.add("field labels: %s", text)
 		}
 	}
+}
+
+// checkLabel returns what is wrong with a label of the group.
+func checkLabel(name, v string) string {
+	switch {
+	case !model.UTF8Validation.IsValidLabelName(name) || name == model.MetricNameLabel:
+		return "invalid label name: " + name
+	case !model.LabelValue(v).IsValid():
+		return fmt.Sprintf("label %s: the value is not valid UTF-8", name)
+	}
+	return ""
 }
 
 // checkRule checks one rule. Sizes are checked first, because parsing takes time and memory that grow with
@@ -123,25 +170,60 @@ func (k *checker) checkRule(i int, r *rulefmt.Rule, node rulefmt.RuleNode) {
 	add := func(format string, args ...any) {
 		k.add("rule %d, %q: %s", i+1, name, fmt.Sprintf(format, args...))
 	}
+	for _, p := range k.unread[i] {
+		add("%s", p.text)
+	}
 	if err := k.checkSize(r.Expr); err != nil {
 		add("%sfield expr: %v", line(node.Expr.Line), err)
 		return
 	}
+	checked := *r
 	if r.Alert != "" {
-		if problems := checkTemplates(r); len(problems) > 0 {
+		if _, problems := costOf(k.labels, r); len(problems) > 0 {
 			for _, p := range problems {
 				add("%s", p)
 			}
 			return
 		}
+		checked.Labels = merged(k.templates(), r.Labels)
 	}
 	var texts []string
-	for _, w := range r.Validate(node, model.UTF8Validation, k.Parser) {
+	for _, w := range checked.Validate(node, model.UTF8Validation, k.Parser) {
 		texts = append(texts, validation(w, node))
+	}
+	if text := k.checkType(r.Expr); text != "" {
+		texts = append(texts, line(node.Expr.Line)+text)
 	}
 	slices.Sort(texts) // rulefmt visits labels in any order
 	for _, t := range slices.Compact(texts) {
 		add("%s", t)
+	}
+}
+
+// templates returns the labels of the group whose names are valid: alerting rules expand their templates, too.
+func (k *checker) templates() map[string]string {
+	out := map[string]string{}
+	for name, v := range k.labels {
+		if checkLabel(name, v) == "" {
+			out[name] = v
+		}
+	}
+	return out
+}
+
+// checkType checks whether an expression returns what a rule can record or compare.
+func (k *checker) checkType(expr string) string {
+	e, err := k.Parser.ParseExpr(expr)
+	if err != nil {
+		return "" // rulefmt reports it
+	}
+	switch t := e.Type(); t {
+	case parser.ValueTypeVector, parser.ValueTypeScalar:
+		return ""
+	case parser.ValueTypeMatrix:
+		return "field expr returns a range vector: use a function such as rate or max_over_time, or remove the range"
+	default:
+		return fmt.Sprintf("field expr returns a %s: it must return numbers", t)
 	}
 }
 

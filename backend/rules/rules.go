@@ -43,7 +43,7 @@ func (g *Group) Offset() (offset time.Duration, ok bool) {
 // Namespace is the groups of one namespace in a file. Name is empty if the file does not name one.
 type Namespace struct {
 	Name   string
-	Groups []Group
+	Groups []*Document
 }
 
 // MaxName is the greatest length in bytes of the name of a namespace or a group.

@@ -4,70 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"text/template/parse"
-
-	"github.com/prometheus/prometheus/model/rulefmt"
 )
-
-// Limits of the templates of labels and annotations. Their expansion cannot be interrupted, so it
-// must be short for every template that is accepted.
-const (
-	maxTemplate    = 64 << 10 // bytes of one template
-	maxWidth       = 1000     // width or precision of printf
-	maxLoops       = 3        // ranges inside each other
-	maxText        = 1 << 20  // bytes of one value, estimated
-	maxOutput      = 64 << 20 // bytes of the result, estimated
-	maxPattern     = 10_000   // instructions of the regular expressions of one template
-	scalarBytes    = 512      // estimated size of a value that is not known: a label value
-	vectorBytes    = 64 << 10 // estimated size of a vector or of labels, as text
-	escapedFactor  = 6        // how much longer escaping makes a text
-	maxPatternText = 4 << 10  // bytes
-
-	// Estimated repetitions of ranges. Queries inside a range are few, because the number of queries is limited
-	// during evaluation.
-	vectorElements = 1000
-	innerQueries   = 100
-	labelElements  = 32
-)
-
-// checkTemplates returns the problems of the templates of an alerting rule that could run for very
-// long or produce very much text. Prometheus' own check finds templates that cannot be parsed.
-func checkTemplates(r *rulefmt.Rule) []string {
-	var problems []string
-	for _, field := range []struct {
-		what   string
-		values map[string]string
-	}{{"label", r.Labels}, {"annotation", r.Annotations}} {
-		for _, name := range sorted(field.values) {
-			if err := checkTemplate(field.values[name]); err != nil {
-				problems = append(problems, fmt.Sprintf("%s %q: %v", field.what, name, err))
-			}
-		}
-	}
-	return problems
-}
-
-// checkTemplate checks one template. It returns nil if the template cannot be parsed.
-func checkTemplate(text string) error {
-	if len(text) > maxTemplate {
-		return fmt.Errorf("the template has %d bytes, the limit is %d", len(text), maxTemplate)
-	}
-	const name = "rule"
-	// The variables that Prometheus defines.
-	const before = "{{$labels := .Labels}}{{$externalLabels := .ExternalLabels}}{{$externalURL := .ExternalURL}}{{$value := .Value}}"
-	set := map[string]*parse.Tree{}
-	tree := parse.New(name)
-	tree.Mode = parse.SkipFuncCheck
-	tree, err := tree.Parse(before+text, "", "", set)
-	if err != nil {
-		return nil //nolint:nilerr // Prometheus' check reports it
-	}
-	if len(set) != 1 || set[name] != tree {
-		return errNoTemplates
-	}
-	w := &walk{vars: map[string]value{}, inLoop: map[string]bool{}, repeats: 1, patterns: maxPattern}
-	collect(tree.Root, false, w.inLoop)
-	return w.list(tree.Root, value{size: scalarBytes})
-}
 
 // Errors of templates without further details.
 var (
@@ -75,21 +12,13 @@ var (
 	errLabelsVariable = errors.New("the variables $labels and $externalLabels must not be changed: use another name")
 )
 
-// value describes what a pipeline may return.
-type value struct {
-	many   bool    // a vector or labels: finitely many elements, none of which is a number
-	size   float64 // bytes as text, estimated
-	looped bool    // made from a variable that is assigned in a range
-}
-
 // walk follows a template as its execution would, each branch and each loop once.
 type walk struct {
-	vars     map[string]value
-	inLoop   map[string]bool // variables that are assigned in a range
-	loops    int
-	repeats  float64 // of the current node by the ranges around it
-	output   float64
-	patterns int // instructions that are left
+	cost
+	vars    map[string]value
+	inLoop  map[string]bool // variables that are assigned in a range
+	loops   int
+	repeats float64 // of the current node by the ranges around it
 }
 
 // collect adds the variables that are assigned in ranges to out; loop is set for a list in a range.
@@ -138,6 +67,9 @@ func (w *walk) list(list *parse.ListNode, dot value) error {
 }
 
 func (w *walk) node(n parse.Node, dot value) error {
+	if err := w.work(nodeSteps); err != nil {
+		return err
+	}
 	switch n := n.(type) {
 	case *parse.TextNode:
 		return w.print(float64(len(n.Text)))
@@ -180,33 +112,31 @@ func (w *walk) loop(n *parse.RangeNode, dot value) error {
 	if err != nil {
 		return err
 	}
-	if !v.many {
+	if v.kind != kindVector && v.kind != kindLabels {
 		return fmt.Errorf("range over %s is not supported: use range only over query results and labels", n.Pipe)
 	}
 	if w.loops > 0 && !nests(n.Pipe) {
 		return fmt.Errorf("range over %s inside another range is not supported: "+
 			"inside a range, use range only over labels or directly over the function query", n.Pipe)
 	}
-	if w.loops++; w.loops > maxLoops {
-		return fmt.Errorf("more than %d ranges are inside each other", maxLoops)
-	}
-	element := value{size: scalarBytes}
-	for _, d := range n.Pipe.Decl {
+	element, key := v.element()
+	for i, d := range n.Pipe.Decl {
 		if labelsVariable(d.Ident[0]) {
 			return errLabelsVariable
 		}
 		w.vars[d.Ident[0]] = element
+		if i == 0 && len(n.Pipe.Decl) > 1 {
+			w.vars[d.Ident[0]] = key
+		}
+	}
+	if w.loops++; w.loops > maxLoops {
+		return fmt.Errorf("more than %d ranges are inside each other", maxLoops)
 	}
 	outside := w.repeats
-	switch {
-	case len(n.Pipe.Cmds) == 1 && ofLabels(n.Pipe.Cmds[0].Args[0]):
-		w.repeats *= labelElements
-	case w.loops > 1:
-		w.repeats *= innerQueries
-	default:
-		w.repeats *= vectorElements
+	w.repeats *= v.count
+	if err = w.work(iterationSteps); err == nil {
+		err = w.list(n.List, element)
 	}
-	err = w.list(n.List, element)
 	w.repeats = outside
 	w.loops--
 	if err != nil {
@@ -249,14 +179,6 @@ func ofLabels(n parse.Node) bool {
 // labelsVariable reports whether a variable is always a set of labels.
 func labelsVariable(name string) bool { return name == "$labels" || name == "$externalLabels" }
 
-// print adds to the result of the template.
-func (w *walk) print(size float64) error {
-	if w.output += size * w.repeats; w.output > maxOutput {
-		return fmt.Errorf("the expanded template may have more than %d bytes", maxOutput)
-	}
-	return nil
-}
-
 // pipe follows a pipeline, and sets the variables that it declares or assigns.
 func (w *walk) pipe(p *parse.PipeNode, dot value) (value, error) {
 	v, err := w.commands(p, dot)
@@ -274,7 +196,7 @@ func (w *walk) pipe(p *parse.PipeNode, dot value) (value, error) {
 		return v, fmt.Errorf("variable %s is assigned from a variable that changes in the same range: its text could grow without limit", name)
 	}
 	if old, ok := w.vars[name]; ok { // the variable may have either value
-		v.many, v.size, v.looped = v.many && old.many, max(v.size, old.size), v.looped || old.looped
+		v = v.or(old)
 	}
 	w.vars[name] = v
 	return v, nil
@@ -290,7 +212,7 @@ func (w *walk) commands(p *parse.PipeNode, dot value) (value, error) {
 			return v, err
 		}
 		if v.size > maxText {
-			return v, fmt.Errorf("the value of %s may have more than %d bytes", c, maxText)
+			return v, fmt.Errorf("the value of %.60s may have more than %d bytes, estimated: shorten it", c, maxText)
 		}
 		last = &v
 	}

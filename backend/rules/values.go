@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"text/template/parse"
-
-	"github.com/palliumhq/pallium/backend/regexsize"
 )
 
 // command estimates the result of one command.
@@ -34,41 +32,100 @@ func (w *walk) command(c *parse.CommandNode, piped *value, dot value) (value, er
 		v, err = w.function(id.Ident, c, args)
 	} else {
 		v, err = w.argument(c.Args[0], dot)
-		v.size += sum * escapedFactor // of a method, such as Format of a time
+		if len(args) > 0 { // a method, such as Format of a time
+			v.size += sum * escapedFactor
+		}
 	}
 	v.looped = v.looped || looped
 	return v, err
 }
 
-// function estimates the result of a function.
+// function estimates the result of a function, and adds its steps.
 func (w *walk) function(name string, c *parse.CommandNode, args []value) (value, error) {
+	v, err := w.result(name, c, args)
+	if err != nil {
+		return v, err
+	}
+	steps := callSteps + v.count
+	for _, a := range append(args, v) {
+		if a.kind == kindText {
+			steps += a.size
+		}
+	}
+	if name == "query" {
+		steps += querySteps
+	}
+	return v, w.work(steps)
+}
+
+// result estimates the result of a function.
+func (w *walk) result(name string, c *parse.CommandNode, args []value) (value, error) {
 	sum := value{}
 	for _, a := range args {
 		sum.size += a.size + 1
 	}
+	number := value{size: EstimatedNumber}
 	switch name {
-	case "query", "sortByLabel":
-		return value{many: true, size: vectorBytes}, nil
+	case "query":
+		return w.queried(), nil
+	case "sortByLabel", "slice", "and", "or", "first", "label", "index":
+		return w.part(name, args, sum), nil
 	case "printf":
 		return w.printf(c, args)
 	case "reReplaceAll", "match":
-		if err := w.pattern(name, c); err != nil || name == "match" {
-			return value{size: 8}, err
-		}
-		if len(args) == 3 { // the replacement may be inserted before each byte
-			return value{size: (args[1].size + 1) * (args[2].size + 1)}, nil
-		}
-	case "html", "js", "urlquery", "graphLink", "tableLink", "safeHtml", "title", "toUpper", "toLower":
+		return w.replaced(name, c, args)
+	case "html", "js", "urlquery", "urlQueryEscape", "graphLink", "tableLink", "safeHtml", "title", "toUpper", "toLower":
 		sum.size *= escapedFactor
-	case "first", "label", "strvalue", "value":
-		return value{size: scalarBytes}, nil
 	case "args":
 		sum.size += float64(8 * len(args))
-	case "index", "slice", "and", "or", "not", "print", "println", "len", "eq", "ne", "lt", "le", "gt", "ge":
+	case "value", "len", "not", "eq", "ne", "lt", "le", "gt", "ge", "now", "parseDuration", "toDuration", "humanize", "humanize1024",
+		"humanizeDuration", "humanizePercentage":
+		return number, nil
+	case "print", "println", "stripPort", "stripDomain":
 	default:
-		sum.size += scalarBytes // numbers, times, host names
+		sum.size += scalarBytes // times, host names
 	}
 	return sum, nil
+}
+
+// queried returns the results of a query.
+func (w *walk) queried() value {
+	v := value{kind: kindVector, item: resultValue, count: MaxQueryResults}
+	if w.loops > 0 {
+		v.count = innerResults
+	}
+	v.size = v.count * (resultBytes + EstimatedNumber)
+	return v
+}
+
+// part returns the result of a function that selects a part of its arguments; sum is their size.
+func (w *walk) part(name string, args []value, sum value) value {
+	if len(args) == 0 {
+		return sum
+	}
+	first, last := args[0], args[len(args)-1]
+	switch {
+	case name == "sortByLabel" && last.kind == kindVector:
+		return last
+	case name == "slice":
+		return first
+	case name == "and" || name == "or":
+		for _, a := range args[1:] {
+			first = first.or(a)
+		}
+		return first
+	case name == "label":
+		return value{size: last.fieldSize()}
+	case name == "first" || first.kind == kindVector: // the latter for index
+		item := float64(scalarBytes)
+		if w.loops > 0 {
+			item = resultValue
+		}
+		return value{kind: kindSample, size: resultLabels*(EstimatedName+item) + EstimatedNumber, item: item}
+	case first.kind == kindLabels:
+		return value{size: first.item}
+	}
+	return sum
 }
 
 // printf estimates the result of printf, whose format must be a literal.
@@ -124,29 +181,8 @@ func checkFormat(format string) (verbs, padding int, err error) {
 	return verbs, padding, nil
 }
 
-// pattern checks the regular expression of reReplaceAll or match, which must be a literal.
-func (w *walk) pattern(name string, c *parse.CommandNode) error {
-	if len(c.Args) < 2 {
-		return fmt.Errorf("the regular expression of %s must be a literal text", name)
-	}
-	s, ok := c.Args[1].(*parse.StringNode)
-	if !ok {
-		return fmt.Errorf("the regular expression of %s must be a literal text, not %s", name, c.Args[1])
-	}
-	if len(s.Text) > maxPatternText {
-		return fmt.Errorf("the regular expression of %s has %d bytes, the limit is %d", name, len(s.Text), maxPatternText)
-	}
-	n, err := regexsize.Pattern(s.Text, w.patterns)
-	if err != nil {
-		return fmt.Errorf("the regular expressions of the template are too large: %w", err)
-	}
-	w.patterns -= n
-	return nil
-}
-
 // argument estimates an argument.
 func (w *walk) argument(n parse.Node, dot value) (value, error) {
-	unknown := value{size: scalarBytes}
 	switch n := n.(type) {
 	case *parse.PipeNode:
 		return w.commands(n, dot)
@@ -154,37 +190,30 @@ func (w *walk) argument(n parse.Node, dot value) (value, error) {
 		return dot, nil
 	case *parse.StringNode:
 		return value{size: float64(len(n.Text))}, nil
+	case *parse.NumberNode, *parse.BoolNode, *parse.NilNode:
+		return value{size: EstimatedNumber}, nil
 	case *parse.VariableNode:
-		return w.field(n, len(n.Ident) > 1, w.variable(n.Ident[0])), nil
+		return w.variable(n.Ident[0]).path(n.Ident[1:]), nil
 	case *parse.FieldNode:
-		return w.field(n, true, dot), nil
+		return dot.path(n.Ident), nil
 	case *parse.ChainNode:
 		inner, err := w.argument(n.Node, dot)
-		return w.field(n, true, inner), err
+		return inner.path(n.Field), err
 	case *parse.IdentifierNode: // a function without arguments
 		return w.function(n.Ident, &parse.CommandNode{Args: []parse.Node{n}}, nil)
 	}
-	return unknown, nil
+	return value{size: scalarBytes}, nil
 }
 
 // variable returns the value of a variable.
 func (w *walk) variable(name string) value {
 	v, ok := w.vars[name]
-	if !ok {
+	switch {
+	case !ok && name == "$":
+		v = rootValue()
+	case !ok:
 		v = value{size: scalarBytes}
 	}
 	v.looped = v.looped || w.inLoop[name]
 	return v
-}
-
-// field returns the value of a node that selects a field of a value, if selects is set, or is the
-// value.
-func (w *walk) field(n parse.Node, selects bool, of value) value {
-	switch {
-	case ofLabels(n):
-		return value{many: true, size: vectorBytes, looped: of.looped}
-	case selects: // which may be an argument of the function args
-		return value{size: max(scalarBytes, of.size), looped: of.looped}
-	}
-	return of
 }

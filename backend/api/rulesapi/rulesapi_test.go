@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/rows"
 	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
@@ -76,7 +78,7 @@ func newBench(t *testing.T) *bench {
 				return l
 			}
 			return limits.Default()
-		}, Changed: func(id tenant.ID) { b.changed = append(b.changed, id) }})
+		}, Memory: memory.NewAccount(1<<30, prometheus.NewRegistry()), Changed: func(id tenant.ID) { b.changed = append(b.changed, id) }})
 	r := chi.NewRouter()
 	table := routes.Table()
 	for i := range table {

@@ -18,7 +18,7 @@ import (
 // Memory of a listing and of a group, in multiples of their YAML: parsed, encoded again and as nodes.
 const (
 	listFactor  = 2
-	groupFactor = 20
+	groupFactor = 64
 )
 
 func (a *api) list(x *exchange) error {
@@ -210,6 +210,8 @@ func (a *api) fail(x *exchange, err error) {
 		x.w.WriteHeader(statusClientGone)
 	case errors.As(err, &known):
 		writeError(x.w, known.code, known.kind, known.text)
+	case errors.As(err, &exceeded) && exceeded.Of(limits.MaxMemoryBytes):
+		writeError(x.w, http.StatusUnprocessableEntity, "execution", exceeded.Error())
 	case errors.As(err, &exceeded):
 		writeError(x.w, http.StatusBadRequest, "bad_data", exceeded.Error())
 	case errors.As(err, &large):

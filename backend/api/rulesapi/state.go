@@ -90,6 +90,32 @@ func unknown(g *index.RuleGroup) (state rulestate.Group, alerting bool) {
 	return state, alerting
 }
 
+// stateFactor is the memory for the response with a state, in multiples of its texts: encoded, escaped, and in the
+// buffers of the encoder.
+const stateFactor = 6
+
+// stateSize returns the bytes of the texts of groups.
+func stateSize(groups []rulestate.Group) (n int64) {
+	const fields = 300 // names, numbers and times of a rule or an alert
+	for i := range groups {
+		n += fields
+		for j := range groups[i].Rules {
+			r := &groups[i].Rules[j]
+			n += fields + int64(len(r.Name)+len(r.Query)+len(r.LastError)) + labelsSize(r.Labels) + labelsSize(r.Annotations)
+			for k := range r.Alerts {
+				n += fields + labelsSize(r.Alerts[k].Labels) + labelsSize(r.Alerts[k].Annotations)
+			}
+		}
+	}
+	return n
+}
+
+func labelsSize(ls labels.Labels) (n int64) {
+	const quotes = 6
+	ls.Range(func(l labels.Label) { n += int64(len(l.Name)+len(l.Value)) + quotes })
+	return n
+}
+
 // rules responds with the state of rules, as Prometheus does.
 func (a *api) rules(x *exchange) error {
 	parser := a.Parsers(switches.Of(x.limits))
@@ -109,6 +135,9 @@ func (a *api) rules(x *exchange) error {
 	page, err := request.Select(all)
 	if err != nil {
 		return badRequest(err.Error())
+	}
+	if err := x.memory.Take(stateFactor * stateSize(page.Groups)); err != nil {
+		return err
 	}
 	return writeDataAs(x.w, http.StatusOK, page)
 }
@@ -136,8 +165,15 @@ func (a *api) alerts(x *exchange) error {
 	}
 	if silent > 0 {
 		x.w.Header().Set("Retry-After", "5")
+		of := "1 group"
+		if silent > 1 {
+			of = fmt.Sprintf("%d groups", silent)
+		}
 		return statusError{http.StatusServiceUnavailable, "unavailable",
-			fmt.Sprintf("the alerts of %d groups are unknown, because no ruler reports them; send the request again", silent)}
+			fmt.Sprintf("the alerts of %s are unknown, because no ruler reports them; send the request again", of)}
+	}
+	if err := x.memory.Take(stateFactor * stateSize(all)); err != nil {
+		return err
 	}
 	return writeDataAs(x.w, http.StatusOK, map[string]any{"alerts": rulestate.Alerts(all)})
 }

@@ -6,8 +6,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/prometheus/model/labels"
+
 	"github.com/palliumhq/pallium/backend/rulestate"
 	"github.com/palliumhq/pallium/backend/schema"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 const (
@@ -53,7 +56,7 @@ func TestState(t *testing.T) {
 	get(stateRoot+"?group_limit=1", 200, `"groupNextToken"`, "g2")
 	get(alertRoot, 200, `"value":"g1"`, "deleted") // g2 is new
 	b.now = b.now.Add(2 * settled)
-	get(alertRoot, 503, "the alerts of 1 groups are unknown")
+	get(alertRoot, 503, "the alerts of 1 group are unknown")
 	b.states = append(b.states, reported("n", "g2"))
 	get(alertRoot, 200, `"value":"g2"`, "deleted")
 	for path, says := range map[string]string{"?type=x": `\"type\"`, "?group_limit=0": "group_limit", "?match[]={": "match[]", "?group_limit=1&group_next_token=x": "group_next_token",
@@ -64,6 +67,37 @@ func TestState(t *testing.T) {
 	b.broken = errors.New("down")
 	get(stateRoot, 503, "could not be read", "down")
 	get(alertRoot, 503, "could not be read", "down")
+}
+
+// TestStateMemory checks that a state for which the tenant's limit of memory is too low is not encoded.
+func TestStateMemory(t *testing.T) {
+	b := newBench(t)
+	if code, text := b.do("a", "POST", root+"/n", strings.ReplaceAll(alertingGroup, "%", "g")); code != 202 {
+		t.Fatal(code, text)
+	}
+	g := reported("n", "g")
+	for range 1000 {
+		g.Rules[0].Alerts = append(g.Rules[0].Alerts, rulestate.Alert{Labels: labels.FromStrings("a", "b"), State: "firing",
+			Annotations: labels.FromStrings("summary", strings.Repeat("x", 1000))})
+	}
+	b.states = []rulestate.Group{g}
+	lim := limits.Default()
+	for _, c := range []struct {
+		most int64
+		code int
+		says string
+	}{{1 << 20, 422, "max_memory_bytes"}, {16 << 20, 200, "xxx"}} {
+		lim.MaxMemoryBytes = c.most
+		b.limits["a"] = lim
+		for _, path := range []string{stateRoot, alertRoot} {
+			if code, text := b.do("a", "GET", path, ""); code != c.code || !strings.Contains(text, c.says) {
+				t.Errorf("%s with max_memory_bytes %d: %d %.300s, want %d and %s", path, c.most, code, text, c.code, c.says)
+			}
+		}
+		if code, text := b.do("a", "GET", stateRoot+"?exclude_alerts=true", ""); code != 200 {
+			t.Errorf("rules without alerts: %d %.300s", code, text)
+		}
+	}
 }
 
 // TestBackfill follows a backfill through all requests of two tenants.

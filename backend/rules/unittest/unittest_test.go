@@ -32,7 +32,11 @@ func run(t *testing.T, file, groups string) ([]Result, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Run(t.Context(), f, namespaces[0].Groups, parser.NewParser(parser.Options{}))
+	var list []rules.Group
+	for _, d := range namespaces[0].Groups {
+		list = append(list, d.Group)
+	}
+	return Run(t.Context(), f, list, parser.NewParser(parser.Options{}))
 }
 
 // TestGood checks that a file passes that promtool passes, too (test/e2e compares them).

@@ -52,9 +52,6 @@ func (s *source) check(names []string) error {
 	return nil
 }
 
-// maxFile is the greatest size in bytes of a file.
-const maxFile = 64 << 20
-
 const namespaceUsage = "`namespace` of groups in files that do not name one (default: the name of the file without its extension)"
 
 // from returns the groups of a source, sorted by namespace and name.
@@ -70,7 +67,7 @@ func (f files) from(s *source, names []string) ([]rules.Group, error) {
 	for _, n := range list {
 		for _, g := range n.Groups {
 			g.Namespace = cmp.Or(s.namespace, builtinNamespace)
-			groups = append(groups, g)
+			groups = append(groups, g.Group)
 		}
 	}
 	rules.Sort(groups)
@@ -92,7 +89,7 @@ func (f files) read(names []string, namespace string) ([]rules.Group, error) {
 		for _, n := range list {
 			for _, g := range n.Groups {
 				g.Namespace = nameOf(n.Name, namespace, file)
-				if err := rules.Check(rules.Unchecked(g), rules.Checks{Parser: f.parser}); err != nil {
+				if err := rules.Check(g, rules.Checks{Parser: f.parser}); err != nil {
 					errs = append(errs, fmt.Errorf("%s: namespace %q: %w", file, g.Namespace, err))
 				}
 				key := [2]string{g.Namespace, g.Name}
@@ -100,7 +97,7 @@ func (f files) read(names []string, namespace string) ([]rules.Group, error) {
 					errs = append(errs, fmt.Errorf("%s: group %q of namespace %q is also in %s: rename one of them", file, g.Name, g.Namespace, other))
 				}
 				seen[key] = file
-				groups = append(groups, g)
+				groups = append(groups, g.Group)
 			}
 		}
 	}
@@ -126,14 +123,18 @@ func readFile(name string) ([]rules.Namespace, error) {
 		return nil, errors.Unwrap(err)
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	data, err := io.ReadAll(io.LimitReader(f, rules.MaxFileBytes+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("the file has more than %d bytes", maxFile)
+	if len(data) > rules.MaxFileBytes {
+		return nil, fmt.Errorf("the file has more than %d bytes", rules.MaxFileBytes)
 	}
-	return rules.ParseFile(data)
+	list, err := rules.ParseFile(data)
+	if err == nil && len(list) == 0 {
+		return nil, errors.New("the file is empty: it must have the field groups, a list of groups of rules")
+	}
+	return list, err
 }
 
 func (f files) check(fs *flag.FlagSet) command.Action {
@@ -147,7 +148,7 @@ func (f files) check(fs *flag.FlagSet) command.Action {
 		for i := range groups {
 			n += len(groups[i].Rules)
 		}
-		_, err = fmt.Fprintf(sh.Out, "%d groups with %d rules are valid\n", len(groups), n)
+		_, err = fmt.Fprintf(sh.Out, "%s with %s %s valid\n", counted(len(groups), "group"), counted(n, "rule"), are(len(groups)))
 		return err
 	}
 }
@@ -160,6 +161,14 @@ type state struct {
 }
 
 func (s *state) String() string { return fmt.Sprintf("group %q of namespace %q", s.Name, s.Namespace) }
+
+// failed returns the error of a request with the group, which the server's problems of a group name, too.
+func (s *state) failed(err error) error {
+	if strings.HasPrefix(err.Error(), fmt.Sprintf("group %q: ", s.Name)) {
+		return fmt.Errorf("namespace %q: %w", s.Namespace, err)
+	}
+	return fmt.Errorf("%v: %w", s, err)
+}
 
 // compare reads files and the groups of the server. `extra` are the groups that only the server has, of
 // the namespaces in the files.
@@ -215,7 +224,7 @@ func (f files) load(fs *flag.FlagSet) action {
 				continue
 			}
 			if _, err := c.call(ctx, http.MethodPost, path(s.Namespace), []byte(s.yaml)); err != nil {
-				errs = append(errs, fmt.Errorf("%v: %w", s, err))
+				errs = append(errs, s.failed(err))
 				if ctx.Err() != nil {
 					break
 				}
@@ -262,9 +271,12 @@ func (f files) diff(fs *flag.FlagSet) action {
 			fmt.Fprintf(c.Out, "only on the server: group %q of namespace %q\n", extra[i].Name, extra[i].Namespace)
 		}
 		if n > 0 {
+			if n == 1 {
+				return errors.New("1 group differs")
+			}
 			return fmt.Errorf("%d groups differ", n)
 		}
-		_, err = fmt.Fprintf(c.Out, "%d groups are the same\n", len(list))
+		_, err = fmt.Fprintf(c.Out, "%s %s the same\n", counted(len(list), "group"), are(len(list)))
 		return err
 	}
 }

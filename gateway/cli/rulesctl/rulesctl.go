@@ -107,7 +107,7 @@ func remove(fs *flag.FlagSet) action {
 		var lost []string
 		for i := range groups {
 			if g := &groups[i]; g.Namespace == args[0] && (len(args) == 1 || g.Name == args[1]) {
-				lost = append(lost, fmt.Sprintf("group %q of namespace %q (%d rules)", g.Name, g.Namespace, len(g.Rules)))
+				lost = append(lost, fmt.Sprintf("group %q of namespace %q (%s)", g.Name, g.Namespace, counted(len(g.Rules), "rule")))
 			}
 		}
 		if len(lost) == 0 {
@@ -130,6 +130,21 @@ func quoted(args []string) string {
 		return fmt.Sprintf("namespace %q", args[0])
 	}
 	return fmt.Sprintf("group %q of namespace %q", args[1], args[0])
+}
+
+// counted returns a number with a noun, in the plural unless the number is 1.
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+func are(n int) string {
+	if n == 1 {
+		return "is"
+	}
+	return "are"
 }
 
 // printable returns a name for a table; it contains no tabs and line breaks.

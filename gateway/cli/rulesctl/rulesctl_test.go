@@ -96,6 +96,10 @@ func TestScript(t *testing.T) {
 	s.file("bad.yaml", "groups:\n- name: g\n  rules: [{record: a, expr: sum(}]\n- name: h\n  rules: [{}]\n")
 	s.file("field.yaml", "groups:\n- name: g\n  rulez: []\n")
 	s.file("flags.yaml", "groups:\n- name: g\n  rules: [{record: a, expr: \"limitk(1, up)\"}]\n")
+	s.file("empty.yaml", "")
+	s.file("comment.yaml", "# no rules yet\n---\n")
+	s.file("one.yaml", "groups: [{name: g, rules: [{record: a, expr: up}]}]\n")
+	s.file("duration.yaml", "groups:\n- name: g\n  interval: soon\n  rules:\n  - {alert: a, expr: up, for: x}\n  - {record: b, expr: sum(}\n")
 	s.file("key", "team-b\n")
 	s.file("tests.yaml", "rule_files: [node.*.yaml]\ntests:\n- name: one\n  input_series: [{series: up, values: 1x5}]\n  promql_expr_test:\n"+
 		"  - {expr: 'a:b', eval_time: 1m, exp_samples: [{labels: 'a:b', value: 1}]}\n")
@@ -107,11 +111,19 @@ func TestScript(t *testing.T) {
 		want        string // the complete output, or a part of it after "..."
 	}{
 		{"rules check FILE:node.rules.yaml FILE:mimir.yaml", "", 0, "4 groups with 4 rules are valid\n"},
-		{"rules check FILE:bad.yaml FILE:field.yaml FILE:none.yaml", "", 1, "...FILE:bad.yaml: namespace \"bad\": group \"g\": rule 1, \"a\": field expr could not be parsed"},
+		{"rules check FILE:bad.yaml FILE:field.yaml FILE:none.yaml", "", 1, "...FILE:bad.yaml: namespace \"bad\": group \"g\": rule 1, \"a\": line 3: field expr could not be parsed"},
 		{"rules check FILE:bad.yaml FILE:field.yaml FILE:none.yaml", "", 1, "...group \"h\": rule 1, \"\": field 'expr' must be set in rule"},
 		{"rules check FILE:bad.yaml FILE:field.yaml FILE:none.yaml", "", 1, "...FILE:field.yaml: YAML: line 3: unknown field rulez"},
 		{"rules check FILE:bad.yaml FILE:field.yaml FILE:none.yaml", "", 1, "...FILE:none.yaml: no such file"},
 		{"rules check FILE:node.rules.yaml FILE:mimir.yaml -namespace a/b", "", 1, "...group \"g\" of namespace \"a/b\" is also in FILE:"},
+		{"rules check FILE:empty.yaml FILE:comment.yaml FILE:node.rules.yaml", "", 1, "...FILE:empty.yaml: the file is empty: it must have the field groups"},
+		{"rules check FILE:comment.yaml", "", 1, "...FILE:comment.yaml: the file is empty"},
+		{"rules load FILE:empty.yaml", "", 1, "...nothing was changed: FILE:empty.yaml: the file is empty"},
+		{"rules check FILE:one.yaml", "", 0, "1 group with 1 rule is valid\n"},
+		{"rules check FILE:duration.yaml", "", 1, "pallium rules check: FILE:duration.yaml: namespace \"duration\": group \"g\": line 3: field interval: " +
+			"not a valid duration string: \"soon\": use a duration such as 30s or 1h30m\n" +
+			"group \"g\": rule 1, \"a\": line 5: field for: not a valid duration string: \"x\": use a duration such as 30s or 1h30m\n" +
+			"group \"g\": rule 2, \"b\": line 6: field expr could not be parsed: 1:5: parse error: unclosed left parenthesis\n"},
 		{"rules test FILE:tests.yaml", "", 0, "FILE:tests.yaml\n  ok    one\n"},
 		{"rules test FILE:tests.yaml FILE:wrong.yaml", "", 1, "...FILE:wrong.yaml\n  FAIL  two\n        expression \"1\" at 1m:\n          expected: {} 2\n          got:      {} 1\n"},
 		{"rules test FILE:norules.yaml", "", 1, "...rule_files: FILE:x*.yaml: no file matches"},
@@ -126,7 +138,7 @@ func TestScript(t *testing.T) {
 		{"rules load FILE:mimir.yaml", "", 1, "...created: group \"g\" of namespace \"a/b\"\n"},
 		{"rules load FILE:mimir.yaml", "", 1, "...namespace \"protected\" is protected"},
 		{"rules load FILE:mimir.yaml -override-protection protected", "", 0, "unchanged: group \"g\" of namespace \"a/b\"\ncreated: group \"p\" of namespace \"protected\"\n"},
-		{"rules load FILE:flags.yaml", "", 1, "...must be enabled"},
+		{"rules load FILE:flags.yaml", "", 1, "...: namespace \"flags\": group \"g\": rule 1, \"a\": line 4: field expr"},
 		{"rules list", "", 0, "NAMESPACE   GROUP  INTERVAL  RULES\na/b         g      default   1\nnode.rules  g      1m        1\nnode.rules  h      default   1\nprotected   p      default   1\n"},
 		{"rules list -namespace a/b", "", 0, "NAMESPACE  GROUP  INTERVAL  RULES\na/b        g      default   1\n"},
 		{"rules load", "", 2, "...name at least one file, or set -builtin"},
@@ -135,16 +147,17 @@ func TestScript(t *testing.T) {
 		{"rules diff -builtin", "", 1, "...only in the files: group \"own\" of namespace \"pallium\"\n"},
 		{"rules load -builtin", "", 0, "created: group \"own\" of namespace \"pallium\"\n"},
 		{"rules load -builtin", "", 0, "unchanged: group \"own\" of namespace \"pallium\"\n"},
-		{"rules diff -builtin", "", 0, "1 groups are the same\n"},
+		{"rules diff -builtin", "", 0, "1 group is the same\n"},
 		{"rules load -builtin -namespace own", "", 0, "created: group \"own\" of namespace \"own\"\n"},
 		{"rules get own own", "", 0, "name: own\ninterval: 15s\nrules:\n    - record: a:b\n      expr: up\n"},
-		{"rules delete own -yes", "", 0, "deleted group \"own\" of namespace \"own\" (1 rules)\n"},
-		{"rules delete pallium -yes", "", 0, "deleted group \"own\" of namespace \"pallium\" (1 rules)\n"},
+		{"rules delete own -yes", "", 0, "deleted group \"own\" of namespace \"own\" (1 rule)\n"},
+		{"rules delete pallium -yes", "", 0, "deleted group \"own\" of namespace \"pallium\" (1 rule)\n"},
 		{"rules list -token-file FILE:key", "", 0, "there are no groups of rules\n"},
 		{"rules get a/b g", "", 0, "name: g\nrules:\n    - alert: A\n      expr: up == 0\n      for: 5m\n"},
 		{"rules get a/b none", "", 1, "...group does not exist"},
 		{"rules get a/b g -token-file FILE:key", "", 1, "...group does not exist"},
 		{"rules diff FILE:node.rules.yaml -namespace a/b", "", 1, "...different: group \"g\" of namespace \"a/b\"\n  - rules:\n  -     - alert: A\n  -       expr: up == 0\n  -       for: 5m\n  + interval: 1m\n"},
+		{"rules diff FILE:one.yaml -token-file FILE:key", "", 1, "...: 1 group differs\n"},
 		{"rules diff FILE:mimir.yaml -token-file FILE:key", "", 1, "...only in the files: group \"g\" of namespace \"a/b\"\n"},
 		{"rules diff FILE:flags.yaml -namespace node.rules", "", 1, "...only on the server: group \"h\" of namespace \"node.rules\"\n"},
 		{"rules backfill node.rules g", "", 1, "...the group has no backfill"},
@@ -160,8 +173,8 @@ func TestScript(t *testing.T) {
 		{"rules delete node.rules none -yes", "", 1, "...group \"none\" of namespace \"node.rules\" does not exist"},
 		{"rules delete node.rules", "", 1, "...no confirmation was typed"},
 		{"rules delete node.rules", "node\n", 1, "...nothing was changed: \"node\" was typed"},
-		{"rules delete node.rules h", "h\n", 0, "...deleted group \"h\" of namespace \"node.rules\" (1 rules)\n"},
-		{"rules delete a/b -yes", "", 0, "deleted group \"g\" of namespace \"a/b\" (1 rules)\n"},
+		{"rules delete node.rules h", "h\n", 0, "...deleted group \"h\" of namespace \"node.rules\" (1 rule)\n"},
+		{"rules delete a/b -yes", "", 0, "deleted group \"g\" of namespace \"a/b\" (1 rule)\n"},
 		{"rules load FILE:node.rules.yaml -token-file FILE:none", "", 1, "...read the key of the tenant"},
 		{"rules list -url ftp://x", "", 2, "...must have the form http(s)://host[:port]"},
 		{"rules list -url http://a:b@x", "", 2, "...without user and password"},
