@@ -16,8 +16,8 @@ const (
 	// maxWait is the longest wait at a gate.
 	maxWait = 5 * time.Second
 	// knownTurns limits the priority of known requests, whose credentials were valid recently. While
-	// known and other requests wait at one address, knownTurns known requests are served for each
-	// other request. The claims of a JWT are not verified before the check, so without this limit a
+	// known and other requests wait at one address, knownTurns known requests are served, then one of
+	// the others. The claims of a JWT are not verified before the check, so without this limit a
 	// client could lock out others at its address by claiming a known subject.
 	knownTurns = 3
 )

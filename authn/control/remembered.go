@@ -42,7 +42,8 @@ type Remembered struct {
 type knownLimits struct {
 	limits limits.Limits
 	at     time.Time
-	asked  chan struct{} // closed by the first read that ends during the refresh in progress; nil without one
+	// asked is non-nil from the start of a refresh until any read of this tenant ends, which closes it.
+	asked chan struct{}
 }
 
 // NewRemembered returns a cache that reads limits with ask. Refreshes run in the group, and end

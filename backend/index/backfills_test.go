@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// TestBackfills follows backfills of two groups: they start once, only their last reader may change them, and
-// they do not appear among the groups.
+// TestBackfills follows backfills of two groups: they start once, a change that is based on an outdated copy
+// is rejected, and they do not appear among the groups.
 func TestBackfills(t *testing.T) {
 	ix, ctx := open(t), t.Context()
 	b := Backfill{Tenant: "a", Namespace: "n", Group: "g", Backfill: schema.Backfill{Start: 1, End: 9}}
@@ -65,8 +65,9 @@ func TestBackfills(t *testing.T) {
 	}
 }
 
-// TestBackfillOutcome checks that a backfill exists after StartBackfill succeeded, and not twice, whichever call of
-// the row store fails and how; and that a damaged backfill does not hide the others and can be deleted.
+// TestBackfillOutcome checks that a backfill exists after StartBackfill succeeded, whichever call of the row store
+// fails and how; that StartBackfill succeeds if its write succeeded and only the answer was lost; and that a damaged
+// backfill does not hide the others and can be deleted.
 func TestBackfillOutcome(t *testing.T) {
 	ctx := t.Context()
 	for _, kind := range []faults.Kind{faults.Rejected, faults.Lost, faults.Killed, faults.KilledAfter} {

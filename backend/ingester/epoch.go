@@ -10,8 +10,8 @@ import (
 // The log is deleted by epochs, and a window is sealed some time after its end. If
 // an epoch lasted from one seal to the next, its last segments would have samples
 // of the next window, and the whole epoch could not be deleted until that window is
-// sealed too. An epoch therefore also ends with the first sample of the next
-// window.
+// sealed too. An epoch therefore also ends just before the first sample of the
+// next window is written.
 
 // borderEarly is how long before the start of the next window a sample of that
 // window may end the epoch. Senders' clocks are rarely further ahead.
@@ -19,7 +19,8 @@ const borderEarly = SealDelay
 
 // cutAtBorder begins a new epoch if `newest` is at or after the end of the epoch's window,
 // and the current time is at most borderEarly before this end. `newest` is the newest
-// timestamp of a request, or the current time.
+// timestamp of a request before the far future, or math.MinInt64 if the request has none; for
+// a seal, it is the current time.
 func (ing *Ingester) cutAtBorder(newest int64) {
 	if newest < ing.border.Load() {
 		return

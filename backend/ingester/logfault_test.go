@@ -100,10 +100,10 @@ func TestAcceptedLossStaysAccepted(t *testing.T) {
 	if lost := b.ing.Stats().Lost; len(lost) != 0 {
 		t.Errorf("the status has an accepted loss: %+v", lost)
 	}
-	for _, when := range []string{"with the log", "after the seal"} {
+	for _, when := range []string{"before", "after"} {
 		b.crash()
 		if err := b.readError("a"); err != nil {
-			t.Errorf("read %s after the loss was accepted: %v", when, err)
+			t.Errorf("the loss was accepted, but a read %s the seal fails: %v", when, err)
 		}
 		b.must(b.ing.Flush())
 	}
@@ -112,8 +112,8 @@ func TestAcceptedLossStaysAccepted(t *testing.T) {
 	}
 }
 
-// TestDamageToTheOnlyRecord checks that with replicas, a damaged record marks the
-// windows in which its segment was written, if no other record has its time.
+// TestDamageToTheOnlyRecord checks that with replicas, the windows of the two hours before a
+// damaged segment was last modified are reported, even if the segment has no readable record.
 func TestDamageToTheOnlyRecord(t *testing.T) {
 	b := &bench{t: t, dir: t.TempDir(), replicas: 3, lim: limits.Default()}
 	var reported []int64
@@ -129,9 +129,9 @@ func TestDamageToTheOnlyRecord(t *testing.T) {
 	}
 }
 
-// TestReferencesAreNotUsedTwice checks that a reference whose labels are damaged is
-// not assigned to another tenant's series, which would get the samples if
-// sealed.json is lost.
+// TestReferencesAreNotUsedTwice checks that a reference whose labels are damaged is not reused
+// for a series of another tenant. Otherwise a replay without sealed.json would give that series
+// the old reference's samples.
 func TestReferencesAreNotUsedTwice(t *testing.T) {
 	b := newBench(t)
 	now := b.now.UnixMilli()
@@ -151,8 +151,8 @@ func TestReferencesAreNotUsedTwice(t *testing.T) {
 	same(t, "the other tenant", b.read("other"), map[string][]series.Sample{metric("of_other").String(): {f(now, 7)}})
 }
 
-// TestCheckpointInAFailedSegment checks that the second copy of labels in a segment
-// whose sync failed is written again.
+// TestCheckpointInAFailedSegment checks that a label checkpoint (the second copy of labels) is
+// written again if the sync of the segment that it was written to failed.
 func TestCheckpointInAFailedSegment(t *testing.T) {
 	b, disk := newFaultyBench(t, 1)
 	b.ing.background.Stop() // otherwise it would write checkpoints too
@@ -214,7 +214,7 @@ func TestSealDeletesLogOnFullDisk(t *testing.T) {
 	}
 }
 
-// TestClockAhead checks that a clock that was years ahead for a moment does not
+// TestClockAhead checks that a clock that was 400 days ahead for a moment does not
 // prevent the deletion of the log.
 func TestClockAhead(t *testing.T) {
 	b := newBench(t)

@@ -31,10 +31,10 @@ func TestVersion(t *testing.T) {
 		do()
 		now := b.ing.Version("t")
 		if (now.Changes != last.Changes) != settled || (now.Recent != last.Recent) != recent {
-			t.Errorf("%s: from %+v to %+v, want a change: %t, of recent samples: %t", what, last, now, settled, recent)
+			t.Errorf("%s: from %+v to %+v, want Changes to change: %t, Recent to change: %t", what, last, now, settled, recent)
 		}
 		if now.Bound < last.Bound || now.RecentBound < last.RecentBound || now.Epoch != last.Epoch {
-			t.Errorf("%s: a bound decreased or the epoch changed: from %+v to %+v", what, last, now)
+			t.Errorf("%s: a bound decreased or the version's Epoch (one per start of the process) changed: from %+v to %+v", what, last, now)
 		}
 		if o := b.ing.Version("other"); o.Changes != other.Changes || o.Recent != other.Recent {
 			t.Errorf("%s of one tenant changed the version of another", what)
@@ -81,7 +81,7 @@ func TestVersion(t *testing.T) {
 	}
 	b.crash()
 	if now := b.ing.Version("t"); now.Epoch == last.Epoch {
-		t.Error("the epoch is the same after a restart")
+		t.Error("the version's Epoch (one per start of the process) is the same after a restart")
 	}
 }
 
@@ -110,10 +110,10 @@ func TestVersionOfExpiredPacks(t *testing.T) {
 	}
 }
 
-// TestVersionRaisedDuringPush checks a push that is counted while a version is read that
-// raises the bound above the samples of the push. If that version does not count the push, a
-// cached result from before the push depends only on Changes from then on, so Changes must
-// increase.
+// TestVersionRaisedDuringPush checks a push that runs concurrently with a call of version. That
+// call raises the bound above the push's samples. If the version it returns does not count the
+// push, a cached result from before the push depends only on Changes from then on, so Changes
+// must increase.
 func TestVersionRaisedDuringPush(t *testing.T) {
 	const bound, sample, recent = 100, 110, 200
 	for i := range 20_000 {

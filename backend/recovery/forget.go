@@ -21,9 +21,9 @@ var (
 	ErrNotMember = errors.New("instance is not in the ring")
 	// ErrAlive is returned for an instance that sends heartbeats.
 	ErrAlive = errors.New("instance is alive")
-	// ErrHasAside is returned for an ingester that cannot leave or be forgotten because
-	// its disk has the only copy of series that are set aside.
-	ErrHasAside = errors.New("the ingester's disk has the only copy of series set aside")
+	// ErrHasAside is returned for an ingester that cannot leave or be forgotten because it, or
+	// a lost incarnation of it, has series set aside that no operator dropped.
+	ErrHasAside = errors.New("the ingester has series set aside that were not dropped")
 )
 
 // AsideError is an ErrHasAside with the records of the series set aside, at least
@@ -32,8 +32,8 @@ type AsideError struct{ Records []store.AsideOf }
 
 func (e *AsideError) Error() string {
 	l := &e.Records[0]
-	return fmt.Sprintf("%s, which no pack can hold: %d records, the first of tenant %s, day %s, window %d; list them with: "+
-		"pallium aside list, drop them with: pallium aside drop", ErrHasAside, len(e.Records), l.Tenant,
+	return fmt.Sprintf("%s: no pack can hold them, so they are not uploaded; %d records, the first of tenant %s, day %s, window %d; "+
+		"list them with: pallium aside list, drop them with: pallium aside drop", ErrHasAside, len(e.Records), l.Tenant,
 		series.DateOf(l.Window.Day), l.Window.Number)
 }
 
@@ -63,10 +63,10 @@ func Member(r *ring.Ring, id string) (*ring.Instance, error) {
 // Forget removes from the ring an instance that will not come back, without calling the instance.
 // An instance that is alive is removed only with force, or if its entry in the ring is not
 // trusted. If the instance is an ingester, Forget marks as lost its pending windows, the current
-// window and the previous one, and returns the number of these windows. The caller must call
-// Restore for them. Errors are ErrNotMember, ErrAlive, ErrHasAside, wire.ErrUnavailable if the
-// ring cannot be read or written, and errors of the store. After an error the instance may still
-// be in the ring.
+// window and the previous one, and returns how many it marked; see markForgotten. If the number is
+// above 0, the caller must call Restore for the instance. Errors are ErrNotMember, ErrAlive,
+// ErrHasAside, wire.ErrUnavailable if the ring cannot be read or written, and errors of the store.
+// After an error the instance may still be in the ring.
 func (r *Recovery) Forget(ctx context.Context, id string, force bool) (windows int, err error) {
 	in := &ring.Instance{ID: id}
 	untrusted := r.o.Members.Untrusted(id) // only the ID of such an instance is known
@@ -99,8 +99,11 @@ func (r *Recovery) Forget(ctx context.Context, id string, force bool) (windows i
 }
 
 // markForgotten marks as lost the pending windows of an ingester, the current window and the
-// previous one, and waits until every querier has read the loss. It returns the number of windows.
-// An instance whose entry in the ring is not trusted counts as an ingester if it has pending windows.
+// previous one, and waits until every querier has read the loss. It returns how many it marked. The
+// number may be above that of the windows, because records of series set aside are marked and count,
+// too. An instance whose entry in the ring is not trusted is an ingester if it has pending windows.
+// It needs two calls of MarkLost, and a pending window that is the current or the previous one counts
+// in both.
 func (r *Recovery) markForgotten(ctx context.Context, in *ring.Instance, untrusted bool) (windows int, err error) {
 	var also []store.Window
 	switch {

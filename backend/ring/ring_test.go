@@ -115,7 +115,7 @@ func TestBalance(t *testing.T) {
 	}{{[]string{"a", "b", "c"}, 0.10}, {[]string{"a", "b", "c", "d", "e"}, 0.25}, {[]string{""}, 0.34}} {
 		for _, n := range []int{3, 4, 6, 9, 10, 15, 30, 31, 100, 300} {
 			got := spread(t, members(n, tt.zones...), min(3, n))
-			t.Logf("%4d ingesters, %d zones: within %.2f%% of fair", n, len(tt.zones), got*100)
+			t.Logf("%4d ingesters in zones %q: within %.2f%% of fair", n, tt.zones, got*100)
 			if got > tt.most {
 				t.Errorf("%d ingesters in zones %q: a share differs by %.1f%% from the fair share", n, tt.zones, got*100)
 			}
@@ -128,7 +128,8 @@ func TestBalance(t *testing.T) {
 	}
 }
 
-// TestBalanceAfterChanges checks the balance while instances are replaced one by one.
+// TestBalanceAfterChanges checks the balance while random instances are replaced, one at a time. A
+// replacement may be replaced, too.
 func TestBalanceAfterChanges(t *testing.T) {
 	rnd := rand.New(rand.NewSource(1))
 	zones := []string{"a", "b", "c"}
@@ -141,7 +142,7 @@ func TestBalanceAfterChanges(t *testing.T) {
 		m = join(m, fmt.Sprintf("new-%d", i), zone)
 		worst = max(worst, spread(t, m, 3))
 	}
-	t.Logf("60 of 60 replaced one by one: shares differ by at most %.2f%%", worst*100)
+	t.Logf("60 random replacements in a ring of 60: shares differ by at most %.2f%%", worst*100)
 	if worst > 0.10 {
 		t.Errorf("a share differs by %.1f%% from the fair share", worst*100)
 	}
@@ -204,11 +205,11 @@ func TestMinimalMovement(t *testing.T) {
 			moved := movement(t, New(before), New(after), "new")
 			fair := 3.0 / float64(n+1)
 			if len(zones) == 3 {
-				fair = 1 / (float64(n)/3 + 1) // of the replicas in its zone
+				fair = 1 / (float64(n)/3 + 1) // each series has one replica in its zone
 			}
-			t.Logf("%d ingesters, %d zones: %.4f of the replicas moved, a fair share is %.4f", n, len(zones), moved, fair)
+			t.Logf("%d ingesters in zones %q: %.4f of the series have a replica on the new one, a fair share is %.4f", n, zones, moved, fair)
 			if moved > fair*1.1 || moved < fair*0.9 {
-				t.Errorf("%d ingesters in zones %q: %.4f of the replicas moved, a fair share is %.4f", n, zones, moved, fair)
+				t.Errorf("%d ingesters in zones %q: %.4f of the series have a replica on the new one, want %.4f within 10%%", n, zones, moved, fair)
 			}
 		}
 	}
@@ -282,7 +283,8 @@ func TestLeaving(t *testing.T) {
 
 // TestShards checks the shards of 10,000 tenants on 1,000 ingesters: they have the requested
 // size and include all zones; no ingester is in more than 1.6 times the mean number of shards;
-// compared pairs are different; and a shard changes by at most one member when an ingester joins.
+// no two neighbouring tenants (2i and 2i+1) have the same shard; and a shard changes by at most
+// one member when an ingester joins.
 func TestShards(t *testing.T) {
 	const size, tenants = 9, 10_000
 	zones := []string{"a", "b", "c"}
@@ -330,7 +332,7 @@ func TestShards(t *testing.T) {
 		}
 	}
 	if same > 0 {
-		t.Errorf("%d of 5000 pairs of tenants have the same shard", same)
+		t.Errorf("%d of 5000 pairs of neighbouring tenants (2i and 2i+1) have the same shard, want none", same)
 	}
 	if got := r.Shard("t", 0); got != r {
 		t.Error("Shard with size 0 is not the whole ring")

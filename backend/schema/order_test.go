@@ -10,7 +10,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// rowOf has the parts of the key of a row with a name.
+// rowOf has the parts of a row key that contains a metric or label name.
 type rowOf struct {
 	tenant tenant.ID
 	name   string
@@ -46,8 +46,8 @@ func TestRowsSort(t *testing.T) {
 	}
 }
 
-// TestRangesOfNames checks that a range of a name's days contains these rows and no row of another name,
-// tenant or kind, including truncated names.
+// TestRangesOfNames checks that the range for some days of a name contains exactly the rows of that name,
+// tenant and kind on these days, also for truncated names.
 func TestRangesOfNames(t *testing.T) {
 	const seed = 12
 	rng := rand.New(rand.NewPCG(seed, 0))

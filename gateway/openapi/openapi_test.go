@@ -61,8 +61,8 @@ func TestDocument(t *testing.T) {
 			for _, p := range op.Parameters {
 				named = named || p.In == "path" && p.Name == "name"
 			}
-			if named != strings.Contains(path, "{name}") {
-				t.Errorf("%s: has a parameter for its path: %v", key, named)
+			if want := strings.Contains(path, "{name}"); named != want {
+				t.Errorf("%s: declares the path parameter `name`: %t, want %t", key, named, want)
 			}
 		}
 	}

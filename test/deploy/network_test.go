@@ -37,7 +37,7 @@ func TestNetwork(t *testing.T) {
 				{"monitoring", "monitoring", map[string]string{}, 9011, false},
 			} {
 				if got := c.allows(one.namespace, one.from, to.podLabels(), one.port); got != one.allowed {
-					t.Errorf("%s: %s to port %d of %s: %v", b, one.name, one.port, to.Metadata.Name, got)
+					t.Errorf("%s: %s to port %d of %s: allowed = %t, want %t", b, one.name, one.port, to.Metadata.Name, got, one.allowed)
 				}
 			}
 		}
@@ -71,13 +71,13 @@ func TestEgress(t *testing.T) {
 				{"another pod", map[string]string{"app": "other"}, "", 443, false},
 			} {
 				if got := c.reaches(from.podLabels(), one.pod, one.address, one.port); got != one.allowed {
-					t.Errorf("%s: %s to %s, port %d: %v", b, from.Metadata.Name, one.name, one.port, got)
+					t.Errorf("%s: %s to %s, port %d: allowed = %t, want %t", b, from.Metadata.Name, one.name, one.port, got, one.allowed)
 				}
 			}
 			for name, want := range map[string]bool{"redis": from.ours() && of != "gateway", "redis-cache": from.ours()} {
 				got := c.reaches(from.podLabels(), map[string]string{"app.kubernetes.io/name": name}, "", 6379)
 				if got != (redis && want) {
-					t.Errorf("%s: %s to %s: %v", b, from.Metadata.Name, name, got)
+					t.Errorf("%s: %s to %s: allowed = %t, want %t", b, from.Metadata.Name, name, got, redis && want)
 				}
 			}
 		}

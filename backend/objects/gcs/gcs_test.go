@@ -77,8 +77,8 @@ func TestNow(t *testing.T) {
 	}
 }
 
-// TestSentOnce checks that reads of objects are sent once, and the page of a listing up to four
-// times: the tries of package retried are not multiplied by tries of the client.
+// TestSentOnce checks that reads are sent once, because package retried retries them. A page of a
+// listing is sent up to four times, because retried does not retry List.
 func TestSentOnce(t *testing.T) {
 	for code, permanent := range map[int]bool{http.StatusServiceUnavailable: false, http.StatusTooManyRequests: false,
 		http.StatusInternalServerError: false, http.StatusForbidden: true} {
@@ -90,7 +90,7 @@ func TestSentOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = s.Close() }()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // if the client retries
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // ends the test soon if the client retries without limit
 		defer cancel()
 		_, getErr := s.Get(ctx, "l1/a", 0, 1)
 		_, statErr := s.Stat(ctx, "l1/a")

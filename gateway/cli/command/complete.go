@@ -70,8 +70,8 @@ func (t *Table) completeWord(done, last string, w io.Writer) {
 	}
 }
 
-// completeFlag prints the flags of a command that begin with `last`. Of the commands whose names are
-// at the start of `words`, it is the one with the longest name.
+// completeFlag prints the flags, beginning with `last`, of the command with the longest name that
+// `words` begin with.
 func (t *Table) completeFlag(words []string, last string, w io.Writer) {
 	c, _, err := t.find(words)
 	if err != nil || c == nil {
