@@ -43,7 +43,7 @@ func adminRows(b *bench) []row {
 		{name: "unknown tenant", url: root + "/tenants/nobody", code: 404, says: "nobody"},
 		{name: "bad tenant", url: root + "/tenants/a%2Fb", code: 404, says: ""},
 		{name: "If-Match missing", method: http.MethodPut, body: []byte(`{}`), url: root + "/tenants/team", code: 428, says: "If-Match|ETag"},
-		{name: "If-Match stale", method: http.MethodPut, headers: `If-Match: "0123"`, body: []byte(`{}`), url: root + "/tenants/team", code: 412, says: "changed"},
+		{name: "If-Match stale", method: http.MethodPut, headers: `If-Match: "0123"`, body: []byte(`{}`), url: root + "/tenants/team", code: 412, says: "ETag"},
 		{name: "If-Match without quotes", method: http.MethodPut, headers: `If-Match: 0123`, body: []byte(`{}`), url: root + "/tenants/team", code: 400, says: "quotes"},
 		{name: "delete without If-Match", method: http.MethodDelete, url: root + "/tenants/team", code: 428, says: "If-Match"},
 		{name: "delete the tenant pallium", method: http.MethodDelete, headers: `If-Match: *`, url: root + "/tenants/pallium", code: 409, says: "pallium"},
