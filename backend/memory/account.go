@@ -142,28 +142,30 @@ type Request struct {
 // Begin returns an empty holding. The caller must call Close.
 func (a *Account) Begin(r Request) *Holding { return &Holding{account: a, req: r} }
 
-// take adds n bytes to a holding that has already taken the number of bytes in
-// `held`.
-func (a *Account) take(h *Holding, n, held int64) error {
+// take adds n bytes to a holding that has already taken the number of bytes in `held`, or only `least` bytes
+// if more would exceed a limit. It returns the number of bytes added. An error counts as one rejection.
+func (a *Account) take(h *Holding, n, least, held int64) (int64, error) {
 	if a == nil || a.limit <= 0 && h.req.Limit <= 0 {
-		return nil
+		return n, nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if h.req.Internal {
-		if a.limit > 0 && a.used+a.internal+n > a.limit {
-			a.rejected.WithLabelValues("process").Inc()
-			return ErrFull
-		}
-		a.internal += n
-		return nil
-	}
 	s := a.tenants[h.req.Tenant]
 	if s == nil {
 		s = &share{}
 	}
-	if err := a.admit(h, s, n, held); err != nil {
-		return err
+	limit, err := a.admit(h, s, n, held)
+	if err != nil && least < n {
+		n = least
+		limit, err = a.admit(h, s, n, held)
+	}
+	if err != nil {
+		a.rejected.WithLabelValues(limit).Inc()
+		return 0, err
+	}
+	if h.req.Internal {
+		a.internal += n
+		return n, nil
 	}
 	if held == 0 { // the holding's first bytes
 		s.holdings++
@@ -172,37 +174,41 @@ func (a *Account) take(h *Holding, n, held int64) error {
 	}
 	s.held += n
 	a.used += n
-	return nil
+	return n, nil
 }
 
 // admit checks whether a tenant may hold n more bytes for a request that already has
-// the number of bytes in `held`. The caller holds a.mu.
-func (a *Account) admit(h *Holding, s *share, n, held int64) error {
+// the number of bytes in `held`. With an error it returns whose limit was reached, as
+// in the metric of rejections. The caller holds a.mu.
+func (a *Account) admit(h *Holding, s *share, n, held int64) (limit string, err error) {
+	if h.req.Internal {
+		if a.limit > 0 && a.used+a.internal+n > a.limit {
+			return "process", ErrFull
+		}
+		return "", nil
+	}
 	most := a.mostFor(h.req)
 	switch {
 	case most > 0 && held+n > most:
-		a.rejected.WithLabelValues("tenant").Inc()
 		if h.req.Write {
-			return &TooLargeError{Need: held + n, Most: most}
+			return "tenant", &TooLargeError{Need: held + n, Most: most}
 		}
-		return exceeded(h.req.Limit, most, held+n)
+		return "tenant", exceeded(h.req.Limit, most, held+n)
 	case h.req.Limit > 0 && s.held+n > h.req.Limit:
-		a.rejected.WithLabelValues("tenant").Inc()
 		if h.req.Write {
-			return fmt.Errorf("%w: used by other requests of the tenant", ErrFull)
+			return "tenant", fmt.Errorf("%w: used by other requests of the tenant", ErrFull)
 		}
-		return exceeded(h.req.Limit, h.req.Limit, s.held+n).With(", including the tenant's other requests in progress")
+		return "tenant", exceeded(h.req.Limit, h.req.Limit, s.held+n).With(", including the tenant's other requests in progress")
 	case a.limit <= 0:
-		return nil
+		return "", nil
 	}
 	// A tenant may hold at most as many bytes as are left free: one tenant gets half,
 	// two tenants a third each, and some memory is always free for another tenant.
 	free := a.limit - a.reserve - a.used
 	if s.held+n > free-n || a.used+a.internal+n > a.limit {
-		a.rejected.WithLabelValues("process").Inc()
-		return ErrFull
+		return "process", ErrFull
 	}
-	return nil
+	return "", nil
 }
 
 // exceeded returns the error of a request that exceeds most, which is the tenant's

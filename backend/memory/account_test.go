@@ -331,3 +331,37 @@ func TestEndHeaviestStuck(t *testing.T) {
 	}
 	empty(t, a)
 }
+
+// TestRejectedCount checks that each rejection is counted once, and none for a request that fits although the
+// step in which holdings grow does not.
+func TestRejectedCount(t *testing.T) {
+	for _, c := range []struct {
+		limit string
+		req   Request
+		fits  int64 // bytes that fit in an account of 2.5 steps
+	}{
+		{"tenant", Request{Tenant: "a", Limit: step + 10}, step + 10},
+		{"tenant", Request{Tenant: "a", Limit: step + 10, Write: true}, step + 10},
+		{"process", Request{Internal: true}, 2*step + step/2},
+	} {
+		a := NewAccount(2*step+step/2, nil)
+		h := a.Begin(c.req)
+		if err := h.Take(c.fits); err != nil {
+			t.Errorf("%+v: %d bytes: %v", c.req, c.fits, err)
+		}
+		count := func() float64 {
+			return testutil.ToFloat64(a.rejected.WithLabelValues("tenant")) + testutil.ToFloat64(a.rejected.WithLabelValues("process"))
+		}
+		if n := count(); n != 0 {
+			t.Errorf("%+v: %g rejections were counted of a request that fits", c.req, n)
+		}
+		if err := h.Take(3 * step); err == nil {
+			t.Errorf("%+v: more bytes than the limit are held", c.req)
+		}
+		if n := testutil.ToFloat64(a.rejected.WithLabelValues(c.limit)); n != 1 || count() != 1 {
+			t.Errorf("%+v: %g rejections by the limit %s of %g, want 1 of 1", c.req, n, c.limit, count())
+		}
+		h.Close()
+		empty(t, a)
+	}
+}

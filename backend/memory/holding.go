@@ -47,12 +47,8 @@ func (h *Holding) Take(n int64) error {
 	}
 	held := h.held.Load()
 	if missing := h.used + n - held; missing > 0 {
-		got := (missing + step - 1) / step * step
-		err := h.account.take(h, got, held)
-		if err != nil && got > missing { // near the limit, take only the missing bytes
-			got = missing
-			err = h.account.take(h, got, held)
-		}
+		// in steps, but near the limit only the missing bytes
+		got, err := h.account.take(h, (missing+step-1)/step*step, missing, held)
 		if err != nil {
 			return err
 		}

@@ -172,7 +172,7 @@ func (k *Checker) writeRecovered(ctx context.Context, c *index.Catalog, m schema
 	m.Expiry, m.Written = expiry, k.opts.Now().UnixMilli()
 	held, err := k.index.Catalogs.Replace(ctx, c, &m, number+1, stamp)
 	if err == nil && !held {
-		err = store.ErrConflict
+		err = fmt.Errorf("manifest of day %d: %w", m.Day, store.ErrConflict)
 	}
 	return err
 }
