@@ -141,7 +141,7 @@ func serve(role Role, flags *serverFlags, stderr io.Writer) error {
 	case err = <-ended:
 	case s := <-second:
 		logger.Error("received a second signal to stop: exiting at once; nothing acknowledged is lost, "+
-			"the next start replays the write-ahead log", "signal", s.String())
+			"an ingester replays its write-ahead log at the next start", "signal", s.String())
 		return command.ErrReported
 	}
 	if errors.Is(err, ErrStopTimeout) { // already logged
@@ -165,7 +165,8 @@ func runServer(ctx context.Context, cfg Config, o Options) error {
 		err = p.run(ctx, nil)
 	}
 	if errors.Is(err, ErrNotStarted) {
-		o.Logger.Info("stopped during the start; nothing is lost: the next start replays the write-ahead log from its beginning", "err", err)
+		o.Logger.Info("stopped during the start; nothing is lost: "+
+			"an ingester replays its write-ahead log from the beginning at the next start", "err", err)
 		return nil
 	}
 	return err
