@@ -1,5 +1,5 @@
 // Package ruler tests rulers as processes of a cluster: no evaluation is missing or different, and no alert is
-// resolved, while rulers are killed, stopped and paused.
+// resolved, while rulers are killed, stopped, paused and cut off from the row store.
 package ruler
 
 import (
@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	chaos "github.com/palliumhq/pallium/test/chaos/cluster"
 	"github.com/palliumhq/pallium/test/kit"
 	"github.com/palliumhq/pallium/test/kit/cluster"
 	"github.com/palliumhq/pallium/test/kit/programs"
@@ -26,18 +27,19 @@ import (
 
 const (
 	groups   = 40
-	interval = 2 * time.Second
+	interval = 4 * time.Second
+	takeover = 20 * time.Second // at most 15 s, and some for a busy machine
 )
 
 // groupText is a group whose samples tell the slot at which they were evaluated, and of an alert that is always active.
 const groupText = `name: g%d
-interval: 2s
+interval: 4s
 rules:
 - {record: slot, expr: "vector(time())", labels: {group: "%[1]d"}}
-- {record: before, expr: "slot{group='%[1]d'} offset 2s"}
+- {record: before, expr: "slot{group='%[1]d'} offset 4s"}
 - alert: Always
   expr: slot{group='%[1]d'} > 0
-  for: 4s
+  for: 8s
   labels: {group: "%[1]d"}
 `
 
@@ -87,15 +89,18 @@ type system struct {
 	t   *testing.T
 	c   *cluster.Cluster
 	key string // of the tenant acme
+	// stores are the connections of rulers to the row store, by the name of the ruler.
+	stores map[string]*chaos.Proxy
 }
 
-func start(t *testing.T, m *manager) *system {
+func newSystem(t *testing.T, m *manager) *system {
 	t.Helper()
 	binary := os.Getenv("REDIS_SERVER")
 	if binary == "" {
 		binary = "redis-server"
 	}
-	c, err := cluster.New(cluster.Options{Dir: t.TempDir(), Free: true, Rulers: 2,
+	s := &system{t: t, stores: map[string]*chaos.Proxy{}}
+	c, err := cluster.New(cluster.Options{Dir: t.TempDir(), Free: true, Rulers: 2, Through: s.through,
 		Config: fmt.Sprintf("self_monitoring: {disabled: true}\nruler: {alertmanagers: [{url: %q}]}\negress: {allow: [127.0.0.1]}\n"+
 			"limits: {min_rule_interval: 1s, max_concurrent_rule_groups: 20}\n", m.URL),
 		Binaries: cluster.Binaries{Pallium: programs.Binary(t, "PALLIUM"), Redis: binary,
@@ -117,11 +122,21 @@ func start(t *testing.T, m *manager) *system {
 	if err := c.Up(ctx); err != nil {
 		t.Fatal(err)
 	}
-	s := &system{t: t, c: c}
+	s.c = c
 	if s.key, err = c.NewToken(ctx, "acme", "metrics:read", "rules:read", "rules:write"); err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// through puts a proxy between each ruler and the row store.
+func (s *system) through(name, address string) string {
+	ruler, ok := strings.CutSuffix(name, "-bigtable")
+	if !ok {
+		return address
+	}
+	s.stores[ruler] = chaos.NewProxy(s.t, "127.0.0.1", address, 1)
+	return s.stores[ruler].Addr
 }
 
 // get reads a path of the API of the tenant.
@@ -195,27 +210,42 @@ func (s *system) healthy() {
 	})
 }
 
-// signal sends a signal to a ruler, or starts it.
-func (s *system) signal(name string, sig syscall.Signal) {
+// hasAll checks that a ruler evaluates all groups.
+func (s *system) hasAll(name string) {
 	s.t.Helper()
-	var err error
-	switch sig {
-	case syscall.SIGSTOP, syscall.SIGCONT:
-		err = s.c.Signal(name, sig)
-	case 0:
-		err = s.c.Start(s.t.Context(), name)
-	default:
-		err = s.c.Stop(s.t.Context(), name, sig)
-	}
-	if err != nil {
-		s.t.Fatal(err)
+	_, text := programs.Do(s.t, http.MethodGet, s.c.Process(name).Admin+"/metrics", "", "", nil)
+	_, after, _ := strings.Cut(text, "\npallium_ruler_groups ")
+	if n, _, _ := strings.Cut(after, "\n"); n != strconv.Itoa(groups) {
+		s.t.Errorf("%s evaluates %q groups, want all %d", name, n, groups)
 	}
 }
 
-// TestRulers kills, stops and pauses rulers one after the other, and then checks every slot of every group.
+// fault is what is done to a ruler, or undoes it.
+type fault func(s *system, name string) error
+
+func stop(sig syscall.Signal) fault {
+	return func(s *system, name string) error { return s.c.Stop(s.t.Context(), name, sig) }
+}
+
+func start(s *system, name string) error { return s.c.Start(s.t.Context(), name) }
+
+func send(sig syscall.Signal) fault {
+	return func(s *system, name string) error { return s.c.Signal(name, sig) }
+}
+
+// rowStore changes the connection to the row store.
+func rowStore(m chaos.Mode) fault {
+	return func(s *system, name string) error {
+		s.stores[name].Set(m)
+		return nil
+	}
+}
+
+// TestRulers kills, stops and pauses rulers and cuts them off from the row store, one after the other, and then checks every
+// slot of every group.
 func TestRulers(t *testing.T) {
 	m := newManager(t)
-	s := start(t, m)
+	s := newSystem(t, m)
 	for i := range groups {
 		code, text := programs.Do(t, http.MethodPost, s.c.Edges[i%2]+"/api/v1/rules/n", s.key, "application/yaml", strings.NewReader(fmt.Sprintf(groupText, i)))
 		if code != http.StatusAccepted {
@@ -223,22 +253,31 @@ func TestRulers(t *testing.T) {
 		}
 	}
 	s.healthy()
-	begin := time.Now().Add(6 * time.Second) // alerts are firing
-	time.Sleep(8 * time.Second)
+	begin := time.Now().Add(4 * interval) // alerts are firing
+	time.Sleep(5 * interval)
 	for _, step := range []struct {
 		name  string
-		end   syscall.Signal // of ruler-1 and ruler-2 in turns
+		fault fault
 		pause time.Duration
-		begin syscall.Signal // 0 starts the process again
+		end   fault
 	}{
-		{"ruler-1", syscall.SIGKILL, 20 * time.Second, 0},
-		{"ruler-2", syscall.SIGSTOP, 20 * time.Second, syscall.SIGCONT},
-		{"ruler-1", syscall.SIGTERM, 10 * time.Second, 0},
-		{"ruler-2", syscall.SIGKILL, 2 * time.Second, 0},
+		{"ruler-1", stop(syscall.SIGKILL), takeover, start},
+		{"ruler-2", send(syscall.SIGSTOP), takeover, send(syscall.SIGCONT)},
+		{"ruler-1", stop(syscall.SIGTERM), 10 * time.Second, start},
+		{"ruler-2", stop(syscall.SIGKILL), 2 * time.Second, start},
+		{"ruler-1", rowStore(chaos.Hang), takeover, rowStore(chaos.Pass)},
+		{"ruler-2", rowStore(chaos.Reject), takeover, rowStore(chaos.Pass)},
 	} {
-		s.signal(step.name, step.end)
+		if err := step.fault(s, step.name); err != nil {
+			t.Fatal(err)
+		}
 		time.Sleep(step.pause)
-		s.signal(step.name, step.begin)
+		if step.pause >= takeover {
+			s.hasAll(map[string]string{"ruler-1": "ruler-2", "ruler-2": "ruler-1"}[step.name])
+		}
+		if err := step.end(s, step.name); err != nil {
+			t.Fatal(err)
+		}
 		s.healthy()
 		time.Sleep(2 * interval)
 	}

@@ -52,8 +52,9 @@ type Options struct {
 	Rulers int
 	// Through returns the address that Pallium must use to reach a process at an address, for tests
 	// that put a proxy in between. It is called for Redis, Bigtable, Cloud Storage, and the RPC
-	// addresses of backends, and with the names "inside-redis", "inside-bigtable" and "inside-gcs"
-	// for the ingester in a namespace. nil replaces no address.
+	// addresses of backends, with the names "inside-redis", "inside-bigtable" and "inside-gcs" for
+	// the ingester in a namespace, and "ruler-1-bigtable" and so on for each ruler. nil replaces no
+	// address.
 	Through func(name, address string) string
 	// QueriersApart makes queriers and query frontends use the addresses that Through returns for
 	// "querier-bigtable" and "querier-gcs".
@@ -89,6 +90,8 @@ type Cluster struct {
 	admin     string   // token
 	common    string   // configuration of the stores
 	redis     string   // address
+
+	bigtable, gcsURL string // for rulers; the address of Bigtable is the one at which it listens
 
 	commonInside, redisInside string // for the ingester in a namespace
 	commonQuerier             string // for processes with a querier or a query frontend
@@ -150,6 +153,7 @@ func New(o Options) (*Cluster, error) {
 	c.add(Process{Name: "gcs", Addr: gcs, args: []string{o.Binaries.GCS, "-scheme", "http", "-host", "127.0.0.1", "-port", gcsPort,
 		"-backend", "memory", "-external-url", gcsURL, "-public-host", strings.TrimPrefix(gcsURL, "http://"), "-log-level", "error"}})
 	c.common, c.redis = stores(o.Through("bigtable", bigtable), gcsURL), o.Through("redis", redis)
+	c.bigtable, c.gcsURL = bigtable, gcsURL
 	c.commonQuerier = c.common
 	if o.QueriersApart {
 		c.commonQuerier = stores(o.Through("querier-bigtable", bigtable), "http://"+o.Through("querier-gcs", gcs))
@@ -176,6 +180,9 @@ func (c *Cluster) backend(name, zone, target string) {
 	common, redis := c.common, c.redis
 	if strings.Contains(target, "quer") { // querier, query-frontend
 		common = c.commonQuerier
+	}
+	if target == "ruler" {
+		common = stores(c.o.Through(name+"-bigtable", c.bigtable), c.gcsURL)
 	}
 	if n := c.o.Namespace; n != nil && n.Ingester == name {
 		common, redis = c.commonInside, c.redisInside
