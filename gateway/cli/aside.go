@@ -63,7 +63,7 @@ func (s *session) setAside(ctx context.Context, key asideAnswer) (found asideAns
 			quoted(a.Tenant), dateOf(a.Day), a.Window, quoted(a.Ingester)))
 	}
 	none := fmt.Sprintf("no series of tenant %q in window %d of %s are set aside by ingester %q",
-		shorten(key.Tenant), key.Window, dateOf(key.Day), shorten(key.Ingester))
+		command.Shorten(key.Tenant), key.Window, dateOf(key.Day), command.Shorten(key.Ingester))
 	if len(flags) == 0 {
 		return found, fmt.Errorf("%s; no other series are set aside either", none)
 	}
@@ -99,7 +99,7 @@ func asideDrop(fs *flag.FlagSet) action {
 		}
 		warning := fmt.Sprintf("This permanently deletes %d series of tenant %s with %d samples that ingester %s set aside in window %d of %s.",
 			found.Series, *tenant, found.Samples, *ingester, *window, dateOf(n))
-		if err := s.confirm(ctx, *yes, warning, *tenant); err != nil {
+		if err := s.Confirm(ctx, *yes, warning, *tenant); err != nil {
 			return err
 		}
 		var result struct {

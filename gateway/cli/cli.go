@@ -99,7 +99,7 @@ func (s *session) findServer() {
 func (s *session) check() error {
 	switch {
 	case s.format != "text" && s.format != "json":
-		return command.Misused("-o %s is not supported: use text or json", shorten(s.format))
+		return command.Misused("-o %s is not supported: use text or json", command.Shorten(s.format))
 	case s.quiet && s.format == "json":
 		return command.Misused("-q and -o json cannot be combined: use one of them")
 	}

@@ -6,22 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
-	"time"
 
 	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
-const (
-	requestTimeout = 60 * time.Second
-	dialTimeout    = 30 * time.Second
-	maxAnswer      = 16 << 20 // bytes
-	maxTokenFile   = 4 << 10  // bytes
-)
+const maxAnswer = 16 << 20 // bytes
 
 // answer is a response of the server.
 type answer struct {
@@ -50,7 +42,7 @@ func (s *session) call(ctx context.Context, method, path, etag string, body, int
 	limited := ctx
 	if !s.patient {
 		var cancel context.CancelFunc
-		limited, cancel = context.WithTimeout(ctx, requestTimeout)
+		limited, cancel = context.WithTimeout(ctx, command.RequestTimeout)
 		defer cancel()
 	}
 	req, err := s.request(limited, method, path, body)
@@ -107,50 +99,26 @@ func (s *session) checkURL() error {
 		return command.Misused("%s contains an @; it must have the form http(s)://host[:port], without user and password: "+
 			"the admin token is the only credential", what)
 	case err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https":
-		return command.Misused("%s %q must have the form http(s)://host[:port]", what, shorten(s.url))
+		return command.Misused("%s %q must have the form http(s)://host[:port]", what, command.Shorten(s.url))
 	case base.RawQuery != "" || base.Fragment != "":
-		return command.Misused("%s %q must have the form http(s)://host[:port], without ? and #", what, shorten(s.url))
+		return command.Misused("%s %q must have the form http(s)://host[:port], without ? and #", what, command.Shorten(s.url))
 	}
 	return nil
 }
 
-// proxyOf uses the proxy of the environment for https only: a proxy would read the admin
-// token in a request to an http URL.
-func proxyOf(req *http.Request) (*url.URL, error) {
-	if req.URL.Scheme == "http" {
-		return nil, nil
-	}
-	return http.ProxyFromEnvironment(req)
-}
-
 func send(req *http.Request) (answer, error) {
-	client := &http.Client{
-		Transport: &http.Transport{Proxy: proxyOf, DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, ForceAttemptHTTP2: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error {
-			return http.ErrUseLastResponse // never send the token to another server
-		},
-	}
-	defer client.CloseIdleConnections()
-	resp, err := client.Do(req)
+	resp, err := command.Send(req, maxAnswer, "server")
 	if err != nil {
 		return answer{}, err
 	}
-	defer func() { _ = resp.Body.Close() }() // it was only read
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err != nil {
-		return answer{}, fmt.Errorf("read the server's response: %w", err)
-	}
-	if len(b) > maxAnswer {
-		return answer{}, fmt.Errorf("the server's response is larger than %d bytes", maxAnswer)
-	}
-	if resp.StatusCode >= 300 {
-		e := &apiError{Status: resp.StatusCode}
-		if json.Unmarshal(b, e) != nil || e.Message == "" {
+	if resp.Code >= 300 {
+		e := &apiError{Status: resp.Code}
+		if json.Unmarshal(resp.Body, e) != nil || e.Message == "" {
 			e.Message = fmt.Sprintf("%s responded with %s: check that -admin-url is Pallium's admin listener", req.URL.Host, resp.Status)
 		}
 		return answer{}, e
 	}
-	return answer{body: b, etag: resp.Header.Get("ETag")}, nil
+	return answer{body: resp.Body, etag: resp.Header.Get("ETag")}, nil
 }
 
 // token returns the admin token from the same sources as the server, and the source.
@@ -163,10 +131,10 @@ func (s *session) token(ctx context.Context) (token, from string, err error) {
 	if file == "" {
 		file, from = s.tokenFile(), s.tokenFile()
 	}
-	token, err = within(ctx, func() (string, error) { return readToken(file) })
+	token, err = command.Within(ctx, func() (string, error) { return command.ReadSecret(file) })
 	switch {
 	case ctx.Err() != nil:
-		return "", "", fmt.Errorf("%w while reading the admin token from %s: %w", command.ErrInterrupted, from, errUnchanged)
+		return "", "", fmt.Errorf("%w while reading the admin token from %s: %w", command.ErrInterrupted, from, command.ErrUnchanged)
 	case err != nil:
 		return "", "", fmt.Errorf("no admin token: set PALLIUM_ADMIN_TOKEN or PALLIUM_ADMIN_TOKEN_FILE, or set -data-dir to the data "+
 			"directory of the server: %w", err)
@@ -176,22 +144,10 @@ func (s *session) token(ctx context.Context) (token, from string, err error) {
 	return token, from, checkToken(token, from)
 }
 
-func readToken(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = f.Close() }() // it was only read
-	b, err := io.ReadAll(io.LimitReader(f, maxTokenFile))
-	return strings.TrimSpace(string(b)), err
-}
-
 // checkToken rejects a token that cannot be sent in a header, such as two lines.
 func checkToken(token, from string) error {
-	for _, c := range []byte(token) {
-		if c <= ' ' || c > '~' {
-			return fmt.Errorf("the admin token in %s must be one line of printable ASCII characters without spaces", from)
-		}
+	if !command.Sendable(token) {
+		return fmt.Errorf("the admin token in %s must be one line of printable ASCII characters without spaces", from)
 	}
 	return nil
 }

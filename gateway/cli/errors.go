@@ -134,9 +134,9 @@ func (s *session) failed(ctx context.Context, req *http.Request, from string, er
 	case ctx.Err() != nil && maybe:
 		return fmt.Errorf("%w: the server may still carry out the command; %s", command.ErrInterrupted, look)
 	case ctx.Err() != nil:
-		return fmt.Errorf("%w: %w", command.ErrInterrupted, errUnchanged)
+		return fmt.Errorf("%w: %w", command.ErrInterrupted, command.ErrUnchanged)
 	case errors.Is(err, context.DeadlineExceeded):
-		err = fmt.Errorf("the admin API did not respond within %s", requestTimeout)
+		err = fmt.Errorf("the admin API did not respond within %s", command.RequestTimeout)
 	case maybe:
 		err = fmt.Errorf("the admin API sent no usable response: %w", err)
 	default:

@@ -283,7 +283,7 @@ func planDelete(fs *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		if err := s.ask(ctx, *yes, fmt.Sprintf("Delete plan %s?", args[0])); err != nil {
+		if err := s.Ask(ctx, *yes, fmt.Sprintf("Delete plan %s?", args[0])); err != nil {
 			return err
 		}
 		return s.removeAs(ctx, p, "", args[0], have.etag)

@@ -66,8 +66,8 @@ func lossAccept(fs *flag.FlagSet) action {
 			return err
 		}
 		warning := fmt.Sprintf("This permanently gives up the lost samples of %s of %s (day %d). Replicas that have copies upload them "+
-			"automatically: 'pallium loss list' shows the windows that are still missing.", counted(windows, "window"), dateOf(n), n)
-		if err := s.confirm(ctx, *yes, warning, args[0]); err != nil {
+			"automatically: 'pallium loss list' shows the windows that are still missing.", command.Counted(windows, "window"), dateOf(n), n)
+		if err := s.Confirm(ctx, *yes, warning, args[0]); err != nil {
 			return err
 		}
 		var result struct {

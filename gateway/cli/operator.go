@@ -105,8 +105,8 @@ func (s *session) confirmExpiry(ctx context.Context, yes bool) error {
 	warning := fmt.Sprintf("This permanently deletes all days of all tenants that are beyond their retention now, without the usual limit on "+
 		"their number.\nCompactors report %s that are waiting because of this limit. Check the clocks and the retentions first: "+
 		"'pallium limits show TENANT'.",
-		counted(days, "day"))
-	return s.confirm(ctx, false, warning, "expire-all")
+		command.Counted(days, "day"))
+	return s.Confirm(ctx, false, warning, "expire-all")
 }
 
 func erasureShow(*flag.FlagSet) action {
@@ -149,7 +149,7 @@ func parseDay(text string) (int64, error) {
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil && n >= first && n <= last {
 		return 0, command.Misused("%q is not a UTC day: write it as 2026-11-30; day %d of logs is %s", text, n, dateOf(n))
 	}
-	return 0, command.Misused("%q is not a UTC day: write it as 2026-11-30", shorten(text))
+	return 0, command.Misused("%q is not a UTC day: write it as 2026-11-30", command.Shorten(text))
 }
 
 type statusAnswer struct {
@@ -205,7 +205,7 @@ func (s *session) sayStatus(st *statusAnswer) {
 				series += t.Series
 			}
 			s.say("ingester %s: %d series of %s in the head, %d MiB; %s\n",
-				p.Instance, series, counted(len(i.Tenants), "tenant"), i.HeadBytes>>20, counted(len(i.Packs), "local pack"))
+				p.Instance, series, command.Counted(len(i.Tenants), "tenant"), i.HeadBytes>>20, command.Counted(len(i.Packs), "local pack"))
 		}
 		c := p.Compactor
 		if c == nil {
@@ -224,7 +224,7 @@ func (s *session) sayStatus(st *statusAnswer) {
 		}
 		if c.Expired > 0 {
 			s.say("  %s beyond retention not deleted yet, because the number of deletions in 24 hours is limited; if the clock is right, "+
-				"'pallium compact -expire-all' deletes them now\n", counted(c.Expired, "day"))
+				"'pallium compact -expire-all' deletes them now\n", command.Counted(c.Expired, "day"))
 		}
 		for _, w := range c.Waiting {
 			s.say("  %s is waiting: %s\n", dateOf(w.Day), w.Reason)
@@ -237,7 +237,7 @@ func (s *session) sayStatus(st *statusAnswer) {
 		s.say("ring: %s\n", st.RingError)
 	}
 	if n := len(st.Losses); n > 0 {
-		s.say("%s with lost samples: 'pallium loss list' shows them\n", counted(n, "window"))
+		s.say("%s with lost samples: 'pallium loss list' shows them\n", command.Counted(n, "window"))
 	}
 	if len(st.Members) > 0 {
 		s.say("\n")

@@ -131,18 +131,6 @@ func orNone(value string) string {
 	return value
 }
 
-// counted returns a number and the noun that it counts, in the plural unless it is 1.
-func counted(n int, noun string) string {
-	switch {
-	case n == 1:
-	case strings.HasSuffix(noun, "cy"):
-		noun = strings.TrimSuffix(noun, "y") + "ies"
-	case noun != "series":
-		noun += "s"
-	}
-	return fmt.Sprintf("%d %s", n, noun)
-}
-
 // firstOf names the first objects of a list, and the command that shows the others.
 func firstOf(names []string, command string) string {
 	const most = 5

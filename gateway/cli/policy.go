@@ -169,8 +169,8 @@ func (s *session) confirmKeys(ctx context.Context, yes bool, policy string) erro
 		return err
 	}
 	warning := fmt.Sprintf("This deletes access policy %s and its %s%s, which become invalid immediately.",
-		policy, counted(len(keys), "API key"), named(keys))
-	if err := s.confirm(ctx, false, warning, policy); err != nil {
+		policy, command.Counted(len(keys), "API key"), named(keys))
+	if err := s.Confirm(ctx, false, warning, policy); err != nil {
 		return err
 	}
 	now, err := s.keysOf(ctx, policy)
@@ -178,7 +178,7 @@ func (s *session) confirmKeys(ctx context.Context, yes bool, policy string) erro
 		return err
 	}
 	if !slices.EqualFunc(keys, now, func(a, b tokenAnswer) bool { return a.ID == b.ID }) {
-		return fmt.Errorf("%w: the keys of access policy %s changed in the meantime; repeat the command", errUnchanged, policy)
+		return fmt.Errorf("%w: the keys of access policy %s changed in the meantime; repeat the command", command.ErrUnchanged, policy)
 	}
 	return nil
 }

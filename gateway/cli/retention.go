@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/palliumhq/pallium/policies/limits"
+
+	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
 const retention = "retention"
@@ -79,7 +81,7 @@ func (s *session) confirmRetention(ctx context.Context, yes bool, of, before, af
 	}
 	warning := fmt.Sprintf("This lowers the retention of %s from %s to %s.\nAll samples older than %s are deleted permanently, soon after "+
 		"the change.", of, withZero(retention, before), after, time.Now().Add(-keep).UTC().Format(time.RFC3339))
-	return s.confirm(ctx, yes, warning, word)
+	return s.Confirm(ctx, yes, warning, word)
 }
 
 // confirmPlan asks for a confirmation if new limits of a plan lower the retention of tenants on
@@ -107,7 +109,7 @@ func (s *session) confirmPlan(ctx context.Context, yes bool, plan string, before
 	for _, t := range all {
 		names = append(names, t.Name)
 	}
-	of := counted(len(all), "tenant") + some(names)
+	of := command.Counted(len(all), "tenant") + some(names)
 	return s.confirmRetention(ctx, false, of, l.retentionOf(before), l.retentionOf(after), plan)
 }
 

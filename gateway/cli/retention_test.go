@@ -187,8 +187,8 @@ func TestQuoted(t *testing.T) {
 	if out := s.must("tenant create (x)"); !strings.Contains(out, "-tenant '(x)' ") {
 		t.Errorf("not quoted: %s", out)
 	}
-	for text, want := range map[string]string{counted(1, "API key"): "1 API key", counted(0, "API key"): "0 API keys",
-		counted(2, "access policy"): "2 access policies", counted(1, "access policy"): "1 access policy"} {
+	for text, want := range map[string]string{command.Counted(1, "API key"): "1 API key", command.Counted(0, "API key"): "0 API keys",
+		command.Counted(2, "access policy"): "2 access policies", command.Counted(1, "access policy"): "1 access policy"} {
 		if text != want {
 			t.Errorf("%s, want %s", text, want)
 		}

@@ -94,9 +94,9 @@ func (s *session) inRing(ctx context.Context, id string) error {
 		names = append(names, printable(m.ID))
 	}
 	if len(names) == 0 {
-		return fmt.Errorf("instance %q is not in the ring, which is empty", shorten(id))
+		return fmt.Errorf("instance %q is not in the ring, which is empty", command.Shorten(id))
 	}
-	return fmt.Errorf("instance %q is not in the ring; its members are %s", shorten(id), firstOf(names, "pallium ring list"))
+	return fmt.Errorf("instance %q is not in the ring; its members are %s", command.Shorten(id), firstOf(names, "pallium ring list"))
 }
 
 func ringForget(fs *flag.FlagSet) action {
@@ -109,7 +109,7 @@ func ringForget(fs *flag.FlagSet) action {
 		warning := fmt.Sprintf("This removes %s from the ring. If it is an ingester, its disk counts as lost: samples that it did not upload "+
 			"must be uploaded by its replicas. For an ingester that still runs, use 'pallium ring leave', which uploads everything first.",
 			printable(args[0]))
-		if err := s.confirm(ctx, *yes, warning, args[0]); err != nil {
+		if err := s.Confirm(ctx, *yes, warning, args[0]); err != nil {
 			return err
 		}
 		q := instanceOf(args[0])
@@ -127,7 +127,7 @@ func ringForget(fs *flag.FlagSet) action {
 			pending := "it had no pending windows"
 			if result.Windows > 0 {
 				pending = fmt.Sprintf("replicas must upload their copies of %s that it may not have uploaded ('pallium loss list' shows them)",
-					counted(result.Windows, "window"))
+					command.Counted(result.Windows, "window"))
 			}
 			s.say("removed %s from the ring; %s\n", printable(args[0]), pending)
 			if *force {

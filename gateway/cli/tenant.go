@@ -155,7 +155,7 @@ func tenantDelete(fs *flag.FlagSet) action {
 			if err != nil {
 				return err
 			}
-			if err := s.confirm(ctx, false, warning, args[0]); err != nil {
+			if err := s.Confirm(ctx, false, warning, args[0]); err != nil {
 				return err
 			}
 		}
@@ -179,7 +179,7 @@ func (s *session) whatIsLost(ctx context.Context, name string) (string, error) {
 	fmt.Fprintf(&b, "This deletes tenant %s permanently:\n", name)
 	fmt.Fprintf(&b, "  - all its samples, in memory and in the long-term store\n")
 	fmt.Fprintf(&b, "  - access to the tenant with %s%s and %s\n",
-		counted(len(keys), "active API key"), named(keys), counted(len(policies), "access policy"))
+		command.Counted(len(keys), "active API key"), named(keys), command.Counted(len(policies), "access policy"))
 	fmt.Fprintf(&b, "  - its name, which can never be used again\n")
 	return b.String(), nil
 }

@@ -135,10 +135,10 @@ func (s *session) showsKeys() error {
 	}
 	now, err := out.Stat()
 	if err != nil {
-		return fmt.Errorf("%w, since the new key would be lost: standard output: %w", errUnchanged, err)
+		return fmt.Errorf("%w, since the new key would be lost: standard output: %w", command.ErrUnchanged, err)
 	}
 	if null, err := os.Stat(os.DevNull); err == nil && os.SameFile(now, null) {
-		return fmt.Errorf("%w, since the new key would be lost: standard output is closed or %s", errUnchanged, os.DevNull)
+		return fmt.Errorf("%w, since the new key would be lost: standard output is closed or %s", command.ErrUnchanged, os.DevNull)
 	}
 	return nil
 }
@@ -259,7 +259,7 @@ func (s *session) askForToken(ctx context.Context, yes bool, verb, id string) (e
 	if err != nil {
 		return "", err
 	}
-	return have.etag, s.ask(ctx, yes, fmt.Sprintf("%s token %s (%s, %s, for %s)? Its keys become invalid immediately and permanently.",
+	return have.etag, s.Ask(ctx, yes, fmt.Sprintf("%s token %s (%s, %s, for %s)? Its keys become invalid immediately and permanently.",
 		verb, id, t.Name, t.Status, orNone(strings.Join(t.Tenants, ", "))))
 }
 

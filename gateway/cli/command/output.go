@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"io"
+	"strings"
 )
 
 // output is a command's standard output. It stores the first write error, so that a command
@@ -37,4 +38,16 @@ func (sh *Shell) Unwrapped() io.Writer {
 		return o.w
 	}
 	return sh.Out
+}
+
+// Counted returns a number and the noun that it counts, in the plural unless it is 1.
+func Counted(n int, noun string) string {
+	switch {
+	case n == 1:
+	case strings.HasSuffix(noun, "cy"):
+		noun = strings.TrimSuffix(noun, "y") + "ies"
+	case noun != "series":
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
 }

@@ -1,20 +1,15 @@
 package rulesctl
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
-	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/rules"
@@ -22,11 +17,8 @@ import (
 )
 
 const (
-	requestTimeout = 60 * time.Second
-	dialTimeout    = 30 * time.Second
-	maxAnswer      = 64 << 20 // bytes
-	maxTokenFile   = 4 << 10  // bytes
-	defaultURL     = "http://127.0.0.1:9009"
+	maxAnswer  = 64 << 20 // bytes
+	defaultURL = "http://127.0.0.1:9009"
 )
 
 // client sends requests to a gateway.
@@ -72,22 +64,16 @@ func (c *client) readKey() error {
 		}
 	}
 	if file != "" {
-		f, err := os.Open(file)
-		if err != nil {
+		var err error
+		if c.key, err = command.ReadSecret(file); err != nil {
 			return fmt.Errorf("read the key of the tenant: %w", err)
 		}
-		defer func() { _ = f.Close() }() // it was only read
-		data, err := io.ReadAll(io.LimitReader(f, maxTokenFile))
-		if err != nil {
-			return fmt.Errorf("read the key of the tenant: %w", err)
-		}
-		c.key = strings.TrimSpace(string(data))
 	}
 	if c.key == "" {
 		return errors.New("no key of the tenant: set PALLIUM_TOKEN, PALLIUM_TOKEN_FILE or -token-file; " +
 			"'pallium token issue -scopes rules:read,rules:write' creates a key")
 	}
-	if strings.ContainsFunc(c.key, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	if !command.Sendable(c.key) {
 		return errors.New("the key of the tenant must be one line of printable ASCII characters without spaces")
 	}
 	return nil
@@ -117,7 +103,7 @@ func (c *client) groups(ctx context.Context) ([]rules.Group, error) {
 
 // call sends a request and returns the body of the response.
 func (c *client) call(ctx context.Context, method, path string, body []byte) ([]byte, error) {
-	limited, cancel := context.WithTimeout(ctx, requestTimeout)
+	limited, cancel := context.WithTimeout(ctx, command.RequestTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(limited, method, c.url+path, bytes.NewReader(body))
 	if err != nil {
@@ -143,62 +129,21 @@ func (c *client) call(ctx context.Context, method, path string, body []byte) ([]
 	return nil, err
 }
 
-// send sends a request. The key is never sent to another server, nor to a proxy without encryption.
+// send sends a request and returns the body of the response.
 func send(req *http.Request) ([]byte, error) {
-	hc := &http.Client{
-		Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, ForceAttemptHTTP2: true,
-			Proxy: func(r *http.Request) (*url.URL, error) {
-				if r.URL.Scheme == "http" {
-					return nil, nil
-				}
-				return http.ProxyFromEnvironment(r)
-			}},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	defer hc.CloseIdleConnections()
-	resp, err := hc.Do(req)
-	if err != nil {
+	resp, err := command.Send(req, maxAnswer, "gateway")
+	switch {
+	case resp == nil:
 		return nil, fmt.Errorf("the gateway cannot be reached: check that it is running and that -url is right: %w", err)
+	case err != nil:
+		return nil, err
 	}
-	defer func() { _ = resp.Body.Close() }() // it was only read
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err != nil {
-		return nil, fmt.Errorf("read the response of the gateway: %w", err)
-	}
-	if len(body) > maxAnswer {
-		return nil, fmt.Errorf("the response of the gateway is larger than %d bytes", maxAnswer)
-	}
-	if resp.StatusCode/100 == 2 {
-		return body, nil
+	if resp.Code/100 == 2 {
+		return resp.Body, nil
 	}
 	var e struct{ Error string }
-	if json.Unmarshal(body, &e) != nil || e.Error == "" {
+	if json.Unmarshal(resp.Body, &e) != nil || e.Error == "" {
 		return nil, fmt.Errorf("%s responded with %s: check that -url is a gateway of Pallium", req.URL.Host, resp.Status)
 	}
 	return nil, errors.New(e.Error)
-}
-
-// confirm shows what is about to be deleted and requires the user to type a word.
-func (c *client) confirm(ctx context.Context, yes bool, warning, word string) error {
-	if yes {
-		return nil
-	}
-	fmt.Fprintf(c.Err, "%s\nType %s to continue: ", warning, word)
-	typed := make(chan string, 1)
-	go func() { // ends with the process: a read of a terminal cannot be interrupted
-		line, _ := bufio.NewReader(io.LimitReader(c.In, 4096)).ReadString('\n')
-		typed <- strings.TrimSpace(line)
-	}()
-	select {
-	case <-ctx.Done():
-		return fmt.Errorf("%w: nothing was changed", command.ErrInterrupted)
-	case line := <-typed:
-		if line == "" {
-			return errors.New("nothing was changed: no confirmation was typed; use -yes in scripts")
-		}
-		if line != word {
-			return fmt.Errorf("nothing was changed: %q was typed instead of %q", line, word)
-		}
-		return nil
-	}
 }

@@ -148,7 +148,7 @@ func (f files) check(fs *flag.FlagSet) command.Action {
 		for i := range groups {
 			n += len(groups[i].Rules)
 		}
-		_, err = fmt.Fprintf(sh.Out, "%s with %s %s valid\n", counted(len(groups), "group"), counted(n, "rule"), are(len(groups)))
+		_, err = fmt.Fprintf(sh.Out, "%s with %s %s valid\n", command.Counted(len(groups), "group"), command.Counted(n, "rule"), are(len(groups)))
 		return err
 	}
 }
@@ -276,7 +276,7 @@ func (f files) diff(fs *flag.FlagSet) action {
 			}
 			return fmt.Errorf("%d groups differ", n)
 		}
-		_, err = fmt.Fprintf(c.Out, "%s %s the same\n", counted(len(list), "group"), are(len(list)))
+		_, err = fmt.Fprintf(c.Out, "%s %s the same\n", command.Counted(len(list), "group"), are(len(list)))
 		return err
 	}
 }

@@ -107,14 +107,14 @@ func remove(fs *flag.FlagSet) action {
 		var lost []string
 		for i := range groups {
 			if g := &groups[i]; g.Namespace == args[0] && (len(args) == 1 || g.Name == args[1]) {
-				lost = append(lost, fmt.Sprintf("group %q of namespace %q (%s)", g.Name, g.Namespace, counted(len(g.Rules), "rule")))
+				lost = append(lost, fmt.Sprintf("group %q of namespace %q (%s)", g.Name, g.Namespace, command.Counted(len(g.Rules), "rule")))
 			}
 		}
 		if len(lost) == 0 {
 			return fmt.Errorf("%s does not exist; 'pallium rules list' shows all groups", quoted(args))
 		}
 		warning := "This deletes:\n  " + strings.Join(lost, "\n  ")
-		if err := c.confirm(ctx, *yes, warning, args[len(args)-1]); err != nil {
+		if err := c.Confirm(ctx, *yes, warning, args[len(args)-1]); err != nil {
 			return err
 		}
 		if _, err := c.call(ctx, "DELETE", path(args...), nil); err != nil {
@@ -130,14 +130,6 @@ func quoted(args []string) string {
 		return fmt.Sprintf("namespace %q", args[0])
 	}
 	return fmt.Sprintf("group %q of namespace %q", args[1], args[0])
-}
-
-// counted returns a number with a noun, in the plural unless the number is 1.
-func counted(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func are(n int) string {
