@@ -216,9 +216,7 @@ func TestRestoreFails(t *testing.T) {
 			f := &failingReads{database: d, left: c.failures}
 			now := time.Now()
 			since := now.Add(-20 * time.Minute)
-			for at := since; at.Before(now.Add(-c.idle)); at = at.Add(15 * time.Second) {
-				d.append(labels.FromStrings("__name__", "ALERTS_FOR_STATE", "alertname", "A", "a", "b"), at.UnixMilli(), float64(since.Unix()), nil)
-			}
+			d.activeSince(since, now.Add(-c.idle))
 			source := &fakeRules{}
 			source.stored("a", group1("g", rulefmt.Rule{Alert: "A", Expr: "up", For: seconds(3600)}))
 			b := newBench(c.idle, func(o *Options) {
@@ -228,12 +226,7 @@ func TestRestoreFails(t *testing.T) {
 			})
 			defer b.close()
 			b.set(func() {
-				b.push = func(batch *series.Batch) (series.Outcome, error) {
-					for _, e := range batch.Entries {
-						d.append(e.Labels, e.Samples[0].T, e.Samples[0].V, nil)
-					}
-					return series.Outcome{}, nil
-				}
+				b.push = func(batch *series.Batch) (series.Outcome, error) { return d.push(t.Context(), batch) }
 			})
 			synctest.Wait()
 			if got := b.errorsOf("a"); c.idle == 0 && got != "g/A: err injected failure" {

@@ -100,6 +100,13 @@ func (d *database) append(ls labels.Labels, t int64, v float64, fh *histogram.Fl
 	}
 }
 
+// activeSince writes what a ruler that evaluated the alert A until `end` left of it.
+func (d *database) activeSince(since, end time.Time) {
+	for at := since; at.Before(end); at = at.Add(15 * time.Second) {
+		d.append(labels.FromStrings("__name__", "ALERTS_FOR_STATE", "alertname", "A", "a", "b"), at.UnixMilli(), float64(since.Unix()), nil)
+	}
+}
+
 // reference records what Prometheus' groups append.
 type reference struct{ *database }
 

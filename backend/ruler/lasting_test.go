@@ -25,9 +25,7 @@ func TestChangeWhileRestored(t *testing.T) {
 			d := newDatabase(t)
 			now, idle := time.Now(), 10*time.Minute
 			since := now.Add(-40 * time.Minute)
-			for at := since; at.Before(now.Add(-idle)); at = at.Add(15 * time.Second) {
-				d.append(labels.FromStrings("__name__", "ALERTS_FOR_STATE", "alertname", "A", "a", "b"), at.UnixMilli(), float64(since.Unix()), nil)
-			}
+			d.activeSince(since, now.Add(-idle))
 			alert := rulefmt.Rule{Alert: "A", Expr: "up", For: seconds(1200)}
 			source := &fakeRules{}
 			source.stored("a", group1("g", alert))
@@ -38,12 +36,7 @@ func TestChangeWhileRestored(t *testing.T) {
 			b.source = source
 			defer b.close()
 			b.set(func() {
-				b.push = func(batch *series.Batch) (series.Outcome, error) {
-					for _, e := range batch.Entries {
-						d.append(e.Labels, e.Samples[0].T, e.Samples[0].V, nil)
-					}
-					return series.Outcome{}, nil
-				}
+				b.push = func(batch *series.Batch) (series.Outcome, error) { return d.push(t.Context(), batch) }
 			})
 			synctest.Wait()
 			if n := len(b.State("a")[0].Rules[0].Alerts); n != 1 {
