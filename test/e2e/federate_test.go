@@ -326,6 +326,10 @@ func TestProbes(t *testing.T) {
 			t.Errorf("%s: %v, Prometheus %v", category, ours.Data[category], theirs.Data[category])
 		}
 	}
+	if !ours.Data["api"]["ruler_config_api"] {
+		t.Error("no feature api ruler_config_api")
+	}
+	delete(ours.Data["api"], "ruler_config_api") // Mimir's, which Prometheus does not have
 	for category, all := range ours.Data {
 		for name := range all {
 			if _, known := theirs.Data[category][name]; !known {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -135,20 +136,20 @@ func inOrder(list []any) []any {
 }
 
 // grafanaBuildInfo checks the fields from which Grafana derives the kind of data
-// source: the version is Prometheus', and there are no features, which would mean
-// Mimir.
+// source: the version is Prometheus', and the one feature says that rules can be
+// configured, as in Mimir.
 func (s *system) grafanaBuildInfo(t *testing.T, c client) {
 	var info struct {
 		Status string
 		Data   struct {
 			Version  string
-			Features map[string]any
+			Features map[string]string
 		}
 	}
 	for _, who := range []client{c, {name: "nobody", base: c.base, auth: func(*http.Request) {}}} {
 		r := who.call(t, http.MethodGet, "/api/v1/status/buildinfo", nil, nil)
 		if err := json.Unmarshal([]byte(r.Body), &info); err != nil || r.Code != http.StatusOK || info.Status != "success" ||
-			!strings.HasPrefix(info.Data.Version, "3.") || len(info.Data.Features) != 0 {
+			!strings.HasPrefix(info.Data.Version, "3.") || !maps.Equal(info.Data.Features, map[string]string{"ruler_config_api": "true"}) {
 			t.Errorf("%s: buildinfo: %d %s", who.name, r.Code, r.Body)
 		}
 	}
