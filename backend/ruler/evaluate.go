@@ -45,13 +45,13 @@ func (e operatorError) Unwrap() error { return e.error }
 
 var errLease = errors.New("the lease of this share of rule groups has ended: another ruler evaluates the group")
 
-// maxLate is the number of slots that a takeover evaluates late, because they passed while it evaluated earlier
-// ones.
+// maxLate is the number of slots that are evaluated late, because they passed while a group was taken over, waited for
+// takeovers or a lease, or evaluated earlier ones.
 const maxLate = 30
 
-// evaluate evaluates a group at a slot. It returns the last slot that was evaluated, and after how
+// evaluate evaluates a group at the slots from first to slot. It returns the last slot that was evaluated, and after how
 // long that slot must be tried again, or 0.
-func (r *Ruler) evaluate(ctx context.Context, g *group, slot time.Time) (last time.Time, again time.Duration) {
+func (r *Ruler) evaluate(ctx context.Context, g *group, first, slot time.Time) (last time.Time, again time.Duration) {
 	if _, _, ok := r.opts.Shares.Lease(g.share); !ok {
 		return slot, min(g.interval, time.Second)
 	}
@@ -64,7 +64,10 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, slot time.Time) (last ti
 	if g.ghost() {
 		return slot, r.markStale(ctx, g)
 	}
-	first, end := slot, slot
+	end := slot
+	if first.Before(slot) {
+		end = slot.Add(maxLate * g.interval)
+	}
 	if g.takeover != nil {
 		var err error
 		if first, err = r.takeOver(ctx, g, slot); err != nil {
@@ -72,6 +75,7 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, slot time.Time) (last ti
 		}
 		if g.takeover == nil { // the group is continued without a gap
 			end = slot.Add(maxLate * g.interval)
+			r.metrics.due.Add(float64(slot.Sub(first) / g.interval))
 		}
 	}
 	late := &lateAlerts{byRule: map[string]map[uint64]*rules.Alert{}}

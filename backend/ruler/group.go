@@ -42,6 +42,7 @@ type group struct {
 	removed   bool      // the group was deleted while it was running
 	deleted   time.Time // of a ghost: when the group was deleted
 	counted   time.Time // last slot in the metrics
+	missed    time.Time // last slot that was counted as missed
 	last      time.Time // slot of the last evaluation; zero: the last slot is still to be evaluated
 
 	takeover *takeover // pending

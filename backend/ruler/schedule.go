@@ -3,6 +3,7 @@ package ruler
 import (
 	"container/heap"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -10,11 +11,15 @@ import (
 
 // schedule decides which group is evaluated next. Groups wait in a heap until they are due,
 // and then in a queue of their tenant. Tenants take turns, and none has more than its share of
-// the evaluations in progress. Ruler.mu protects it.
+// the evaluations in progress. Takeovers have at most half of them. Ruler.mu protects it.
 type schedule struct {
 	waiting dueHeap
-	turns   []*rulerTenant // tenants with groups in ready
+	turns   []*rulerTenant // tenants with queued groups
 	active  int            // evaluations in progress
+	taking  int            // takeovers among them
+	// delayed is until when a takeover or the lack of a lease may have delayed evaluations. Slots that passed until
+	// then are evaluated late.
+	delayed time.Time
 }
 
 // rulerTenant is a tenant with rules.
@@ -25,9 +30,42 @@ type rulerTenant struct {
 	defs    []*definition
 	groups  map[string]*group
 	ghosts  map[*group]bool // deleted groups whose series have no staleness markers yet
-	ready   []*group
+	ready   queue
 	queued  bool // in schedule.turns
 	active  int
+	taking  int
+}
+
+// queue has the groups of a tenant that are due.
+type queue struct{ known, takeovers []*group }
+
+func (q *queue) len() int { return len(q.known) + len(q.takeovers) }
+
+func (q *queue) push(g *group) {
+	if g.takeover != nil {
+		q.takeovers = append(q.takeovers, g)
+		return
+	}
+	q.known = append(q.known, g)
+}
+
+// pop returns the next group, a takeover if it may be one, or nil.
+func (q *queue) pop(takeover bool) *group {
+	list := &q.known
+	if takeover && len(q.takeovers) > 0 {
+		list = &q.takeovers
+	}
+	if len(*list) == 0 {
+		return nil
+	}
+	g := (*list)[0]
+	*list = (*list)[1:]
+	return g
+}
+
+func (q *queue) remove(g *group) {
+	is := func(other *group) bool { return other == g }
+	q.known, q.takeovers = slices.DeleteFunc(q.known, is), slices.DeleteFunc(q.takeovers, is)
 }
 
 // all returns the groups and ghosts of a tenant.
@@ -89,12 +127,7 @@ func (r *Ruler) unplan(t *rulerTenant, g *group) {
 	}
 	if g.queued {
 		g.queued = false
-		for i := range t.ready {
-			if t.ready[i] == g {
-				t.ready = append(t.ready[:i], t.ready[i+1:]...)
-				break
-			}
-		}
+		t.ready.remove(g)
 	}
 }
 
@@ -109,7 +142,7 @@ func (r *Ruler) dispatch() {
 		g := heap.Pop(&s.waiting).(*group)
 		g.queued = true
 		t := g.tenant
-		t.ready = append(t.ready, g)
+		t.ready.push(g)
 		if !t.queued {
 			t.queued = true
 			s.turns = append(s.turns, t)
@@ -119,21 +152,30 @@ func (r *Ruler) dispatch() {
 	for len(s.turns) > 0 && s.active < r.opts.Concurrency {
 		t := s.turns[0]
 		s.turns = s.turns[1:]
-		if len(t.ready) == 0 {
+		if t.ready.len() == 0 {
 			t.queued = false
 			continue
 		}
-		if most := r.opts.Bounds(t.id).Concurrent; most > 0 && t.active >= most {
+		most := r.opts.Concurrency
+		if own := r.opts.Bounds(t.id).Concurrent; own > 0 {
+			most = min(most, own)
+		}
+		var g *group
+		if t.active < most {
+			g = t.ready.pop(s.taking < half(r.opts.Concurrency) && t.taking < half(most))
+		}
+		if g == nil {
 			kept = append(kept, t)
 			continue
 		}
-		g := t.ready[0]
-		t.ready = t.ready[1:]
 		s.turns = append(s.turns, t)
 		r.start(t, g, now)
 	}
 	s.turns = append(kept, s.turns...)
 }
+
+// half is how many of n evaluations may be takeovers.
+func half(n int) int { return max(1, n/2) }
 
 // start begins the evaluation of a group. r.mu is locked.
 func (r *Ruler) start(t *rulerTenant, g *group, now time.Time) {
@@ -142,45 +184,93 @@ func (r *Ruler) start(t *rulerTenant, g *group, now time.Time) {
 	t.active++
 	hold := r.held[g.share]
 	hold.running++
-	slot := g.deleted
+	run := run{hold: hold, takeover: g.takeover != nil, first: g.deleted, last: g.deleted}
+	if run.takeover {
+		r.schedule.taking++
+		t.taking++
+	}
 	if !g.ghost() {
-		slot = g.slot(now)
-		r.count(g, slot, now)
+		run.first, run.last = r.slots(g, now)
+		r.count(g, run, now)
 	}
 	ctx, cancel := context.WithCancel(r.evaluators.Context())
 	g.cancel = cancel
 	r.evaluators.Go(func(context.Context) {
-		last, again := r.evaluate(ctx, g, slot)
+		run.last, run.again = r.evaluate(ctx, g, run.first, run.last)
 		cancel()
-		r.finish(t, g, hold, last, again)
+		r.finish(t, g, run)
 	})
 }
 
+// run is an evaluation of a group at one or several slots.
+type run struct {
+	hold        *heldShare
+	takeover    bool
+	first, last time.Time
+	// again is after how long the last slot has to be tried again; zero means at the next slot.
+	again time.Duration
+}
+
+// slots returns the first and the last slot that a group evaluates now. They are equal unless slots passed while the
+// group waited for takeovers or for a lease. r.mu is locked.
+func (r *Ruler) slots(g *group, now time.Time) (first, slot time.Time) {
+	slot = g.slot(now)
+	next := g.last.Add(g.interval)
+	if g.takeover != nil || g.last.IsZero() || !next.Before(slot) || slot.Sub(next)%g.interval != 0 { // the alignment was changed
+		return slot, slot
+	}
+	if r.schedule.taking == 0 && next.After(r.schedule.delayed) {
+		return slot, slot
+	}
+	if earliest := slot.Add(-maxLate * g.interval); next.Before(earliest) {
+		return earliest, slot
+	}
+	return next, slot
+}
+
 // count updates the metrics of due evaluations. r.mu is locked.
-func (r *Ruler) count(g *group, slot, now time.Time) {
-	if slot.Equal(g.counted) {
+func (r *Ruler) count(g *group, run run, now time.Time) {
+	if run.last.Equal(g.counted) {
 		return // tried again
 	}
-	g.counted = slot
-	r.metrics.due.Inc()
-	if missed := slot.Sub(g.last)/g.interval - 1; !g.last.IsZero() && missed > 0 {
-		r.metrics.due.Add(float64(missed))
-		r.metrics.missed.Add(float64(missed))
+	due := 1
+	if counted := later(g.counted, g.last); !counted.IsZero() {
+		due = max(1, int(run.last.Sub(counted)/g.interval))
 	}
-	if g.takeover != nil {
+	g.counted = run.last
+	r.metrics.due.Add(float64(due))
+	if missed := run.first.Sub(later(g.last, g.missed))/g.interval - 1; !g.last.IsZero() && missed > 0 {
+		r.metrics.missed.Add(float64(missed))
+		g.missed = run.first.Add(-g.interval)
+	}
+	if run.takeover {
 		return
 	}
-	r.metrics.delay.Observe(now.Sub(slot).Seconds())
-	if now.Sub(slot) > g.interval/4 {
+	r.metrics.delay.Observe(now.Sub(run.first).Seconds())
+	if now.Sub(run.first) > g.interval/4 {
 		r.metrics.late.Inc()
 	}
 }
 
-// finish ends an evaluation. `again` is when the same slot has to be tried again; zero means at
-// the next slot.
-func (r *Ruler) finish(t *rulerTenant, g *group, hold *heldShare, slot time.Time, again time.Duration) {
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// finish ends an evaluation.
+func (r *Ruler) finish(t *rulerTenant, g *group, run run) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	hold, again := run.hold, run.again
+	if run.takeover {
+		r.schedule.taking--
+		t.taking--
+	}
+	if run.takeover || again > 0 && !g.ghost() {
+		r.schedule.delayed = r.opts.Now()
+	}
 	g.running = false
 	r.schedule.active--
 	t.active--
@@ -204,7 +294,7 @@ func (r *Ruler) finish(t *rulerTenant, g *group, hold *heldShare, slot time.Time
 			r.plan(g, r.opts.Now().Add(again))
 		}
 	default:
-		g.last = slot
+		g.last = run.last
 		r.adopt(g)
 		if g.evaluated() {
 			r.plan(g, g.nextDue(r.opts.Now()))

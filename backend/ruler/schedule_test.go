@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -106,6 +108,83 @@ func TestLost(t *testing.T) {
 			}
 			if pushed := b.take(); len(pushed) != c.kept || len(b.State("a")) != 0 {
 				t.Errorf("%s: %q were written, want %d samples; state %v", c.what, pushed, c.kept, b.State("a"))
+			}
+		})
+	}
+}
+
+// slotsOf returns the slots, in milliseconds since the start, of the samples of one series.
+func slotsOf(t *testing.T, pushed []string, name string) []int {
+	t.Helper()
+	var out []int
+	for _, text := range pushed {
+		before, rest, _ := strings.Cut(text, " at ")
+		if !strings.Contains(before, `"`+name+`"`) {
+			continue
+		}
+		at, _, _ := strings.Cut(rest, ":")
+		ms, err := strconv.Atoi(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, ms)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// TestWaiting checks that no slot of a group is skipped while takeovers of other groups take long, or while its share has no valid lease.
+func TestWaiting(t *testing.T) {
+	for _, c := range []struct {
+		what       string
+		concurrent int
+		late       bool // slots are evaluated late
+	}{
+		{"takeovers, one evaluation at a time", 1, true},
+		{"takeovers, two evaluations at a time", 2, false},
+		{"no lease", 2, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(6*time.Second, func(o *Options) { o.Count = 1 })
+			defer b.close()
+			b.set(func() {
+				b.bounds.Concurrent = c.concurrent
+				b.query = func(ctx context.Context, id tenant.ID, expr string, at time.Time) (promql.Vector, error) {
+					if expr == "slow" && b.metric("pallium_ruler_group_takeovers_total") < 2 {
+						time.Sleep(40 * time.Second)
+					}
+					return one(ctx, id, expr, at)
+				}
+			})
+			own := group1("own", rulefmt.Rule{Record: "own", Expr: "up"})
+			own.AlignEvaluationTime = true
+			b.define("a", own)
+			time.Sleep(time.Minute)
+			if c.what == "no lease" {
+				b.leases.set(0, 0)
+				time.Sleep(40 * time.Second)
+				b.leases.set(0, 1)
+			} else {
+				all := []Definition{own}
+				for _, name := range []string{"c", "d"} {
+					slow := group1(name, rulefmt.Rule{Record: name, Expr: "slow"})
+					slow.Group.Interval = seconds(300)
+					all = append(all, slow)
+				}
+				b.source.stored("a", all...)
+				b.Wake("a")
+			}
+			time.Sleep(10 * time.Minute)
+			got := slotsOf(t, b.take(), "own")
+			if want := (got[len(got)-1]-got[0])/15_000 + 1; len(got) != want || want < 40 {
+				t.Errorf("%s: %d slots were evaluated, want %d: %v", c.what, len(got), want, got)
+			}
+			if late := b.metric("pallium_ruler_group_evaluations_late_total"); (late > 0) != c.late {
+				t.Errorf("%s: %v evaluations began late", c.what, late)
+			}
+			due, done := b.metric("pallium_ruler_group_evaluations_due_total"), b.metric("pallium_ruler_group_evaluations_done_total")
+			if missed := b.metric("pallium_ruler_group_evaluations_missed_total"); missed != 0 || due < done || due > done+1 {
+				t.Errorf("%s: %v slots were due, %v done, %v missed", c.what, due, done, missed)
 			}
 		})
 	}
