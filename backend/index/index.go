@@ -52,6 +52,8 @@ type Index struct {
 	Leases      *Leases
 	Rules       *Rules
 	Shares      *Shares
+	// Alertmanagers has the rows of tenants' Alertmanagers.
+	Alertmanagers *Alertmanagers
 
 	codec *schema.Codec
 	table
@@ -72,7 +74,7 @@ func New(o Options) (*Index, error) {
 			"some of its cells."})
 	return &Index{Catalogs: &Catalogs{t}, Generations: &Generations{table: t, codec: codec, rereads: rereads}, Work: &Work{t},
 		Garbage: &Garbage{t}, Tombstones: &Tombstones{t}, Tenants: &Tenants{t}, Leases: &Leases{t}, Rules: &Rules{t},
-		Shares: &Shares{t}, codec: codec, table: t}, nil
+		Shares: &Shares{t}, Alertmanagers: &Alertmanagers{t}, codec: codec, table: t}, nil
 }
 
 // Codec returns the codec of the index, which compresses and decodes values of cells.

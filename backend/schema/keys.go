@@ -18,17 +18,20 @@ const root = "\x01"
 
 // Kinds of rows: first the rows of tenants, then the rows without a tenant.
 const (
-	kindCatalog = 'C'
-	kindNames   = 'D'
-	kindPages   = 'M'
-	kindValues  = 'V'
-	kindTenant  = 'T'
-	kindWork    = 'W'
-	kindGarbage = 'G'
-	kindLease   = 'L'
-	kindErasure = 'E'
-	kindRules   = 'R' // of a tenant, and without a tenant
-	kindShare   = 'P'
+	kindCatalog      = 'C'
+	kindNames        = 'D'
+	kindPages        = 'M'
+	kindValues       = 'V'
+	kindTenant       = 'T'
+	kindWork         = 'W'
+	kindGarbage      = 'G'
+	kindLease        = 'L'
+	kindErasure      = 'E'
+	kindRules        = 'R' // of a tenant, and without a tenant
+	kindShare        = 'P'
+	kindAlertmanager = 'A'
+	kindSilences     = 'S'
+	kindNotification = 'N'
 )
 
 // maxText is the greatest length in bytes of a metric or label name that is in a key in full. A

@@ -37,6 +37,9 @@ func TestKeyBytes(t *testing.T) {
 		{"group of rules", RuleGroupQualifier("n/1", "g"), "672f 6e2f31 00 67"},
 		{"version of rules", string(RulesVersion{3, 0x0102030405060708}.Encode()), "0000000000000003 0102030405060708"},
 		{"backfill of a group", BackfillQualifier("n/1", "g"), "622f 6e2f31 00 67"},
+		{"Alertmanager", AlertmanagerKey("a1"), "01 6131 00 41"},
+		{"silences", SilencesKey("a1"), "01 6131 00 53"},
+		{"notification", NotificationKey("a1", "{}:{}", "r", "webhook", 1), "01 6131 00 4e c5fbb73122340dbd11150091ca169c4e"},
 		{"share", ShareKey(258), "01 00 50 0102"},
 		{"page", PageQualifier(v, 3, 4), "fffffffd 0102030405060708 70 0003 0004"},
 		{"summaries", SummariesQualifier(v, 3), "fffffffd 0102030405060708 68 0003"},
@@ -66,22 +69,25 @@ func TestKeyBytes(t *testing.T) {
 func TestParseKey(t *testing.T) {
 	long := strings.Repeat("x", maxText+1)
 	for key, want := range map[string]Key{
-		CatalogKey("a", 5):               {Row: RowCatalog, Tenant: "a", Day: 5},
-		NamesKey("a", MaxDay):            {Row: RowNames, Tenant: "a", Day: MaxDay},
-		PagesKey("a", "m\x00\x01", 5):    {Row: RowPages, Tenant: "a", Day: 5, Name: "m\x00\x01"},
-		PagesKey("a", long, 5):           {Row: RowPages, Tenant: "a", Day: 5, Cut: true},
-		PagesKey("a", long[:maxText], 5): {Row: RowPages, Tenant: "a", Day: 5, Name: long[:maxText]},
-		PagesKey("a", "", 5):             {Row: RowPages, Tenant: "a", Day: 5},
-		ValuesKey("a", "l", 0):           {Row: RowValues, Tenant: "a", Name: "l"},
-		TenantKey("a"):                   {Row: RowTenant, Tenant: "a"},
-		WorkKey(5):                       {Row: RowWork, Day: 5},
-		GarbageKey(77, "a\x00b"):         {Row: RowGarbage, Due: 77, Name: "a\x00b"},
-		GarbageKey(-77, "n"):             {Row: RowGarbage, Name: "n"},
-		LeaseKey("l"):                    {Row: RowLease, Name: "l"},
-		ErasureKey("a"):                  {Row: RowErasure, Name: "a"},
-		RulesKey("a"):                    {Row: RowRules, Tenant: "a"},
-		RuledKey():                       {Row: RowRules},
-		ShareKey(65535):                  {Row: RowShare, Share: 65535},
+		CatalogKey("a", 5):                           {Row: RowCatalog, Tenant: "a", Day: 5},
+		NamesKey("a", MaxDay):                        {Row: RowNames, Tenant: "a", Day: MaxDay},
+		PagesKey("a", "m\x00\x01", 5):                {Row: RowPages, Tenant: "a", Day: 5, Name: "m\x00\x01"},
+		PagesKey("a", long, 5):                       {Row: RowPages, Tenant: "a", Day: 5, Cut: true},
+		PagesKey("a", long[:maxText], 5):             {Row: RowPages, Tenant: "a", Day: 5, Name: long[:maxText]},
+		PagesKey("a", "", 5):                         {Row: RowPages, Tenant: "a", Day: 5},
+		ValuesKey("a", "l", 0):                       {Row: RowValues, Tenant: "a", Name: "l"},
+		TenantKey("a"):                               {Row: RowTenant, Tenant: "a"},
+		WorkKey(5):                                   {Row: RowWork, Day: 5},
+		GarbageKey(77, "a\x00b"):                     {Row: RowGarbage, Due: 77, Name: "a\x00b"},
+		GarbageKey(-77, "n"):                         {Row: RowGarbage, Name: "n"},
+		LeaseKey("l"):                                {Row: RowLease, Name: "l"},
+		ErasureKey("a"):                              {Row: RowErasure, Name: "a"},
+		RulesKey("a"):                                {Row: RowRules, Tenant: "a"},
+		RuledKey():                                   {Row: RowRules},
+		AlertmanagerKey("a"):                         {Row: RowAlertmanager, Tenant: "a"},
+		SilencesKey("a"):                             {Row: RowSilences, Tenant: "a"},
+		NotificationPrefix("a") + "0123456789abcdef": {Row: RowNotification, Tenant: "a", Name: "0123456789abcdef"},
+		ShareKey(65535):                              {Row: RowShare, Share: 65535},
 	} {
 		if got, ok := ParseKey(key); !ok || got != want {
 			t.Errorf("ParseKey(%q) = %+v, %v, want %+v", key, got, ok, want)
@@ -91,7 +97,7 @@ func TestParseKey(t *testing.T) {
 		"", "\x01", "\x02a\x00C\x00\x00\x00\x00", "\x01a", "\x01a\x00", "\x01a\x00C", "\x01a\x00C\x00\x00\x00", "\x01a/b\x00T", "\x01..\x00T",
 		CatalogKey("a", 5) + "x", CatalogKey("a", -1), CatalogKey("a", MaxDay+1), CatalogKey("a", 1<<32+5), TenantKey("a") + "x",
 		"\x01a\x00W\x00\x00\x00\x00", "\x01\x00C\x00\x00\x00\x00", "\x01\x00X", "\x01\x00P\x00", "\x01\x00P\x00\x00\x00", "\x01a\x00P\x00\x00", "\x01\x00G1234567", "\x01\x00G\xff1234567name",
-		RulesKey("a") + "x", RuledKey() + "x",
+		RulesKey("a") + "x", RuledKey() + "x", AlertmanagerKey("a") + "x", SilencesKey("a") + "x", NotificationPrefix("a"), "\x01\x00A",
 		"\x01a\x00Mm\x00\x02\x00\x00\x00\x00", "\x01a\x00Mm", "\x01a\x00Mm\x00", "\x01a\x00M" + long + "\x00\x01\x00\x00\x00\x00",
 	} {
 		if got, ok := ParseKey(key); ok {
@@ -341,6 +347,12 @@ func (k Key) build() string {
 			return RuledKey()
 		}
 		return RulesKey(k.Tenant)
+	case RowAlertmanager:
+		return AlertmanagerKey(k.Tenant)
+	case RowSilences:
+		return SilencesKey(k.Tenant)
+	case RowNotification:
+		return NotificationPrefix(k.Tenant) + k.Name
 	case RowErasure:
 		return ErasureKey(tenant.ID(k.Name))
 	case RowShare:
@@ -351,7 +363,8 @@ func (k Key) build() string {
 }
 
 func FuzzParseKey(f *testing.F) {
-	for _, key := range []string{CatalogKey("a", 1), PagesKey("a", "m\x00", 1), PagesKey("a", strings.Repeat("\x00", 2000), 1), ValuesKey("a", "l", 1), TenantKey("a"), WorkKey(1), GarbageKey(1, "g"), LeaseKey("l"), ErasureKey("a"), RulesKey("a"), RuledKey(), ShareKey(1)} {
+	for _, key := range []string{CatalogKey("a", 1), PagesKey("a", "m\x00", 1), PagesKey("a", strings.Repeat("\x00", 2000), 1), ValuesKey("a", "l", 1), TenantKey("a"), WorkKey(1), GarbageKey(1, "g"), LeaseKey("l"), ErasureKey("a"), RulesKey("a"), RuledKey(), AlertmanagerKey("a"),
+		SilencesKey("a"), NotificationKey("a", "g", "r", "i", 0), ShareKey(1)} {
 		f.Add(key)
 	}
 	f.Fuzz(func(t *testing.T, key string) {

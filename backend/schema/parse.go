@@ -23,6 +23,10 @@ const (
 	RowErasure RowKind = kindErasure
 	RowRules   RowKind = kindRules // without a tenant: the tenants with rules
 	RowShare   RowKind = kindShare
+
+	RowAlertmanager RowKind = kindAlertmanager
+	RowSilences     RowKind = kindSilences
+	RowNotification RowKind = kindNotification
 )
 
 // Key is a parsed row key. Fields that a kind of row does not have are zero.
@@ -30,7 +34,7 @@ type Key struct {
 	Row    RowKind
 	Tenant tenant.ID
 	Day    int64
-	Name   string // metric, label, garbage entry, lease, or tenant of an erasure
+	Name   string // metric, label, garbage entry, lease, hash of a notification, or tenant of an erasure
 	Cut    bool   // the metric or label is truncated in the key, and Name is empty
 	Due    int64  // of garbage, Unix milliseconds
 	Share  int    // number of a share of the rule groups
@@ -69,8 +73,11 @@ func (k *Key) parseTenant(rest string) bool {
 		var ok bool
 		k.Name, rest, k.Cut, ok = parseText(rest)
 		return ok && k.parseDay(rest)
-	case RowTenant, RowRules:
+	case RowTenant, RowRules, RowAlertmanager, RowSilences:
 		return rest == ""
+	case RowNotification:
+		k.Name = rest
+		return len(rest) == hashSize
 	}
 	return false
 }

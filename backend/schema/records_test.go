@@ -56,7 +56,14 @@ func records() []record {
 	bf := Backfill{State: BackfillFailed, Start: 1_790_000_000_000, End: 1_790_000_600_000, Done: 1_790_000_060_000, Samples: 12, Failed: 3,
 		Error: "too many series", Created: 1_790_001_000_000, Updated: 1_790_001_000_001}
 	rg := RuleGroup{YAML: "name: g\nrules: []\n", Written: 1_790_000_000_000}
+	am := AlertmanagerConfig{YAML: "alertmanager_config: |\n  route: {receiver: r}\n", Written: 1_790_000_000_000}
+	si := Silence{Mesh: "\x03abc", Updated: 1_790_000_000_000, Expires: 1_790_000_600_000}
+	no := Notification{Holder: "am-1/0a1b/7", Number: 2, Sequence: 9, Content: 1<<64 - 1, Failures: 1, Flushed: 1_790_000_000_000,
+		Expires: 1_790_000_600_000, Entry: "\x03abc"}
 	return []record{
+		{"alertmanager", am, am.Encode(), func(b []byte) (any, error) { v, err := DecodeAlertmanagerConfig(b); return v, err }},
+		{"silence", si, si.Encode(), func(b []byte) (any, error) { v, err := DecodeSilence(b); return v, err }},
+		{"notification", no, no.Encode(), func(b []byte) (any, error) { v, err := DecodeNotification(b); return v, err }},
 		{"manifest", m, m.Encode(), func(b []byte) (any, error) { v, err := DecodeManifest(b); return v, err }},
 		{"l0", l, l.Encode(), func(b []byte) (any, error) { v, err := DecodeL0Entry(b); return v, err }},
 		{"intent", in, in.Encode(), func(b []byte) (any, error) { v, err := DecodeIntent(b); return v, err }},

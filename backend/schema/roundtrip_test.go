@@ -147,6 +147,16 @@ func TestRoundTrip(t *testing.T) {
 		sh := Share{Holder: anyText(rng), Number: any64(rng), Sequence: any64(rng), Until: anyTime(rng)}
 		gotSh, err := DecodeShare(sh.Encode())
 		same("share", sh, gotSh, err)
+		am := AlertmanagerConfig{YAML: anyText(rng), Written: anyTime(rng)}
+		gotAm, err := DecodeAlertmanagerConfig(am.Encode())
+		same("configuration of an Alertmanager", am, gotAm, err)
+		si := Silence{Mesh: anyText(rng), Updated: anyTime(rng), Expires: anyTime(rng)}
+		gotSi, err := DecodeSilence(si.Encode())
+		same("silence", si, gotSi, err)
+		no := Notification{Holder: anyText(rng), Number: any64(rng), Sequence: any64(rng), Content: any64(rng), Failures: any64(rng),
+			Flushed: anyTime(rng), Expires: anyTime(rng), Entry: anyText(rng)}
+		gotNo, err := DecodeNotification(no.Encode())
+		same("notification", no, gotNo, err)
 		n := anyNames(rng)
 		gotN, err := c.DecodeNames(n.Encode(c))
 		same("names", n, gotN, err)

@@ -34,7 +34,11 @@ const (
 	valueRuleGroup = 13
 	valueBackfill  = 14
 
-	lastValue = valueBackfill
+	valueAlertmanager = 15
+	valueSilence      = 16
+	valueNotification = 17
+
+	lastValue = valueNotification
 )
 
 // seal returns the envelope of a value: kind, version, payload, and a checksum of these.

@@ -1,0 +1,67 @@
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
+)
+
+// Notification returns the notification in a row, by a key of schema.NotificationKey; zero if nothing was ever sent.
+func (s *Alertmanagers) Notification(ctx context.Context, key string) (schema.Notification, error) {
+	var out schema.Notification
+	var broken error
+	err := s.rows.ReadRows(ctx, []rows.Range{rows.Single(key)}, system(schema.NotificationQualifier), func(r rows.Row) bool {
+		for _, c := range r.Cells {
+			out, broken = schema.DecodeNotification(c.Value)
+		}
+		return true
+	})
+	if err = errors.Join(err, broken); err != nil {
+		return schema.Notification{}, fmt.Errorf("read a notification: %w", err)
+	}
+	return out, nil
+}
+
+// ReplaceNotification writes next if the row is still old, and reports whether it was. After an error the row may or
+// may not have been written.
+func (s *Alertmanagers) ReplaceNotification(ctx context.Context, key string, old, next schema.Notification) (bool, error) {
+	condition := rows.Absent(rows.System, schema.NotificationQualifier)
+	if old != (schema.Notification{}) {
+		condition = rows.ValueIs(rows.System, schema.NotificationQualifier, old.Encode())
+	}
+	held, err := s.rows.CheckAndMutate(ctx, key, condition,
+		[]rows.Mutation{rows.Set(rows.System, schema.NotificationQualifier, 0, next.Encode())}, nil)
+	if err != nil {
+		return false, fmt.Errorf("write a notification: %w", err)
+	}
+	return held, nil
+}
+
+// ForgetNotifications deletes the notifications of a tenant that expired before a time in Unix milliseconds, unless
+// they are claimed.
+func (s *Alertmanagers) ForgetNotifications(ctx context.Context, t tenant.ID, before int64) error {
+	old := map[string]schema.Notification{}
+	err := s.rows.ReadRows(ctx, []rows.Range{rows.Prefix(schema.NotificationPrefix(t))}, system(schema.NotificationQualifier), func(r rows.Row) bool {
+		for _, c := range r.Cells {
+			if n, err := schema.DecodeNotification(c.Value); err == nil && n.Holder == "" && n.Expires < before {
+				old[r.Key] = n
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("read the notifications of tenant %s: %w", t, err)
+	}
+	for key, n := range old {
+		_, err := s.rows.CheckAndMutate(ctx, key, rows.ValueIs(rows.System, schema.NotificationQualifier, n.Encode()),
+			[]rows.Mutation{rows.DeleteRow()}, nil)
+		if err != nil {
+			return fmt.Errorf("delete a notification of tenant %s: %w", t, err)
+		}
+	}
+	return nil
+}
