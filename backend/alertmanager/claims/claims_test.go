@@ -1,0 +1,404 @@
+package claims
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/palliumhq/pallium/backend/schema"
+)
+
+var errStore = errors.New("the row store does not answer")
+
+// rowStore is a row store in memory.
+type rowStore struct {
+	mu   sync.Mutex
+	rows map[string]schema.Notification
+}
+
+// replica is one replica with its way to the store and what it has sent.
+type replica struct {
+	*Claims
+	store    *rowStore
+	position int
+	world    *world
+
+	mu   sync.Mutex
+	rng  *rand.Rand
+	rate float64 // of calls that fail, hang, or fail after they have succeeded
+	cut  bool    // all calls hang
+	dead bool    // crashed: nothing reaches the outside any more
+}
+
+// world is a tenant with its replicas, and one receiver.
+type world struct {
+	*rowStore
+	replicas []*replica
+	registry *prometheus.Registry
+
+	mu       sync.Mutex
+	sends    []string // replica and alerts
+	sending  int
+	overlaps int // sends at the same time
+	takes    time.Duration
+	fails    error
+	// before and after are called around a send.
+	before, after func(*replica)
+}
+
+func newWorld(n int) *world {
+	w := &world{rowStore: &rowStore{rows: map[string]schema.Notification{}}, registry: prometheus.NewRegistry(), takes: 100 * time.Millisecond}
+	began := time.Now()
+	metrics := NewMetrics(w.registry)
+	for i := range n {
+		r := &replica{store: w.rowStore, position: i, world: w, rng: rand.New(rand.NewPCG(uint64(i), 1))}
+		r.Claims = New(Options{Store: r, ID: fmt.Sprintf("r%d", i), Running: func() time.Duration { return time.Since(began) }, Metrics: metrics,
+			Tell: func(key, entry string, flushed int64) {
+				for _, other := range w.replicas {
+					if other != r && !other.is(&other.dead) {
+						other.Told(key, entry, flushed)
+					}
+				}
+			}})
+		w.replicas = append(w.replicas, r)
+	}
+	return w
+}
+
+func (r *replica) is(flag *bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return *flag
+}
+
+func (r *replica) set(flag *bool, to bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	*flag = to
+}
+
+// fault returns what happens to a call: an error before it, or after it.
+func (r *replica) fault(ctx context.Context) (before, after error) {
+	r.mu.Lock()
+	hang, p, kind := r.cut || r.dead, r.rng.Float64(), r.rng.IntN(3)
+	rate := r.rate
+	r.mu.Unlock()
+	if hang || p < rate && kind == 0 {
+		<-ctx.Done()
+		return errStore, nil
+	}
+	if p >= rate {
+		return nil, nil
+	}
+	if kind == 1 {
+		return errStore, nil
+	}
+	return nil, errStore
+}
+
+// Notification implements Store.
+func (r *replica) Notification(ctx context.Context, key string) (schema.Notification, error) {
+	before, after := r.fault(ctx)
+	if err := errors.Join(before, after); err != nil {
+		return schema.Notification{}, err
+	}
+	r.store.mu.Lock()
+	defer r.store.mu.Unlock()
+	return r.store.rows[key], nil
+}
+
+// ReplaceNotification implements Store.
+func (r *replica) ReplaceNotification(ctx context.Context, key string, old, next schema.Notification) (bool, error) {
+	before, after := r.fault(ctx)
+	if before != nil {
+		return false, before
+	}
+	r.store.mu.Lock()
+	defer r.store.mu.Unlock()
+	if r.store.rows[key] != old {
+		return false, after
+	}
+	r.store.rows[key] = next
+	return true, after
+}
+
+// attempt returns the attempt to notify about alerts. Entries are the alerts that were sent.
+func (r *replica) attempt(alerts string) *Attempt {
+	w := r.world
+	a := &Attempt{Key: "k", Content: uint64(len(alerts)), Flushed: time.Now(), Interval: 10 * time.Second, Position: r.position}
+	a.Due = func(entry string) (due, first bool, err error) { return !strings.Contains(entry, alerts), entry == "", nil }
+	a.Send = func(ctx context.Context) (string, time.Time, error) {
+		if w.before != nil {
+			w.before(r)
+		}
+		if r.is(&r.dead) {
+			<-ctx.Done()
+			return "", time.Time{}, ctx.Err()
+		}
+		w.mu.Lock()
+		takes, fails := w.takes, w.fails
+		if w.sending++; w.sending > 1 {
+			w.overlaps++
+		}
+		w.mu.Unlock()
+		err := sleep(ctx, takes)
+		w.mu.Lock()
+		w.sending--
+		if err == nil {
+			err = fails
+		}
+		if err == nil {
+			w.sends = append(w.sends, fmt.Sprintf("r%d %s", r.position, alerts))
+		}
+		w.mu.Unlock()
+		if err == nil && w.after != nil {
+			w.after(r)
+		}
+		return alerts, time.Now().Add(time.Hour), err
+	}
+	return a
+}
+
+// notify lets all replicas notify about alerts, within a time, and returns their errors.
+func (w *world) notify(alerts string, within time.Duration) []error {
+	errs := make([]error, len(w.replicas))
+	var wg sync.WaitGroup
+	for i, r := range w.replicas {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), within)
+			defer cancel()
+			errs[i] = r.Notify(ctx, r.attempt(alerts))
+		})
+	}
+	wg.Wait()
+	return errs
+}
+
+func (w *world) metric(name string) float64 {
+	n, err := testutil.GatherAndCount(w.registry, name)
+	if err != nil || n != 1 {
+		panic(fmt.Sprint(name, n, err))
+	}
+	families, _ := w.registry.Gather()
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.Metric[0].GetCounter().GetValue()
+		}
+	}
+	return -1
+}
+
+// TestOnce checks that one replica sends if nothing fails, however long it takes, and that all others then know it.
+func TestOnce(t *testing.T) {
+	for _, takes := range []time.Duration{0, time.Second, 80 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(3)
+			w.takes = takes
+			for i, alerts := range []string{"a", "ab", "abc"} {
+				if errs := w.notify(alerts, 2*time.Minute); errors.Join(errs...) != nil {
+					t.Errorf("taking %s: %v", takes, errs)
+				}
+				if len(w.sends) != i+1 {
+					t.Errorf("taking %s: sent %q", takes, w.sends)
+				}
+				time.Sleep(10 * time.Second)
+			}
+			if row := w.rows["k"]; row.Holder != "" || row.Entry != "abc" || row.Number != 3 {
+				t.Errorf("taking %s: the row is %+v", takes, row)
+			}
+		})
+	}
+}
+
+// TestCrash crashes the holder before and after it sends, and at the time of `sent`.
+func TestCrash(t *testing.T) {
+	for _, c := range []struct {
+		what  string
+		crash func(w *world, once func(*replica))
+		sends int
+	}{
+		{"after the claim", func(w *world, once func(*replica)) { w.before = once }, 1},
+		{"after the send", func(w *world, once func(*replica)) { w.after = once }, 2},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(3)
+			var crashed sync.Once
+			c.crash(w, func(r *replica) { crashed.Do(func() { r.set(&r.dead, true) }) })
+			began := time.Now()
+			w.notify("a", 70*time.Second)
+			if len(w.sends) != c.sends || w.rows["k"].Entry != "a" || w.metric("pallium_alertmanager_claim_takeovers_total") != 1 {
+				t.Errorf("crash %s: sent %q, row %+v", c.what, w.sends, w.rows["k"])
+			}
+			t.Logf("crash %s: %q after %s", c.what, w.sends, time.Since(began))
+		})
+	}
+}
+
+// TestCut cuts the holder off from the row store while it retries: it stops before another one sends.
+func TestCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(2)
+		w.takes = 50 * time.Second
+		var once sync.Once
+		w.before = func(r *replica) {
+			once.Do(func() {
+				time.AfterFunc(10*time.Second, func() { r.set(&r.cut, true) })
+				time.AfterFunc(36*time.Second, func() { r.set(&r.cut, false) })
+			})
+		}
+		errs := w.notify("a", 3*time.Minute)
+		if len(w.sends) != 1 || w.overlaps != 0 || errors.Join(errs...) != nil {
+			t.Errorf("sent %q, %d at the same time: %v", w.sends, w.overlaps, errs)
+		}
+		if lost := w.metric("pallium_alertmanager_claims_lost_total"); lost != 1 {
+			t.Errorf("%v claims were lost, want 1", lost)
+		}
+	})
+}
+
+// TestStoreAway checks that a notification is sent without the row store, by the first replica, and recorded later.
+func TestStoreAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(3)
+		ctx, cancel := context.WithCancel(context.Background())
+		var running sync.WaitGroup
+		for _, r := range w.replicas {
+			r.cut = true
+			running.Go(func() { r.Run(ctx) })
+		}
+		errs := w.notify("a", 3*time.Minute)
+		if !slices.Equal(w.sends, []string{"r0 a"}) || errors.Join(errs...) != nil || w.metric("pallium_alertmanager_unclaimed_notifications_total") != 1 {
+			t.Errorf("sent %q: %v", w.sends, errs)
+		}
+		time.Sleep(10 * time.Second)
+		w.notify("a", 3*time.Minute) // nothing is due
+		for _, r := range w.replicas {
+			r.set(&r.cut, false)
+		}
+		time.Sleep(10 * time.Second)
+		w.notify("a", 3*time.Minute)
+		if row := w.rows["k"]; len(w.sends) != 1 || row.Entry != "a" {
+			t.Errorf("after the row store was back: sent %q, row %+v", w.sends, row)
+		}
+		cancel()
+		running.Wait()
+	})
+}
+
+// TestFailure checks that a notification that fails is not sent by all replicas one after the other, and is tried
+// again at the next flush; and that a canceled one is not counted as a failure.
+func TestFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(3)
+		w.fails = errors.New("rejected")
+		errs := w.notify("a", time.Minute)
+		failed := 0
+		for _, err := range errs {
+			if errors.Is(err, ErrFailed) {
+				failed++
+			}
+		}
+		if failed != 2 || w.rows["k"].Failures != 1 || w.rows["k"].Holder != "" {
+			t.Errorf("%v, row %+v; want one attempt", errs, w.rows["k"])
+		}
+		w.fails = nil
+		if errs := w.notify("a", time.Minute); errors.Join(errs...) != nil || len(w.sends) != 1 {
+			t.Errorf("at the next flush: %v, sent %q", errs, w.sends)
+		}
+		w.takes = time.Hour
+		time.Sleep(10 * time.Second)
+		w.notify("ab", time.Second)
+		if row := w.rows["k"]; row.Failures != 1 || row.Holder != "" {
+			t.Errorf("after a canceled notification: row %+v", row)
+		}
+	})
+}
+
+// TestEarly checks that a replica does not notify less than one interval after another one.
+func TestEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(2)
+		w.notify("a", time.Minute)
+		time.Sleep(3 * time.Second)
+		if err := w.replicas[1].Notify(t.Context(), w.replicas[1].attempt("ab")); !errors.Is(err, ErrEarly) {
+			t.Errorf("after 3 s: %v", err)
+		}
+		time.Sleep(7 * time.Second)
+		if err := w.replicas[1].Notify(t.Context(), w.replicas[1].attempt("ab")); err != nil || len(w.sends) != 2 {
+			t.Errorf("after 10 s: %v, sent %q", err, w.sends)
+		}
+	})
+}
+
+// TestFaults sends 20 notifications over a row store whose calls fail, hang, or succeed with an error, while a replica
+// is cut off. None is lost, and there are no two at the same time while the row store answers.
+func TestFaults(t *testing.T) {
+	duplicates := 0
+	for seed := range uint64(40) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(3)
+			rng := rand.New(rand.NewPCG(seed, 2))
+			ctx, cancel := context.WithCancel(context.Background())
+			var running sync.WaitGroup
+			for _, r := range w.replicas {
+				r.rng, r.rate = rand.New(rand.NewPCG(seed, uint64(r.position))), rng.Float64()*0.5
+				running.Go(func() { r.Run(ctx) })
+			}
+			alerts := ""
+			for i := range 20 {
+				alerts += string(rune('a' + i))
+				w.takes = time.Duration(rng.IntN(20)) * time.Second
+				victim := w.replicas[rng.IntN(3)]
+				victim.set(&victim.cut, rng.IntN(3) == 0)
+				for flush := 0; w.sent(alerts) == 0 && flush < 5; flush++ {
+					w.notify(alerts, 2*time.Minute)
+					time.Sleep(10 * time.Second)
+				}
+				victim.set(&victim.cut, false)
+				if n := w.sent(alerts); n == 0 {
+					t.Errorf("seed %d: notification %d was not sent", seed, i)
+				} else {
+					duplicates += n - 1
+				}
+			}
+			for _, r := range w.replicas {
+				r.mu.Lock()
+				r.rate = 0
+				r.mu.Unlock()
+			}
+			time.Sleep(time.Minute)
+			if w.overlaps > 0 && w.metric("pallium_alertmanager_unclaimed_notifications_total") == 0 {
+				t.Errorf("seed %d: %d sends at the same time", seed, w.overlaps)
+			}
+			if row := w.rows["k"]; row.Entry != alerts {
+				t.Errorf("seed %d: the row has the entry %q, want %q", seed, row.Entry, alerts)
+			}
+			cancel()
+			running.Wait()
+		})
+	}
+	t.Logf("%d duplicates of %d notifications", duplicates, 40*20)
+}
+
+// sent returns how often a notification was sent.
+func (w *world) sent(alerts string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, s := range w.sends {
+		if _, what, _ := strings.Cut(s, " "); what == alerts {
+			n++
+		}
+	}
+	return n
+}

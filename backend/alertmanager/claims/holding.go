@@ -1,0 +1,314 @@
+package claims
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/palliumhq/pallium/backend/schema"
+)
+
+// holding is a claim that this replica holds. One goroutine uses it at a time: that of renew, and after it has ended
+// that of send.
+type holding struct {
+	*Claims
+	key   string
+	row   schema.Notification // as it was last written
+	until time.Duration       // when sending must have stopped
+}
+
+// send sends the notification while the claim is renewed, and then records it or gives up the claim.
+func (h *holding) send(ctx context.Context, a *Attempt) error {
+	sending, cancel := context.WithCancelCause(ctx)
+	renewed := make(chan struct{})
+	go func() {
+		defer close(renewed)
+		h.renew(sending, cancel)
+	}()
+	entry, expires, err := a.Send(sending)
+	cause := context.Cause(sending)
+	cancel(nil)
+	<-renewed
+	if err == nil {
+		h.sent(a.Key, &sent{holder: h.row.Holder, number: h.row.Number, before: h.row.Entry, entry: entry, flushed: a.Flushed.UnixMilli(),
+			expires: expires.UnixMilli()})
+		return h.finish(ctx, a.Key)
+	}
+	switch {
+	case errors.Is(cause, errRecorded), errors.Is(cause, errLost):
+		h.release(ctx, false)
+		h.opts.Metrics.lost.Inc()
+		return errAgain
+	case ctx.Err() != nil:
+		h.release(ctx, false)
+	default:
+		h.release(ctx, true)
+	}
+	return err
+}
+
+// renew renews the claim until the context ends. It cancels the sending if the claim is lost, or if somebody else has
+// recorded a notification.
+func (h *holding) renew(ctx context.Context, cancel context.CancelCauseFunc) {
+	next := renewInterval
+	for {
+		left := h.until - h.opts.Running()
+		if left <= 0 {
+			cancel(errLost)
+			return
+		}
+		if sleep(ctx, min(next, left)) != nil {
+			return
+		}
+		if h.opts.Running() >= h.until {
+			continue
+		}
+		ok, err := h.again(ctx)
+		if err != nil {
+			cancel(err)
+			return
+		}
+		if next = renewInterval; !ok {
+			next = renewAgain
+		}
+	}
+}
+
+// again renews the claim once. ok is false if the outcome is unknown; err is set if the claim is lost.
+func (h *holding) again(ctx context.Context) (ok bool, err error) {
+	began := h.opts.Running()
+	next := h.row
+	next.Sequence++
+	held, err := h.replace(ctx, h.key, h.row, next)
+	if err == nil && held {
+		h.row, h.until = next, began+sendLife
+		return true, nil
+	}
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	row, err := h.opts.Store.Notification(call, h.key)
+	if err != nil {
+		return false, nil
+	}
+	h.saw(h.key, row)
+	switch {
+	case row == next:
+		h.row, h.until = next, began+sendLife
+		return true, nil
+	case row.Holder != h.row.Holder:
+		return false, errLost
+	case row.Entry != h.row.Entry:
+		h.row = row
+		return false, errRecorded
+	}
+	h.row = row
+	return false, nil
+}
+
+// release gives up the claim. The claim ends by itself if that fails.
+func (h *holding) release(ctx context.Context, failed bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
+	defer cancel()
+	for {
+		next := h.row
+		next.Holder = ""
+		next.Sequence++
+		if failed {
+			next.Failures++
+		}
+		held, err := h.replace(ctx, h.key, h.row, next)
+		if err == nil && held {
+			return
+		}
+		if sleep(ctx, pollFirst) != nil {
+			return
+		}
+		call, stop := context.WithTimeout(ctx, callTimeout)
+		row, err := h.opts.Store.Notification(call, h.key)
+		stop()
+		if err == nil && row.Holder != h.row.Holder {
+			return
+		}
+		if err == nil {
+			h.row = row
+		}
+	}
+}
+
+// sent remembers what was sent, until it is recorded.
+func (c *Claims) sent(key string, s *sent) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := c.known[key]
+	if k == nil {
+		k = &known{seen: c.opts.Running()}
+		c.known[key] = k
+	}
+	if k.sent, k.unwritten = s, true; s.number == 0 {
+		s.number, s.before = k.row.Number, k.row.Entry
+	}
+}
+
+// finish records what was sent. If that fails for some time, Run continues.
+func (c *Claims) finish(ctx context.Context, key string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
+	defer cancel()
+	for poll := pollFirst; ; poll = min(2*poll, pollMost) {
+		err := c.record(ctx, key)
+		if err == nil {
+			return nil
+		}
+		if sleep(ctx, poll) != nil {
+			c.opts.Logger.Warn("a notification that was sent could not be recorded yet; retrying", "err", err)
+			return nil
+		}
+	}
+}
+
+// record writes what this replica has sent, if it is not in the row yet.
+func (c *Claims) record(ctx context.Context, key string) error {
+	for {
+		s := c.pending(key)
+		if s == nil {
+			return nil
+		}
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		row, err := c.opts.Store.Notification(call, key)
+		cancel()
+		if err != nil {
+			return err
+		}
+		c.saw(key, row)
+		if row.Entry == s.entry || row.Number > s.number && row.Entry != s.before { // or another replica has sent later
+			c.recorded(key, s)
+			continue
+		}
+		next := row
+		next.Entry, next.Flushed, next.Expires = s.entry, s.flushed, s.expires
+		next.Sequence++
+		if next.Holder == s.holder {
+			next.Holder = ""
+		}
+		if held, err := c.replace(ctx, key, row, next); err != nil {
+			return err
+		} else if held {
+			c.recorded(key, s)
+		}
+	}
+}
+
+func (c *Claims) pending(key string) *sent {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k := c.known[key]; k != nil && k.unwritten {
+		return k.sent
+	}
+	return nil
+}
+
+func (c *Claims) recorded(key string, s *sent) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k := c.known[key]; k != nil && k.sent == s {
+		k.unwritten = false
+	}
+}
+
+// unread handles a row that could not be read: after some time the notification is sent without a claim.
+func (c *Claims) unread(ctx context.Context, a *Attempt, w *wait, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	if c.opts.Running()-w.reached < unreachable {
+		return errAgain
+	}
+	if !w.position {
+		w.position = true
+		if err := sleep(ctx, time.Duration(a.Position)*positionDelay); err != nil {
+			return err
+		}
+		return errAgain // the row store may answer now, or a replica before this one has sent
+	}
+	entry, flushed := c.memory(a.Key)
+	if due, err := c.due(a, entry, flushed); !due || err != nil {
+		return err
+	}
+	c.opts.Metrics.unclaimed.Inc()
+	c.opts.Logger.Warn("sending a notification without a claim, because the row store does not answer; other replicas may send it, too",
+		"err", err)
+	entry, expires, err := a.Send(ctx)
+	if err != nil {
+		return err
+	}
+	c.sent(a.Key, &sent{entry: entry, flushed: a.Flushed.UnixMilli(), expires: expires.UnixMilli()})
+	c.opts.Tell(a.Key, entry, a.Flushed.UnixMilli())
+	return nil
+}
+
+// Told remembers what another replica has sent without a claim.
+func (c *Claims) Told(key, entry string, flushed int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := c.known[key]
+	if k == nil {
+		k = &known{seen: c.opts.Running()}
+		c.known[key] = k
+	}
+	if k.told == nil || k.told.flushed < flushed {
+		k.told = &sent{entry: entry, flushed: flushed}
+	}
+}
+
+// memory returns the last entry of a notification that this replica knows.
+func (c *Claims) memory(key string) (entry string, flushed int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := c.known[key]
+	if k == nil {
+		return "", 0
+	}
+	entry, flushed = k.row.Entry, k.row.Flushed
+	if k.unwritten {
+		entry, flushed = k.sent.entry, k.sent.flushed
+	}
+	if k.told != nil && k.told.flushed > flushed {
+		return k.told.entry, k.told.flushed
+	}
+	return entry, flushed
+}
+
+// Run records what could not be recorded at once, and forgets what is not needed any more, until the context ends.
+func (c *Claims) Run(ctx context.Context) {
+	for sleep(ctx, pollMost) == nil {
+		for _, key := range c.tidy() {
+			_ = c.record(ctx, key) // tried again
+		}
+	}
+}
+
+// Flush records what is not recorded yet, at the end of the process.
+func (c *Claims) Flush(ctx context.Context) error {
+	var errs error
+	for _, key := range c.tidy() {
+		errs = errors.Join(errs, c.record(ctx, key))
+	}
+	return errs
+}
+
+// tidy forgets notifications that expired, and returns the keys of those that are not recorded.
+func (c *Claims) tidy() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []string
+	now := c.opts.Now().UnixMilli()
+	for key, k := range c.known {
+		switch {
+		case k.unwritten:
+			out = append(out, key)
+		case k.row.Holder == "" && k.row.Expires < now && c.opts.Running()-k.seen > time.Hour:
+			delete(c.known, key)
+		}
+	}
+	c.opts.Metrics.unwritten.Set(float64(len(out)))
+	return out
+}
