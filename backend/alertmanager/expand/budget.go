@@ -1,0 +1,128 @@
+package expand
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Limits bound one notification attempt, all of its texts together.
+type Limits struct {
+	// Steps is the work: a node of a template that is executed is one step, and functions take steps for the
+	// bytes that they read.
+	Steps int
+	// Bytes is the size of the output and of the values that functions return, together.
+	Bytes int
+	// Depth is the number of templates that call each other.
+	Depth int
+	// Time is the time of execution. Time between executions, such as that of requests, does not count.
+	Time time.Duration
+}
+
+// Defaults returns limits for groups of some thousands of alerts. All texts of Alertmanager's own email for 1,000
+// alerts with 20 labels and annotations take about 300,000 steps.
+func Defaults() Limits {
+	return Limits{Steps: 1_000_000, Bytes: 4 << 20, Depth: 100, Time: time.Second}
+}
+
+const (
+	stepsPerClock = 256                    // steps after which the clock is read
+	longestGap    = 100 * time.Millisecond // a longer time between two readings is not only execution
+	bytesPerStep  = 32                     // bytes that a function copies in the time of a step
+)
+
+// budget counts what an attempt has used. Its first error is kept: after it, every template fails at once.
+type budget struct {
+	limits    Limits
+	now       func() time.Time
+	done      <-chan struct{}
+	cause     func() error
+	steps     int64
+	bytes     int64
+	depth     int
+	nextClock int64 // steps at which the clock is read again
+	last      time.Time
+	elapsed   time.Duration
+	err       error
+}
+
+// begin forgets what was used.
+func (b *budget) begin(ctx context.Context) {
+	*b = budget{limits: b.limits, now: b.now, done: ctx.Done(), cause: func() error { return context.Cause(ctx) }}
+}
+
+// fail keeps the first error.
+func (b *budget) fail(format string, args ...any) error {
+	if b.err == nil {
+		b.err = fmt.Errorf(format, args...)
+	}
+	return b.err
+}
+
+// work counts steps.
+func (b *budget) work(steps int64) error {
+	if b.err != nil {
+		return b.err
+	}
+	if b.steps += max(0, steps); b.steps > int64(b.limits.Steps) {
+		return b.fail("the templates of one notification take more than %d steps: "+
+			"use fewer ranges inside each other and shorter texts, or group fewer alerts", b.limits.Steps)
+	}
+	if b.steps >= b.nextClock {
+		return b.clock()
+	}
+	return nil
+}
+
+// clock adds the time since its last call, and checks whether the attempt was cancelled.
+func (b *budget) clock() error {
+	if b.err != nil {
+		return b.err
+	}
+	b.nextClock = b.steps + stepsPerClock
+	now := b.now()
+	if !b.last.IsZero() {
+		b.elapsed += min(now.Sub(b.last), longestGap)
+	}
+	if b.last = now; b.elapsed > b.limits.Time {
+		return b.fail("the templates of one notification take longer than %v: "+
+			"use fewer ranges, regular expressions and large texts, or group fewer alerts", b.limits.Time)
+	}
+	select {
+	case <-b.done:
+		return b.fail("the notification was cancelled while its templates were executed: %w", b.cause())
+	default:
+		return nil
+	}
+}
+
+// room fails if a result of up to n bytes does not fit.
+func (b *budget) room(n int64) error {
+	if b.err != nil {
+		return b.err
+	}
+	if n > int64(b.limits.Bytes)-b.bytes {
+		return b.fail("the templates of one notification produce more than %d bytes, with the results of functions: "+
+			"print less in ranges, or group fewer alerts", b.limits.Bytes)
+	}
+	return nil
+}
+
+// use counts bytes that exist now, and the work of copying them.
+func (b *budget) use(n int64) error {
+	if err := b.room(n); err != nil {
+		return err
+	}
+	b.bytes += n
+	return b.work(n / bytesPerStep)
+}
+
+// enter counts a call of a template.
+func (b *budget) enter() error {
+	if b.depth++; b.depth > b.limits.Depth {
+		return b.fail("more than %d templates call each other", b.limits.Depth)
+	}
+	return b.use(blankBytes) // a blank template has no call that counts its text
+}
+
+func (b *budget) leave() { b.depth-- }

@@ -1,0 +1,51 @@
+package expand
+
+// Functions that Rewrite inserts. Names of tenants must not begin with an underscore; html/template's do, too.
+const (
+	reserved = "_"
+	fnStep   = "_bound_step"
+	fnEnter  = "_bound_enter"
+	fnLeave  = "_bound_leave"
+	fnPrint  = "_bound_print"
+	fnValue  = "_bound_value"
+	fnArg    = "_bound_arg"
+	fnRange  = "_bound_range"
+)
+
+// Limits of a text.
+const (
+	maxText    = 256 << 10 // bytes
+	maxActions = 10_000    // the parser is recursive
+	maxNesting = 200       // branches inside each other, and parentheses
+	maxRanges  = 5         // ranges inside each other: html/template analyses each of them twice
+	maxCalls   = 200       // template actions of a field
+	maxArg     = 1 << 10   // bytes of an argument of a method, or elements
+	stepNodes  = 3         // steps of the call at the beginning of a list
+	blankBytes = 64        // white space of a template without other content
+)
+
+// routeLabelsSteps and the others are weights of functions that do more than others.
+const routeLabelsSteps = 100
+
+// builtin reports whether the budget knows what a function does. The results of other functions are measured.
+func builtin(name string) bool {
+	switch name {
+	case "and", "call", "html", "index", "slice", "js", "len", "not", "or", "print", "printf", "println", "urlquery",
+		"eq", "ge", "gt", "le", "lt", "ne",
+		"toUpper", "toLower", "title", "trimSpace", "join", "match", "safeHtml", "safeUrl", "urlUnescape", "reReplaceAll",
+		"stringSlice", "routeLabels", "date", "tz", "now", "since", "humanizeDuration", "toDate", "mustToDate", "toJson",
+		"base64encode", "base64decode", "list", "append", "dict":
+		return true
+	}
+	return false
+}
+
+// plainField reports whether a name in a chain of fields is a field of Alertmanager's data, or cannot be a method.
+func plainField(name string) bool {
+	switch name {
+	case "Receiver", "Status", "Alerts", "NotificationReason", "GroupLabels", "CommonLabels", "CommonAnnotations", "RouteLabels",
+		"ExternalURL", "Labels", "Annotations", "StartsAt", "EndsAt", "GeneratorURL", "Fingerprint", "Name", "Value":
+		return true
+	}
+	return name[0] >= 'a' && name[0] <= 'z'
+}

@@ -1,0 +1,107 @@
+package expand
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	htmltemplate "html/template"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/alertmanager/template"
+)
+
+// Text is the text of a field of a configuration, as its author wrote it.
+type Text struct {
+	Name string // of the field, for errors
+	Text string
+	HTML bool // executed as HTML, such as the html of an email
+}
+
+// Render executes the texts of a configuration's fields and the templates of its files, also those that no field
+// calls, for a sample of two firing alerts and a resolved one. Each is an attempt with its own limits. Render fails
+// if a text cannot be parsed, calls an unknown function, exceeds a limit even for the sample, or, as HTML, has
+// actions where html/template cannot escape.
+//
+// Other errors of execution do not count: a label may be missing in the sample, or a template may expect
+// another argument than the data of a notification. Templates of files are executed as text only, because most are
+// never used as HTML: Slack's <url|text> would not be valid there.
+func Render(f *Files, external *url.URL, l Limits, extra map[string]any, texts []Text) error {
+	t, err := f.New(external, l, extra)
+	if err != nil {
+		return err
+	}
+	data := sample(external)
+	for _, text := range texts {
+		if err := f.render(t, text, extra, data); err != nil {
+			return err
+		}
+	}
+	for _, name := range f.defined {
+		text := Text{Name: fmt.Sprintf("template %q", name), Text: fmt.Sprintf("{{ template %q . }}", name)}
+		if err := f.render(t, text, extra, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *Files) render(t *Templates, text Text, extra map[string]any, data *template.Data) error {
+	p, err := rewrite(text.Name, text.Text, true)
+	if err != nil {
+		return err
+	}
+	for _, function := range slices.Sorted(maps.Keys(p.known)) {
+		if _, ok := extra[function]; !ok && !builtin(function) {
+			return fmt.Errorf("%s: line %d: the function %s is not defined", text.Name, p.known[function], function)
+		}
+	}
+	if n, err := newAnalysis(f.costs).sum(p.costs[""]); err != nil || n > maxAnalysis {
+		return fmt.Errorf("%s: the text is too complicated: use fewer ranges and template actions inside each other", text.Name)
+	}
+	execute := t.template.ExecuteTextString
+	if text.HTML {
+		execute = t.template.ExecuteHTMLString
+	}
+	t.Begin(context.Background())
+	_, err = execute(p.text, data)
+	var escape *htmltemplate.Error
+	if t.Err() != nil || errors.As(err, &escape) {
+		return fmt.Errorf("%s: %s", text.Name, Message(err))
+	}
+	return nil
+}
+
+// Message returns the text of an error of an execution without the functions that Rewrite inserted.
+func Message(err error) string {
+	var cut []string
+	for _, name := range []string{fnPrint, fnValue, fnArg, fnRange} {
+		cut = append(cut, " | "+name, "")
+	}
+	return strings.NewReplacer(cut...).Replace(err.Error())
+}
+
+// sample returns the data of a notification.
+func sample(external *url.URL) *template.Data {
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	common := template.KV{"alertname": "InstanceDown", "job": "node", "severity": "critical"}
+	data := &template.Data{
+		Receiver: "team", Status: "firing", GroupLabels: template.KV{"alertname": "InstanceDown"}, CommonLabels: common,
+		CommonAnnotations: template.KV{"summary": "Instance down"}, RouteLabels: template.KV{}, ExternalURL: external.String(),
+	}
+	for i := range 3 {
+		a := template.Alert{
+			Status: "firing", Labels: maps.Clone(common), StartsAt: start, GeneratorURL: "http://prometheus/graph?g0.expr=up",
+			Annotations: template.KV{"summary": "Instance down", "description": "The instance is down."}, Fingerprint: fmt.Sprintf("%016x", i),
+		}
+		a.Labels["instance"] = fmt.Sprintf("host-%d:9100", i)
+		if i == 2 {
+			a.Status, a.EndsAt = "resolved", start.Add(time.Hour)
+		}
+		data.Alerts = append(data.Alerts, a)
+	}
+	return data
+}
