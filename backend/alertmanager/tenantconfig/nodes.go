@@ -1,0 +1,287 @@
+package tenantconfig
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/alertmanager/config"
+	amcommoncfg "github.com/prometheus/alertmanager/config/common"
+	"github.com/prometheus/alertmanager/pkg/labels"
+	"github.com/prometheus/common/model"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/palliumhq/pallium/policies/nearest"
+)
+
+// checker checks one configuration in two walks. The first walks the YAML along the types of the
+// configuration: its errors have the paths that the user wrote, it limits what is expensive before
+// Alertmanager decodes it, and it replaces what Alertmanager's decoder does not accept or understands
+// according to global settings of the process (references to secrets, matchers, names of labels). The
+// second walks the decoded configuration, with defaults and inherited values, and is the one that
+// decides: a forbidden field that is set is an error, however it was set.
+type checker struct {
+	document  Document
+	options   Options
+	known     map[reflect.Type]columns
+	leaves    map[reflect.Type]bool
+	templates map[string]string
+	problems  problems
+	warnings  problems
+
+	resolved map[string]string // values of secrets, or nil
+	secrets  map[string]bool   // names that are used
+
+	matchers     map[string]labels.Matchers // by path
+	names        map[string]string          // names of labels by what stands for them while Alertmanager decodes
+	count        map[string]int             // of what is limited in number
+	depth        int                        // of routes
+	instructions int                        // of regular expressions so far
+}
+
+// mapping checks a mapping against a struct.
+func (c *checker) mapping(n *yaml.Node, t reflect.Type, path string) {
+	named, rest := c.flat(t)
+	kept := n.Content[:0:0]
+	fields(n, func(k, v *yaml.Node) {
+		m, ok := named[k.Value]
+		if !ok && rest != nil {
+			m, ok = member{name: k.Value, rule: rest.rule, typ: rest.typ.Elem()}, true
+		}
+		at := join(path, short(k.Value))
+		switch {
+		case !ok:
+			c.problems.add(at, "unknown field%s", suggestion(k.Value, named))
+		case isNull(v): // as if it were not there; Alertmanager's decoder does not expect null in all fields
+		case forbidden(m.rule):
+			if !isEmpty(v, m.typ) {
+				c.problems.add(at, "%s", refusal(m.rule, m.name, isSecret(named[inline(m.name)].rule)))
+			}
+		default:
+			if c.node(v, m.typ, m.rule, at) {
+				kept = append(kept, k, v)
+			}
+		}
+	})
+	n.Content = kept
+}
+
+func suggestion(name string, named map[string]member) string {
+	known := slices.Sorted(maps.Keys(named))
+	if near := nearest.Word(name, known); near != "" {
+		return ": did you mean " + near + "?"
+	}
+	return ": remove it; the known fields are " + strings.Join(known, ", ")
+}
+
+// node checks a value against a type. It returns false if the value is set after decoding.
+func (c *checker) node(n *yaml.Node, t reflect.Type, r rule, path string) bool {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	before := c.problems.count()
+	switch {
+	case !isSecret(r) && isReference(n):
+		c.problems.add(path, "this field cannot be a secret: %sNAME is allowed in fields that Alertmanager hides, such as passwords, "+
+			"tokens and URLs of webhooks", secretScheme)
+	case t == typ[amcommoncfg.Matchers]():
+		c.matcherLines(n, path)
+		return false
+	case isSecret(r):
+		c.secretNodes(n, t, r, path)
+	case r == names || r == nameTexts:
+		c.nameNodes(n, path)
+	case c.leaves[t] || t.Kind() == reflect.Interface:
+		if t == typ[amcommoncfg.Regexp]() {
+			c.regex(n.Value, path)
+		}
+		c.decodes(n, t, r, path, before)
+	case t.Kind() == reflect.Struct:
+		c.structure(n, t, path, before)
+	case t.Kind() == reflect.Slice:
+		c.list(n, t, r, path)
+	case t.Kind() == reflect.Map:
+		c.entries(n, t, r, path, before)
+	default:
+		c.scalar(n, t, r, path, before)
+	}
+	return true
+}
+
+// entries checks the entries of a map.
+func (c *checker) entries(n *yaml.Node, t reflect.Type, r rule, path string, before int) {
+	if n.Kind != yaml.MappingNode {
+		c.problems.add(path, "found %s where a mapping is expected", kindOf(n))
+		return
+	}
+	fields(n, func(k, v *yaml.Node) { c.node(v, t.Elem(), r, fmt.Sprintf("%s[%q]", path, short(k.Value))) })
+	c.decodes(n, t, r, path, before)
+}
+
+// structure checks the mapping of a struct, and that Alertmanager can decode it.
+func (c *checker) structure(n *yaml.Node, t reflect.Type, path string, before int) {
+	if n.Kind == yaml.ScalarNode && t.Name() == "JiraFieldConfig" {
+		return // its short form: the template only
+	}
+	if n.Kind != yaml.MappingNode {
+		c.problems.add(path, "found %s where a mapping is expected", kindOf(n))
+		return
+	}
+	if t == typ[config.Route]() {
+		c.depth++
+		defer func() { c.depth-- }()
+	}
+	if !c.counted(t, path) {
+		return
+	}
+	c.mapping(n, t, path)
+	switch t {
+	case typ[config.Config](), typ[config.GlobalConfig]():
+		return // their parts were decoded
+	case typ[config.Receiver]():
+		n = &yaml.Node{Kind: yaml.MappingNode, Tag: n.Tag, Content: slices.Concat(pair(n, "name"), pair(n, "labels"))}
+	case typ[config.Route]():
+		n = without(n, "routes")
+	}
+	c.decodes(n, t, data, path, before)
+}
+
+// pair returns a field of a mapping with its name, or nothing.
+func pair(n *yaml.Node, name string) []*yaml.Node {
+	if v := field(n, name); v != nil {
+		return []*yaml.Node{{Kind: yaml.ScalarNode, Tag: "!!str", Value: name}, v}
+	}
+	return nil
+}
+
+// counted counts what is limited in number. It returns false above a limit.
+func (c *checker) counted(t reflect.Type, path string) bool {
+	l := c.options.Limits
+	var what string
+	var most int
+	switch {
+	case t == typ[config.Receiver]():
+		what, most = "receivers", l.Receivers
+	case t == typ[config.Route]():
+		what, most = "routes", l.Routes
+		if l.RouteDepth > 0 && c.depth > l.RouteDepth {
+			c.problems.add(path, "the routes are nested in each other in more than %d levels: use fewer", l.RouteDepth)
+			return false
+		}
+	case t == typ[amcommoncfg.InhibitRule]():
+		what, most = "inhibit rules", l.InhibitRules
+	case t == typ[config.TimeInterval](), t == typ[config.MuteTimeInterval]():
+		what, most = "time intervals", l.TimeIntervals
+	case isIntegration(t):
+		what, most = "integrations of receivers", l.Integrations
+	default:
+		return true
+	}
+	c.count[what]++
+	if most > 0 && c.count[what] == most+1 {
+		c.problems.add(path, "there are more than %d %s: use fewer", most, what)
+	}
+	return most <= 0 || c.count[what] <= most
+}
+
+// isIntegration reports whether a struct configures an integration of a receiver.
+func isIntegration(t reflect.Type) bool {
+	f, ok := t.FieldByName("NotifierConfig")
+	return ok && f.Anonymous
+}
+
+func (c *checker) list(n *yaml.Node, t reflect.Type, r rule, path string) {
+	if n.Kind != yaml.SequenceNode {
+		c.problems.add(path, "found %s where a list is expected", kindOf(n))
+		return
+	}
+	for i, item := range n.Content {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		if isNull(item) {
+			c.problems.add(at, "the item has no value: remove it")
+			continue
+		}
+		if c.count["routes"] > c.options.Limits.Routes && c.options.Limits.Routes > 0 {
+			return
+		}
+		c.node(item, t.Elem(), r, at)
+	}
+}
+
+func (c *checker) scalar(n *yaml.Node, t reflect.Type, r rule, path string, before int) {
+	if n.Kind != yaml.ScalarNode {
+		c.problems.add(path, "found %s where a single value is expected", kindOf(n))
+		return
+	}
+	switch {
+	case r == templates:
+		c.templateName(n.Value, path)
+	case r == data && strings.Contains(n.Value, "{{"):
+		c.problems.add(path, "this field is not a template: remove {{")
+	default:
+		c.decodes(n, t, r, path, before)
+	}
+}
+
+func (c *checker) templateName(name, path string) {
+	if _, ok := c.document.Templates[name]; ok {
+		return
+	}
+	known := slices.Sorted(maps.Keys(c.document.Templates))
+	hint := "add it to " + templateFiles
+	if near := nearest.Word(name, known); near != "" {
+		hint = "did you mean " + near + "?"
+	}
+	c.problems.add(path, "there is no template file %q; patterns and paths are not allowed, because files of the server are not read: %s",
+		short(name), hint)
+}
+
+// nameNodes replaces names of labels that only UTF-8 allows by others while Alertmanager decodes, because
+// what its decoder allows is a global setting of the process.
+func (c *checker) nameNodes(n *yaml.Node, path string) {
+	if n.Kind == yaml.ScalarNode {
+		c.problems.add(path, "found %s where a list or mapping of names of labels is expected", kindOf(n))
+		return
+	}
+	step := 1
+	if n.Kind == yaml.MappingNode {
+		step = 2
+		fields(n, func(k, v *yaml.Node) {
+			if v.Kind != yaml.ScalarNode || isNull(v) {
+				c.problems.add(path+"."+short(k.Value), "found %s where a text is expected", kindOf(v))
+			}
+		})
+	}
+	for i := 0; i < len(n.Content); i += step {
+		item := n.Content[i]
+		at := path
+		if step == 1 {
+			at = fmt.Sprintf("%s[%d]", path, i)
+		}
+		switch {
+		case item.Kind != yaml.ScalarNode || isNull(item):
+			c.problems.add(at, "found %s where the name of a label is expected", kindOf(item))
+		case step == 1 && item.Value == "..." || model.LegacyValidation.IsValidLabelName(item.Value):
+		case c.options.Matchers == MatchersClassic || !model.UTF8Validation.IsValidLabelName(item.Value):
+			c.problems.add(at, "%q is not a valid name of a label", short(item.Value))
+		default:
+			c.replaceName(item)
+		}
+	}
+}
+
+func (c *checker) replaceName(n *yaml.Node) {
+	alias := fmt.Sprintf("pallium_utf8_%x", n.Value)
+	c.names[alias] = n.Value
+	n.Value, n.Tag, n.Style = alias, "!!str", yaml.DoubleQuotedStyle
+}
+
+// name returns the name of a label that nameNodes replaced.
+func (c *checker) name(s string) string {
+	if was, ok := c.names[s]; ok {
+		return was
+	}
+	return s
+}

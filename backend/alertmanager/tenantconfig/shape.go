@@ -1,0 +1,115 @@
+package tenantconfig
+
+import (
+	"reflect"
+	"strings"
+)
+
+// member is one field of a struct of the configuration.
+type member struct {
+	index int
+	name  string // in YAML; empty if the field cannot be set in YAML
+	rule  rule
+	typ   reflect.Type
+	rest  bool // a map for all names that are not those of other fields
+}
+
+// members returns the fields of a struct, with those of embedded structs that are inlined as one member with no name.
+func (c *checker) members(t reflect.Type) []member {
+	rules := map[string]rule{}
+	for r, names := range c.known[t] {
+		for _, name := range strings.Fields(names) {
+			rules[name] = r
+		}
+	}
+	out := make([]member, 0, t.NumField())
+	for i := range t.NumField() {
+		f := t.Field(i)
+		m := member{index: i, rule: rules[f.Name], typ: f.Type}
+		if !f.IsExported() {
+			m.rule = internal
+		}
+		name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		switch {
+		case name == "-" || m.rule == internal:
+			m.rule = internal
+		case strings.Contains(options, "inline"):
+			m.rest = f.Type.Kind() == reflect.Map
+		case name != "":
+			m.name = name
+		default:
+			m.name = strings.ToLower(f.Name)
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+// flat returns the fields that can be set in a mapping, by name, and the member for other names, if there is one.
+func (c *checker) flat(t reflect.Type) (named map[string]member, rest *member) {
+	named = map[string]member{}
+	for _, m := range c.members(t) {
+		switch {
+		case m.rule == internal:
+		case m.rest:
+			rest = &m
+		case m.name == "":
+			inner, _ := c.flat(m.typ)
+			for name, sub := range inner {
+				named[name] = sub
+			}
+		default:
+			named[m.name] = m
+		}
+	}
+	return named, rest
+}
+
+// join returns the path of a field.
+func join(path, name string) string {
+	switch {
+	case name == "":
+		return path
+	case path == "":
+		return name
+	}
+	return path + "." + name
+}
+
+// refusal returns why a field with a rule must not be set, and what to do instead, or "". hidden says whether the
+// field that has the value itself is a secret.
+func refusal(r rule, name string, hidden bool) string {
+	orSecret := ""
+	if hidden {
+		orSecret = ", or store it as a secret of your own and write " + secretScheme + "NAME there"
+	}
+	switch r {
+	case unknown:
+		return "this field is not supported by this version: remove it"
+	case file:
+		return "the field would read a file of the server, which is not allowed: put the value into the field " + inline(name) + orSecret
+	case ref:
+		return "the field names a secret of the server's secret manager, which is not allowed: put the value into the field " +
+			inline(name) + orSecret
+	case proxy:
+		return "proxies are not allowed, because they hide the address of a receiver: remove the field, connections are made directly"
+	case operator:
+		return "this is a setting of the server, which only its operator can change: remove it"
+	case profile:
+		return "the field would use credentials of the server: remove it, and set access_key and secret_key"
+	case awsClient:
+		return "the client of the AWS SDK does not check addresses, which is not allowed: remove the field"
+	}
+	return ""
+}
+
+// forbidden reports whether a field with a rule must not be set.
+func forbidden(r rule) bool { return refusal(r, "", false) != "" }
+
+// inline returns the name of the field that has the value that a field refers to.
+func inline(name string) string {
+	if name == "files" {
+		return "secrets"
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(name, "_file"), "_ref")
+}

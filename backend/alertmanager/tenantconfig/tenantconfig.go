@@ -1,0 +1,186 @@
+// Package tenantconfig decodes and checks the Alertmanager configuration of a tenant. The tenant is a
+// stranger to the operator: a configuration must not read files, environment variables or credentials
+// of the server, use its proxies, or cost much to decode. Every field of Alertmanager's configuration
+// is listed in a table (table.go) with what it may contain; a field that is not listed must not be
+// set, so that a new version of Alertmanager cannot add an option that nobody has reviewed. The
+// addresses of receivers are checked when connections are opened, by package egress.
+package tenantconfig
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/prometheus/alertmanager/config"
+	"github.com/prometheus/alertmanager/pkg/labels"
+)
+
+// Matchers says how matchers and names of labels are parsed.
+type Matchers string
+
+// The values of Matchers. MatchersFallback is the default, as it is in Alertmanager: the UTF-8 parser, and the
+// classic one for what only that accepts, or what the two understand differently.
+const (
+	MatchersFallback Matchers = "fallback"
+	MatchersUTF8     Matchers = "utf8"
+	MatchersClassic  Matchers = "classic"
+)
+
+// Limits bound a configuration. 0 means that there is no limit.
+type Limits struct {
+	ConfigBytes   int // of alertmanager_config
+	Templates     int // number of template files
+	TemplateBytes int // of each template file
+	Receivers     int
+	Integrations  int // of all receivers together
+	Routes        int // with the root
+	RouteDepth    int // levels of routes, with the root
+	InhibitRules  int
+	TimeIntervals int
+	Instructions  int // of the programs of all regular expressions together, see package regexsize
+
+	// GroupInterval and RepeatInterval are the shortest intervals allowed. A group is processed at each
+	// group interval, even if there is nothing to send, so that very short ones take much CPU. A
+	// group_wait of 0 is allowed, because it delays a group only once.
+	GroupInterval  time.Duration
+	RepeatInterval time.Duration
+
+	// Retention is how long the notification log remembers a notification. A longer repeat_interval is
+	// a warning: the notification is repeated when the log has forgotten it.
+	Retention time.Duration
+}
+
+// Defaults returns the limits of a tenant that has none of its own.
+func Defaults() Limits {
+	return Limits{
+		ConfigBytes:    1 << 20,
+		Templates:      100,
+		TemplateBytes:  256 << 10,
+		Receivers:      1000,
+		Integrations:   2000,
+		Routes:         2000,
+		RouteDepth:     20,
+		InhibitRules:   500,
+		TimeIntervals:  500,
+		Instructions:   100_000,
+		GroupInterval:  time.Second,
+		RepeatInterval: time.Second,
+		Retention:      5 * 24 * time.Hour,
+	}
+}
+
+// Options say how a configuration is checked.
+type Options struct {
+	Limits   Limits
+	Matchers Matchers // empty is MatchersFallback
+
+	// Rewrite returns the text of a template as it is executed. It is called with the name of each
+	// template file and its text, and with the path and the text of each field that Alertmanager
+	// executes as a template and that contains {{. Nil leaves texts as they are.
+	Rewrite func(name, text string) (string, error)
+}
+
+// Checked is a configuration that passed Check.
+type Checked struct {
+	Config    *config.Config    // with rewritten texts; secrets are still secret://NAME
+	Templates map[string]string // rewritten texts by name
+	Warnings  []string
+	Secrets   []string // the names of the secrets that are used, sorted
+
+	document Document
+	options  Options
+}
+
+// Check decodes and checks a configuration. The error lists all problems that were found, at most 20.
+func Check(d Document, o Options) (*Checked, error) {
+	return check(d, o, nil)
+}
+
+// Resolve returns the configuration with the values of its secrets. The error names secrets that do
+// not exist or whose value does not fit the field, and never contains a value.
+func (c *Checked) Resolve(secrets map[string]string) (*config.Config, error) {
+	var p problems
+	for _, name := range c.Secrets {
+		if _, ok := secrets[name]; !ok {
+			p.add("", "the configuration uses the secret %q, which does not exist: create it, or remove %s%s", name, secretScheme, name)
+		}
+	}
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	if len(c.Secrets) == 0 {
+		secrets = map[string]string{}
+	}
+	resolved, err := check(c.document, c.options, maps.Clone(secrets))
+	if err != nil {
+		return nil, err
+	}
+	return resolved.Config, nil
+}
+
+// Fallback is the configuration of tenants that have none: alerts are shown, and nobody is notified.
+// It is never stored, so that it cannot replace a configuration that could not be read.
+func Fallback() *Checked {
+	const name = "none"
+	global := config.DefaultGlobalConfig()
+	return &Checked{
+		Config: &config.Config{
+			Global:    &global,
+			Route:     &config.Route{Receiver: name},
+			Receivers: []config.Receiver{{Name: name, Labels: map[string]string{"name": name}}},
+		},
+		Templates: map[string]string{},
+		document:  Document{Config: "route: {receiver: " + name + "}\nreceivers: [{name: " + name + "}]\n"},
+	}
+}
+
+func newChecker(d Document, o Options, secrets map[string]string) *checker {
+	return &checker{
+		document: d,
+		options:  o,
+		known:    table(),
+		leaves:   leaves(),
+		resolved: secrets,
+		secrets:  map[string]bool{},
+		matchers: map[string]labels.Matchers{},
+		names:    map[string]string{},
+		count:    map[string]int{},
+	}
+}
+
+// check decodes, checks and completes a configuration. If secrets is not nil, references to secrets are
+// replaced by their values.
+func check(d Document, o Options, secrets map[string]string) (*Checked, error) {
+	switch o.Matchers {
+	case "":
+		o.Matchers = MatchersFallback
+	case MatchersFallback, MatchersUTF8, MatchersClassic:
+	default:
+		return nil, fmt.Errorf("unknown parser of matchers %q: it must be %s, %s or %s", o.Matchers, MatchersFallback, MatchersUTF8,
+			MatchersClassic)
+	}
+	c := newChecker(d, o, secrets)
+	c.files()
+	root, err := parseTree(d.Config, o.Limits.ConfigBytes)
+	if err != nil {
+		c.problems.add("", "%s", err)
+		return nil, c.problems.err()
+	}
+	cfg := c.config(root)
+	if err := c.problems.err(); err != nil {
+		return nil, err
+	}
+	if cfg == nil {
+		return nil, errors.New("alertmanager_config: could not be decoded")
+	}
+	return &Checked{
+		Config:    cfg,
+		Templates: c.templates,
+		Warnings:  c.warnings.list,
+		Secrets:   slices.Sorted(maps.Keys(c.secrets)),
+		document:  d,
+		options:   o,
+	}, nil
+}

@@ -1,0 +1,187 @@
+package tenantconfig
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxDepth is the greatest depth of values in each other. Alertmanager decodes values in each other by
+// recursion, and each struct once more in every struct around it.
+const maxDepth = 100
+
+// maxExpansion is how many times as many bytes a configuration may have after its aliases are
+// replaced by what they refer to. Each value counts nodeBytes, too.
+const (
+	maxExpansion = 4
+	nodeBytes    = 8
+	minExpanded  = 64 << 10 // bytes that are always allowed
+)
+
+// parseTree decodes the configuration as a tree of values, with aliases and merge keys (<<) replaced by what they
+// refer to, so that what is checked is what Alertmanager decodes.
+func parseTree(text string, most int) (*yaml.Node, error) {
+	if most > 0 && len(text) > most {
+		return nil, fmt.Errorf("%s: the configuration has %d bytes, the limit is %d: make it smaller", alertmanagerConfig, len(text), most)
+	}
+	root, err := single([]byte(text))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", alertmanagerConfig, err)
+	}
+	if root == nil {
+		return nil, errors.New(alertmanagerConfig + ": the configuration is empty: it needs at least the fields route and receivers")
+	}
+	if root.Kind != yaml.MappingNode {
+		return nil, fmt.Errorf("%s: found %s where a mapping with the fields route and receivers is expected", alertmanagerConfig, kindOf(root))
+	}
+	e := expander{left: max(minExpanded, maxExpansion*len(text))}
+	tree, err := e.expand(root, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", alertmanagerConfig, err)
+	}
+	return tree, nil
+}
+
+// expander copies a tree without aliases.
+type expander struct {
+	left int // bytes that the copy may still have
+}
+
+func (e *expander) expand(n *yaml.Node, depth int) (*yaml.Node, error) {
+	if n.Kind == yaml.AliasNode {
+		return e.expand(n.Alias, depth+1)
+	}
+	e.left -= len(n.Value) + nodeBytes
+	switch {
+	case depth > maxDepth:
+		return nil, fmt.Errorf("line %d: more than %d values are nested in each other: use fewer levels", n.Line, maxDepth)
+	case e.left < 0:
+		return nil, errors.New("the YAML is too large after its aliases (*name) are replaced, or has very many values: use fewer")
+	case n.Style&yaml.TaggedStyle != 0:
+		return nil, fmt.Errorf("line %d: found the YAML tag %s: remove it", n.Line, short(n.Tag))
+	}
+	out := &yaml.Node{Kind: n.Kind, Tag: n.Tag, Value: n.Value, Line: n.Line, Column: n.Column}
+	if n.Kind == yaml.ScalarNode && (n.Style != 0 || strings.ContainsAny(n.Value, "\n\u0085\u2028\u2029")) {
+		out.Style = yaml.DoubleQuotedStyle // the only style in which every text can be encoded
+	}
+	if n.Kind == yaml.MappingNode {
+		return out, e.mapping(out, n, depth)
+	}
+	for _, c := range n.Content {
+		child, err := e.expand(c, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		out.Content = append(out.Content, child)
+	}
+	return out, nil
+}
+
+// mapping adds the fields of n to out, and then those of merged mappings that n does not have.
+func (e *expander) mapping(out, n *yaml.Node, depth int) error {
+	own := make(map[string]*yaml.Node, len(n.Content)/2)
+	var merged []*yaml.Node
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, err := e.expand(n.Content[i], depth+1)
+		if err != nil {
+			return err
+		}
+		if key.Kind != yaml.ScalarNode {
+			return fmt.Errorf("line %d: found %s where the name of a field is expected", key.Line, kindOf(key))
+		}
+		value, err := e.expand(n.Content[i+1], depth+1)
+		if err != nil {
+			return err
+		}
+		if key.Tag == "!!merge" {
+			merged = append(merged, value)
+			continue
+		}
+		if first, ok := own[key.Value]; ok {
+			return fmt.Errorf("line %d: the field %q is already set in line %d: remove one of them", key.Line, short(key.Value), first.Line)
+		}
+		own[key.Value] = value
+		out.Content = append(out.Content, key, value)
+	}
+	for _, m := range merged {
+		if err := merge(out, m, own); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// merge adds the fields of a mapping, or of a list of mappings, that are not in own. Alertmanager's decoder
+// combines some fields that are in both, instead of preferring one: these are errors.
+func merge(out, from *yaml.Node, own map[string]*yaml.Node) error {
+	switch from.Kind {
+	case yaml.SequenceNode:
+		for _, m := range from.Content {
+			if m.Kind != yaml.MappingNode {
+				return fmt.Errorf("line %d: found %s where a mapping to merge (<<) is expected", m.Line, kindOf(m))
+			}
+			if err := merge(out, m, own); err != nil {
+				return err
+			}
+		}
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(from.Content); i += 2 {
+			key, value := from.Content[i], from.Content[i+1]
+			first, ok := own[key.Value]
+			if ok && (first.Kind == yaml.MappingNode || strings.HasSuffix(key.Value, "matchers")) {
+				return fmt.Errorf("line %d: the field %q is in the merged mapping (<<) of line %d, too, and Alertmanager would combine both: "+
+					"write all of it here, and remove it from the merged mapping", first.Line, short(key.Value), key.Line)
+			}
+			if !ok {
+				own[key.Value] = value
+				out.Content = append(out.Content, key, value)
+			}
+		}
+	default:
+		return fmt.Errorf("line %d: found %s where a mapping to merge (<<) is expected", from.Line, kindOf(from))
+	}
+	return nil
+}
+
+// fields calls visit for the fields of a mapping.
+func fields(n *yaml.Node, visit func(key, value *yaml.Node)) {
+	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+		visit(n.Content[i], n.Content[i+1])
+	}
+}
+
+// field returns the value of a field of a mapping, or nil.
+func field(n *yaml.Node, name string) (found *yaml.Node) {
+	fields(n, func(k, v *yaml.Node) {
+		if k.Value == name {
+			found = v
+		}
+	})
+	return found
+}
+
+// without returns a mapping without the fields of some names.
+func without(n *yaml.Node, names ...string) *yaml.Node {
+	out := &yaml.Node{Kind: n.Kind, Tag: n.Tag, Line: n.Line}
+	fields(n, func(k, v *yaml.Node) {
+		if !slices.Contains(names, k.Value) {
+			out.Content = append(out.Content, k, v)
+		}
+	})
+	return out
+}
+
+// isEmpty reports whether a value is null, or the zero value of a field of a type, so that setting it changes nothing.
+func isEmpty(n *yaml.Node, t reflect.Type) bool {
+	switch {
+	case n.Kind == yaml.MappingNode || n.Kind == yaml.SequenceNode:
+		return len(n.Content) == 0
+	case n.Value == "" || isNull(n):
+		return true
+	}
+	return t.Kind() == reflect.Bool && slices.Contains([]string{"false", "no", "off", "n"}, strings.ToLower(n.Value))
+}
