@@ -1,0 +1,240 @@
+package integrations
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	commoncfg "github.com/prometheus/common/config"
+)
+
+var (
+	errNoAttempt   = errors.New("connection outside an attempt to notify")
+	errEnded       = errors.New("the attempt to notify has ended")
+	errConnections = errors.New("too many connections in one attempt to notify")
+	errResponse    = errors.New("the answer is too large")
+	errOtherHost   = errors.New("redirect to another host is not followed")
+)
+
+// targetKey marks the context of an attempt. A connection whose context does not have the mark is not made for the
+// notification itself, but for a token of OAuth2, which the library requests without the context.
+type targetKey struct{}
+
+// dialer makes the connections of one notifier, which makes one attempt at a time. They belong to the attempt:
+// they share its budget of bytes and are closed when it ends. Alertmanager's notifiers do not always close
+// the answer, and telegram and OAuth2 do not pass the context of the attempt to their requests.
+type dialer struct {
+	dial   dialFunc
+	limits Limits
+	pinned string // why only one host may be connected to, or ""
+	tokens string // host of OAuth2's token_url, or ""
+	api    string // host to which connections without the attempt's context are made besides tokens
+	mu     sync.Mutex
+	now    *attempt // nil between attempts
+}
+
+func newDialer(k kind, o Options) *dialer {
+	d := &dialer{dial: o.dial, limits: o.Limits}
+	if k.api != nil {
+		d.api = strings.ToLower(k.api.Hostname())
+	}
+	if k.headers {
+		d.pinned = k.name + " would send its credentials there"
+	}
+	if k.http == nil {
+		return d
+	}
+	if k.http.HTTPHeaders != nil && len(k.http.HTTPHeaders.Headers) > 0 {
+		d.pinned = "the headers of http_config.http_headers would be sent there"
+	}
+	if k.http.OAuth2 != nil {
+		d.tokens = "invalid" // matches no request if the URL is invalid
+		if u, err := url.Parse(k.http.OAuth2.TokenURL); err == nil && u.Hostname() != "" {
+			d.tokens = strings.ToLower(u.Hostname())
+		}
+	}
+	return d
+}
+
+// httpOptions returns the options of an HTTP client whose connections are made by the dialer. A connection carries one
+// request: notifications are rare, and so the budget of bytes of a connection is that of the request.
+func (d *dialer) httpOptions() httpOptions {
+	return httpOptions{
+		commoncfg.WithDialContextFunc(d.DialContext),
+		commoncfg.WithKeepAlivesDisabled(),
+		commoncfg.WithHTTP2Disabled(),
+	}
+}
+
+// begin starts an attempt.
+func (d *dialer) begin() *attempt {
+	a := &attempt{open: map[io.Closer]struct{}{}, left: d.limits.Connections}
+	a.bytes.Store(d.limits.Response)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.now = a
+	return a
+}
+
+// end ends an attempt and closes its connections.
+func (d *dialer) end(a *attempt) {
+	a.close()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.now == a {
+		d.now = nil
+	}
+}
+
+func (d *dialer) current() *attempt {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.now
+}
+
+// DialContext connects within the current attempt.
+func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	a := d.current()
+	if a == nil {
+		return nil, errNoAttempt
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("address %q: %w", address, err)
+	}
+	if err := d.checkHost(a, strings.ToLower(host), ctx.Value(targetKey{}) != nil); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	dialing := canceller{cancel}
+	if err := a.add(&dialing, true); err != nil {
+		return nil, err
+	}
+	defer a.remove(&dialing)
+	conn, err := d.dial(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	c := &connection{Conn: conn, attempt: a, limit: d.limits.Response}
+	if err := a.add(c, false); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// checkHost rejects hosts to which a redirect would carry credentials that Go's and Prometheus' clients do not
+// remove: headers of the configuration's own names, and the secret in the body of a token request.
+func (d *dialer) checkHost(a *attempt, host string, target bool) error {
+	if d.tokens != "" && !target && host != d.api {
+		if host != d.tokens {
+			return fmt.Errorf("%w: token_url redirects to %s, where oauth2's client secret would be sent", errOtherHost, host)
+		}
+		return nil
+	}
+	if d.pinned == "" {
+		return nil
+	}
+	if first := a.pin(host); first != host {
+		return fmt.Errorf("%w: %s redirects to %s, and %s", errOtherHost, first, host, d.pinned)
+	}
+	return nil
+}
+
+// canceller closes a connection that is still being made.
+type canceller struct{ cancel context.CancelFunc }
+
+// Close cancels the dialling.
+func (c *canceller) Close() error {
+	c.cancel()
+	return nil
+}
+
+// attempt is one attempt to notify, with the connections that are open or being made.
+type attempt struct {
+	bytes atomic.Int64 // that may still be read
+
+	mu    sync.Mutex
+	open  map[io.Closer]struct{}
+	left  int // connections that may still be made
+	host  string
+	ended bool
+}
+
+// add makes c be closed when the attempt ends. counted is whether c is a further connection.
+func (a *attempt) add(c io.Closer, counted bool) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		return errEnded
+	}
+	if counted {
+		if a.left == 0 {
+			return errConnections
+		}
+		a.left--
+	}
+	a.open[c] = struct{}{}
+	return nil
+}
+
+func (a *attempt) remove(c io.Closer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.open, c)
+}
+
+// pin returns the first host to which the attempt connected.
+func (a *attempt) pin(host string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.host == "" {
+		a.host = host
+	}
+	return a.host
+}
+
+func (a *attempt) close() {
+	a.mu.Lock()
+	a.ended = true
+	open := a.open
+	a.open = map[io.Closer]struct{}{}
+	a.mu.Unlock()
+	for c := range open {
+		_ = c.Close()
+	}
+}
+
+// connection counts what is read from it against the budget of the attempt.
+type connection struct {
+	net.Conn
+	attempt *attempt
+	limit   int64
+}
+
+// Read fails when the attempt has read more than its limit.
+func (c *connection) Read(p []byte) (int, error) {
+	left := c.attempt.bytes.Load()
+	if left <= 0 {
+		return 0, fmt.Errorf("%w: more than %d bytes", errResponse, c.limit)
+	}
+	if int64(len(p)) > left {
+		p = p[:left]
+	}
+	n, err := c.Conn.Read(p)
+	c.attempt.bytes.Add(int64(-n))
+	return n, err
+}
+
+// Close closes the connection, which then no longer belongs to the attempt.
+func (c *connection) Close() error {
+	c.attempt.remove(c)
+	return c.Conn.Close()
+}

@@ -1,0 +1,191 @@
+package integrations
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/alertmanager/notify"
+	"golang.org/x/time/rate"
+)
+
+// ErrDropped is wrapped by the error of a notification that the tenant's rate limit did not allow in time.
+var ErrDropped = errors.New("notification dropped by the tenant's rate limit")
+
+// Rate is how many notifications a tenant may send. The zero value does not limit; a negative PerSecond allows none.
+type Rate struct {
+	PerSecond float64
+	Burst     int // at least 1 is used
+}
+
+// Rates are the rates of a tenant: one for each integration (such as "email"), and one for those that are not named. Each
+// integration has its own budget, shared by all receivers of the tenant.
+type Rates struct {
+	Default       Rate
+	ByIntegration map[string]Rate
+}
+
+func (r Rates) of(integration string) Rate {
+	if own, ok := r.ByIntegration[integration]; ok {
+		return own
+	}
+	return r.Default
+}
+
+// TenantLimiter holds the limiters of one tenant. It outlives the integrations, so that a new
+// configuration does not start with full budgets. It is safe for concurrent use.
+type TenantLimiter struct {
+	mu       sync.Mutex
+	rates    Rates
+	limiters map[string]*Limiter
+}
+
+// NewTenantLimiter returns the limiters of a tenant.
+func NewTenantLimiter(r Rates) *TenantLimiter {
+	return &TenantLimiter{rates: r, limiters: map[string]*Limiter{}}
+}
+
+// Of returns the limiter of an integration.
+func (t *TenantLimiter) Of(integration string) *Limiter {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	l, ok := t.limiters[integration]
+	if !ok {
+		l = newLimiter(integration, t.rates.of(integration))
+		t.limiters[integration] = l
+	}
+	return l
+}
+
+// SetRates changes the rates. What was sent before still counts.
+func (t *TenantLimiter) SetRates(r Rates) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rates = r
+	for name, l := range t.limiters {
+		l.set(r.of(name))
+	}
+}
+
+// States returns the state of each integration that was used.
+func (t *TenantLimiter) States() map[string]State {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	states := make(map[string]State, len(t.limiters))
+	for name, l := range t.limiters {
+		states[name] = l.State()
+	}
+	return states
+}
+
+// State is what a limiter did, to be shown to users of the tenant.
+type State struct {
+	Waiting          int       // notifications that are delayed now
+	Delayed, Dropped uint64    // since the limiter was made
+	LastDropped      time.Time // zero: never
+}
+
+// Limiter limits the notifications of one integration of a tenant.
+type Limiter struct {
+	integration string
+	bucket      *rate.Limiter
+
+	mu    sync.Mutex
+	rate  Rate
+	state State
+}
+
+func newLimiter(integration string, r Rate) *Limiter {
+	l := &Limiter{integration: integration, bucket: rate.NewLimiter(rate.Inf, max(r.Burst, 1))}
+	l.set(r)
+	return l
+}
+
+func (l *Limiter) set(r Rate) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rate = r
+	if r.PerSecond > 0 {
+		l.bucket.SetBurst(max(r.Burst, 1))
+		l.bucket.SetLimit(rate.Limit(r.PerSecond))
+	}
+}
+
+// State returns what the limiter did so far.
+func (l *Limiter) State() State {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state
+}
+
+// Wait delays the caller until a notification may be sent. If that would be after the deadline of the context, it returns
+// at once an error that wraps ErrDropped: the alert group is flushed again after its interval, with newer
+// data. If the context is cancelled for another reason, it returns that reason.
+func (l *Limiter) Wait(ctx context.Context) error {
+	_, err := l.wait(ctx)
+	return err
+}
+
+func (l *Limiter) wait(ctx context.Context) (delayed bool, err error) {
+	r := l.current()
+	if r.PerSecond == 0 {
+		return false, nil
+	}
+	if r.PerSecond < 0 {
+		return false, l.drop(r)
+	}
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	now := time.Now()
+	reserved := l.bucket.ReserveN(now, 1)
+	wait := reserved.DelayFrom(now)
+	if wait <= 0 {
+		return false, nil
+	}
+	if deadline, ok := ctx.Deadline(); ok && deadline.Sub(now) < wait {
+		reserved.CancelAt(now)
+		return false, l.drop(r)
+	}
+	l.count(1)
+	defer l.count(-1)
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true, nil
+	case <-ctx.Done():
+		reserved.Cancel()
+		return true, fmt.Errorf("waiting for the rate limit of %s notifications: %w", l.integration, context.Cause(ctx))
+	}
+}
+
+func (l *Limiter) current() Rate {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rate
+}
+
+func (l *Limiter) count(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.state.Waiting += n
+	if n > 0 {
+		l.state.Delayed++
+	}
+}
+
+func (l *Limiter) drop(r Rate) error {
+	l.mu.Lock()
+	l.state.Dropped++
+	l.state.LastDropped = time.Now()
+	l.mu.Unlock()
+	limit := fmt.Sprintf("%g a second with a burst of %d", r.PerSecond, max(r.Burst, 1))
+	if r.PerSecond < 0 {
+		limit = "none at all"
+	}
+	return fmt.Errorf("%w: %w", ErrDropped, notify.NewErrorWithReason(notify.RateLimitedReason, fmt.Errorf(
+		"the limit of %s notifications is %s; group more alerts together, or ask the operator for a higher limit", l.integration, limit)))
+}

@@ -1,0 +1,167 @@
+package integrations
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/prometheus/alertmanager/alert"
+	"github.com/prometheus/alertmanager/notify"
+
+	"github.com/palliumhq/pallium/backend/egress"
+)
+
+// errTimeout is the cause of a context whose attempt took too long.
+var errTimeout = errors.New("attempt to notify timed out")
+
+// pair is a notifier with the executor of its templates and the dialer of its connections. It makes one attempt at a time.
+type pair struct {
+	notifier notify.Notifier
+	executor Executor
+	dialer   *dialer
+}
+
+// pool is the notify.Notifier of one integration. It makes each attempt with a pair that no other attempt uses.
+type pool struct {
+	kind    kind
+	options Options
+	logger  *slog.Logger
+	secrets secrets
+	limiter *Limiter
+	slots   chan struct{} // one element per attempt in progress
+
+	mu   sync.Mutex
+	idle []*pair
+}
+
+// newPool checks the configuration of an integration. Executors are made when they are needed.
+func newPool(k kind, o Options) (*pool, error) {
+	found, err := inspect(k.conf)
+	if err != nil {
+		return nil, err
+	}
+	p := &pool{kind: k, options: o, secrets: found, slots: make(chan struct{}, o.Limits.Concurrent),
+		logger: o.Logger.With("integration", k.name, "index", k.index)}
+	if o.Limiter != nil {
+		p.limiter = o.Limiter.Of(k.name)
+	}
+	// The notifier is built without templates once, to find errors of the configuration now.
+	if _, err := k.build(nil, p.logger, newDialer(k, o)); err != nil {
+		return nil, p.secrets.hide(err)
+	}
+	return p, nil
+}
+
+// Notify makes one attempt. It is safe for concurrent use.
+func (p *pool) Notify(ctx context.Context, alerts ...*alert.Alert) (bool, error) {
+	name := p.kind.name
+	if err := p.wait(ctx); err != nil {
+		return !errors.Is(err, ErrDropped), err
+	}
+	select {
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
+	case <-ctx.Done():
+		return true, fmt.Errorf("waiting for one of %d concurrent attempts: %w", cap(p.slots), context.Cause(ctx))
+	}
+	started := time.Now()
+	p.options.Metrics.notifications.WithLabelValues(name).Inc()
+	retry, err := p.attempt(ctx, alerts)
+	p.options.Metrics.latency.WithLabelValues(name).Observe(time.Since(started).Seconds())
+	if err != nil {
+		p.options.Metrics.failed.WithLabelValues(name, reasonOf(err)).Inc()
+		return retry, p.secrets.hide(err)
+	}
+	return false, nil
+}
+
+// wait waits until the rate of the tenant's notifications allows one more.
+func (p *pool) wait(ctx context.Context) error {
+	if p.limiter == nil {
+		return nil
+	}
+	delayed, err := p.limiter.wait(ctx)
+	if delayed {
+		p.options.Metrics.delayed.WithLabelValues(p.kind.name).Inc()
+	}
+	if errors.Is(err, ErrDropped) {
+		p.options.Metrics.dropped.WithLabelValues(p.kind.name).Inc()
+	}
+	return err
+}
+
+// attempt notifies with a pair of the pool. An exceeded limit of the templates is not recoverable: another
+// attempt with the same alerts would exceed it too.
+func (p *pool) attempt(ctx context.Context, alerts []*alert.Alert) (retry bool, err error) {
+	w, err := p.take()
+	if err != nil {
+		return true, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, p.options.Limits.Timeout, errTimeout)
+	defer cancel()
+	a := w.dialer.begin()
+	defer w.dialer.end(a)
+	defer context.AfterFunc(ctx, a.close)()
+
+	w.executor.Begin(ctx)
+	retry, err = p.notify(context.WithValue(ctx, targetKey{}, true), w, alerts)
+	if limit := w.executor.Err(); limit != nil && (ctx.Err() == nil || !errors.Is(limit, ctx.Err())) {
+		err, retry = fmt.Errorf("executing the templates: %w", limitError{limit}), false
+	}
+	if errors.Is(err, egress.ErrDenied) || errors.Is(err, errOtherHost) {
+		retry = false // an address that is not allowed now is not allowed in a few seconds either
+	}
+	var panicked panicError
+	if !errors.As(err, &panicked) {
+		p.put(w)
+	}
+	if err != nil && ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
+		err = fmt.Errorf("%w: %w", err, context.Cause(ctx))
+	}
+	return retry, err
+}
+
+// notify turns a panic of the notifier into an error: the process also serves other tenants.
+func (p *pool) notify(ctx context.Context, w *pair, alerts []*alert.Alert) (retry bool, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.logger.Error("panic in a notifier", "panic", v, "stack", string(debug.Stack()))
+			retry, err = false, panicError{v}
+		}
+	}()
+	return w.notifier.Notify(ctx, alerts...)
+}
+
+// take returns an idle pair, or makes one.
+func (p *pool) take() (*pair, error) {
+	p.mu.Lock()
+	if n := len(p.idle); n > 0 {
+		w := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.mu.Unlock()
+		return w, nil
+	}
+	p.mu.Unlock()
+	executor, err := p.options.Templates()
+	if err != nil {
+		return nil, fmt.Errorf("making an executor of templates: %w", err)
+	}
+	w := &pair{executor: executor, dialer: newDialer(p.kind, p.options)}
+	if w.notifier, err = p.kind.build(executor.Template(), p.logger, w.dialer); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// put keeps a pair for later attempts, unless enough are idle.
+func (p *pool) put(w *pair) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.idle) < p.options.Limits.Idle {
+		p.idle = append(p.idle, w)
+	}
+}

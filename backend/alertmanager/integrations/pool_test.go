@@ -1,0 +1,190 @@
+package integrations
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/prometheus/alertmanager/notify"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// TestPool sends 20 notifications at the same time: each executor is used by one at a time, at most Concurrent of them exist, and the
+// idle one is used again.
+func TestPool(t *testing.T) {
+	const concurrent = 4
+	arrived, proceed := make(chan struct{}), make(chan struct{})
+	s := start(t, func(http.ResponseWriter, request) {
+		arrived <- struct{}{}
+		<-proceed
+	})
+	o := optionsOf(s, allow(t, "127.0.0.1"))
+	var made []*executor
+	var mu sync.Mutex
+	o.Templates = func() (Executor, error) {
+		e, err := newExecutor()
+		mu.Lock()
+		made = append(made, e)
+		mu.Unlock()
+		return e, err
+	}
+	o.Limits.Concurrent = concurrent
+	is := build(t, receiver(t, "webhook_configs:\n- url: 'http://a.example/{{ .CommonLabels.cluster }}'"), o)
+	if len(made) != 0 {
+		t.Errorf("%d executors were made before they were needed", len(made))
+	}
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if _, err := is[0].Notify(flush(t), firing()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range concurrent {
+		<-arrived
+	}
+	close(proceed)
+	for range 20 - concurrent {
+		<-arrived
+	}
+	wg.Wait()
+	begun := 0
+	for _, e := range made {
+		begun += e.begun
+	}
+	if begun != 20 || testutil.ToFloat64(o.Metrics.notifications.WithLabelValues("webhook")) != 20 {
+		t.Errorf("%d attempts, want 20", begun)
+	}
+	n := len(made)
+	go func() { <-arrived }()
+	if _, err := is[0].Notify(flush(t), firing()); err != nil || len(made) != n {
+		t.Errorf("%v; an idle executor was not used again", err)
+	}
+	if got, _ := s.got(); got[0].path != "/eu" {
+		t.Errorf("path %s", got[0].path)
+	}
+}
+
+// TestPoolIsFull checks that a notification that waits for others ends with its context.
+func TestPoolIsFull(t *testing.T) {
+	arrived, proceed := make(chan struct{}), make(chan struct{})
+	s := start(t, func(http.ResponseWriter, request) {
+		arrived <- struct{}{}
+		<-proceed
+	})
+	o := optionsOf(s, allow(t, "127.0.0.1"))
+	o.Limits.Concurrent = 1
+	is := build(t, receiver(t, "webhook_configs:\n- url: http://a.example/"), o)
+	done := make(chan error)
+	go func() {
+		_, err := is[0].Notify(flush(t), firing())
+		done <- err
+	}()
+	<-arrived
+	ctx, cancel := context.WithCancel(flush(t))
+	cancel()
+	if retry, err := is[0].Notify(ctx, firing()); !retry || !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "concurrent attempts") {
+		t.Errorf("retry %t, %v", retry, err)
+	}
+	close(proceed)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTemplateLimit checks that an exceeded limit is not recoverable, also where the notifier says that it is.
+func TestTemplateLimit(t *testing.T) {
+	s := start(t, service)
+	for _, list := range []string{"webhook_configs:\n- url: http://a.example/", "victorops_configs:\n- {api_key: k, routing_key: r, api_url: 'http://a.example'}"} {
+		o := optionsOf(s, allow(t, "127.0.0.1"))
+		limit := errors.New("more than 1000 steps")
+		o.Templates = func() (Executor, error) {
+			e, err := newExecutor()
+			e.limit = limit
+			return e, err
+		}
+		retry, err := notifyOnce(t, list, o)
+		if retry || !errors.Is(err, limit) || !strings.Contains(err.Error(), "executing the templates: more than 1000 steps") {
+			t.Errorf("retry %t, %v", retry, err)
+		}
+		if n := testutil.CollectAndCount(o.Metrics.failed); n != 1 {
+			t.Errorf("%d reasons were counted", n)
+		}
+		o.Templates = func() (Executor, error) { return nil, limit }
+		if retry, err := notifyOnce(t, list, o); !retry || !errors.Is(err, limit) {
+			t.Errorf("an executor that cannot be made: retry %t, %v", retry, err)
+		}
+	}
+}
+
+// TestPanic checks that a panic of a notifier is an error, and that its executor is not used again.
+func TestPanic(t *testing.T) {
+	s := start(t, service)
+	o := optionsOf(s, allow(t, "127.0.0.1"))
+	var made atomic.Int32
+	o.Templates = func() (Executor, error) {
+		made.Add(1)
+		return newExecutor()
+	}
+	r := receiver(t, "webex_configs:\n- {room_id: x, api_url: 'http://a.example', http_config: {authorization: {credentials: token}}}")
+	is := build(t, r, o)
+	url := r.WebexConfigs[0].APIURL
+	r.WebexConfigs[0].APIURL = nil // the notifier uses it without a check
+	if retry, err := is[0].Notify(flush(t), firing()); retry || err == nil || reasonOf(err) != "panic" {
+		t.Errorf("retry %t, %v", retry, err)
+	}
+	r.WebexConfigs[0].APIURL = url
+	if _, err := is[0].Notify(flush(t), firing()); err != nil || made.Load() != 2 {
+		t.Errorf("%v, %d executors", err, made.Load())
+	}
+}
+
+// TestErrors checks what is shown of errors, and how they are counted.
+func TestErrors(t *testing.T) {
+	answer := func(status int, body string) func(http.ResponseWriter, request) {
+		return func(w http.ResponseWriter, _ request) {
+			w.WriteHeader(status)
+			_, _ = w.Write([]byte(body))
+		}
+	}
+	const telegram = "telegram_configs:\n- {api_url: 'http://a.example', bot_token: 123:bot-token, chat_id: 1}"
+	for _, tt := range []struct {
+		name, list, want, reason string
+		answer                   func(http.ResponseWriter, request)
+		retry                    bool
+	}{
+		{"client", "webhook_configs:\n- url: http://a.example/", "unexpected status code 400: no", "client_error", answer(400, "no"), false},
+		{"server", "webhook_configs:\n- url: http://a.example/", "unexpected status code 503", "server_error", answer(503, ""), true},
+		{"auth", "webhook_configs:\n- url: http://a.example/", "unexpected status code 401", "auth_error", answer(401, ""), false},
+		{"rate", "webhook_configs:\n- url: http://a.example/", "unexpected status code 429", "rate_limited", answer(429, ""), false},
+		{"long", "webhook_configs:\n- url: http://a.example/", "... (50028 bytes)", "client_error", answer(400, strings.Repeat("é", 25000)), false},
+		{"echo", "webhook_configs:\n- url: http://a.example/token-in-url", "no such hook <secret>", "client_error",
+			answer(404, "no such hook token-in-url"), false},
+		{"telegram", telegram, "bot<secret>/sendMessage", "other", func(http.ResponseWriter, request) { panic(http.ErrAbortHandler) }, true},
+		{"sns", "sns_configs:\n- topic_arn: x\n  api_url: http://a.example\n  sigv4: {region: x, access_key: a, secret_key: b}",
+			"InvalidParameter: no topic", "client_error",
+			answer(400, "<ErrorResponse><Error><Code>InvalidParameter</Code><Message>no topic</Message></Error></ErrorResponse>"), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := optionsOf(start(t, tt.answer), allow(t, "127.0.0.1"))
+			retry, err := notifyOnce(t, tt.list, o)
+			if err == nil || retry != tt.retry || !strings.Contains(err.Error(), tt.want) || reasonOf(err) != tt.reason {
+				t.Fatalf("retry %t, reason %s: %v", retry, reasonOf(err), err)
+			}
+			for _, hidden := range []string{"bot-token", "token-in-url"} {
+				if strings.Contains(err.Error(), hidden) {
+					t.Errorf("the error shows a secret: %v", err)
+				}
+			}
+			var reason *notify.ErrorWithReason
+			if tt.reason != "other" && !errors.As(err, &reason) {
+				t.Error("Alertmanager's reason is lost")
+			}
+		})
+	}
+}
