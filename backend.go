@@ -17,6 +17,7 @@ import (
 	"github.com/palliumhq/pallium/authn/control"
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/active"
+	"github.com/palliumhq/pallium/backend/alertmanager/compiler"
 	"github.com/palliumhq/pallium/backend/api"
 	"github.com/palliumhq/pallium/backend/clock"
 	"github.com/palliumhq/pallium/backend/compactor"
@@ -51,10 +52,12 @@ type backend struct {
 
 	commands *operator.Commands
 
-	ingester  *ingester.Ingester   // nil without the role
-	compactor *compactor.Compactor // nil without the role
-	ruling    *ruling              // nil without the role ruler
-	wakes     wakes
+	ingester      *ingester.Ingester   // nil without the role
+	compactor     *compactor.Compactor // nil without the role
+	ruling        *ruling              // nil without the role ruler
+	alerting      *alerting            // nil without the role alertmanager
+	alertCompiler *compiler.Compiler
+	wakes         wakes
 }
 
 // buildBackend builds the backend roles of this process.
@@ -72,6 +75,9 @@ func (p *process) buildBackend(ctx context.Context) error {
 		}
 	}
 	b.buildAPIOptions()
+	if err := b.newAlertCompiler(); err != nil {
+		return err
+	}
 	for _, r := range b.roles {
 		if err := r.build(b, ctx); err != nil {
 			return err
@@ -87,6 +93,7 @@ func (p *process) buildBackend(ctx context.Context) error {
 	}
 	if b.api.Push != nil || b.api.Queryable != nil {
 		b.addRuleHandlers()
+		b.addAlertHandlers()
 		var err error
 		if b.handler, err = api.New(b.api); err != nil {
 			return err

@@ -137,6 +137,7 @@ func (b *backend) serveCluster(ctx context.Context) error {
 		m.server.ServeFrontend(frontendCalls{q.server, q.dispatcher})
 	}
 	b.addRuler()
+	b.addAlertmanager()
 	return nil
 }
 

@@ -11,7 +11,8 @@ import (
 
 // Ruler configures the ruler.
 type Ruler struct {
-	Alertmanagers []alerts.Config `yaml:"alertmanagers"` // empty means that alerts are not sent
+	// Alertmanagers receive the alerts. Empty means those of Pallium itself, which "local" as the URL means, too.
+	Alertmanagers []alerts.Config `yaml:"alertmanagers"`
 	// GeneratorURL is the link in alerts to their expression, with {tenant} and {expr}; empty means the path
 	// of Prometheus' own page below external_url.
 	GeneratorURL alerts.Generator `yaml:"generator_url"`
@@ -34,6 +35,12 @@ func (c *Ruler) check() error {
 	}
 	for i := range c.Alertmanagers {
 		a := c.Alertmanagers[i]
+		if a.URL == alerts.Local {
+			if _, err := alerts.NewLocal(a.Tenants, nil); err != nil {
+				return fmt.Errorf("alertmanagers[%d]: %w", i, err)
+			}
+			continue
+		}
 		a.PasswordFile, a.BearerTokenFile, a.TLS = placeholder(a.PasswordFile), placeholder(a.BearerTokenFile), alerts.TLS{}
 		if _, err := alerts.NewTarget(a, nil, nil, time.Now); err != nil {
 			return fmt.Errorf("alertmanagers[%d]: %w", i, err)
@@ -58,14 +65,23 @@ func (c *Egress) check() error {
 }
 
 // targets returns the configured Alertmanagers.
-func (c *Ruler) targets(e *Egress, now func() time.Time) ([]*alerts.Target, error) {
+func (c *Ruler) targets(e *Egress, now func() time.Time, local alerts.Post) ([]*alerts.Target, error) {
+	list := c.Alertmanagers
+	if len(list) == 0 {
+		list = []alerts.Config{{URL: alerts.Local}}
+	}
 	rules, err := egress.New(e.Allow)
 	if err != nil {
 		return nil, fmt.Errorf("egress.allow: %w", err)
 	}
 	var out []*alerts.Target
-	for i := range c.Alertmanagers {
-		t, err := alerts.NewTarget(c.Alertmanagers[i], rules.DialContext, net.DefaultResolver, now)
+	for i := range list {
+		var t *alerts.Target
+		if list[i].URL == alerts.Local {
+			t, err = alerts.NewLocal(list[i].Tenants, local)
+		} else {
+			t, err = alerts.NewTarget(list[i], rules.DialContext, net.DefaultResolver, now)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("ruler.alertmanagers[%d]: %w", i, err)
 		}

@@ -57,7 +57,7 @@ func TestCommandLine(t *testing.T) {
 		{"config show -config " + good, 0, "retention: 1w", ""},
 		{"config show -config /none", 2, "", "read configuration"},
 		{"help", 0, "  ingester       stores recent samples", ""},
-		{"backend -target=none", 2, "", "choose from compactor, distributor, ingester, querier, query-frontend, ruler, or all"},
+		{"backend -target=none", 2, "", "choose from alertmanager, compactor, distributor, ingester, querier, query-frontend, ruler, or all"},
 		{"tenant", 2, "", ""},
 		{"token -h", 0, "token rotate ID", ""},
 		{"help migrate", 0, "migrate status", ""},

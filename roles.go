@@ -29,6 +29,8 @@ const (
 	TargetQuerier     Target = "querier"
 	TargetFrontend    Target = "query-frontend"
 	TargetRuler       Target = "ruler"
+
+	TargetAlertmanager Target = "alertmanager"
 )
 
 // needs lists what a role requires in a cluster.
@@ -86,6 +88,8 @@ func roles() []role {
 			build: (*backend).buildQueryFrontend, requests: true, status: (*backend).queriesStatus},
 		{name: TargetRuler, doc: "evaluates the recording and alerting rules of tenants", needs: shared,
 			build: (*backend).buildRuler, requests: true, serve: (*backend).runRuler},
+		{name: TargetAlertmanager, doc: "groups, silences and inhibits the alerts of tenants, and notifies receivers", needs: shared,
+			build: (*backend).buildAlertmanager, requests: true, serve: (*backend).runAlertmanager},
 	}
 }
 

@@ -10,11 +10,11 @@ import (
 
 func TestParseTargets(t *testing.T) {
 	for _, tt := range []struct{ list, want, says string }{
-		{"all", "compactor distributor ingester querier query-frontend ruler", ""},
+		{"all", "alertmanager compactor distributor ingester querier query-frontend ruler", ""},
 		{"distributor", "distributor", ""},
 		{"querier, distributor", "distributor querier", ""},
-		{"querier,all", "compactor distributor ingester querier query-frontend ruler", ""},
-		{"", "", `unknown role ""; choose from compactor, distributor, ingester, querier, query-frontend, ruler, or all`},
+		{"querier,all", "alertmanager compactor distributor ingester querier query-frontend ruler", ""},
+		{"", "", `unknown role ""; choose from alertmanager, compactor, distributor, ingester, querier, query-frontend, ruler, or all`},
 		{"Querier", "", `unknown role "Querier"`},
 		{"querier,", "", `unknown role ""`},
 	} {

@@ -43,7 +43,7 @@ func (b *backend) buildRuler(context.Context) error {
 	if b.push == nil {
 		b.newDistributor()
 	}
-	targets, err := b.cfg.Ruler.targets(&b.cfg.Egress, b.opts.Now)
+	targets, err := b.cfg.Ruler.targets(&b.cfg.Egress, b.opts.Now, b.postAlerts)
 	if err != nil {
 		return err
 	}

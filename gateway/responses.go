@@ -81,9 +81,10 @@ type versionInfo struct{ version, revision string }
 func newOwnHandlers() ownHandlers {
 	return ownHandlers{
 		open: map[string]openHandler{
-			"buildinfo": (*exchange).serveBuildInfo,
-			"ready":     (*exchange).serveReady,
-			"healthy":   (*exchange).serveHealthy,
+			"buildinfo":              (*exchange).serveBuildInfo,
+			"alertmanager_buildinfo": (*exchange).serveBuildInfo,
+			"ready":                  (*exchange).serveReady,
+			"healthy":                (*exchange).serveHealthy,
 		},
 		local: map[string]localHandler{
 			"user_limits": (*exchange).serveUserLimits,
@@ -98,7 +99,7 @@ func (x *exchange) serveBuildInfo() *rejection {
 	return x.json(map[string]any{"status": "success", "data": map[string]any{
 		"application": "Pallium", "version": prometheusVersion, "palliumVersion": x.g.version.version, "revision": x.g.version.revision,
 		"branch": "", "buildUser": "", "buildDate": "", "goVersion": runtime.Version(),
-		"features": map[string]string{"ruler_config_api": "true"},
+		"features": map[string]string{"ruler_config_api": "true", "alertmanager_config_api": "true"},
 	}})
 }
 

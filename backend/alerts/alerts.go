@@ -185,7 +185,7 @@ func (s *Sender) serve(ctx context.Context, k queueKey, q *queue) {
 			return
 		}
 		s.inFlight.Add(int64(len(batch)))
-		err := k.target.send(ctx, k.address, batch)
+		err := k.target.send(ctx, k.tenant, k.address, batch)
 		s.inFlight.Add(-int64(len(batch)))
 		var rejected *rejectedError
 		switch {

@@ -84,6 +84,8 @@ type Target struct {
 	resolver Resolver
 
 	now func() time.Time
+	// post sends alerts to the tenant's own Alertmanager, for a target of NewLocal; the other fields are not used then.
+	post Post
 
 	mu         sync.Mutex
 	known      []string // host:port, of the last look-up that succeeded
@@ -123,6 +125,26 @@ func NewTarget(
 	var err error
 	if t.client, err = config.NewClientFromConfig(settings, "alertmanager", config.WithDialContextFunc(dial)); err != nil {
 		return nil, fmt.Errorf("tls: %w", err)
+	}
+	return t, nil
+}
+
+// Local is the URL of the Alertmanagers that Pallium itself runs.
+const Local = "local"
+
+// Post sends a request with alerts to the Alertmanager of a tenant, and returns the status and the text of the response.
+type Post func(ctx context.Context, id tenant.ID, body []byte) (code int, text string, err error)
+
+// NewLocal returns a Target for the Alertmanagers that Pallium itself runs: for all tenants, or only for those that are
+// named.
+func NewLocal(tenants []string, post Post) (*Target, error) {
+	t := &Target{name: Local, post: post}
+	for _, name := range tenants {
+		id, err := tenant.ParseID(name)
+		if err != nil {
+			return nil, fmt.Errorf("tenants: %w", err)
+		}
+		t.tenants = append(t.tenants, id)
 	}
 	return t, nil
 }
@@ -173,6 +195,9 @@ const (
 // addresses returns the host:port of each Alertmanager of the target, from a look-up every 30 seconds. While
 // one caller looks up the name, and if the look-up fails, the addresses of the last one are used.
 func (t *Target) addresses(ctx context.Context) ([]string, error) {
+	if t.post != nil {
+		return []string{Local}, nil
+	}
 	if t.lookup == lookupNone {
 		return []string{t.base.Host}, nil
 	}
@@ -239,7 +264,7 @@ type rejectedError struct{ text string }
 func (e *rejectedError) Error() string { return e.text }
 
 // send sends alerts to one of the target's addresses.
-func (t *Target) send(ctx context.Context, address string, batch []item) error {
+func (t *Target) send(ctx context.Context, id tenant.ID, address string, batch []item) error {
 	list := make([]*notifier.Alert, len(batch))
 	for i := range batch {
 		list[i] = batch[i].alert
@@ -250,6 +275,13 @@ func (t *Target) send(ctx context.Context, address string, batch []item) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, sendTime)
 	defer cancel()
+	if t.post != nil {
+		code, text, err := t.post(ctx, id, body)
+		if err != nil {
+			return fmt.Errorf("send alerts: %w", err)
+		}
+		return answered(code, http.StatusText(code), text)
+	}
 	u := t.base.JoinPath("api/v2/alerts")
 	u.Host = address
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), bytes.NewReader(body))
@@ -268,13 +300,19 @@ func (t *Target) send(ctx context.Context, address string, batch []item) error {
 	defer resp.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // only for the error
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
-	switch {
-	case resp.StatusCode/100 == 2:
-		return nil
-	case resp.StatusCode/100 == 3:
+	if resp.StatusCode/100 == 3 {
 		return fmt.Errorf("the Alertmanager redirects to %.200q (%s): configure that URL", resp.Header.Get("Location"), resp.Status)
-	case resp.StatusCode/100 == 4 && resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusRequestTimeout:
-		return &rejectedError{fmt.Sprintf("the Alertmanager answered %s: %.300q", resp.Status, text)}
 	}
-	return fmt.Errorf("the Alertmanager answered %s: %.300q", resp.Status, text)
+	return answered(resp.StatusCode, resp.Status, string(text))
+}
+
+// answered returns the error of a response, or nil.
+func answered(code int, status, text string) error {
+	switch {
+	case code/100 == 2:
+		return nil
+	case code/100 == 4 && code != http.StatusTooManyRequests && code != http.StatusRequestTimeout:
+		return &rejectedError{fmt.Sprintf("the Alertmanager answered %s: %.300q", status, text)}
+	}
+	return fmt.Errorf("the Alertmanager answered %s: %.300q", status, text)
 }

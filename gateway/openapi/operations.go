@@ -65,6 +65,7 @@ func yamlText(summary string) description {
 // operations returns the descriptions by the names of routes.
 func operations() map[string]description {
 	out := ruleOperations()
+	maps.Copy(out, alertmanagerOperations())
 	maps.Copy(out, otherOperations())
 	return out
 }

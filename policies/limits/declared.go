@@ -14,7 +14,7 @@ import (
 // the default is the type of the field. The defaults suffice for one busy Prometheus and prevent
 // one tenant from overloading the machine.
 func declared() []Description {
-	return slices.Concat(edgeLimits(), writeLimits(), queryLimits(), syntaxLimits(), ruleLimits())
+	return slices.Concat(edgeLimits(), writeLimits(), queryLimits(), syntaxLimits(), ruleLimits(), alertmanagerLimits())
 }
 
 // Texts used by several declarations.
@@ -174,5 +174,28 @@ func ruleLimits() []Description {
 		{Name: "protected_rule_namespaces", Default: "", Unit: Namespaces, Zero: "no namespace is protected",
 			Meaning: "namespaces of rules that are only changed by requests with the header " +
 				"`X-Mimir-Ruler-Override-Namespace-Protection`: one in each line"},
+	}
+}
+
+// alertmanagerLimits returns the limits of a tenant's Alertmanager. Those of the configuration apply when it is stored.
+func alertmanagerLimits() []Description {
+	return []Description{
+		{Name: "max_alertmanager_config_bytes", Default: int64(1 << 20), Unit: Bytes, Zero: unlimited,
+			Meaning: "size of the configuration of the Alertmanager, with its templates"},
+		{Name: "max_alertmanager_templates", Default: 20, Unit: Count, Zero: unlimited, Meaning: "template files of the Alertmanager"},
+		{Name: "max_alertmanager_template_bytes", Default: int64(128 << 10), Unit: Bytes, Zero: unlimited,
+			Meaning: "size of one template file of the Alertmanager"},
+		{Name: "max_alertmanager_alerts", Default: 20_000, Unit: Count, Zero: unlimited, Meaning: "alerts in the Alertmanager at the same time"},
+		{Name: "max_alertmanager_alert_bytes", Default: int64(64 << 20), Unit: Bytes, Zero: unlimited,
+			Meaning: "size of all alerts in the Alertmanager, with labels and annotations"},
+		{Name: "max_alertmanager_groups", Default: 10_000, Unit: Count, Zero: unlimited,
+			Meaning: "groups of alerts in the Alertmanager; alerts of a further group are not notified"},
+		{Name: "max_alertmanager_silences", Default: 1000, Unit: Count, Zero: unlimited,
+			Meaning: "silences, including those that expired in the last five days"},
+		{Name: "max_alertmanager_silence_bytes", Default: 16 << 10, Unit: Bytes, Zero: unlimited, Meaning: "size of one silence"},
+		{Name: "notifications_per_second", Default: 10., Unit: PerSecond, Zero: unlimited,
+			Meaning: "notifications of each integration, such as `email`. Notifications beyond that wait until the next flush of their group " +
+				"is due, and are dropped then"},
+		{Name: "notification_burst", Default: 100, Unit: Count, Zero: second, Meaning: "notifications of each integration that are sent at once"},
 	}
 }

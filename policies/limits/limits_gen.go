@@ -152,6 +152,36 @@ type Limits struct {
 	// ProtectedRuleNamespaces: namespaces of rules that are only changed by requests with the header `X-Mimir-Ruler-Override-Namespace-Protection`: one in each line.
 	// Empty means no namespace is protected.
 	ProtectedRuleNamespaces string `yaml:"protected_rule_namespaces" json:"protected_rule_namespaces"`
+	// MaxAlertmanagerConfigBytes: size of the configuration of the Alertmanager, with its templates.
+	// 0 means unlimited.
+	MaxAlertmanagerConfigBytes int64 `yaml:"max_alertmanager_config_bytes" json:"max_alertmanager_config_bytes"`
+	// MaxAlertmanagerTemplates: template files of the Alertmanager.
+	// 0 means unlimited.
+	MaxAlertmanagerTemplates int `yaml:"max_alertmanager_templates" json:"max_alertmanager_templates"`
+	// MaxAlertmanagerTemplateBytes: size of one template file of the Alertmanager.
+	// 0 means unlimited.
+	MaxAlertmanagerTemplateBytes int64 `yaml:"max_alertmanager_template_bytes" json:"max_alertmanager_template_bytes"`
+	// MaxAlertmanagerAlerts: alerts in the Alertmanager at the same time.
+	// 0 means unlimited.
+	MaxAlertmanagerAlerts int `yaml:"max_alertmanager_alerts" json:"max_alertmanager_alerts"`
+	// MaxAlertmanagerAlertBytes: size of all alerts in the Alertmanager, with labels and annotations.
+	// 0 means unlimited.
+	MaxAlertmanagerAlertBytes int64 `yaml:"max_alertmanager_alert_bytes" json:"max_alertmanager_alert_bytes"`
+	// MaxAlertmanagerGroups: groups of alerts in the Alertmanager; alerts of a further group are not notified.
+	// 0 means unlimited.
+	MaxAlertmanagerGroups int `yaml:"max_alertmanager_groups" json:"max_alertmanager_groups"`
+	// MaxAlertmanagerSilences: silences, including those that expired in the last five days.
+	// 0 means unlimited.
+	MaxAlertmanagerSilences int `yaml:"max_alertmanager_silences" json:"max_alertmanager_silences"`
+	// MaxAlertmanagerSilenceBytes: size of one silence.
+	// 0 means unlimited.
+	MaxAlertmanagerSilenceBytes int `yaml:"max_alertmanager_silence_bytes" json:"max_alertmanager_silence_bytes"`
+	// NotificationsPerSecond: notifications of each integration, such as `email`. Notifications beyond that wait until the next flush of their group is due, and are dropped then.
+	// 0 means unlimited.
+	NotificationsPerSecond float64 `yaml:"notifications_per_second" json:"notifications_per_second"`
+	// NotificationBurst: notifications of each integration that are sent at once.
+	// 0 means one second's worth.
+	NotificationBurst int `yaml:"notification_burst" json:"notification_burst"`
 }
 
 // The limits, in the order of the fields of Limits.
@@ -205,4 +235,14 @@ const (
 	RecordingRules
 	AlertingRules
 	ProtectedRuleNamespaces
+	MaxAlertmanagerConfigBytes
+	MaxAlertmanagerTemplates
+	MaxAlertmanagerTemplateBytes
+	MaxAlertmanagerAlerts
+	MaxAlertmanagerAlertBytes
+	MaxAlertmanagerGroups
+	MaxAlertmanagerSilences
+	MaxAlertmanagerSilenceBytes
+	NotificationsPerSecond
+	NotificationBurst
 )

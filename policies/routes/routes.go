@@ -83,7 +83,7 @@ func (r *Route) Upstream() string { return r.Paths[0] }
 
 // Table returns all routes, in the order of the documentation.
 func Table() []Route {
-	get, post := []string{http.MethodGet}, []string{http.MethodPost}
+	get, post, put := []string{http.MethodGet}, []string{http.MethodPost}, []string{http.MethodPut}
 	getPost, getHead := []string{http.MethodGet, http.MethodPost}, []string{http.MethodGet, http.MethodHead}
 	postPut, remove := []string{http.MethodPost, http.MethodPut}, []string{http.MethodDelete}
 	return []Route{
@@ -123,6 +123,23 @@ func Table() []Route {
 		{"start_rule_backfill", post, ruleConfig("/{namespace}/{group}/backfill"), tenant.RulesWrite, Read, Slot, Backend},
 		{"rule_backfill", get, ruleConfig("/{namespace}/{group}/backfill"), tenant.RulesRead, Read, Slot, Backend},
 		{"delete_rule_backfill", remove, ruleConfig("/{namespace}/{group}/backfill"), tenant.RulesWrite, Read, Slot, Backend},
+		{"alertmanager_config", get, []string{"/api/v1/alerts"}, tenant.AlertsRead, Read, Slot, Backend},
+		{"set_alertmanager_config", post, []string{"/api/v1/alerts"}, tenant.AlertsWrite, Read, Slot, Backend},
+		{"delete_alertmanager_config", remove, []string{"/api/v1/alerts"}, tenant.AlertsWrite, Read, Slot, Backend},
+		{"alertmanager_secrets", get, []string{"/api/v1/alerts/secrets"}, tenant.AlertsRead, Read, Slot, Backend},
+		{"set_alertmanager_secret", put, []string{"/api/v1/alerts/secrets/{name}"}, tenant.AlertsWrite, Read, Slot, Backend},
+		{"delete_alertmanager_secret", remove, []string{"/api/v1/alerts/secrets/{name}"}, tenant.AlertsWrite, Read, Slot, Backend},
+		{"alertmanager_page", get, []string{"/alertmanager", "/alertmanager/"}, tenant.AlertsRead, Read, Slot, Backend},
+		{"alertmanager_status", get, alertmanager("status"), tenant.AlertsRead, Read, Slot, Backend},
+		{"alertmanager_receivers", get, alertmanager("receivers"), tenant.AlertsRead, Read, Slot, Backend},
+		{"alertmanager_alerts", get, alertmanager("alerts"), tenant.AlertsRead, Read, Slot, Backend},
+		{"alertmanager_push", post, alertmanager("alerts"), tenant.AlertsWrite, Read, Slot, Backend},
+		{"alertmanager_groups", get, alertmanager("alerts/groups"), tenant.AlertsRead, Read, Slot, Backend},
+		{"silences", get, alertmanager("silences"), tenant.AlertsRead, Read, Slot, Backend},
+		{"set_silence", post, alertmanager("silences"), tenant.AlertsWrite, Read, Slot, Backend},
+		{"silence", get, alertmanager("silence/{name}"), tenant.AlertsRead, Read, Slot, Backend},
+		{"delete_silence", remove, alertmanager("silence/{name}"), tenant.AlertsWrite, Read, Slot, Backend},
+		{"alertmanager_buildinfo", get, []string{"/alertmanager/api/v1/status/buildinfo"}, "", Open, Free, Gateway},
 		{"openapi", get, query("openapi.yaml"), tenant.MetricsRead, Local, Request, Gateway},
 		{"buildinfo", get, query("status/buildinfo"), "", Open, Free, Gateway},
 
@@ -150,6 +167,9 @@ func query(path string) []string {
 func ruleConfig(path string) []string {
 	return []string{"/prometheus/config/v1/rules" + path, "/api/prom/config/v1/rules" + path, "/api/v1/rules" + path, "/api/prom/rules" + path}
 }
+
+// alertmanager returns the paths of a route of Alertmanager's API.
+func alertmanager(path string) []string { return []string{"/alertmanager/api/v2/" + path} }
 
 // segments splits a path at its slashes.
 func segments(path string) []string { return strings.Split(path, "/") }

@@ -149,7 +149,7 @@ func (s *system) grafanaBuildInfo(t *testing.T, c client) {
 	for _, who := range []client{c, {name: "nobody", base: c.base, auth: func(*http.Request) {}}} {
 		r := who.call(t, http.MethodGet, "/api/v1/status/buildinfo", nil, nil)
 		if err := json.Unmarshal([]byte(r.Body), &info); err != nil || r.Code != http.StatusOK || info.Status != "success" ||
-			!strings.HasPrefix(info.Data.Version, "3.") || !maps.Equal(info.Data.Features, map[string]string{"ruler_config_api": "true"}) {
+			!strings.HasPrefix(info.Data.Version, "3.") || !maps.Equal(info.Data.Features, map[string]string{"ruler_config_api": "true", "alertmanager_config_api": "true"}) {
 			t.Errorf("%s: buildinfo: %d %s", who.name, r.Code, r.Body)
 		}
 	}

@@ -136,7 +136,9 @@ func (r *replica) ReplaceNotification(ctx context.Context, key string, old, next
 func (r *replica) attempt(alerts string) *Attempt {
 	w := r.world
 	a := &Attempt{Key: "k", Content: uint64(len(alerts)), Flushed: time.Now(), Interval: 10 * time.Second, Position: r.position}
-	a.Due = func(entry string) (due, first bool, err error) { return !strings.Contains(entry, alerts), entry == "", nil }
+	a.Due = func(entry string) (due, first bool, err error) {
+		return !strings.Contains(entry, alerts), entry == "", nil
+	}
 	a.Send = func(ctx context.Context) (string, time.Time, error) {
 		if w.before != nil {
 			w.before(r)

@@ -50,11 +50,13 @@ type Options struct {
 	TwoCompactors bool
 	// Rulers is the number of rulers: ruler-1 and so on, at most two.
 	Rulers int
+	// Alertmanagers is the number of Alertmanagers: alertmanager-1 and so on, at most three.
+	Alertmanagers int
 	// Through returns the address that Pallium must use to reach a process at an address, for tests
 	// that put a proxy in between. It is called for Redis, Bigtable, Cloud Storage, and the RPC
 	// addresses of backends, with the names "inside-redis", "inside-bigtable" and "inside-gcs" for
-	// the ingester in a namespace, and "ruler-1-bigtable" and so on for each ruler. nil replaces no
-	// address.
+	// the ingester in a namespace, and "ruler-1-bigtable" and so on for each ruler and
+	// Alertmanager. nil replaces no address.
 	Through func(name, address string) string
 	// QueriersApart makes queriers and query frontends use the addresses that Through returns for
 	// "querier-bigtable" and "querier-gcs".
@@ -116,6 +118,7 @@ var documented = map[string]int{
 	"ingester-1": 9121, "ingester-2": 9131, "ingester-3": 9141,
 	"backend-1": 9151, "backend-2": 9161, "compactor-1": 9171, "compactor-2": 9181,
 	"frontend-1": 9191, "frontend-2": 9201, "ruler-1": 9211, "ruler-2": 9221,
+	"alertmanager-1": 9231, "alertmanager-2": 9241, "alertmanager-3": 9251,
 	"gateway-1": 9009, "gateway-2": 9019,
 }
 
@@ -132,7 +135,7 @@ func New(o Options) (*Cluster, error) {
 		o.Through = func(_, address string) string { return address }
 	}
 	c := &Cluster{o: o}
-	for _, path := range []string{o.AdminTokenFile, c.path("key-pepper"), c.path("cluster-secret")} {
+	for _, path := range []string{o.AdminTokenFile, c.path("key-pepper"), c.path("cluster-secret"), c.path("secret-key")} {
 		if err := makeSecret(path); err != nil {
 			return nil, err
 		}
@@ -181,7 +184,7 @@ func (c *Cluster) backend(name, zone, target string) {
 	if strings.Contains(target, "quer") { // querier, query-frontend
 		common = c.commonQuerier
 	}
-	if target == "ruler" {
+	if target == "ruler" || target == "alertmanager" {
 		common = stores(c.o.Through(name+"-bigtable", c.bigtable), c.gcsURL)
 	}
 	if n := c.o.Namespace; n != nil && n.Ingester == name {
@@ -224,6 +227,9 @@ func (c *Cluster) backends() {
 	for i := range c.o.Rulers {
 		c.backend(fmt.Sprintf("ruler-%d", i+1), "", "ruler")
 	}
+	for i := range c.o.Alertmanagers {
+		c.backend(fmt.Sprintf("alertmanager-%d", i+1), "", "alertmanager")
+	}
 }
 
 func (c *Cluster) gateways() error {
@@ -253,6 +259,9 @@ func (c *Cluster) pallium(name, addr, admin, config string, args ...string) {
 	p := Process{Name: name, Addr: addr, Admin: "http://" + admin, args: append([]string{c.o.Binaries.Pallium}, args...)}
 	p.args = append(p.args, "-config", file)
 	p.env = []string{"PALLIUM_CLUSTER_SECRET_FILE=" + c.path("cluster-secret")}
+	if args[0] == "backend" {
+		p.env = append(p.env, "PALLIUM_SECRET_KEY_FILE="+c.path("secret-key"))
+	}
 	if args[0] == "gateway" {
 		p.env = append(p.env, "PALLIUM_ADMIN_TOKEN_FILE="+c.o.AdminTokenFile, "PALLIUM_KEY_PEPPER_FILE="+c.path("key-pepper"))
 	}

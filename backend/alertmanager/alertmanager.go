@@ -1,0 +1,266 @@
+// Package alertmanager runs an Alertmanager for each tenant, of the packages of Prometheus' Alertmanager. Silences,
+// configurations and the notification log are in the row store; alerts are in memory, on all replicas of a tenant.
+// docs/alertmanager.md describes it.
+package alertmanager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/alertmanager/config"
+	"github.com/prometheus/alertmanager/featurecontrol"
+	"github.com/prometheus/alertmanager/notify"
+	"github.com/prometheus/alertmanager/template"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/alertmanager/claims"
+	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+const (
+	// watchInterval is how often the configurations of running tenants are looked at.
+	watchInterval = 10 * time.Second
+	// idleAfter is after how long without alerts and requests an instance stops.
+	idleAfter = 10 * time.Minute
+	// cleanInterval is how often expired silences and notifications are deleted.
+	cleanInterval = time.Hour
+	// startTime limits the start of an instance.
+	startTime = 10 * time.Second
+)
+
+// Store has the rows of Alertmanagers; index.Alertmanagers implements it.
+type Store interface {
+	silenceStore
+	Settings(ctx context.Context, t tenant.ID) (index.AlertmanagerSettings, error)
+	SettingsChange(ctx context.Context, t tenant.ID) (uint64, error)
+	ForgetSilences(ctx context.Context, t tenant.ID, before int64) error
+	ForgetNotifications(ctx context.Context, t tenant.ID, before int64) error
+}
+
+// Compiled is a configuration that can run.
+type Compiled struct {
+	Config       *config.Config // with secrets and rewritten templates
+	Shown        *config.Config // as the tenant wrote it, for the API
+	Integrations map[string][]notify.Integration
+	Static       *template.Template // for labels of routes, which have no templates
+	Refresh      func()             // applies changed limits
+	Close        func()             // closes connections
+}
+
+// Options configure Alertmanagers. All fields must be set, except for those with a default.
+type Options struct {
+	Store  Store
+	Claims *claims.Claims
+	// Compile checks and builds a configuration; Fallback returns that of a tenant without one.
+	Compile  func(tenant.ID, index.AlertmanagerSettings) (*Compiled, error)
+	Fallback func(tenant.ID) (*Compiled, error)
+	Limits   func(tenant.ID) limits.Limits
+	// Position returns the place of this process among the replicas of a tenant, from 0, and a number that is not
+	// less than the number of replicas if it is none of them.
+	Position func(tenant.ID) int
+	// Mine reports whether this process is a replica of a tenant; an error means that this is not known.
+	Mine func(context.Context, tenant.ID) (bool, error)
+	// Deleted reports whether a tenant was deleted.
+	Deleted    func(context.Context, tenant.ID) (bool, error)
+	Running    func() time.Duration
+	Now        func() time.Time // default time.Now
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+
+	metrics metrics
+	notify  *notify.Metrics
+}
+
+// Alertmanagers are the Alertmanagers of the tenants on this process. They are safe for concurrent use.
+type Alertmanagers struct {
+	opts Options
+
+	mu       sync.Mutex
+	tenants  map[tenant.ID]*slot
+	stopping bool
+}
+
+// slot is the place of a tenant's instance.
+type slot struct {
+	mu       sync.Mutex // held while it starts or stops
+	instance *instance
+}
+
+// New returns Alertmanagers without tenants.
+func New(o Options) *Alertmanagers {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	a := &Alertmanagers{opts: o, tenants: map[tenant.ID]*slot{}}
+	a.opts.metrics = newMetrics(o.Registerer, a)
+	a.opts.notify = notify.NewMetrics(prometheus.NewRegistry(), featurecontrol.NoopFlags{}) // package integrations has ours
+	return a
+}
+
+// get returns the instance of a tenant, which is started if it is not running.
+func (a *Alertmanagers) get(ctx context.Context, t tenant.ID) (*instance, error) {
+	a.mu.Lock()
+	s := a.tenants[t]
+	if s == nil {
+		s = &slot{}
+		a.tenants[t] = s
+	}
+	stopping := a.stopping
+	a.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if stopping {
+		return nil, errStopped
+	}
+	if s.instance != nil {
+		s.instance.touch()
+		return s.instance, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	in, err := newInstance(ctx, &a.opts, t)
+	if err != nil {
+		return nil, fmt.Errorf("start the Alertmanager of tenant %s: %w", t, err)
+	}
+	in.touch()
+	s.instance = in
+	a.opts.metrics.started.Inc()
+	return in, nil
+}
+
+// list returns the tenants that have a slot.
+func (a *Alertmanagers) list() map[tenant.ID]*slot {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make(map[tenant.ID]*slot, len(a.tenants))
+	for t, s := range a.tenants {
+		out[t] = s
+	}
+	return out
+}
+
+// stop stops the instance of a tenant if the condition still holds.
+func (a *Alertmanagers) stop(t tenant.ID, s *slot, condition func(*instance) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.instance != nil && !condition(s.instance) {
+		return
+	}
+	if s.instance != nil {
+		s.instance.stop()
+		s.instance = nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.tenants[t] == s {
+		delete(a.tenants, t)
+	}
+}
+
+// Changed makes the process read the settings of a tenant now, if it runs.
+func (a *Alertmanagers) Changed(ctx context.Context, t tenant.ID) error {
+	a.mu.Lock()
+	s := a.tenants[t]
+	a.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	in := s.instance
+	s.mu.Unlock()
+	if in == nil {
+		return nil
+	}
+	return in.reload(ctx)
+}
+
+// Run follows changes of configurations and of the ring, and stops what is not needed, until the context ends. Then it
+// stops everything.
+func (a *Alertmanagers) Run(ctx context.Context) {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	cleaned := a.opts.Running()
+	for {
+		select {
+		case <-ctx.Done():
+			a.stopAll()
+			return
+		case <-tick.C:
+		}
+		clean := a.opts.Running()-cleaned >= cleanInterval
+		if clean {
+			cleaned = a.opts.Running()
+		}
+		for t, s := range a.list() {
+			if err := a.watch(ctx, t, s, clean); err != nil && ctx.Err() == nil {
+				a.opts.Logger.Warn("could not follow the changes of a tenant's Alertmanager; retrying", "tenant", t, "err", err)
+			}
+		}
+	}
+}
+
+// watch looks at one tenant.
+func (a *Alertmanagers) watch(ctx context.Context, t tenant.ID, s *slot, clean bool) error {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	mine, err := a.opts.Mine(ctx, t)
+	if err != nil {
+		return err
+	}
+	gone, err := a.opts.Deleted(ctx, t)
+	if err != nil {
+		return err
+	}
+	if gone || !mine {
+		a.stop(t, s, func(*instance) bool { return true })
+		return nil
+	}
+	s.mu.Lock()
+	in := s.instance
+	s.mu.Unlock()
+	if in == nil || in.idle(idleAfter) {
+		a.stop(t, s, func(in *instance) bool { return in.idle(idleAfter) })
+		return nil
+	}
+	if err := in.reload(ctx); err != nil && !errors.Is(err, errStopped) {
+		return err
+	}
+	in.current.Load().compiled.Refresh()
+	if !clean {
+		return nil
+	}
+	_, _ = in.silences.GC() // has no errors that matter: it is repeated
+	now := a.opts.Now().UnixMilli()
+	return errors.Join(a.opts.Store.ForgetSilences(ctx, t, now), a.opts.Store.ForgetNotifications(ctx, t, now))
+}
+
+func (a *Alertmanagers) stopAll() {
+	a.mu.Lock()
+	a.stopping = true
+	a.mu.Unlock()
+	var wg sync.WaitGroup
+	for t, s := range a.list() {
+		wg.Go(func() { a.stop(t, s, func(*instance) bool { return true }) })
+	}
+	wg.Wait()
+}
+
+// Tenants returns the tenants that run on this process.
+func (a *Alertmanagers) Tenants() []tenant.ID {
+	var out []tenant.ID
+	for t := range a.list() {
+		out = append(out, t)
+	}
+	slices.Sort(out)
+	return out
+}

@@ -1,0 +1,286 @@
+package alertmanager
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+func one(name string) map[string]string { return map[string]string{"alertname": name} }
+
+// want checks what was sent since the last call.
+func (s *site) want(what string, want ...string) {
+	s.t.Helper()
+	synctest.Wait()
+	if got := s.take(); !slices.Equal(got, want) {
+		s.t.Errorf("%s: sent %q, want %q", what, got, want)
+	}
+}
+
+// TestLife follows the alerts of a tenant on three replicas: grouping, a repetition, resolution, a silence by one
+// replica, inhibition, and a restart of all replicas.
+func TestLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 3)
+		defer s.close()
+		s.configure("acme", testConfig)
+		s.fire("acme", time.Hour, one("A"))
+		time.Sleep(5 * time.Second)
+		s.want("the first alert", "A firing")
+		time.Sleep(time.Minute)
+		s.want("a minute later")
+		s.fire("acme", time.Hour, map[string]string{"alertname": "A", "i": "2"})
+		time.Sleep(12 * time.Second)
+		s.want("another alert of the group", "A firing, A2 firing")
+		s.fire("acme", 0, map[string]string{"alertname": "A", "i": "2"})
+		time.Sleep(12 * time.Second)
+		s.want("resolved", "A firing, A2 resolved")
+
+		body := fmt.Sprintf(`{"matchers":[{"name":"alertname","value":"B","isRegex":false}],"startsAt":%q,"endsAt":%q,"createdBy":"x","comment":"y"}`,
+			time.Now().UTC().Format(time.RFC3339), time.Now().Add(10*time.Minute).UTC().Format(time.RFC3339))
+		code, text := s.call(1, "acme", http.MethodPost, "/api/v2/silences", body)
+		if code != http.StatusOK {
+			t.Fatalf("silence: %d %s", code, text)
+		}
+		s.fire("acme", time.Hour, one("B"))
+		time.Sleep(30 * time.Second)
+		s.want("a silenced alert")
+		for i := range s.replicas {
+			if _, text := s.call(i, "acme", http.MethodGet, "/api/v2/silences", ""); !strings.Contains(text, `"state":"active"`) {
+				t.Errorf("replica %d does not show the silence: %s", i, text)
+			}
+		}
+
+		for i, stop := range slices.Clone(s.stop) {
+			stop()
+			s.start(i)
+		}
+		s.fire("acme", time.Hour, one("A"), one("B"))
+		time.Sleep(30 * time.Second)
+		s.want("after a restart of all replicas")
+
+		var id struct{ SilenceID string }
+		if err := json.Unmarshal([]byte(text), &id); err != nil {
+			t.Fatal(err)
+		}
+		if code, text := s.call(2, "acme", http.MethodDelete, "/api/v2/silence/"+id.SilenceID, ""); code != http.StatusOK {
+			t.Errorf("end the silence: %d %s", code, text)
+		}
+		time.Sleep(15 * time.Second)
+		s.want("after the end of the silence", "B firing")
+
+		s.fire("acme", time.Hour, map[string]string{"alertname": "C", "severity": "critical", "zone": "z"})
+		time.Sleep(5 * time.Second)
+		s.fire("acme", time.Hour, map[string]string{"alertname": "D", "severity": "warning", "zone": "z"})
+		time.Sleep(20 * time.Second)
+		s.want("an inhibited alert", "C firing")
+		time.Sleep(time.Hour)
+		if got := s.take(); len(got) < 2 {
+			t.Errorf("after the repeat interval: sent %q", got)
+		}
+	})
+}
+
+// TestCrashed stops the replica that sends first, and then all but one: the others send.
+func TestCrashed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 3)
+		defer s.close()
+		s.configure("acme", testConfig)
+		for round, name := range []string{"A", "B", "C"} {
+			s.fire("acme", time.Hour, one(name))
+			time.Sleep(15 * time.Second)
+			s.want(name, name+" firing")
+			if round < 2 {
+				s.stop[round]()
+				s.stop[round] = func() {}
+				s.replicas = append(slices.Clone(s.replicas[:0]), s.replicas...)
+				s.replicas[round] = s.replicas[2]
+			}
+		}
+	})
+}
+
+// TestStoreAway checks that alerts are notified without the row store, and that a silence is refused then.
+func TestStoreAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 1)
+		defer s.close()
+		s.configure("acme", testConfig)
+		s.fire("acme", time.Hour, one("A"))
+		time.Sleep(5 * time.Second)
+		s.want("with the row store", "A firing")
+		s.mu.Lock()
+		*s.away[0] = true
+		s.mu.Unlock()
+		s.fire("acme", time.Hour, one("B"))
+		body := `{"matchers":[{"name":"a","value":"b","isRegex":false}],"startsAt":"2000-01-01T00:00:00Z","endsAt":"2100-01-01T00:00:00Z","createdBy":"x","comment":"y"}`
+		if code, text := s.call(0, "acme", http.MethodPost, "/api/v2/silences", body); code != 0 || !strings.Contains(text, errAway.Error()) {
+			t.Errorf("a silence without the row store: %d %s", code, text)
+		}
+		if code, text := s.call(0, "other", http.MethodGet, "/api/v2/status", ""); code != 0 {
+			t.Errorf("a tenant that is not loaded: %d %s, want an error", code, text)
+		}
+		time.Sleep(time.Minute)
+		s.want("without the row store", "B firing")
+		s.mu.Lock()
+		*s.away[0] = false
+		s.mu.Unlock()
+		time.Sleep(time.Minute)
+		s.want("when it is back")
+	})
+}
+
+// TestConfigurations checks that a configuration that is not valid leaves the one before, or none, and that tenants have
+// their own.
+func TestConfigurations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 1)
+		defer s.close()
+		s.configure("acme", testConfig)
+		s.fire("acme", time.Hour, one("A"))
+		s.fire("other", time.Hour, one("O"))
+		time.Sleep(5 * time.Second)
+		s.want("only acme has receivers", "A firing")
+		s.configure("acme", "route: {")
+		s.fire("acme", time.Hour, one("B"))
+		time.Sleep(5 * time.Second)
+		s.want("an invalid configuration", "B firing")
+		s.configure("other", "route: {")
+		if code, text := s.call(0, "other", http.MethodGet, "/api/v2/status", ""); code != http.StatusOK || !strings.Contains(text, "none") {
+			t.Errorf("other: %d %s", code, text)
+		}
+		s.configure("other", strings.ReplaceAll(testConfig, "group_wait: 1s", "group_wait: 0s"))
+		time.Sleep(5 * time.Second)
+		s.want("a valid configuration", "O firing")
+		if code, text := s.call(0, "acme", http.MethodGet, "/api/v2/status", ""); code != http.StatusOK || !strings.Contains(text, Version) ||
+			strings.Contains(text, "smtp") || strings.Contains(text, "hook.example") || !strings.Contains(text, "group_by") {
+			t.Errorf("status: %d %s", code, text)
+		}
+	})
+}
+
+// TestLimits checks the limits of alerts, groups and silences.
+func TestLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 1)
+		defer s.close()
+		s.configure("acme", testConfig)
+		s.limits.MaxAlertmanagerAlerts, s.limits.MaxAlertmanagerGroups, s.limits.MaxAlertmanagerSilences = 2, 1, 1
+		s.fire("acme", time.Hour, one("A"), one("B"))
+		if code, text := s.call(0, "acme", http.MethodPost, "/api/v2/alerts", `[{"labels":{"alertname":"C"}}]`); code != 429 ||
+			!strings.Contains(text, "max_alertmanager_alerts is 2") {
+			t.Errorf("a third alert: %d %s", code, text)
+		}
+		s.fire("acme", time.Hour, one("A")) // known
+		time.Sleep(5 * time.Second)
+		if got := s.take(); len(got) != 1 {
+			t.Errorf("with one group: sent %q", got)
+		}
+		s.limits.MaxAlertmanagerAlerts, s.limits.MaxAlertmanagerAlertBytes = 0, 1000
+		long := map[string]string{"alertname": "L", "x": strings.Repeat("x", 1000)}
+		body, _ := json.Marshal([]map[string]any{{"labels": long}})
+		if code, text := s.call(0, "acme", http.MethodPost, "/api/v2/alerts", string(body)); code != 429 || !strings.Contains(text, "max_alertmanager_alert_bytes") {
+			t.Errorf("a long alert: %d %s", code, text)
+		}
+		silence := `{"matchers":[{"name":"a","value":"b","isRegex":false}],"startsAt":"2000-01-01T00:00:00Z","endsAt":"2100-01-01T00:00:00Z","createdBy":"x","comment":"y"}`
+		for i, want := range []int{200, 400} {
+			if code, text := s.call(0, "acme", http.MethodPost, "/api/v2/silences", silence); code != want {
+				t.Errorf("silence %d: %d %s", i, code, text)
+			}
+		}
+	})
+}
+
+// TestFailing checks that a receiver that fails is tried again at the next flush.
+func TestFailing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 3)
+		defer s.close()
+		s.configure("acme", testConfig)
+		s.mu.Lock()
+		s.fails = errors.New("rejected")
+		s.mu.Unlock()
+		s.fire("acme", time.Hour, one("A"))
+		time.Sleep(5 * time.Second)
+		s.want("while it fails")
+		s.mu.Lock()
+		s.fails = nil
+		s.mu.Unlock()
+		time.Sleep(20 * time.Second)
+		s.want("when it works", "A firing")
+	})
+}
+
+// TestManyTenants creates, changes and deletes 1,000 tenants. Nothing stays.
+func TestManyTenants(t *testing.T) {
+	if testing.Short() {
+		t.Log("this test takes seconds")
+	}
+	before := runtime.NumGoroutine()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 1)
+		for i := range 1000 {
+			id := tenant.ID(fmt.Sprintf("t%d", i))
+			s.configure(id, testConfig)
+			s.fire(id, 20*time.Second, one("A"))
+			if i%10 == 0 {
+				s.call(0, id, http.MethodGet, "/api/v2/status", "")
+				s.configure(id, strings.ReplaceAll(testConfig, "10s", "20s"))
+			}
+		}
+		time.Sleep(5 * time.Second)
+		if got := len(s.take()); got != 1000 {
+			t.Errorf("%d notifications, want 1000", got)
+		}
+		if n := len(s.replicas[0].Tenants()); n != 1000 {
+			t.Errorf("%d tenants run, want 1000", n)
+		}
+		time.Sleep(30 * time.Minute)
+		if n := len(s.replicas[0].Tenants()); n != 0 {
+			t.Errorf("%d tenants run half an hour later, want none", n)
+		}
+		s.close()
+	})
+	if after := runtime.NumGoroutine(); after > before+5 {
+		t.Errorf("%d goroutines, %d before", after, before)
+	}
+}
+
+// TestDeleted checks that the Alertmanager of a deleted tenant stops.
+func TestDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 1)
+		defer s.close()
+		s.configure("gone", testConfig)
+		s.fire("gone", time.Hour, one("A"))
+		time.Sleep(30 * time.Second)
+		if list := s.replicas[0].Tenants(); len(list) != 0 {
+			t.Errorf("tenants %v run", list)
+		}
+	})
+}
+
+// TestUnknownPath checks a path that is not Alertmanager's.
+func TestUnknownPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 1)
+		defer s.close()
+		if code, text := s.call(0, "acme", http.MethodGet, "/api/v2/nothing", ""); code != http.StatusNotFound {
+			t.Errorf("%d %s", code, text)
+		}
+		if _, err := s.replicas[0].Serve(context.Background(), "acme", &Request{Method: http.MethodGet, Path: "/other"}); err == nil {
+			t.Error("another prefix is accepted")
+		}
+	})
+}

@@ -1,0 +1,227 @@
+package alertmanager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/alertmanager/alert"
+	apiv2 "github.com/prometheus/alertmanager/api/v2"
+	"github.com/prometheus/alertmanager/dispatch"
+	"github.com/prometheus/alertmanager/eventrecorder"
+	"github.com/prometheus/alertmanager/featurecontrol"
+	"github.com/prometheus/alertmanager/inhibit"
+	"github.com/prometheus/alertmanager/marker"
+	"github.com/prometheus/alertmanager/notify"
+	"github.com/prometheus/alertmanager/provider/mem"
+	"github.com/prometheus/alertmanager/silence"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+const (
+	// alertGC is how often resolved alerts are forgotten.
+	alertGC = time.Minute
+	// groupGC is how often empty groups are forgotten.
+	groupGC = 30 * time.Second
+	// claimTime is for how long a flush may wait for claims of other replicas, in addition to the group interval.
+	claimTime = 45 * time.Second
+)
+
+// instance is the Alertmanager of one tenant on one replica.
+type instance struct {
+	tenant   tenant.ID
+	opts     *Options
+	logger   *slog.Logger
+	registry *prometheus.Registry // not exposed: it would have series for each tenant
+	alerts   *mem.Alerts
+	limits   *alertLimits
+	silences *silences
+	silencer *silence.Silencer
+	groups   marker.GroupMarker
+
+	putting sync.Mutex // while alerts are added
+	used    atomic.Int64
+
+	mu      sync.Mutex // held during a change of the configuration, and to stop
+	stopped bool
+	current atomic.Pointer[running]
+	api     atomic.Pointer[apiv2.API]
+}
+
+// running is what is rebuilt for each configuration.
+type running struct {
+	change     uint64 // of the stored settings
+	compiled   *Compiled
+	inhibitor  *inhibit.Inhibitor
+	dispatcher *dispatch.Dispatcher
+	failed     error // why a newer configuration is not running
+	failedAt   uint64
+}
+
+// newInstance starts the Alertmanager of a tenant. It returns an error if its settings or silences cannot be read.
+func newInstance(ctx context.Context, o *Options, t tenant.ID) (*instance, error) {
+	in := &instance{tenant: t, opts: o, logger: tenantLogger(o.Logger, t), registry: prometheus.NewRegistry(), groups: marker.NewGroupMarker()}
+	var err error
+	in.silences, err = newSilences(t, o.Store, silence.Options{Retention: silenceRetention, Logger: in.logger, Metrics: in.registry,
+		EventRecorder: eventrecorder.NopRecorder(), Limits: silence.Limits{
+			MaxSilences:         func() int { return o.Limits(t).MaxAlertmanagerSilences },
+			MaxSilenceSizeBytes: func() int { return o.Limits(t).MaxAlertmanagerSilenceBytes },
+		}})
+	if err != nil {
+		return nil, err
+	}
+	if err := in.silences.refresh(ctx); err != nil {
+		return nil, err
+	}
+	in.silencer = silence.NewSilencer(in.silences.Silences, in.logger, eventrecorder.NopRecorder())
+	in.limits = newAlertLimits(in.silencer, func() (int, int) {
+		l := o.Limits(t)
+		return l.MaxAlertmanagerAlerts, int(l.MaxAlertmanagerAlertBytes)
+	})
+	in.alerts, err = mem.NewAlerts(context.Background(), alertGC, 0, in.limits, in.logger, eventrecorder.NopRecorder(), in.registry,
+		featurecontrol.NoopFlags{})
+	if err != nil {
+		return nil, fmt.Errorf("create the store of alerts: %w", err)
+	}
+	if err := in.reload(ctx); err != nil {
+		in.alerts.Close()
+		return nil, err
+	}
+	return in, nil
+}
+
+// reload runs the stored configuration. If it is not valid (any more), the running configuration stays; without one,
+// the tenant's alerts are kept without notifications, and the API says why.
+func (in *instance) reload(ctx context.Context) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.stopped {
+		return errStopped
+	}
+	old := in.current.Load()
+	change, err := in.opts.Store.SettingsChange(ctx, in.tenant)
+	if err != nil {
+		return err
+	}
+	if old != nil && (old.change == change || old.failed != nil && old.failedAt == change) {
+		return nil
+	}
+	settings, err := in.opts.Store.Settings(ctx, in.tenant)
+	if err != nil {
+		return err
+	}
+	compiled, err := in.opts.Compile(in.tenant, settings)
+	if err != nil && old != nil {
+		in.opts.metrics.invalid.Inc()
+		in.logger.Warn("the Alertmanager configuration of the tenant is not valid: the one before stays", "err", err)
+		kept := *old
+		kept.failed, kept.failedAt = err, settings.Change
+		in.current.Store(&kept)
+		return nil
+	}
+	if err != nil {
+		in.opts.metrics.invalid.Inc()
+		in.logger.Warn("the Alertmanager configuration of the tenant is not valid: no notifications are sent", "err", err)
+		if compiled, err = in.opts.Fallback(in.tenant); err != nil {
+			return err
+		}
+	}
+	in.start(old, &running{change: settings.Change, compiled: compiled})
+	return nil
+}
+
+// start replaces the running configuration, in the order of Alertmanager: the inhibitor knows the alerts before the
+// dispatcher begins.
+func (in *instance) start(old, next *running) {
+	if old != nil {
+		old.stop()
+	}
+	routes := dispatch.NewRoute(next.compiled.Config.Route, nil)
+	next.inhibitor = inhibit.NewInhibitor(in.alerts, next.compiled.Config.InhibitRules, in.logger, eventrecorder.NopRecorder())
+	stage := in.pipeline(next.compiled, routes, next.inhibitor, in.silencer, in.groups)
+	timeout := func(d time.Duration) time.Duration { return max(d, notify.MinTimeout) + claimTime }
+	next.dispatcher = dispatch.NewDispatcher(in.alerts, routes, stage, in.groups, timeout, groupGC, in, in.logger, eventrecorder.NopRecorder(), nil,
+		next.compiled.Static)
+	go next.inhibitor.Run()
+	next.inhibitor.WaitForLoading()
+	go next.dispatcher.Run(in.opts.Now())
+	next.dispatcher.WaitForLoading()
+	in.current.Store(next)
+	if api := in.api.Load(); api != nil {
+		in.update(api)
+	}
+}
+
+// stop ends the notifications in progress, and what they use.
+func (r *running) stop() {
+	r.inhibitor.Stop()
+	r.dispatcher.Stop()
+	r.compiled.Close()
+}
+
+// MaxNumberOfAggregationGroups implements dispatch.Limits.
+func (in *instance) MaxNumberOfAggregationGroups() int {
+	return in.opts.Limits(in.tenant).MaxAlertmanagerGroups
+}
+
+// stop ends the instance. Alerts in memory are lost; whoever sends them sends them again.
+func (in *instance) stop() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.stopped {
+		return
+	}
+	in.stopped = true
+	if r := in.current.Load(); r != nil {
+		r.stop()
+	}
+	in.alerts.Close()
+}
+
+var errStopped = errors.New("the Alertmanager of the tenant is stopping; try again")
+
+// touch notes that the instance is used.
+func (in *instance) touch() { in.used.Store(int64(in.opts.Running())) }
+
+// idle reports whether the instance has no alerts and was not used for a time.
+func (in *instance) idle(after time.Duration) bool {
+	return in.limits.count() == 0 && in.opts.Running()-time.Duration(in.used.Load()) >= after
+}
+
+// handler returns Alertmanager's API for the tenant, which is built for the first request: it takes more memory than
+// everything else of an instance without alerts.
+func (in *instance) handler() (http.Handler, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if api := in.api.Load(); api != nil {
+		return api.Handler, nil
+	}
+	api, err := apiv2.NewAPI(in.alerts, in.alertGroups, in.groups.Muted, in.silences.Silences, nil, in.logger, in.registry)
+	if err != nil {
+		return nil, fmt.Errorf("create the API of the Alertmanager: %w", err)
+	}
+	in.update(api)
+	in.api.Store(api)
+	return api.Handler, nil
+}
+
+// update tells the API the running configuration.
+func (in *instance) update(api *apiv2.API) {
+	api.Update(in.current.Load().compiled.Shown, func(ctx context.Context, set model.LabelSet) {
+		in.current.Load().inhibitor.Mutes(ctx, set)
+		in.silencer.Mutes(ctx, set)
+	})
+}
+
+func (in *instance) alertGroups(ctx context.Context, routes func(*dispatch.Route) bool, alerts func(*alert.Alert, time.Time) bool,
+) (dispatch.AlertGroups, map[model.Fingerprint][]string, error) {
+	return in.current.Load().dispatcher.Groups(ctx, routes, alerts)
+}

@@ -1,0 +1,179 @@
+package alertmanager
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/alertmanager/alert"
+	"github.com/prometheus/alertmanager/dispatch"
+	"github.com/prometheus/alertmanager/eventrecorder"
+	"github.com/prometheus/alertmanager/inhibit"
+	"github.com/prometheus/alertmanager/marker"
+	"github.com/prometheus/alertmanager/nflog"
+	"github.com/prometheus/alertmanager/nflog/nflogpb"
+	"github.com/prometheus/alertmanager/notify"
+	"github.com/prometheus/alertmanager/silence"
+	"github.com/prometheus/alertmanager/timeinterval"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/encoding/protodelim"
+
+	"github.com/palliumhq/pallium/backend/alertmanager/claims"
+	"github.com/palliumhq/pallium/backend/schema"
+)
+
+// logRetention is the longest time for which an entry of the notification log is kept. An entry is kept for twice the
+// repeat interval, so that it exists when the notification is repeated.
+const logRetention = 400 * 24 * time.Hour
+
+// pipeline returns the stages of Alertmanager's own pipeline, except that silences are read from the row store before
+// they are applied, and that replicas agree by claims who sends.
+func (in *instance) pipeline(c *Compiled, routes *dispatch.Route, inhibitor *inhibit.Inhibitor, silencer *silence.Silencer,
+	groups marker.GroupMarker) notify.RoutingStage {
+	intervals := map[string][]timeinterval.TimeInterval{}
+	for _, t := range c.Config.MuteTimeIntervals {
+		intervals[t.Name] = t.TimeIntervals
+	}
+	for _, t := range c.Config.TimeIntervals {
+		intervals[t.Name] = t.TimeIntervals
+	}
+	intervener := timeinterval.NewIntervener(intervals)
+	groupIntervals := map[string]time.Duration{}
+	routes.Walk(func(r *dispatch.Route) { groupIntervals[r.ID()] = r.RouteOpts.GroupInterval })
+	m := in.opts.notify
+	out := notify.RoutingStage{}
+	for name, list := range c.Integrations {
+		var fan notify.FanoutStage
+		for i := range list {
+			fan = append(fan, &claimStage{instance: in, integration: &list[i], intervals: groupIntervals, receiver: &nflogpb.Receiver{GroupName: name,
+				Integration: list[i].Name(), Idx: uint32(list[i].Index())}})
+		}
+		out[name] = notify.MultiStage{notify.StageFunc(in.refreshStage), notify.NewMuteStage(inhibitor, m),
+			notify.NewTimeActiveStage(intervener, groups, m), notify.NewTimeMuteStage(intervener, groups, m), notify.NewMuteStage(silencer, m), fan}
+	}
+	return out
+}
+
+// refreshStage reads the silences, if they have changed. Without the row store, those that are known are applied.
+func (in *instance) refreshStage(ctx context.Context, _ *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
+	call, cancel := context.WithTimeout(ctx, refreshTime)
+	defer cancel()
+	if err := in.silences.refresh(call); err != nil && ctx.Err() == nil {
+		in.opts.metrics.refreshFailures.Inc()
+	}
+	return ctx, alerts, ctx.Err()
+}
+
+// claimStage notifies by one integration of a receiver.
+type claimStage struct {
+	*instance
+	integration *notify.Integration
+	receiver    *nflogpb.Receiver
+	intervals   map[string]time.Duration // group intervals by route
+}
+
+// Exec implements notify.Stage.
+func (s *claimStage) Exec(ctx context.Context, l *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
+	group, ok := notify.GroupKey(ctx)
+	route, known := notify.RouteID(ctx)
+	if !ok || !known {
+		return ctx, nil, errors.New("group key or route missing")
+	}
+	flushed, ok := notify.Now(ctx)
+	if !ok {
+		flushed = time.Now()
+	}
+	interval := s.intervals[route]
+	n := &notification{claimStage: s, logger: l, alerts: alerts, most: max(interval, notify.MinTimeout)}
+	attempt := &claims.Attempt{Key: schema.NotificationKey(s.tenant, group, s.receiver.GroupName, s.receiver.Integration, s.receiver.Idx),
+		Content: content(alerts), Flushed: flushed, Interval: interval, Position: s.opts.Position(s.tenant),
+		Due: func(entry string) (bool, bool, error) { return n.due(ctx, entry) }, Send: n.send}
+	if err := s.opts.Claims.Notify(ctx, attempt); err != nil {
+		return ctx, nil, err
+	}
+	return ctx, alerts, nil
+}
+
+// content returns a hash of the alerts and their states.
+func content(alerts []*alert.Alert) uint64 {
+	var list []string
+	for _, a := range alerts {
+		list = append(list, fmt.Sprint(a.Fingerprint(), a.Resolved()))
+	}
+	slices.Sort(list)
+	h := fnv.New64a()
+	for _, text := range list {
+		_, _ = h.Write([]byte(text))
+	}
+	return h.Sum64()
+}
+
+// notification is one notification that may be sent.
+type notification struct {
+	*claimStage
+	logger *slog.Logger
+	alerts []*alert.Alert
+	most   time.Duration // for all attempts to send
+	last   string        // entry of the last decision
+}
+
+// due decides with Alertmanager's own rule.
+func (n *notification) due(ctx context.Context, entry string) (due, first bool, err error) {
+	n.last = entry
+	decided, list, err := n.decide(ctx, entry)
+	if err != nil {
+		return false, false, err
+	}
+	reason, _ := notify.NotificationReason(decided)
+	return len(list) > 0, reason == notify.ReasonFirstNotification, nil
+}
+
+func (n *notification) decide(ctx context.Context, entry string) (context.Context, []*alert.Alert, error) {
+	log, err := newLog(entry)
+	if err != nil {
+		return ctx, nil, err
+	}
+	return notify.NewDedupStage(n.integration, log, n.receiver).Exec(ctx, n.logger, n.alerts...)
+}
+
+// newLog returns a notification log with one entry, or without one.
+func newLog(entry string) (*nflog.Log, error) {
+	log, err := nflog.New(nflog.Options{Retention: logRetention, Metrics: prometheus.NewRegistry(), SnapshotReader: strings.NewReader(entry)})
+	if err != nil {
+		return nil, fmt.Errorf("read the entry of the notification log: %w", err)
+	}
+	return log, nil
+}
+
+// send sends with Alertmanager's retries, and returns the entry for the notification log.
+func (n *notification) send(ctx context.Context) (entry string, expires time.Time, err error) {
+	ctx, cancel := context.WithTimeout(ctx, n.most)
+	defer cancel()
+	ctx, list, err := n.decide(ctx, n.last)
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	ctx, list, err = notify.NewRetryStage(*n.integration, n.receiver.GroupName, n.opts.notify, eventrecorder.NopRecorder()).Exec(ctx, n.logger, list...)
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	log, err := newLog("")
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	log.SetBroadcast(func(b []byte) { entry = string(b) })
+	if _, _, err = notify.NewSetNotifiesStage(log, n.receiver).Exec(ctx, n.logger, list...); err != nil {
+		return "", time.Time{}, err
+	}
+	var e nflogpb.MeshEntry
+	if err := protodelim.UnmarshalFrom(bytes.NewReader([]byte(entry)), &e); err != nil {
+		return "", time.Time{}, fmt.Errorf("decode the entry of the notification log: %w", err)
+	}
+	return entry, e.ExpiresAt.AsTime(), nil
+}

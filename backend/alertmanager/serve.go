@@ -1,0 +1,139 @@
+package alertmanager
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
+)
+
+// Request is a request to the API of a tenant's Alertmanager.
+type Request struct {
+	Method      string
+	Path        string // begins with Prefix, and includes the query
+	ContentType string
+	Body        []byte
+}
+
+// Response is the response to a Request.
+type Response struct {
+	Code        int
+	ContentType string
+	Body        []byte
+}
+
+// Prefix is the prefix of the paths of the API.
+const Prefix = "/alertmanager"
+
+// Serve answers a request of a tenant. An error means that the tenant's Alertmanager is not running here: another
+// replica can be tried, unless the request is a change whose outcome is unknown.
+func (a *Alertmanagers) Serve(ctx context.Context, t tenant.ID, r *Request) (*Response, error) {
+	in, err := a.get(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	path, ok := strings.CutPrefix(r.Path, Prefix)
+	if !ok {
+		return nil, fmt.Errorf("the path %s is not one of the Alertmanager", r.Path)
+	}
+	request, err := http.NewRequestWithContext(ctx, r.Method, "http://alertmanager"+path, bytes.NewReader(r.Body))
+	if err != nil {
+		return nil, fmt.Errorf("request to the Alertmanager: %w", err)
+	}
+	if r.ContentType != "" {
+		request.Header.Set("Content-Type", r.ContentType)
+	}
+	if r.Method == http.MethodGet {
+		request.Header.Set("Accept", "application/json")
+	}
+	handler, err := in.handler()
+	if err != nil {
+		return nil, err
+	}
+	out := &recorder{header: http.Header{}}
+	serve := func() { handler.ServeHTTP(out, request) }
+	if strings.HasPrefix(path, "/api/v2/silence") {
+		return in.serveSilences(ctx, out, request.Method, serve)
+	}
+	if r.Method == http.MethodPost {
+		return in.put(out, serve), nil
+	}
+	serve()
+	if strings.HasPrefix(path, "/api/v2/status") && out.code == http.StatusOK {
+		return in.status(out)
+	}
+	return out.response(), nil
+}
+
+// serveSilences answers a request for silences, from the row store. A change is stored before the response.
+func (in *instance) serveSilences(ctx context.Context, out *recorder, method string, serve func()) (*Response, error) {
+	if method == http.MethodGet {
+		if err := in.silences.refresh(ctx); err != nil {
+			return nil, err
+		}
+		serve()
+		return out.response(), nil
+	}
+	err := in.silences.update(ctx, serve)
+	switch {
+	case errors.Is(err, index.ErrSilenceChanged):
+		return text(http.StatusConflict, err.Error()), nil
+	case err != nil && out.code == 0: // nothing was changed
+		return nil, err
+	case err != nil:
+		return text(http.StatusServiceUnavailable, "the silence could not be stored; it may be stored later: "+err.Error()), nil
+	}
+	return out.response(), nil
+}
+
+// put adds alerts, one request at a time so that its rejections are known.
+func (in *instance) put(out *recorder, serve func()) *Response {
+	in.putting.Lock()
+	defer in.putting.Unlock()
+	_ = in.limits.take()
+	serve()
+	if err := in.limits.take(); err != nil && out.code < 300 {
+		return text(http.StatusTooManyRequests, err.Error())
+	}
+	return out.response()
+}
+
+func text(code int, message string) *Response {
+	return &Response{Code: code, ContentType: "text/plain; charset=utf-8", Body: []byte(message + "\n")}
+}
+
+// recorder is a http.ResponseWriter that keeps the response.
+type recorder struct {
+	header http.Header
+	code   int
+	body   bytes.Buffer
+}
+
+// Header implements http.ResponseWriter.
+func (r *recorder) Header() http.Header { return r.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (r *recorder) WriteHeader(code int) {
+	if r.code == 0 {
+		r.code = code
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (r *recorder) Write(b []byte) (int, error) {
+	r.WriteHeader(http.StatusOK)
+	return r.body.Write(b)
+}
+
+func (r *recorder) response() *Response {
+	code := r.code
+	if code == 0 {
+		code = http.StatusOK
+	}
+	return &Response{Code: code, ContentType: r.header.Get("Content-Type"), Body: r.body.Bytes()}
+}

@@ -1,0 +1,143 @@
+package alertmanager
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/alertmanager/silence"
+	"github.com/prometheus/alertmanager/silence/silencepb"
+	"google.golang.org/protobuf/encoding/protodelim"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/schema"
+)
+
+const (
+	// refreshTime limits a read of silences before a notification.
+	refreshTime = 5 * time.Second
+	// silenceRetention is for how long a silence is shown after it has ended, as in Alertmanager.
+	silenceRetention = 120 * time.Hour
+)
+
+// silenceStore has the silences of tenants; index.Alertmanagers implements it.
+type silenceStore interface {
+	Silences(ctx context.Context, t tenant.ID) (map[string]schema.Silence, uint64, error)
+	SilencesChange(ctx context.Context, t tenant.ID) (uint64, error)
+	SetSilences(ctx context.Context, t tenant.ID, list map[string]schema.Silence) error
+}
+
+// silences are the silences of a tenant in memory, and those in the row store.
+type silences struct {
+	*silence.Silences
+	tenant tenant.ID
+	store  silenceStore
+
+	mu      sync.Mutex // held during a refresh and a change
+	loaded  bool
+	change  uint64
+	changed map[string]schema.Silence // by the change in progress
+	missing map[string]schema.Silence // changes in memory that are not known to be stored
+	failed  error                     // of a change that cannot be encoded
+	merging bool                      // changes come from the row store
+}
+
+func newSilences(t tenant.ID, store silenceStore, o silence.Options) (*silences, error) {
+	all, err := silence.New(o)
+	if err != nil {
+		return nil, fmt.Errorf("create the silences: %w", err)
+	}
+	s := &silences{Silences: all, tenant: t, store: store, missing: map[string]schema.Silence{}}
+	all.SetBroadcast(s.note)
+	return s, nil
+}
+
+// note notes a change in memory. It is called while Silences is locked, by the goroutine that holds s.mu.
+func (s *silences) note(mesh []byte) {
+	if s.merging {
+		return
+	}
+	var m silencepb.MeshSilence
+	if err := protodelim.UnmarshalFrom(bytes.NewReader(mesh), &m); err != nil {
+		s.failed = err
+		return
+	}
+	s.changed[m.Silence.Id] = schema.Silence{Mesh: string(mesh), Updated: m.Silence.UpdatedAt.AsTime().UnixMilli(), Expires: m.ExpiresAt.AsTime().UnixMilli()}
+}
+
+// refresh reads the silences from the row store, if they have changed.
+func (s *silences) refresh(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.read(ctx)
+}
+
+// read is refresh with s.mu held. Changes that are not stored yet are stored first.
+func (s *silences) read(ctx context.Context) error {
+	if err := s.write(ctx); err != nil {
+		return err
+	}
+	change, err := s.store.SilencesChange(ctx, s.tenant)
+	if err != nil {
+		return err
+	}
+	if s.loaded && change == s.change {
+		return nil
+	}
+	list, change, err := s.store.Silences(ctx, s.tenant)
+	if err != nil {
+		return err
+	}
+	s.merging = true
+	defer func() { s.merging = false }()
+	for id, v := range list {
+		if err := s.Merge([]byte(v.Mesh)); err != nil {
+			return fmt.Errorf("decode silence %s of tenant %s: %w", id, s.tenant, err)
+		}
+	}
+	s.loaded, s.change = true, change
+	return nil
+}
+
+// write stores the changes that are only in memory.
+func (s *silences) write(ctx context.Context) error {
+	for id, v := range s.missing {
+		err := s.store.SetSilences(ctx, s.tenant, map[string]schema.Silence{id: v})
+		if err != nil && !errors.Is(err, index.ErrSilenceChanged) { // what has overtaken it is read next
+			return err
+		}
+		delete(s.missing, id)
+	}
+	return nil
+}
+
+// update runs a request that changes silences in memory, and stores the changes. If that fails, the request has failed,
+// but the change may be applied; it is stored later.
+func (s *silences) update(ctx context.Context, request func()) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.read(ctx); err != nil {
+		return err
+	}
+	s.changed, s.failed = map[string]schema.Silence{}, nil
+	request()
+	if s.failed != nil {
+		return fmt.Errorf("encode a silence: %w", s.failed)
+	}
+	for id, v := range s.changed {
+		s.missing[id] = v
+	}
+	if len(s.missing) == 0 {
+		return nil
+	}
+	if err := s.store.SetSilences(ctx, s.tenant, s.missing); err != nil {
+		s.loaded = s.loaded && !errors.Is(err, index.ErrSilenceChanged)
+		return err
+	}
+	clear(s.missing)
+	return nil
+}

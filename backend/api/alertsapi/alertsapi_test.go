@@ -1,0 +1,115 @@
+package alertsapi
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/alertmanager"
+	"github.com/palliumhq/pallium/backend/index"
+	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
+	"github.com/palliumhq/pallium/policies/limits"
+)
+
+// TestAPI follows the configuration and the secrets of a tenant, as mimirtool does, and requests that are forwarded.
+func TestAPI(t *testing.T) {
+	store, err := rowsmemory.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	ix, err := index.New(index.Options{Rows: store, Registerer: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, down, changes := false, false, 0
+	handlers := New(Options{Store: ix.Alertmanagers, Limits: func(tenant.ID) limits.Limits {
+		l := limits.Default()
+		l.MaxAlertmanagerConfigBytes = 100
+		return l
+	}, Changed: func(tenant.ID) { changes++ },
+		Check: func(_ tenant.ID, yaml []byte, s index.AlertmanagerSettings) ([]string, error) {
+			if strings.Contains(string(yaml), "bad") {
+				return nil, errors.New("bad field")
+			}
+			return []string{"old field"}, nil
+		},
+		Seal: func(_ tenant.ID, _ string, value []byte) ([]byte, error) {
+			if !key {
+				return nil, ErrNoKey
+			}
+			return append([]byte("sealed "), value...), nil
+		},
+		Forward: func(_ context.Context, id tenant.ID, r *alertmanager.Request) (*alertmanager.Response, error) {
+			if down {
+				return nil, errors.New("no replica")
+			}
+			body := "[]"
+			if r.Method == http.MethodPost {
+				body = string(id) + " " + r.Method + " " + r.Path + " " + r.ContentType + " " + string(r.Body)
+			}
+			return &alertmanager.Response{Code: 200, ContentType: "application/json", Body: []byte(body)}, nil
+		}})
+	call := func(id tenant.ID, name, method, path, body string) (int, string) {
+		r := httptest.NewRequest(method, path, strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		if id != "" {
+			r = r.WithContext(tenant.NewContext(r.Context(), tenant.Access{Tenant: id, Policy: tenant.Unrestricted()}))
+		}
+		w := httptest.NewRecorder()
+		handlers[name](w, r)
+		text, _ := io.ReadAll(w.Result().Body)
+		return w.Code, string(text)
+	}
+	for i, c := range []struct {
+		id                       tenant.ID
+		name, method, path, body string
+		code                     int
+		want                     string
+	}{
+		{"", "alertmanager_config", "GET", "/api/v1/alerts", "", 401, ""},
+		{"a", "alertmanager_config", "GET", "/api/v1/alerts", "", 404, "not configured"},
+		{"a", "delete_alertmanager_config", "DELETE", "/api/v1/alerts", "", 200, ""},
+		{"a", "set_alertmanager_config", "POST", "/api/v1/alerts", "bad", 400, "bad field"},
+		{"a", "set_alertmanager_config", "POST", "/api/v1/alerts", strings.Repeat("x", 101), 413, "max_alertmanager_config_bytes"},
+		{"a", "alertmanager_config", "GET", "/api/v1/alerts", "", 404, "not configured"},
+		{"a", "set_alertmanager_config", "POST", "/api/v1/alerts", "alertmanager_config: x\n", 201, "old field"},
+		{"a", "alertmanager_config", "GET", "/api/v1/alerts", "", 200, "alertmanager_config: x\n"},
+		{"b", "alertmanager_config", "GET", "/api/v1/alerts", "", 404, ""},
+		{"a", "set_alertmanager_secret", "PUT", "/api/v1/alerts/secrets/slack", "v", 501, "PALLIUM_SECRET_KEY"},
+		{"a", "set_alertmanager_secret", "PUT", "/api/v1/alerts/secrets/Slack", "v", 400, "lower-case"},
+		{"a", "set_alertmanager_secret", "PUT", "/api/v1/alerts/secrets/slack", "", 400, "empty"},
+		{"a", "delete_alertmanager_secret", "DELETE", "/api/v1/alerts/secrets/slack", "", 404, "slack"},
+		{"a", "alertmanager_push", "POST", "/alertmanager/api/v2/alerts?x=1", "[1]", 200, "a POST /alertmanager/api/v2/alerts?x=1 application/json [1]"},
+		{"a", "alertmanager_page", "GET", "/alertmanager", "", 200, "There are no alerts"},
+	} {
+		if code, text := call(c.id, c.name, c.method, c.path, c.body); code != c.code || !strings.Contains(text, c.want) {
+			t.Errorf("%d %s: %d %q, want %d %q", i, c.name, code, text, c.code, c.want)
+		}
+	}
+	key = true
+	if code, text := call("a", "set_alertmanager_secret", "PUT", "/api/v1/alerts/secrets/slack", "hidden"); code != 200 {
+		t.Errorf("set a secret: %d %s", code, text)
+	}
+	if code, text := call("a", "alertmanager_secrets", "GET", "/api/v1/alerts/secrets", ""); code != 200 || !strings.Contains(text, `["slack"]`) ||
+		strings.Contains(text, "hidden") {
+		t.Errorf("secrets: %d %s", code, text)
+	}
+	if code, _ := call("a", "delete_alertmanager_secret", "DELETE", "/api/v1/alerts/secrets/slack", ""); code != 200 {
+		t.Errorf("delete a secret: %d", code)
+	}
+	down = true
+	if code, text := call("a", "silences", "GET", "/alertmanager/api/v2/silences", ""); code != 503 || !strings.Contains(text, "no replica") {
+		t.Errorf("without a replica: %d %s", code, text)
+	}
+	if changes != 4 {
+		t.Errorf("%d changes were told, want 4", changes)
+	}
+}
