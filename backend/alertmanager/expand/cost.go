@@ -11,9 +11,11 @@ import (
 // that analysis is estimated when files are loaded. A unit is a node.
 const (
 	bytesPerUnit = 16
-	maxAnalysis  = 200_000
-	maxChain     = 20    // templates that call each other
-	maxTemplates = 1_000 // of a configuration: they are cloned for each text
+	callUnits    = 100     // of each call: what is known of other templates is copied
+	maxAnalysis  = 250_000 // of a text, in units
+	maxTemplate  = 100_000 // of a template
+	maxChain     = 20      // templates that call each other
+	maxTemplates = 1_000   // of a configuration: they are cloned for each text
 )
 
 // cost is the cost of the analysis of a template.
@@ -62,7 +64,7 @@ func (a *analysis) of(name string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if n > maxAnalysis {
+	if n > maxTemplate {
 		return 0, fmt.Errorf("template %q is too complicated: use fewer ranges and template actions inside each other", name)
 	}
 	a.known[name] = n
@@ -77,7 +79,7 @@ func (a *analysis) sum(c cost) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		if n += 2 * m; n > maxAnalysis {
+		if n += callUnits + 2*m; n > maxAnalysis {
 			return n, nil
 		}
 	}

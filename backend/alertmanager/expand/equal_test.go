@@ -11,8 +11,8 @@ import (
 	texttemplate "text/template"
 	"time"
 
+	"github.com/prometheus/alertmanager/alert"
 	"github.com/prometheus/alertmanager/template"
-	"github.com/prometheus/alertmanager/types"
 	"github.com/prometheus/common/model"
 )
 
@@ -36,10 +36,10 @@ func dataOf(t testing.TB, firing, resolved int) *template.Data {
 		t.Fatal(err)
 	}
 	plain.ExternalURL = external(t)
-	var alerts []*types.Alert
+	var alerts []*alert.Alert
 	for i := range firing + resolved {
 		start := time.Date(2026, 3, 4, 5, 6, i, 7, time.UTC)
-		a := &types.Alert{Alert: model.Alert{
+		a := &alert.Alert{Alert: model.Alert{
 			Labels: model.LabelSet{
 				"alertname": "Disk <full> & \"hot\"", "severity": []model.LabelValue{"critical", "warning", "info"}[i%3],
 				"instance": model.LabelValue(fmt.Sprintf("host-%d:9100", i)), "ünï": "wörld 世界",

@@ -6,8 +6,9 @@
 // are equal to those of Alertmanager as long as no limit is exceeded.
 //
 // A few things that Alertmanager accepts are rejected: templates that call themselves, definitions of templates in
-// fields, and arguments of methods with more than 1 KiB. append returns a copy, as its users expect. In HTML, "${"
-// in a template literal of a script is text, and not the beginning of an expression.
+// fields, arguments of methods with more than 1 KiB, and templates whose analysis by html/template, which happens at
+// each execution and cannot be interrupted, would take long. append returns a copy, as its users expect. In HTML,
+// "${" in a template literal of a script is text, and not the beginning of an expression.
 package expand
 
 import (
@@ -17,12 +18,16 @@ import (
 	"maps"
 	"net/url"
 	"slices"
+	"strings"
 	texttemplate "text/template"
 	"text/template/parse"
 	"time"
 
 	"github.com/prometheus/alertmanager/template"
 )
+
+// ownFile begins the names of the texts that define Alertmanager's own templates.
+const ownFile = "\x00"
 
 // Files are the rewritten template files of one configuration. They are not changed, and can be shared.
 type Files struct {
@@ -48,6 +53,9 @@ func Parse(files map[string]string) (*Files, error) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if name == "" || strings.HasPrefix(name, ownFile) {
+			return nil, fmt.Errorf("the name %q of a template file is reserved: use another one", name)
+		}
 		before := maps.Clone(set)
 		if err := f.add(name, files[name], set, costs); err != nil {
 			return nil, err
@@ -91,7 +99,7 @@ func (f *Files) add(name, text string, set map[string]*parse.Tree, costs map[str
 		return fmt.Errorf("%s: the rewritten text cannot be parsed: %w", name, err)
 	}
 	for defined, tree := range trees {
-		if set[defined] != nil && parse.IsEmptyTree(tree.Root) {
+		if set[defined] != nil && parse.IsEmptyTree(tree.Root) || strings.HasPrefix(defined, ownFile) {
 			continue
 		}
 		set[defined] = tree
@@ -114,7 +122,7 @@ func defaults() (map[string]string, error) {
 	out := map[string]string{}
 	for _, t := range text.Templates() {
 		if t.Name() != "" {
-			out["\x00"+t.Name()] = fmt.Sprintf("{{define %q}}%s{{end}}", t.Name(), t.Root)
+			out[ownFile+t.Name()] = fmt.Sprintf("{{define %q}}%s{{end}}", t.Name(), t.Root)
 		}
 	}
 	return out, nil

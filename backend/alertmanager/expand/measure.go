@@ -96,14 +96,7 @@ func (m *meter) walk(v reflect.Value, depth int) {
 		}
 		m.walk(v.Elem(), depth+1)
 	case reflect.Slice, reflect.Array:
-		if v.Type().Elem().Kind() == reflect.Uint8 { // printed as numbers
-			m.elems += int64(v.Len())
-			m.size += int64(v.Len()) * escaped
-			return
-		}
-		for i := 0; i < v.Len() && m.size <= m.most && !m.deep; i++ {
-			m.walk(v.Index(i), depth+1)
-		}
+		m.sequence(v, depth)
 	case reflect.Map:
 		for it := v.MapRange(); m.size <= m.most && !m.deep && it.Next(); {
 			m.walk(it.Key(), depth+1)
@@ -113,6 +106,17 @@ func (m *meter) walk(v reflect.Value, depth int) {
 		m.structure(v, depth)
 	default:
 		m.size += leafBytes
+	}
+}
+
+func (m *meter) sequence(v reflect.Value, depth int) {
+	if v.Type().Elem().Kind() == reflect.Uint8 { // printed as numbers
+		m.elems += int64(v.Len())
+		m.size += int64(v.Len()) * escaped
+		return
+	}
+	for i := 0; i < v.Len() && m.size <= m.most && !m.deep; i++ {
+		m.walk(v.Index(i), depth+1)
 	}
 }
 

@@ -24,7 +24,7 @@ const (
 	blankBytes = 64        // white space of a template without other content
 )
 
-// routeLabelsSteps and the others are weights of functions that do more than others.
+// routeLabelsSteps are those of a call of routeLabels, which may execute another text.
 const routeLabelsSteps = 100
 
 // builtin reports whether the budget knows what a function does. The results of other functions are measured.

@@ -36,7 +36,10 @@ func (f functions) compile(pattern, text string) (compiled, error) {
 			return re, err
 		}
 	}
-	return re, f.work(1 + int64(re.size)*int64(len(text)+1)/matchesPerStep)
+	if err := f.work(1 + int64(re.size)*int64(len(text)+1)/matchesPerStep); err != nil || !heavy(re, text) {
+		return re, err
+	}
+	return re, f.clock(longestGap) // from here on, all time is that of the expression
 }
 
 func (f functions) program(pattern string) (compiled, error) {
@@ -69,7 +72,7 @@ func (f functions) match(pattern, s string) (bool, error) {
 		return false, err
 	}
 	ok := re.MatchString(s)
-	return ok, f.heavy(re, s)
+	return ok, f.after(re, s)
 }
 
 func (f functions) reReplaceAll(pattern, repl, text string) (string, error) {
@@ -90,12 +93,15 @@ func (f functions) reReplaceAll(pattern, repl, text string) (string, error) {
 	if err := f.use(int64(len(out))); err != nil {
 		return "", err
 	}
-	return out, f.heavy(re, text)
+	return out, f.after(re, text)
 }
 
 // rehearse looks for the matches without replacing them. Each match may look at all of the rest of the text, and may
 // make the result longer, so that the clock is read and the result is counted in between.
 func (f functions) rehearse(re compiled, repl, text string) (err error) {
+	if err := f.work(int64(re.size) * int64(len(text)+1) / matchesPerStep); err != nil {
+		return err
+	}
 	type stop struct{}
 	defer func() {
 		if r := recover(); r != nil {
@@ -110,7 +116,7 @@ func (f functions) rehearse(re compiled, repl, text string) (err error) {
 		size += int64(len(repl)) + submatches*int64(len(match))
 		if err = f.room(size); err == nil {
 			if err = f.work(1); err == nil {
-				err = f.clock()
+				err = f.clock(noGap)
 			}
 		}
 		if err != nil {
@@ -121,11 +127,16 @@ func (f functions) rehearse(re compiled, repl, text string) (err error) {
 	return err
 }
 
-// heavy reads the clock after a call that may have taken long.
-func (f functions) heavy(re compiled, text string) error {
-	const long = 1 << 16
-	if int64(re.size)*int64(len(text)) < long {
+// after reads the clock after a call that may have taken long.
+func (f functions) after(re compiled, text string) error {
+	if !heavy(re, text) {
 		return nil
 	}
-	return f.clock()
+	return f.clock(noGap)
+}
+
+// heavy reports whether a regular expression may take long for a text.
+func heavy(re compiled, text string) bool {
+	const long = 1 << 16
+	return int64(re.size)*int64(len(text)) >= long
 }

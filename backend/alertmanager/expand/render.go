@@ -59,11 +59,11 @@ func (f *Files) render(t *Templates, text Text, extra map[string]any, data *temp
 			return fmt.Errorf("%s: line %d: the function %s is not defined", text.Name, p.known[function], function)
 		}
 	}
-	if n, err := newAnalysis(f.costs).sum(p.costs[""]); err != nil || n > maxAnalysis {
-		return fmt.Errorf("%s: the text is too complicated: use fewer ranges and template actions inside each other", text.Name)
-	}
 	execute := t.template.ExecuteTextString
 	if text.HTML {
+		if n, err := newAnalysis(f.costs).sum(p.costs[""]); err != nil || n > maxAnalysis {
+			return fmt.Errorf("%s: the text is too complicated: use fewer ranges and template actions inside each other", text.Name)
+		}
 		execute = t.template.ExecuteHTMLString
 	}
 	t.Begin(context.Background())

@@ -69,7 +69,7 @@ func rewrite(name, text string, field bool) (program, error) {
 		w.tree(defined, set[defined].Root)
 		w.open("end")
 	}
-	w.program.text = w.out.String()
+	w.text = w.out.String()
 	return w.program, w.err
 }
 

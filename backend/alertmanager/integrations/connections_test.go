@@ -90,17 +90,21 @@ func TestRedirects(t *testing.T) {
 func TestRedirectsAreNotFollowed(t *testing.T) {
 	s := start(t, func(w http.ResponseWriter, _ request) {
 		w.Header().Set("Location", "/again")
-		w.WriteHeader(http.StatusTemporaryRedirect)
+		w.WriteHeader(http.StatusFound)
 	})
 	o := optionsOf(s, allow(t, "127.0.0.1"))
 	retry, err := notifyOnce(t, "webhook_configs:\n- url: http://a.example/x\n  http_config: {follow_redirects: false}", o)
 	if got, _ := s.got(); err == nil || retry || len(got) != 1 {
 		t.Errorf("retry %t, %v, %d requests", retry, err, len(got))
 	}
+	retry, err = notifyOnce(t, "sns_configs:\n- topic_arn: x\n  api_url: http://a.example/x\n  sigv4: {region: x, access_key: a, secret_key: b}", o)
+	if got, _ := s.got(); err == nil || retry || len(got) != 2 {
+		t.Errorf("sns: retry %t, %v, %d requests", retry, err, len(got))
+	}
 	o.Limits.Connections = 5
 	_, err = notifyOnce(t, "webhook_configs:\n- url: http://a.example/x", o)
-	if _, n := s.got(); !errors.Is(err, errConnections) || n != 6 {
-		t.Errorf("%v after %d connections, want %v after 6", err, n, errConnections)
+	if _, n := s.got(); !errors.Is(err, errConnections) || n != 7 {
+		t.Errorf("%v after %d connections, want %v after 7", err, n, errConnections)
 	}
 }
 
@@ -262,7 +266,7 @@ func TestSilentServers(t *testing.T) {
 				}
 				o.Limits.Timeout = 30 * time.Millisecond
 				is = build(t, receiver(t, conf), o)
-				if retry, err := is[0].Notify(flush(t), firing()); err == nil || !retry || !errors.Is(err, errTimeout) {
+				if retry, err := is[0].Notify(flush(t), firing()); err == nil || !retry || reasonOf(err) != "timeout" {
 					t.Errorf("timeout of the attempt: retry %t, %v", retry, err)
 				}
 			})

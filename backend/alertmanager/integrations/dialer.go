@@ -44,13 +44,14 @@ func newDialer(k kind, o Options) *dialer {
 	if k.api != nil {
 		d.api = strings.ToLower(k.api.Hostname())
 	}
-	if k.headers {
-		d.pinned = k.name + " would send its credentials there"
-	}
 	if k.http == nil {
 		return d
 	}
-	if k.http.HTTPHeaders != nil && len(k.http.HTTPHeaders.Headers) > 0 {
+	redirects := k.http.FollowRedirects && k.name != "sns" // sns connects to another host for the credentials of a role
+	if redirects && k.headers {
+		d.pinned = k.name + " would send its credentials there"
+	}
+	if redirects && k.http.HTTPHeaders != nil && len(k.http.HTTPHeaders.Headers) > 0 {
 		d.pinned = "the headers of http_config.http_headers would be sent there"
 	}
 	if k.http.OAuth2 != nil {

@@ -46,11 +46,12 @@ type Limits struct {
 	Response    int64         // bytes that are read in an attempt, from all connections, with TLS and headers; 256 KiB
 	Connections int           // connections of an attempt, redirects included; 20
 	Concurrent  int           // attempts of an integration at the same time; 8
-	Idle        int           // executors that are kept between attempts; 1
+	Idle        int           // notifiers, with their templates, that are kept between attempts; 1
+	IdleTime    time.Duration // after which they are dropped: parsed templates are large; 10 min
 }
 
 func (l Limits) withDefaults() Limits {
-	d := Limits{Timeout: 30 * time.Second, Response: 256 << 10, Connections: 20, Concurrent: 8, Idle: 1}
+	d := Limits{Timeout: 30 * time.Second, Response: 256 << 10, Connections: 20, Concurrent: 8, Idle: 1, IdleTime: 10 * time.Minute}
 	if l.Timeout > 0 {
 		d.Timeout = l.Timeout
 	}
@@ -65,6 +66,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Idle > 0 {
 		d.Idle = l.Idle
+	}
+	if l.IdleTime > 0 {
+		d.IdleTime = l.IdleTime
 	}
 	return d
 }

@@ -49,17 +49,22 @@ type kind struct {
 }
 
 // configuration is a pointer to the configuration of an integration.
-type configuration interface{ notify.ResolvedSender }
+type configuration[T any] interface {
+	*T
+	notify.ResolvedSender
+}
 
-// add appends the integrations of one type, whose notifier is Alertmanager's.
-func add[C configuration, N notify.Notifier](
+// add appends the integrations of one type, whose notifier is Alertmanager's. Each notifier gets a copy of the
+// configuration: some change it while they notify, such as pagerduty.
+func add[T any, C configuration[T], N notify.Notifier](
 	ks []kind, name string, confs []C, client func(C) *commoncfg.HTTPClientConfig,
 	build func(C, *template.Template, *slog.Logger, ...commoncfg.HTTPClientOption) (N, error),
 ) []kind {
 	for i, c := range confs {
 		ks = append(ks, kind{name: name, index: i, conf: c, resolved: c, http: client(c),
 			build: func(t *template.Template, l *slog.Logger, d *dialer) (notify.Notifier, error) {
-				return build(c, t, l, d.httpOptions()...)
+				own := *c
+				return build(&own, t, l, d.httpOptions()...)
 			}})
 	}
 	return ks

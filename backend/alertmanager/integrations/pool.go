@@ -34,8 +34,9 @@ type pool struct {
 	limiter *Limiter
 	slots   chan struct{} // one element per attempt in progress
 
-	mu   sync.Mutex
-	idle []*pair
+	mu     sync.Mutex
+	idle   []*pair
+	expiry *time.Timer // drops the idle pairs; nil until there was one
 }
 
 // newPool checks the configuration of an integration. Executors are made when they are needed.
@@ -161,7 +162,20 @@ func (p *pool) take() (*pair, error) {
 func (p *pool) put(w *pair) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.idle) < p.options.Limits.Idle {
-		p.idle = append(p.idle, w)
+	if len(p.idle) >= p.options.Limits.Idle {
+		return
 	}
+	p.idle = append(p.idle, w)
+	if p.expiry == nil {
+		p.expiry = time.AfterFunc(p.options.Limits.IdleTime, p.expire)
+		return
+	}
+	p.expiry.Reset(p.options.Limits.IdleTime)
+}
+
+// expire drops the idle pairs. They hold no connections.
+func (p *pool) expire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle = nil
 }

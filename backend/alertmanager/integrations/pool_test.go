@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/alertmanager/notify"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -70,6 +72,62 @@ func TestPool(t *testing.T) {
 	}
 }
 
+// TestConcurrentKinds notifies several times at once with each type of integration: the race detector finds state that
+// notifiers share through the configuration.
+func TestConcurrentKinds(t *testing.T) {
+	s := start(t, service)
+	smtp := startSMTP(t, smtpOptions{})
+	text := strings.NewReplacer("PLAIN", s.address(), "SMTP", smtp.address).Replace(readFile(t, "testdata/receivers.yaml"))
+	is := build(t, load(t, text), optionsOf(s, allow(t, "127.0.0.1")))
+	var wg sync.WaitGroup
+	for i := range is {
+		for range 3 {
+			wg.Go(func() {
+				if _, err := is[i].Notify(flush(t), firing()); err != nil {
+					t.Errorf("%s: %v", is[i].String(), err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+}
+
+// TestIdlePairs checks that idle notifiers are dropped after a while, so that the templates of a tenant without
+// alerts need no memory.
+func TestIdlePairs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pool{options: Options{Limits: Limits{Idle: 1}.withDefaults()}}
+		idle := func() int {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return len(p.idle)
+		}
+		a := &pair{}
+		p.put(a)
+		p.put(&pair{})
+		if w, err := p.take(); err != nil || w != a || idle() != 0 {
+			t.Errorf("take returned another pair: %v", err)
+		}
+		p.put(a)
+		time.Sleep(9 * time.Minute)
+		synctest.Wait()
+		if w, err := p.take(); err != nil || w != a {
+			t.Errorf("after 9 minutes, take returned another pair: %v", err)
+		}
+		p.put(a)
+		time.Sleep(9 * time.Minute)
+		synctest.Wait()
+		if idle() != 1 {
+			t.Errorf("%d idle pairs 9 minutes after the last use", idle())
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if idle() != 0 {
+			t.Errorf("%d idle pairs after 10 minutes without use", idle())
+		}
+	})
+}
+
 // TestPoolIsFull checks that a notification that waits for others ends with its context.
 func TestPoolIsFull(t *testing.T) {
 	arrived, proceed := make(chan struct{}), make(chan struct{})
@@ -99,7 +157,7 @@ func TestPoolIsFull(t *testing.T) {
 
 // TestTemplateLimit checks that an exceeded limit is not recoverable, also where the notifier says that it is.
 func TestTemplateLimit(t *testing.T) {
-	s := start(t, service)
+	s := start(t, func(w http.ResponseWriter, _ request) { w.WriteHeader(http.StatusServiceUnavailable) })
 	for _, list := range []string{"webhook_configs:\n- url: http://a.example/", "victorops_configs:\n- {api_key: k, routing_key: r, api_url: 'http://a.example'}"} {
 		o := optionsOf(s, allow(t, "127.0.0.1"))
 		limit := errors.New("more than 1000 steps")

@@ -43,7 +43,8 @@ func TestSNSIgnoresTheProcess(t *testing.T) {
 	if _, err := notifyOnce(t, strings.NewReplacer("'%s'", "hello", "%s", "").Replace(conf), o); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := notifyOnce(t, strings.NewReplacer("'%s'", "hello", "%s", ", role_arn: 'arn:aws:iam::1:role/r'").Replace(conf), o); err != nil {
+	if _, err := notifyOnce(t, strings.NewReplacer("'%s'", "hello", "%s", ", role_arn: 'arn:aws:iam::1:role/r'").Replace(conf)+
+		"\n  http_config: {http_headers: {X-A: {values: [b]}}, tls_config: {insecure_skip_verify: true}}", o); err != nil {
 		t.Fatal(err)
 	}
 	got, _ := s.got()

@@ -19,7 +19,7 @@ func (c *checker) decodes(n *yaml.Node, t reflect.Type, r rule, path string, bef
 	case isSecret(r):
 		c.problems.add(path, "the value is not a valid URL of http or https") // without the value
 	default:
-		c.problems.add(path, "%s", readable(err))
+		c.problems.add(path, "%s", c.realNames(readable(err)))
 	}
 }
 

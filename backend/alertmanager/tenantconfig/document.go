@@ -98,7 +98,7 @@ func text(n *yaml.Node) (string, error) {
 	return n.Value, nil
 }
 
-// YAML encodes the document. ParseDocument returns an equal one.
+// YAML encodes the document, whose texts must be UTF-8. ParseDocument returns an equal one.
 func (d Document) YAML() []byte {
 	names := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 	for _, name := range slices.Sorted(maps.Keys(d.Templates)) {
@@ -108,7 +108,7 @@ func (d Document) YAML() []byte {
 		stringNode(templateFiles), names, stringNode(alertmanagerConfig), stringNode(d.Config),
 	}}
 	data, err := yaml.Marshal(root)
-	if err != nil { // the nodes are of our own making, and strings of any bytes can be encoded
+	if err != nil { // cannot happen: the nodes are strings of our own making
 		return nil
 	}
 	return data

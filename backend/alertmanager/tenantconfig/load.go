@@ -33,7 +33,9 @@ func (c *checker) config(root *yaml.Node) *config.Config {
 
 // load lets Alertmanager decode a tree.
 func load(root *yaml.Node) (cfg *config.Config, err error) {
-	text, err := yaml.Marshal(root)
+	flow := *root
+	flow.Style = yaml.FlowStyle // without indentation, which is long in deep values
+	text, err := yaml.Marshal(&flow)
 	if err != nil {
 		return nil, fmt.Errorf("encode the configuration: %w", err)
 	}
@@ -50,7 +52,7 @@ func load(root *yaml.Node) (cfg *config.Config, err error) {
 func (c *checker) locate(root *yaml.Node, err error) {
 	receivers := field(root, "receivers")
 	if receivers == nil {
-		c.problems.add("", "%s", readable(err))
+		c.problems.add("", "%s", c.realNames(readable(err)))
 		return
 	}
 	for i, r := range receivers.Content {
@@ -61,7 +63,7 @@ func (c *checker) locate(root *yaml.Node, err error) {
 		if loadOne(root, r) == nil {
 			continue
 		}
-		path := fmt.Sprintf("receivers[%d]", i)
+		path := itemAt("receivers", i)
 		found := false
 		fields(r, func(k, list *yaml.Node) {
 			for j, item := range list.Content {
@@ -72,16 +74,16 @@ func (c *checker) locate(root *yaml.Node, err error) {
 					&yaml.Node{Kind: yaml.SequenceNode, Content: []*yaml.Node{item}})}
 				if one := loadOne(root, only); one != nil {
 					found = true
-					c.problems.add(fmt.Sprintf("%s.%s[%d]", path, k.Value, j), "%s", readable(one))
+					c.problems.add(itemAt(path+"."+k.Value, j), "%s", c.realNames(readable(one)))
 				}
 			}
 		})
 		if !found {
-			c.problems.add(path, "%s", readable(loadOne(root, r)))
+			c.problems.add(path, "%s", c.realNames(readable(loadOne(root, r))))
 		}
 		return
 	}
-	c.problems.add("", "%s", readable(err))
+	c.problems.add("", "%s", c.realNames(readable(err)))
 }
 
 // loadOne decodes the global settings and one receiver.

@@ -2,7 +2,6 @@ package tenantconfig
 
 import (
 	"errors"
-	"fmt"
 	"reflect"
 	"sort"
 	"strings"
@@ -25,7 +24,7 @@ func (c *checker) matcherLines(n *yaml.Node, path string) {
 	}
 	var all labels.Matchers
 	for i, item := range n.Content {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := itemAt(path, i)
 		if item.Kind != yaml.ScalarNode || isNull(item) {
 			c.problems.add(at, "found %s where a matcher such as severity=\"page\" is expected", kindOf(item))
 			continue
@@ -40,9 +39,11 @@ func (c *checker) matcherLines(n *yaml.Node, path string) {
 func (c *checker) matcherLine(line, path string) labels.Matchers {
 	before := c.problems.count()
 	nop := promslog.NewNopLogger()
-	counted := map[string]bool{}
-	utf, utfErr := c.parse(compat.UTF8MatchersParser(nop), line, path, counted)
-	classic, classicErr := c.parse(compat.ClassicMatchersParser(nop), line, path, counted)
+	utf, utfErr := c.parse(compat.UTF8MatchersParser(nop), line, path, nil)
+	if c.problems.count() > before {
+		return nil
+	}
+	classic, classicErr := c.parse(compat.ClassicMatchersParser(nop), line, path, utf)
 	if c.problems.count() > before {
 		return nil
 	}
@@ -66,23 +67,25 @@ func (c *checker) matcherLine(line, path string) labels.Matchers {
 }
 
 // parse parses a line. The line is first parsed as if its matchers compared for equality, so that no
-// regular expression is compiled before its size is known. counted has the regular expressions whose sizes
-// the other parser added.
-func (c *checker) parse(parser compat.ParseMatchers, line, path string, counted map[string]bool) (labels.Matchers, error) {
+// regular expression is compiled before its size is known. The sizes of those that another parser found were added already.
+func (c *checker) parse(parser compat.ParseMatchers, line, path string, other labels.Matchers) (labels.Matchers, error) {
 	plain, hasRegex := withoutRegex(line)
 	found, err := parser(plain, "")
 	if err != nil || !hasRegex {
 		return found, err
 	}
+	counted := make(map[string]bool, len(other))
+	for _, m := range other {
+		counted[m.Value] = true
+	}
 	before := c.problems.count()
 	for _, m := range found {
 		if !counted[m.Value] {
-			counted[m.Value] = true
 			c.regex(m.Value, path)
 		}
-	}
-	if c.problems.count() > before {
-		return nil, nil
+		if c.problems.count() > before {
+			return nil, nil
+		}
 	}
 	return parser(line, "")
 }

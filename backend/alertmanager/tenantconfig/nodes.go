@@ -1,10 +1,11 @@
 package tenantconfig
 
 import (
-	"fmt"
+	"encoding/hex"
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/prometheus/alertmanager/config"
@@ -27,6 +28,8 @@ type checker struct {
 	options   Options
 	known     map[reflect.Type]columns
 	leaves    map[reflect.Type]bool
+	shapes    map[reflect.Type][]member // what members returned
+	mappings  map[reflect.Type]mapping  // what flat returned
 	templates map[string]string
 	problems  problems
 	warnings  problems
@@ -53,7 +56,7 @@ func (c *checker) mapping(n *yaml.Node, t reflect.Type, path string) {
 		at := join(path, short(k.Value))
 		switch {
 		case !ok:
-			c.problems.add(at, "unknown field%s", suggestion(k.Value, named))
+			c.problems.add(at, "unknown field%s", c.suggestion(k.Value, named))
 		case isNull(v): // as if it were not there; Alertmanager's decoder does not expect null in all fields
 		case forbidden(m.rule):
 			if !isEmpty(v, m.typ) {
@@ -68,12 +71,26 @@ func (c *checker) mapping(n *yaml.Node, t reflect.Type, path string) {
 	n.Content = kept
 }
 
-func suggestion(name string, named map[string]member) string {
-	known := slices.Sorted(maps.Keys(named))
-	if near := nearest.Word(name, known); near != "" {
-		return ": did you mean " + near + "?"
+// suggestion returns what may be meant by the name of a field.
+func (c *checker) suggestion(name string, named map[string]member) string {
+	if c.problems.count() >= maxProblems {
+		return "" // it is only counted
 	}
-	return ": remove it; the known fields are " + strings.Join(known, ", ")
+	known := slices.Sorted(maps.Keys(named))
+	return c.near(name, known, ": remove it; the known fields are "+strings.Join(known, ", "), ": ")
+}
+
+// near returns the question whether a known word is meant, or else a hint. Finding a word takes time for each known
+// one, so that it is not done among very many, nor when problems are only counted.
+func (c *checker) near(word string, known []string, hint, before string) string {
+	const many = 200
+	if c.problems.count() >= maxProblems || len(known) > many {
+		return hint
+	}
+	if near := nearest.Word(word, known); near != "" {
+		return before + "did you mean " + short(near) + "?"
+	}
+	return hint
 }
 
 // node checks a value against a type. It returns false if the value is set after decoding.
@@ -93,7 +110,8 @@ func (c *checker) node(n *yaml.Node, t reflect.Type, r rule, path string) bool {
 		c.secretNodes(n, t, r, path)
 	case r == names || r == nameTexts:
 		c.nameNodes(n, path)
-	case c.leaves[t] || t.Kind() == reflect.Interface:
+	case t.Kind() == reflect.Interface: // anything
+	case c.leaves[t]:
 		if t == typ[amcommoncfg.Regexp]() {
 			c.regex(n.Value, path)
 		}
@@ -116,7 +134,7 @@ func (c *checker) entries(n *yaml.Node, t reflect.Type, r rule, path string, bef
 		c.problems.add(path, "found %s where a mapping is expected", kindOf(n))
 		return
 	}
-	fields(n, func(k, v *yaml.Node) { c.node(v, t.Elem(), r, fmt.Sprintf("%s[%q]", path, short(k.Value))) })
+	fields(n, func(k, v *yaml.Node) { c.node(v, t.Elem(), r, keyAt(path, k.Value)) })
 	c.decodes(n, t, r, path, before)
 }
 
@@ -198,7 +216,7 @@ func (c *checker) list(n *yaml.Node, t reflect.Type, r rule, path string) {
 		return
 	}
 	for i, item := range n.Content {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := itemAt(path, i)
 		if isNull(item) {
 			c.problems.add(at, "the item has no value: remove it")
 			continue
@@ -229,11 +247,7 @@ func (c *checker) templateName(name, path string) {
 	if _, ok := c.document.Templates[name]; ok {
 		return
 	}
-	known := slices.Sorted(maps.Keys(c.document.Templates))
-	hint := "add it to " + templateFiles
-	if near := nearest.Word(name, known); near != "" {
-		hint = "did you mean " + near + "?"
-	}
+	hint := c.near(name, slices.Sorted(maps.Keys(c.document.Templates)), "add it to "+templateFiles, "")
 	c.problems.add(path, "there is no template file %q; patterns and paths are not allowed, because files of the server are not read: %s",
 		short(name), hint)
 }
@@ -258,7 +272,7 @@ func (c *checker) nameNodes(n *yaml.Node, path string) {
 		item := n.Content[i]
 		at := path
 		if step == 1 {
-			at = fmt.Sprintf("%s[%d]", path, i)
+			at = itemAt(path, i)
 		}
 		switch {
 		case item.Kind != yaml.ScalarNode || isNull(item):
@@ -272,10 +286,26 @@ func (c *checker) nameNodes(n *yaml.Node, path string) {
 	}
 }
 
+// aliasPrefix begins what stands for a name of a label while Alertmanager decodes.
+const aliasPrefix = "pallium_utf8_"
+
 func (c *checker) replaceName(n *yaml.Node) {
-	alias := fmt.Sprintf("pallium_utf8_%x", n.Value)
+	alias := aliasPrefix + hex.EncodeToString([]byte(n.Value))
 	c.names[alias] = n.Value
 	n.Value, n.Tag, n.Style = alias, "!!str", yaml.DoubleQuotedStyle
+}
+
+// realNames returns a text with the names of labels that nameNodes replaced.
+func (c *checker) realNames(s string) string {
+	quote := `"` + aliasPrefix
+	for at := strings.Index(s, quote); at >= 0; at = strings.Index(s, quote) {
+		alias, after, ok := strings.Cut(s[at+1:], `"`)
+		if !ok {
+			return s
+		}
+		s = s[:at] + strconv.Quote(short(c.names[alias])) + after
+	}
+	return s
 }
 
 // name returns the name of a label that nameNodes replaced.

@@ -1,13 +1,10 @@
 package tenantconfig
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
-
-	"github.com/palliumhq/pallium/policies/nearest"
 )
 
 // references checks that the receivers and time intervals that routes name exist. Alertmanager checks
@@ -16,36 +13,42 @@ func (c *checker) references(root *yaml.Node) {
 	if c.problems.count() > 0 {
 		return
 	}
-	receivers, intervals := map[string]bool{}, map[string]bool{}
-	named(field(root, "receivers"), receivers)
-	named(field(root, "time_intervals"), intervals)
-	named(field(root, "mute_time_intervals"), intervals)
+	receivers := named(field(root, "receivers"))
+	intervals := named(field(root, "time_intervals"), field(root, "mute_time_intervals"))
 	if route := field(root, "route"); route != nil {
 		c.routeReferences(route, "route", receivers, intervals)
 	}
 }
 
-// named adds the names of the items of a list.
-func named(list *yaml.Node, to map[string]bool) {
-	if list == nil {
-		return
-	}
-	for _, item := range list.Content {
-		if name := field(item, "name"); name != nil {
-			to[name.Value] = true
-		}
-	}
+// nameSet is a set of names.
+type nameSet struct {
+	has    map[string]bool
+	sorted []string
 }
 
-func (c *checker) routeReferences(route *yaml.Node, path string, receivers, intervals map[string]bool) {
-	exists := func(n *yaml.Node, at, what, list string, known map[string]bool) {
-		if n.Value == "" || known[n.Value] {
+// named returns the names of the items of lists.
+func named(lists ...*yaml.Node) nameSet {
+	s := nameSet{has: map[string]bool{}}
+	for _, list := range lists {
+		if list == nil {
+			continue
+		}
+		for _, item := range list.Content {
+			if name := field(item, "name"); name != nil {
+				s.has[name.Value] = true
+			}
+		}
+	}
+	s.sorted = slices.Sorted(maps.Keys(s.has))
+	return s
+}
+
+func (c *checker) routeReferences(route *yaml.Node, path string, receivers, intervals nameSet) {
+	exists := func(n *yaml.Node, at, what, list string, known nameSet) {
+		if n.Value == "" || known.has[n.Value] {
 			return
 		}
-		hint := "add it to " + list
-		if near := nearest.Word(n.Value, slices.Sorted(maps.Keys(known))); near != "" {
-			hint = "did you mean " + near + "?"
-		}
+		hint := c.near(n.Value, known.sorted, "add it to "+list, "")
 		c.problems.add(at, "there is no %s %q: %s", what, short(n.Value), hint)
 	}
 	if n := field(route, "receiver"); n != nil {
@@ -54,13 +57,13 @@ func (c *checker) routeReferences(route *yaml.Node, path string, receivers, inte
 	for _, name := range []string{"mute_time_intervals", "active_time_intervals"} {
 		if list := field(route, name); list != nil {
 			for i, n := range list.Content {
-				exists(n, fmt.Sprintf("%s.%s[%d]", path, name, i), "time interval", "time_intervals", intervals)
+				exists(n, itemAt(path+"."+name, i), "time interval", "time_intervals", intervals)
 			}
 		}
 	}
 	if list := field(route, "routes"); list != nil {
 		for i, n := range list.Content {
-			c.routeReferences(n, fmt.Sprintf("%s.routes[%d]", path, i), receivers, intervals)
+			c.routeReferences(n, itemAt(path+".routes", i), receivers, intervals)
 		}
 	}
 }

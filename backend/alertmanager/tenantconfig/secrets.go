@@ -1,10 +1,10 @@
 package tenantconfig
 
 import (
-	"fmt"
 	"net/url"
 	"reflect"
 	"strings"
+	"unicode/utf8"
 
 	amcommoncfg "github.com/prometheus/alertmanager/config/common"
 	"go.yaml.in/yaml/v3"
@@ -42,7 +42,7 @@ func (c *checker) secretNodes(n *yaml.Node, t reflect.Type, r rule, path string)
 			return
 		}
 		for i, item := range n.Content {
-			c.secretNodes(item, t.Elem(), r, fmt.Sprintf("%s[%d]", path, i))
+			c.secretNodes(item, t.Elem(), r, itemAt(path, i))
 		}
 		return
 	}
@@ -110,6 +110,8 @@ func (c *checker) reference(n *yaml.Node, name string, t reflect.Type, r rule, p
 		c.problems.add(path, "the secret %q does not exist", name)
 	case value == "" || value == amcommoncfg.SecretToken:
 		c.problems.add(path, "the secret %q has no value", name)
+	case !utf8.ValidString(value):
+		c.problems.add(path, "the value of the secret %q is not valid UTF-8", name)
 	case strings.Contains(value, "{{") && r != secret:
 		c.problems.add(path, "the value of the secret %q contains {{, which is not allowed in this field", name)
 	case isURL(t) && badURL(value) != "":

@@ -2,6 +2,7 @@ package tenantconfig
 
 import (
 	"reflect"
+	"strconv"
 	"strings"
 )
 
@@ -14,8 +15,17 @@ type member struct {
 	rest  bool // a map for all names that are not those of other fields
 }
 
+// mapping is what flat returns.
+type mapping struct {
+	named map[string]member
+	rest  *member
+}
+
 // members returns the fields of a struct, with those of embedded structs that are inlined as one member with no name.
 func (c *checker) members(t reflect.Type) []member {
+	if known, ok := c.shapes[t]; ok {
+		return known
+	}
 	rules := map[string]rule{}
 	for r, names := range c.known[t] {
 		for _, name := range strings.Fields(names) {
@@ -42,11 +52,15 @@ func (c *checker) members(t reflect.Type) []member {
 		}
 		out = append(out, m)
 	}
+	c.shapes[t] = out
 	return out
 }
 
 // flat returns the fields that can be set in a mapping, by name, and the member for other names, if there is one.
 func (c *checker) flat(t reflect.Type) (named map[string]member, rest *member) {
+	if known, ok := c.mappings[t]; ok {
+		return known.named, known.rest
+	}
 	named = map[string]member{}
 	for _, m := range c.members(t) {
 		switch {
@@ -62,18 +76,38 @@ func (c *checker) flat(t reflect.Type) (named map[string]member, rest *member) {
 			named[m.name] = m
 		}
 	}
+	c.mappings[t] = mapping{named, rest}
 	return named, rest
 }
+
+// maxPath is the length above which paths do not become longer, so that those of deep values cost little.
+const maxPath = 1000
 
 // join returns the path of a field.
 func join(path, name string) string {
 	switch {
-	case name == "":
+	case name == "" || len(path) > maxPath:
 		return path
 	case path == "":
 		return name
 	}
 	return path + "." + name
+}
+
+// keyAt returns the path of an entry of a map.
+func keyAt(path, name string) string {
+	if len(path) > maxPath {
+		return path
+	}
+	return path + "[" + strconv.Quote(short(name)) + "]"
+}
+
+// itemAt returns the path of an item of a list.
+func itemAt(path string, i int) string {
+	if len(path) > maxPath {
+		return path
+	}
+	return path + "[" + strconv.Itoa(i) + "]"
 }
 
 // refusal returns why a field with a rule must not be set, and what to do instead, or "". hidden says whether the

@@ -136,10 +136,11 @@ func addHTTP(t map[reflect.Type]columns) {
 // addChats adds the rules of integrations with chats.
 func addChats(t map[reflect.Type]columns) {
 	t[typ[config.SlackConfig]()] = columns{
-		data:     "NotifierConfig HTTPConfig AppURL Fields ShortFields LinkNames MrkdwnIn Actions UpdateMessage Timeout",
-		textRule: "Channel Username Color Title TitleLink Pretext Text MessageText Footer Fallback CallbackID IconEmoji IconURL ImageURL ThumbURL",
-		token:    "APIURL AppToken",
-		file:     "APIURLFile AppTokenFile",
+		data: "NotifierConfig HTTPConfig AppURL Fields ShortFields LinkNames MrkdwnIn Actions UpdateMessage Timeout",
+		textRule: "Channel Username Color Title TitleLink Pretext Text MessageText Footer Fallback CallbackID IconEmoji IconURL " +
+			"ImageURL ThumbURL",
+		token: "APIURL AppToken",
+		file:  "APIURLFile AppTokenFile",
 	}
 	t[typ[config.SlackField]()] = columns{data: "Short", textRule: "Title Value"}
 	t[typ[config.SlackAction]()] = columns{data: "ConfirmField", textRule: "Type Text URL Style Name Value"}

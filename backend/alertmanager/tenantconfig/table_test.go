@@ -36,7 +36,7 @@ func walkTypes(c *checker, t reflect.Type, seen map[reflect.Type]bool, visit fun
 }
 
 func types() (*checker, []reflect.Type, map[reflect.Type]bool) {
-	c := &checker{known: table(), leaves: leaves()}
+	c := newChecker(Document{}, Options{}, nil)
 	var found []reflect.Type
 	seen := map[reflect.Type]bool{}
 	walkTypes(c, reflect.TypeFor[config.Config](), seen, func(t reflect.Type) { found = append(found, t) })

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"time"
 
@@ -142,6 +143,8 @@ func newChecker(d Document, o Options, secrets map[string]string) *checker {
 		options:  o,
 		known:    table(),
 		leaves:   leaves(),
+		shapes:   map[reflect.Type][]member{},
+		mappings: map[reflect.Type]mapping{},
 		resolved: secrets,
 		secrets:  map[string]bool{},
 		matchers: map[string]labels.Matchers{},

@@ -166,6 +166,7 @@ receivers:
 		"template":    {"hook", "https://hidden/{{ .Status }}", `contains {{`},
 		"executed":    {"key", "hidden{{ .Status }}", `opsgenie_configs[0].api_key: the value of the secret "key" contains {{`},
 		"empty":       {"mail", "", `the secret "mail" has no value`},
+		"binary":      {"mail", "hidden\xff", `the value of the secret "mail" is not valid UTF-8`},
 		"placeholder": {"hook", "<secret>", `the secret "hook" has no value`},
 	} {
 		changed := map[string]string{"hook": values["hook"], "key": values["key"], "mail": values["mail"], tt.secret: tt.value}

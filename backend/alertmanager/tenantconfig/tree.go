@@ -22,6 +22,9 @@ const (
 	minExpanded  = 64 << 10 // bytes that are always allowed
 )
 
+// maxKeys is the greatest number of keys of a mapping. The YAML library takes time in proportion to its square.
+const maxKeys = 256
+
 // parseTree decodes the configuration as a tree of values, with aliases and merge keys (<<) replaced by what they
 // refer to, so that what is checked is what Alertmanager decodes.
 func parseTree(text string, most int) (*yaml.Node, error) {
@@ -65,7 +68,10 @@ func (e *expander) expand(n *yaml.Node, depth int) (*yaml.Node, error) {
 		return nil, fmt.Errorf("line %d: found the YAML tag %s: remove it", n.Line, short(n.Tag))
 	}
 	out := &yaml.Node{Kind: n.Kind, Tag: n.Tag, Value: n.Value, Line: n.Line, Column: n.Column}
-	if n.Kind == yaml.ScalarNode && (n.Style != 0 || strings.ContainsAny(n.Value, "\n\u0085\u2028\u2029")) {
+	if isNull(n) {
+		out.Value = "null"
+	}
+	if n.Kind == yaml.ScalarNode && !isWord(n) {
 		out.Style = yaml.DoubleQuotedStyle // the only style in which every text can be encoded
 	}
 	if n.Kind == yaml.MappingNode {
@@ -81,8 +87,20 @@ func (e *expander) expand(n *yaml.Node, depth int) (*yaml.Node, error) {
 	return out, nil
 }
 
+// isWord reports whether a value is a word or number without quotes, whose meaning is left to Alertmanager's
+// decoder, for example yes or 0o17: it uses an older version of YAML.
+func isWord(n *yaml.Node) bool {
+	const longest = 64
+	return n.Style == 0 && len(n.Value) <= longest && strings.IndexFunc(n.Value, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_.:+-~", r)
+	}) < 0
+}
+
 // mapping adds the fields of n to out, and then those of merged mappings that n does not have.
 func (e *expander) mapping(out, n *yaml.Node, depth int) error {
+	if len(n.Content) > 2*maxKeys {
+		return fmt.Errorf("line %d: the mapping has %d fields, the limit is %d: use fewer", n.Line, len(n.Content)/2, maxKeys)
+	}
 	own := make(map[string]*yaml.Node, len(n.Content)/2)
 	var merged []*yaml.Node
 	for i := 0; i+1 < len(n.Content); i += 2 {
@@ -111,6 +129,9 @@ func (e *expander) mapping(out, n *yaml.Node, depth int) error {
 		if err := merge(out, m, own); err != nil {
 			return err
 		}
+	}
+	if len(own) > maxKeys {
+		return fmt.Errorf("line %d: the mapping has %d fields with those that are merged, the limit is %d: use fewer", n.Line, len(own), maxKeys)
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ func (v *values) parts(x reflect.Value, r rule, path, name string) {
 		v.structure(x, path)
 	case reflect.Slice:
 		for i := range x.Len() {
-			v.walk(x.Index(i), r, fmt.Sprintf("%s[%d]", path, i), name)
+			v.walk(x.Index(i), r, itemAt(path, i), name)
 		}
 	case reflect.Map:
 		v.entries(x, r, path, name)
@@ -83,19 +83,19 @@ func (v *values) structure(x reflect.Value, path string) {
 		}
 		return
 	}
+	v.special(x.Addr().Interface(), path)
 	for _, m := range v.members(t) {
 		if m.rule == internal {
 			continue
 		}
 		v.walk(x.Field(m.index), m.rule, join(path, m.name), m.name)
 	}
-	v.special(x.Addr().Interface(), path)
 }
 
 // entries checks the values and keys of a map.
 func (v *values) entries(x reflect.Value, r rule, path, name string) {
 	for _, k := range sortedKeys(x) {
-		at := fmt.Sprintf("%s[%q]", path, short(fmt.Sprint(k.Interface())))
+		at := keyAt(path, fmt.Sprint(k.Interface()))
 		inner := r
 		switch r {
 		case nameTexts, textKeys:
@@ -232,7 +232,7 @@ func (v *values) url(u *url.URL, path string) {
 	}
 }
 
-// special checks what the rules of single fields cannot say.
+// special checks what the rules of single fields cannot say, before templates are rewritten.
 func (v *values) special(x any, path string) {
 	switch s := x.(type) {
 	case *commoncfg.OAuth2:
@@ -244,11 +244,8 @@ func (v *values) special(x any, path string) {
 	case *config.EmailConfig:
 		// The notifier adds this header itself if it is missing, with a text that was not rewritten.
 		if _, ok := s.Headers["Subject"]; !ok {
-			headers := maps.Clone(s.Headers)
-			if headers == nil {
-				headers = map[string]string{}
-			}
-			headers["Subject"] = v.rewrite(path, join(path, "headers"), config.DefaultEmailSubject)
+			headers := map[string]string{"Subject": config.DefaultEmailSubject}
+			maps.Copy(headers, s.Headers)
 			s.Headers = headers
 		}
 	case *config.Route:
@@ -257,7 +254,8 @@ func (v *values) special(x any, path string) {
 }
 
 // sns checks that notifications are signed with the credentials of the tenant. Without keys, the AWS SDK looks
-// for credentials in the environment, in files, and asks the machine's metadata service.
+// for credentials in the environment, in files, and asks the machine's metadata service. It reads other settings
+// from the environment and from files in any case.
 func (v *values) sns(s *config.SNSConfig, path string) {
 	at := join(path, "sigv4")
 	if s.Sigv4.AccessKey == "" || s.Sigv4.SecretKey == "" {
