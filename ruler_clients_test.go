@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -51,6 +52,31 @@ func calls(t *testing.T, file string) []call {
 		}
 	}
 	return out
+}
+
+// TestAlertmanagerClients repeats the recorded requests of clients through the edge, as a new tenant each.
+func TestAlertmanagerClients(t *testing.T) {
+	noLeaks(t)
+	p := start(t, testConfig(t), All, nil)
+	defer p.stop()
+	silence := regexp.MustCompile(`"silenceID":"([^"]+)"`)
+	for _, client := range []string{"mimirtool", "amtool", "grafana"} {
+		p.tenant(client)
+		key := p.ruleKey(client, `"alerts:read","alerts:write"`)
+		id := ""
+		for _, c := range calls(t, filepath.Join("testdata", "alertmanager", client+".txt")) {
+			put := strings.NewReplacer("$ID", id)
+			status, text := p.do(c.method, p.edge+put.Replace(c.path), key, strings.NewReader(put.Replace(c.body)),
+				append([]string{"X-Scope-OrgID", client}, c.headers...)...)
+			want := put.Replace(c.contains + strings.TrimSpace(c.answer))
+			if fmt.Sprint(status) != c.status || !strings.Contains(text, want) || c.contains == "" && c.answer != "\n" && strings.TrimSpace(text) != want {
+				t.Errorf("%s.txt, line %d, %s %s: %d\n%s\nwant %s\n%s", client, c.line, c.method, c.path, status, text, c.status, want)
+			}
+			if found := silence.FindStringSubmatch(text); found != nil {
+				id = found[1]
+			}
+		}
+	}
 }
 
 // TestRuleClients repeats the recorded requests of clients through the edge, as a new tenant each.

@@ -432,7 +432,7 @@ func TestCredentials(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := target.send(t.Context(), target.base.Host, []item{{alert: active("x")}}); err != nil {
+		if err := target.send(t.Context(), "a", target.base.Host, []item{{alert: active("x")}}); err != nil {
 			t.Errorf("send with %+v: %v", c, err)
 		} else if header := <-got; header != want {
 			t.Errorf("Authorization is %q, want %q", header, want)
@@ -444,14 +444,14 @@ func TestCredentials(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := redirected.send(t.Context(), redirected.base.Host, []item{{alert: active("x")}}); err == nil || !strings.Contains(err.Error(), server.URL) || len(got) != 0 {
+	if err := redirected.send(t.Context(), "a", redirected.base.Host, []item{{alert: active("x")}}); err == nil || !strings.Contains(err.Error(), server.URL) || len(got) != 0 {
 		t.Errorf("send to a server that redirects: %v, %d requests arrived at the other server", err, len(got))
 	}
 	target, err := NewTarget(Config{URL: server.URL}, new(egress.Rules).DialContext, dns{}, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := target.send(t.Context(), target.base.Host, []item{{alert: active("x")}}); !errors.Is(err, egress.ErrDenied) || len(got) != 0 {
+	if err := target.send(t.Context(), "a", target.base.Host, []item{{alert: active("x")}}); !errors.Is(err, egress.ErrDenied) || len(got) != 0 {
 		t.Errorf("send to a loopback address that is not allowed: %v, %d requests arrived", err, len(got))
 	}
 }

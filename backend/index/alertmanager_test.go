@@ -1,0 +1,153 @@
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"testing"
+
+	"github.com/palliumhq/pallium/backend/faults"
+	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/rows/faulty"
+	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
+	"github.com/palliumhq/pallium/backend/schema"
+)
+
+// TestAlertmanagerSettings follows the configuration and the secrets of two tenants.
+func TestAlertmanagerSettings(t *testing.T) {
+	ix, ctx := open(t), t.Context()
+	a := ix.Alertmanagers
+	changes := map[uint64]bool{}
+	step := func(what string, err error, exists bool, yaml string, secrets map[string][]byte) {
+		t.Helper()
+		must(t, nil, err)
+		s, err := a.Settings(ctx, "acme")
+		must(t, nil, err)
+		if s.Exists != exists || s.Config.YAML != yaml || !reflect.DeepEqual(s.Secrets, secrets) {
+			t.Errorf("%s: %+v", what, s)
+		}
+		change, err := a.SettingsChange(ctx, "acme")
+		must(t, nil, err)
+		if change != s.Change || changes[change] {
+			t.Errorf("%s: change %d, in the settings %d, seen before: %v", what, change, s.Change, changes[change])
+		}
+		changes[change] = true
+	}
+	step("nothing", nil, false, "", nil)
+	step("configuration", a.SetConfig(ctx, "acme", "c1"), true, "c1", nil)
+	step("secret", a.SetSecret(ctx, "acme", "s", []byte("x")), true, "c1", map[string][]byte{"s": []byte("x")})
+	step("another configuration", a.SetConfig(ctx, "acme", "c2"), true, "c2", map[string][]byte{"s": []byte("x")})
+	step("deleted", a.DeleteConfig(ctx, "acme"), false, "", map[string][]byte{"s": []byte("x")})
+	step("deleted secret", a.DeleteSecret(ctx, "acme", "s"), false, "", nil)
+	if s, err := a.Settings(ctx, "other"); err != nil || !reflect.DeepEqual(s, AlertmanagerSettings{}) {
+		t.Errorf("another tenant: %+v, %v", s, err)
+	}
+}
+
+// TestSilences checks conditional writes of silences, concurrent ones, unknown outcomes, and that expired ones are
+// forgotten.
+func TestSilences(t *testing.T) {
+	ix, ctx := open(t), t.Context()
+	a := ix.Alertmanagers
+	put := func(id string, v schema.Silence) error {
+		return a.SetSilences(ctx, "acme", map[string]schema.Silence{id: v})
+	}
+	one := schema.Silence{Mesh: "one", Updated: 5, Expires: 100}
+	must(t, nil, put("a", one))
+	_, first, err := a.Silences(ctx, "acme")
+	must(t, nil, err)
+	must(t, nil, put("a", one)) // again
+	for _, late := range []schema.Silence{{Mesh: "older", Updated: 4}, {Mesh: "same time", Updated: 5}} {
+		if err := put("a", late); !errors.Is(err, ErrSilenceChanged) {
+			t.Errorf("%+v: %v", late, err)
+		}
+	}
+	must(t, nil, put("a", schema.Silence{Mesh: "newer", Updated: 6, Expires: 100}))
+	var wg sync.WaitGroup
+	for i := range 10 {
+		wg.Go(func() {
+			if err := put(fmt.Sprint("b", i), schema.Silence{Mesh: "b", Updated: 1, Expires: 200}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	list, change, err := a.Silences(ctx, "acme")
+	must(t, nil, err)
+	if len(list) != 11 || list["a"].Mesh != "newer" || change == first {
+		t.Errorf("%v, change %d, before %d", list, change, first)
+	}
+	must(t, nil, a.ForgetSilences(ctx, "acme", 150))
+	if list, _, _ := a.Silences(ctx, "acme"); len(list) != 10 || list["a"].Mesh != "" {
+		t.Errorf("after the expiry: %v", list)
+	}
+	if list, _, _ := a.Silences(ctx, "other"); len(list) != 0 {
+		t.Errorf("another tenant: %v", list)
+	}
+	must(t, nil, ix.rows.Mutate(ctx, rows.RowMutation{Key: schema.SilencesKey("acme"), Mutations: []rows.Mutation{
+		rows.Set(rows.System, schema.SilencePrefix+"broken", 0, []byte("x"))}}))
+	if _, _, err := a.Silences(ctx, "acme"); !errors.Is(err, schema.ErrCorrupt) {
+		t.Errorf("a corrupt silence: %v", err)
+	}
+}
+
+// TestNotifications checks the conditional writes of notifications, and which ones are forgotten.
+func TestNotifications(t *testing.T) {
+	ix, ctx := open(t), t.Context()
+	a := ix.Alertmanagers
+	key := schema.NotificationKey("acme", "group", "receiver", "webhook", 0)
+	replace := func(old, next schema.Notification, want bool) {
+		t.Helper()
+		held, err := a.ReplaceNotification(ctx, key, old, next)
+		must(t, nil, err)
+		if held != want {
+			t.Errorf("%+v -> %+v: %v", old, next, held)
+		}
+	}
+	none, claimed := schema.Notification{}, schema.Notification{Holder: "r", Number: 1, Sequence: 1, Expires: 5}
+	replace(claimed, none, false)
+	replace(none, claimed, true)
+	replace(none, claimed, false)
+	must(t, nil, a.ForgetNotifications(ctx, "acme", 10)) // claimed
+	sent := claimed
+	sent.Holder, sent.Sequence, sent.Entry = "", 2, "e"
+	replace(claimed, sent, true)
+	if got, err := a.Notification(ctx, key); err != nil || got != sent {
+		t.Errorf("%+v, %v", got, err)
+	}
+	must(t, nil, a.ForgetNotifications(ctx, "other", 10))
+	must(t, nil, a.ForgetNotifications(ctx, "acme", 5)) // not expired
+	if got, _ := a.Notification(ctx, key); got != sent {
+		t.Errorf("%+v was forgotten", sent)
+	}
+	must(t, nil, a.ForgetNotifications(ctx, "acme", 6))
+	if got, _ := a.Notification(ctx, key); got != none {
+		t.Errorf("%+v was not forgotten", got)
+	}
+}
+
+// TestSilencesFaults writes silences over a row store whose calls fail, before and after they have succeeded.
+func TestSilencesFaults(t *testing.T) {
+	for n := range 6 {
+		for _, kind := range []faults.Kind{faults.Rejected, faults.Lost} {
+			mem, err := rowsmemory.Open()
+			must(t, nil, err)
+			plan := &faults.Plan{}
+			plan.Fail(n, kind)
+			ix := over(t, faulty.Store{Store: mem, Plan: plan})
+			value := map[string]schema.Silence{"a": {Mesh: "a", Updated: 1}}
+			err = ix.Alertmanagers.SetSilences(context.Background(), "acme", value)
+			if err != nil {
+				err = ix.Alertmanagers.SetSilences(context.Background(), "acme", value)
+			}
+			plan.Fail(0, faults.None)
+			list, _, readErr := ix.Alertmanagers.Silences(context.Background(), "acme")
+			if err != nil || readErr != nil || !reflect.DeepEqual(list, value) {
+				t.Errorf("call %d %s: %v, %v, %v", n, kind, list, err, readErr)
+			}
+			must(t, nil, mem.Close())
+		}
+	}
+}
