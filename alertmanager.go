@@ -221,7 +221,8 @@ func (b *backend) forwardAlerts(ctx context.Context, t tenant.ID, r *alertmanage
 	return nil, fmt.Errorf("no replica of the Alertmanager answered: %w", errs)
 }
 
-func (b *backend) callReplica(ctx context.Context, t tenant.ID, r *alertmanager.Request, in *ring.Instance) (*alertmanager.Response, error) {
+func (b *backend) callReplica(ctx context.Context, t tenant.ID, r *alertmanager.Request, in *ring.Instance,
+) (*alertmanager.Response, error) {
 	ctx, cancel := context.WithTimeout(ctx, alertTime)
 	defer cancel()
 	if in.ID == b.id() && b.alerting != nil {
@@ -240,7 +241,8 @@ func (b *backend) callReplica(ctx context.Context, t tenant.ID, r *alertmanager.
 
 // putAlerts sends alerts to all replicas. The response is that of the first one, if the majority has accepted them, or
 // else one that rejected them.
-func (b *backend) putAlerts(ctx context.Context, t tenant.ID, r *alertmanager.Request, list []ring.Instance) (*alertmanager.Response, error) {
+func (b *backend) putAlerts(ctx context.Context, t tenant.ID, r *alertmanager.Request, list []ring.Instance,
+) (*alertmanager.Response, error) {
 	type reply struct {
 		out *alertmanager.Response
 		err error
@@ -287,8 +289,8 @@ func (b *backend) postAlerts(ctx context.Context, t tenant.ID, body []byte) (cod
 // addAlertHandlers adds Alertmanager's configuration and API to the API. Every backend serves them, whatever its roles
 // are.
 func (b *backend) addAlertHandlers() {
-	handlers := alertsapi.New(alertsapi.Options{Store: b.longTerm.Options().Index.Alertmanagers, Check: b.alertCompiler.Check, Seal: b.sealSecret,
-		Forward: b.forwardAlerts, Limits: b.limitsOf, Memory: b.memory, Changed: b.alertConfigChanged, Logger: b.opts.Logger})
+	handlers := alertsapi.New(alertsapi.Options{Store: b.longTerm.Options().Index.Alertmanagers, Check: b.alertCompiler.Check,
+		Seal: b.sealSecret, Forward: b.forwardAlerts, Limits: b.limitsOf, Memory: b.memory, Changed: b.alertConfigChanged, Logger: b.opts.Logger})
 	maps.Copy(b.api.Handlers, handlers)
 }
 
@@ -301,15 +303,24 @@ func (b *backend) sealSecret(t tenant.ID, name string, value []byte) ([]byte, er
 	return sealed, nil
 }
 
+// changeTime is how long the response to a new configuration waits until the replicas run it.
+const changeTime = 2 * time.Second
+
 // alertConfigChanged makes the replicas of a tenant read its configuration now. One that is not reached reads it
 // within ten seconds.
 func (b *backend) alertConfigChanged(t tenant.ID) {
+	done := make(chan struct{})
 	b.background.Go(func(ctx context.Context) {
+		defer close(done)
 		ctx, cancel := context.WithTimeout(ctx, alertTime)
 		defer cancel()
 		b.eachReplica(ctx, t, func(ctx context.Context, p *rpc.Peer) error { return p.AlertmanagerChanged(ctx, t) },
 			func(ctx context.Context) error { return b.alerting.Changed(ctx, t) })
 	})
+	select {
+	case <-done:
+	case <-time.After(changeTime):
+	}
 }
 
 // tellReplicas tells the other replicas of a tenant what was sent without a claim.
@@ -327,10 +338,12 @@ func (b *backend) tellReplicas(key, entry string, flushed int64) {
 }
 
 // eachReplica calls the replicas of a tenant, and logs errors: what they are told, they find out later.
-func (b *backend) eachReplica(ctx context.Context, t tenant.ID, call func(context.Context, *rpc.Peer) error, own func(context.Context) error) {
+func (b *backend) eachReplica(ctx context.Context, t tenant.ID, call func(context.Context, *rpc.Peer) error,
+	own func(context.Context) error) {
 	note := func(replica string, err error) {
 		if err != nil && ctx.Err() == nil {
-			b.opts.Logger.Warn("could not tell a replica of an Alertmanager about a change; it finds it later", "tenant", t, "replica", replica, "err", err)
+			b.opts.Logger.Warn("could not tell a replica of an Alertmanager about a change; it finds it later", "tenant", t,
+				"replica", replica, "err", err)
 		}
 	}
 	if b.cluster == nil {

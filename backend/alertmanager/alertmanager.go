@@ -236,6 +236,7 @@ func (a *Alertmanagers) watch(ctx context.Context, t tenant.ID, s *slot, clean b
 		return err
 	}
 	in.current.Load().compiled.Refresh()
+	in.forget()
 	if !clean {
 		return nil
 	}

@@ -33,6 +33,8 @@ const (
 	groupGC = 30 * time.Second
 	// claimTime is for how long a flush may wait for claims of other replicas, in addition to the group interval.
 	claimTime = 45 * time.Second
+	// apiIdle is for how long the API of a tenant, which takes more than a megabyte, is kept after a request.
+	apiIdle = time.Minute
 )
 
 // instance is the Alertmanager of one tenant on one replica.
@@ -54,6 +56,7 @@ type instance struct {
 	stopped bool
 	current atomic.Pointer[running]
 	api     atomic.Pointer[apiv2.API]
+	asked   atomic.Int64 // when api was used last
 }
 
 // running is what is rebuilt for each configuration.
@@ -68,7 +71,8 @@ type running struct {
 
 // newInstance starts the Alertmanager of a tenant. It returns an error if its settings or silences cannot be read.
 func newInstance(ctx context.Context, o *Options, t tenant.ID) (*instance, error) {
-	in := &instance{tenant: t, opts: o, logger: tenantLogger(o.Logger, t), registry: prometheus.NewRegistry(), groups: marker.NewGroupMarker()}
+	in := &instance{tenant: t, opts: o, logger: tenantLogger(o.Logger, t), registry: prometheus.NewRegistry(),
+		groups: marker.NewGroupMarker()}
 	var err error
 	in.silences, err = newSilences(t, o.Store, silence.Options{Retention: silenceRetention, Logger: in.logger, Metrics: in.registry,
 		EventRecorder: eventrecorder.NopRecorder(), Limits: silence.Limits{
@@ -98,8 +102,8 @@ func newInstance(ctx context.Context, o *Options, t tenant.ID) (*instance, error
 	return in, nil
 }
 
-// reload runs the stored configuration. If it is not valid (any more), the running configuration stays; without one,
-// the tenant's alerts are kept without notifications, and the API says why.
+// reload runs the stored configuration. It was valid when it was stored; if it is not any more, the running
+// configuration stays, and without one the tenant's alerts are kept without notifications.
 func (in *instance) reload(ctx context.Context) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -121,7 +125,8 @@ func (in *instance) reload(ctx context.Context) error {
 	compiled, err := in.opts.Compile(in.tenant, settings)
 	if err != nil && old != nil {
 		in.opts.metrics.invalid.Inc()
-		in.logger.Warn("the Alertmanager configuration of the tenant is not valid: the one before stays", "err", err)
+		in.opts.Logger.Warn("the stored Alertmanager configuration of a tenant is not valid: the one before stays", "tenant", in.tenant,
+			"err", err)
 		kept := *old
 		kept.failed, kept.failedAt = err, settings.Change
 		in.current.Store(&kept)
@@ -129,7 +134,8 @@ func (in *instance) reload(ctx context.Context) error {
 	}
 	if err != nil {
 		in.opts.metrics.invalid.Inc()
-		in.logger.Warn("the Alertmanager configuration of the tenant is not valid: no notifications are sent", "err", err)
+		in.opts.Logger.Warn("the stored Alertmanager configuration of a tenant is not valid: no notifications are sent",
+			"tenant", in.tenant, "err", err)
 		if compiled, err = in.opts.Fallback(in.tenant); err != nil {
 			return err
 		}
@@ -148,8 +154,8 @@ func (in *instance) start(old, next *running) {
 	next.inhibitor = inhibit.NewInhibitor(in.alerts, next.compiled.Config.InhibitRules, in.logger, eventrecorder.NopRecorder())
 	stage := in.pipeline(next.compiled, routes, next.inhibitor, in.silencer, in.groups)
 	timeout := func(d time.Duration) time.Duration { return max(d, notify.MinTimeout) + claimTime }
-	next.dispatcher = dispatch.NewDispatcher(in.alerts, routes, stage, in.groups, timeout, groupGC, in, in.logger, eventrecorder.NopRecorder(), nil,
-		next.compiled.Static)
+	next.dispatcher = dispatch.NewDispatcher(in.alerts, routes, stage, in.groups, timeout, groupGC, in, in.logger,
+		eventrecorder.NopRecorder(), nil, next.compiled.Static)
 	go next.inhibitor.Run()
 	next.inhibitor.WaitForLoading()
 	go next.dispatcher.Run(in.opts.Now())
@@ -197,20 +203,30 @@ func (in *instance) idle(after time.Duration) bool {
 }
 
 // handler returns Alertmanager's API for the tenant, which is built for the first request: it takes more memory than
-// everything else of an instance without alerts.
+// everything else of an instance. Its metrics would be registered twice, so each has a registry of its own.
 func (in *instance) handler() (http.Handler, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.asked.Store(int64(in.opts.Running()))
 	if api := in.api.Load(); api != nil {
 		return api.Handler, nil
 	}
-	api, err := apiv2.NewAPI(in.alerts, in.alertGroups, in.groups.Muted, in.silences.Silences, nil, in.logger, in.registry)
+	api, err := apiv2.NewAPI(in.alerts, in.alertGroups, in.groups.Muted, in.silences.Silences, nil, in.logger, prometheus.NewRegistry())
 	if err != nil {
 		return nil, fmt.Errorf("create the API of the Alertmanager: %w", err)
 	}
 	in.update(api)
 	in.api.Store(api)
 	return api.Handler, nil
+}
+
+// forget drops the API if it was not used for a while.
+func (in *instance) forget() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.opts.Running()-time.Duration(in.asked.Load()) >= apiIdle {
+		in.api.Store(nil)
+	}
 }
 
 // update tells the API the running configuration.

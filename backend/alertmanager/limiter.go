@@ -45,11 +45,11 @@ func (l *alertLimits) PreStore(a *alert.Alert, existing bool) error {
 	var err error
 	switch {
 	case count > 0 && !existing && len(l.sizes) >= count:
-		err = fmt.Errorf("the Alertmanager of the tenant has %d alerts, max_alertmanager_alerts is %d: the alert %s was not accepted", len(l.sizes),
-			count, a.Name())
+		err = fmt.Errorf("the Alertmanager of the tenant has %d alerts, max_alertmanager_alerts is %d: the alert %s was not accepted",
+			len(l.sizes), count, a.Name())
 	case bytes > 0 && size > 0 && l.bytes+size > bytes:
-		err = fmt.Errorf("the alerts in the Alertmanager of the tenant have %d bytes, max_alertmanager_alert_bytes is %d: the alert %s was not accepted",
-			l.bytes, bytes, a.Name())
+		err = fmt.Errorf("the alerts in the Alertmanager of the tenant have %d bytes, max_alertmanager_alert_bytes is %d: the alert %s "+
+			"was not accepted", l.bytes, bytes, a.Name())
 	}
 	if err != nil {
 		l.rejected = err

@@ -51,11 +51,12 @@ func (in *instance) pipeline(c *Compiled, routes *dispatch.Route, inhibitor *inh
 	for name, list := range c.Integrations {
 		var fan notify.FanoutStage
 		for i := range list {
-			fan = append(fan, &claimStage{instance: in, integration: &list[i], intervals: groupIntervals, receiver: &nflogpb.Receiver{GroupName: name,
-				Integration: list[i].Name(), Idx: uint32(list[i].Index())}})
+			fan = append(fan, &claimStage{instance: in, integration: &list[i], intervals: groupIntervals,
+				receiver: &nflogpb.Receiver{GroupName: name, Integration: list[i].Name(), Idx: uint32(list[i].Index())}})
 		}
 		out[name] = notify.MultiStage{notify.StageFunc(in.refreshStage), notify.NewMuteStage(inhibitor, m),
-			notify.NewTimeActiveStage(intervener, groups, m), notify.NewTimeMuteStage(intervener, groups, m), notify.NewMuteStage(silencer, m), fan}
+			notify.NewTimeActiveStage(intervener, groups, m), notify.NewTimeMuteStage(intervener, groups, m),
+			notify.NewMuteStage(silencer, m), fan}
 	}
 	return out
 }
@@ -159,7 +160,8 @@ func (n *notification) send(ctx context.Context) (entry string, expires time.Tim
 	if err != nil {
 		return "", time.Time{}, err
 	}
-	ctx, list, err = notify.NewRetryStage(*n.integration, n.receiver.GroupName, n.opts.notify, eventrecorder.NopRecorder()).Exec(ctx, n.logger, list...)
+	retry := notify.NewRetryStage(*n.integration, n.receiver.GroupName, n.opts.notify, eventrecorder.NopRecorder())
+	ctx, list, err = retry.Exec(ctx, n.logger, list...)
 	if err != nil {
 		return "", time.Time{}, err
 	}

@@ -41,6 +41,9 @@ func (a *Alertmanagers) Serve(ctx context.Context, t tenant.ID, r *Request) (*Re
 	if !ok {
 		return nil, fmt.Errorf("the path %s is not one of the Alertmanager", r.Path)
 	}
+	if r.Method == http.MethodPost && path == "/api/v2/alerts" {
+		return in.put(ctx, r.Body), nil
+	}
 	request, err := http.NewRequestWithContext(ctx, r.Method, "http://alertmanager"+path, bytes.NewReader(r.Body))
 	if err != nil {
 		return nil, fmt.Errorf("request to the Alertmanager: %w", err)
@@ -60,9 +63,6 @@ func (a *Alertmanagers) Serve(ctx context.Context, t tenant.ID, r *Request) (*Re
 	if strings.HasPrefix(path, "/api/v2/silence") {
 		return in.serveSilences(ctx, out, request.Method, serve)
 	}
-	if r.Method == http.MethodPost {
-		return in.put(out, serve), nil
-	}
 	serve()
 	if strings.HasPrefix(path, "/api/v2/status") && out.code == http.StatusOK {
 		return in.status(out)
@@ -80,25 +80,19 @@ func (in *instance) serveSilences(ctx context.Context, out *recorder, method str
 		return out.response(), nil
 	}
 	err := in.silences.update(ctx, serve)
-	switch {
-	case errors.Is(err, index.ErrSilenceChanged):
-		return text(http.StatusConflict, err.Error()), nil
-	case err != nil && out.code == 0: // nothing was changed
+	if err != nil && out.code == 0 { // nothing was changed
 		return nil, err
-	case err != nil:
-		return text(http.StatusServiceUnavailable, "the silence could not be stored; it may be stored later: "+err.Error()), nil
 	}
-	return out.response(), nil
+	return changed(out, err), nil
 }
 
-// put adds alerts, one request at a time so that its rejections are known.
-func (in *instance) put(out *recorder, serve func()) *Response {
-	in.putting.Lock()
-	defer in.putting.Unlock()
-	_ = in.limits.take()
-	serve()
-	if err := in.limits.take(); err != nil && out.code < 300 {
-		return text(http.StatusTooManyRequests, err.Error())
+// changed returns the response to a change of silences, which was stored unless err is set.
+func changed(out *recorder, err error) *Response {
+	switch {
+	case errors.Is(err, index.ErrSilenceChanged):
+		return text(http.StatusConflict, err.Error())
+	case err != nil:
+		return text(http.StatusServiceUnavailable, "the silence could not be stored; it may be stored later: "+err.Error())
 	}
 	return out.response()
 }

@@ -66,7 +66,8 @@ func (s *silences) note(mesh []byte) {
 		s.failed = err
 		return
 	}
-	s.changed[m.Silence.Id] = schema.Silence{Mesh: string(mesh), Updated: m.Silence.UpdatedAt.AsTime().UnixMilli(), Expires: m.ExpiresAt.AsTime().UnixMilli()}
+	s.changed[m.Silence.Id] = schema.Silence{Mesh: string(mesh), Updated: m.Silence.UpdatedAt.AsTime().UnixMilli(),
+		Expires: m.ExpiresAt.AsTime().UnixMilli()}
 }
 
 // refresh reads the silences from the row store, if they have changed.

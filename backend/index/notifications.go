@@ -45,7 +45,8 @@ func (s *Alertmanagers) ReplaceNotification(ctx context.Context, key string, old
 // they are claimed.
 func (s *Alertmanagers) ForgetNotifications(ctx context.Context, t tenant.ID, before int64) error {
 	old := map[string]schema.Notification{}
-	err := s.rows.ReadRows(ctx, []rows.Range{rows.Prefix(schema.NotificationPrefix(t))}, system(schema.NotificationQualifier), func(r rows.Row) bool {
+	all := []rows.Range{rows.Prefix(schema.NotificationPrefix(t))}
+	err := s.rows.ReadRows(ctx, all, system(schema.NotificationQualifier), func(r rows.Row) bool {
 		for _, c := range r.Cells {
 			if n, err := schema.DecodeNotification(c.Value); err == nil && n.Holder == "" && n.Expires < before {
 				old[r.Key] = n

@@ -12,7 +12,8 @@ import (
 
 // Alertmanager is the Alertmanager that the server calls.
 type Alertmanager interface {
-	// Serve answers a request of a tenant, with the whole body in one message. An error means that the tenant's Alertmanager is not running here.
+	// Serve answers a request of a tenant, with the whole body in one message. An error means that the tenant's
+	// Alertmanager is not running here.
 	Serve(ctx context.Context, id tenant.ID, r *wire.AlertmanagerRequest) (*wire.AlertmanagerResponse, error)
 	// Changed makes it read the configuration of a tenant now.
 	Changed(ctx context.Context, id tenant.ID) error

@@ -78,6 +78,12 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, first, slot time.Time) (
 			r.metrics.due.Add(float64(slot.Sub(first) / g.interval))
 		}
 	}
+	return r.evaluateSlots(ctx, g, first, slot, end), 0
+}
+
+// evaluateSlots evaluates a group at the slots from first to slot, and at those up to end that have passed meanwhile. It
+// returns the last one.
+func (r *Ruler) evaluateSlots(ctx context.Context, g *group, first, slot, end time.Time) time.Time {
 	late := &lateAlerts{byRule: map[string]map[uint64]*rules.Alert{}}
 	for at := first; !at.After(end) && ctx.Err() == nil; at = at.Add(g.interval) {
 		if at.After(slot) {
@@ -95,13 +101,13 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, first, slot time.Time) (
 		late.unsent(g.rules)
 	}
 	if ctx.Err() != nil {
-		return slot, 0
+		return slot
 	}
 	g.eval.sendLate(ctx)
 	if g.takeover != nil {
 		r.restoreLate(g)
 	}
-	return slot, 0
+	return slot
 }
 
 // evaluated counts an evaluation of a group that has ended.

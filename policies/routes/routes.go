@@ -83,10 +83,10 @@ func (r *Route) Upstream() string { return r.Paths[0] }
 
 // Table returns all routes, in the order of the documentation.
 func Table() []Route {
-	get, post, put := []string{http.MethodGet}, []string{http.MethodPost}, []string{http.MethodPut}
+	get, post := []string{http.MethodGet}, []string{http.MethodPost}
 	getPost, getHead := []string{http.MethodGet, http.MethodPost}, []string{http.MethodGet, http.MethodHead}
 	postPut, remove := []string{http.MethodPost, http.MethodPut}, []string{http.MethodDelete}
-	return []Route{
+	return slices.Concat([]Route{
 		{"push", post, pushPaths(), tenant.MetricsWrite, Write, Samples, Backend},
 
 		{"query", getPost, query("query"), tenant.MetricsRead, Read, Query, Prometheus},
@@ -123,6 +123,22 @@ func Table() []Route {
 		{"start_rule_backfill", post, ruleConfig("/{namespace}/{group}/backfill"), tenant.RulesWrite, Read, Slot, Backend},
 		{"rule_backfill", get, ruleConfig("/{namespace}/{group}/backfill"), tenant.RulesRead, Read, Slot, Backend},
 		{"delete_rule_backfill", remove, ruleConfig("/{namespace}/{group}/backfill"), tenant.RulesWrite, Read, Slot, Backend},
+	}, alertmanagerRoutes(), []Route{
+		{"openapi", get, query("openapi.yaml"), tenant.MetricsRead, Local, Request, Gateway},
+		{"buildinfo", get, query("status/buildinfo"), "", Open, Free, Gateway},
+
+		{"user_limits", get, []string{"/api/v1/user_limits"}, tenant.MetricsRead, Local, Request, Gateway},
+		{"user_stats", get, []string{"/api/v1/user_stats"}, tenant.MetricsRead, Read, Slot, Backend},
+		{"ready", getHead, []string{"/ready", "/-/ready"}, "", Open, Free, Gateway},
+		{"healthy", getHead, []string{"/-/healthy"}, "", Open, Free, Gateway},
+	})
+}
+
+// alertmanagerRoutes returns the routes of tenants' Alertmanagers.
+func alertmanagerRoutes() []Route {
+	get, post, put := []string{http.MethodGet}, []string{http.MethodPost}, []string{http.MethodPut}
+	remove := []string{http.MethodDelete}
+	return []Route{
 		{"alertmanager_config", get, []string{"/api/v1/alerts"}, tenant.AlertsRead, Read, Slot, Backend},
 		{"set_alertmanager_config", post, []string{"/api/v1/alerts"}, tenant.AlertsWrite, Read, Slot, Backend},
 		{"delete_alertmanager_config", remove, []string{"/api/v1/alerts"}, tenant.AlertsWrite, Read, Slot, Backend},
@@ -140,13 +156,6 @@ func Table() []Route {
 		{"silence", get, alertmanager("silence/{name}"), tenant.AlertsRead, Read, Slot, Backend},
 		{"delete_silence", remove, alertmanager("silence/{name}"), tenant.AlertsWrite, Read, Slot, Backend},
 		{"alertmanager_buildinfo", get, []string{"/alertmanager/api/v1/status/buildinfo"}, "", Open, Free, Gateway},
-		{"openapi", get, query("openapi.yaml"), tenant.MetricsRead, Local, Request, Gateway},
-		{"buildinfo", get, query("status/buildinfo"), "", Open, Free, Gateway},
-
-		{"user_limits", get, []string{"/api/v1/user_limits"}, tenant.MetricsRead, Local, Request, Gateway},
-		{"user_stats", get, []string{"/api/v1/user_stats"}, tenant.MetricsRead, Read, Slot, Backend},
-		{"ready", getHead, []string{"/ready", "/-/ready"}, "", Open, Free, Gateway},
-		{"healthy", getHead, []string{"/-/healthy"}, "", Open, Free, Gateway},
 	}
 }
 

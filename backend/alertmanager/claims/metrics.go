@@ -10,7 +10,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	auto := promauto.With(r)
 	return &Metrics{
 		unclaimed: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_unclaimed_notifications_total",
-			Help: "Notifications sent without a claim, because the row store did not answer for 10 seconds. Other replicas may have sent them, too."}),
+			Help: "Notifications sent without a claim, because the row store did not answer for 10 seconds. Other replicas may have " +
+				"sent them, too."}),
 		taken: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_claim_takeovers_total",
 			Help: "Notifications whose claim was taken over from another replica, which may have sent them."}),
 		waited: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_claim_waits_total",

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/alertmanager/config"
 	"github.com/prometheus/alertmanager/dispatch"
@@ -25,6 +26,9 @@ import (
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/policies/limits"
 )
+
+// executorIdle is for how long the executor of templates of an integration, which takes 340 KB, is kept after a notification.
+const executorIdle = time.Minute
 
 // Options configure a Compiler. All must be set.
 type Options struct {
@@ -68,20 +72,17 @@ func (c *Compiler) Seal(t tenant.ID, name string, value []byte) (sealed []byte, 
 	return c.keys.Seal(t, name, value), true
 }
 
-// options returns the checks of a tenant's configuration. Fields are rewritten; template files are when they are
-// parsed, together. The texts of the fields are added to texts.
-func (c *Compiler) options(t tenant.ID, d tenantconfig.Document, texts *[]expand.Text) tenantconfig.Options {
-	l := c.opts.Limits(t)
-	bounds := tenantconfig.Defaults()
-	bounds.ConfigBytes, bounds.Templates, bounds.TemplateBytes = int(l.MaxAlertmanagerConfigBytes), l.MaxAlertmanagerTemplates,
-		int(l.MaxAlertmanagerTemplateBytes)
+// options returns the checks of a configuration. Fields are rewritten, and their texts added to texts, unless it is nil;
+// template files are rewritten when they are parsed, together.
+func options(d tenantconfig.Document, bounds tenantconfig.Limits, texts *[]expand.Text) tenantconfig.Options {
+	if texts == nil {
+		return tenantconfig.Options{Limits: bounds}
+	}
 	return tenantconfig.Options{Limits: bounds, Rewrite: func(name, text string) (string, error) {
 		if file, ok := d.Templates[name]; ok && file == text {
 			return text, nil
 		}
-		if texts != nil {
-			*texts = append(*texts, expand.Text{Name: name, Text: text, HTML: strings.HasSuffix(name, ".html")})
-		}
+		*texts = append(*texts, expand.Text{Name: name, Text: text, HTML: strings.HasSuffix(name, ".html")})
 		return expand.Rewrite(name, text)
 	}}
 }
@@ -90,7 +91,11 @@ func (c *Compiler) options(t tenant.ID, d tenantconfig.Document, texts *[]expand
 func (c *Compiler) Check(t tenant.ID, yaml []byte, s index.AlertmanagerSettings) ([]string, error) {
 	s.Exists = true
 	s.Config.YAML = string(yaml)
-	checked, _, compiled, err := c.compile(t, s)
+	l := c.opts.Limits(t)
+	bounds := tenantconfig.Defaults()
+	bounds.ConfigBytes, bounds.Templates, bounds.TemplateBytes = int(l.MaxAlertmanagerConfigBytes), l.MaxAlertmanagerTemplates,
+		int(l.MaxAlertmanagerTemplateBytes)
+	checked, _, compiled, err := c.compile(t, s, bounds)
 	if err != nil {
 		return nil, err
 	}
@@ -98,12 +103,13 @@ func (c *Compiler) Check(t tenant.ID, yaml []byte, s index.AlertmanagerSettings)
 	return checked.Warnings, nil
 }
 
-// Compile compiles the stored configuration of a tenant, or the fallback if there is none.
+// Compile compiles the stored configuration of a tenant, or the fallback if there is none. Limits of its size apply
+// only when it is stored: a limit that is lowered later must not end notifications.
 func (c *Compiler) Compile(t tenant.ID, s index.AlertmanagerSettings) (*alertmanager.Compiled, error) {
 	if !s.Exists {
 		return c.Fallback(t)
 	}
-	_, shown, compiled, err := c.compile(t, s)
+	_, shown, compiled, err := c.compile(t, s, tenantconfig.Limits{})
 	if err != nil {
 		return nil, err
 	}
@@ -122,17 +128,17 @@ func (c *Compiler) Fallback(t tenant.ID) (*alertmanager.Compiled, error) {
 	return compiled, nil
 }
 
-func (c *Compiler) compile(t tenant.ID, s index.AlertmanagerSettings) (checked *tenantconfig.Checked, shown *config.Config,
-	compiled *alertmanager.Compiled, err error) {
+func (c *Compiler) compile(t tenant.ID, s index.AlertmanagerSettings, bounds tenantconfig.Limits,
+) (checked *tenantconfig.Checked, shown *config.Config, compiled *alertmanager.Compiled, err error) {
 	document, err := tenantconfig.ParseDocument([]byte(s.Config.YAML))
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	var texts []expand.Text
-	if checked, err = tenantconfig.Check(document, c.options(t, document, &texts)); err != nil {
+	if checked, err = tenantconfig.Check(document, options(document, bounds, &texts)); err != nil {
 		return nil, nil, nil, err
 	}
-	plain, err := tenantconfig.Check(document, tenantconfig.Options{Limits: c.options(t, document, nil).Limits})
+	plain, err := tenantconfig.Check(document, options(document, bounds, nil))
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -157,7 +163,8 @@ func (c *Compiler) compile(t tenant.ID, s index.AlertmanagerSettings) (checked *
 }
 
 // build builds the receivers that routes use.
-func (c *Compiler) build(t tenant.ID, cfg *config.Config, templates map[string]string, texts []expand.Text) (*alertmanager.Compiled, error) {
+func (c *Compiler) build(t tenant.ID, cfg *config.Config, templates map[string]string, texts []expand.Text,
+) (*alertmanager.Compiled, error) {
 	external, err := url.Parse(c.opts.ExternalURL(t))
 	if err != nil {
 		return nil, fmt.Errorf("external URL: %w", err)
@@ -196,8 +203,8 @@ func (c *Compiler) build(t tenant.ID, cfg *config.Config, templates map[string]s
 	out.Close = sync.OnceFunc(func() { c.release(t, limiter) })
 	var errs error
 	for _, r := range cfg.Receivers {
-		list, err := integrations.Build(r, integrations.Options{Egress: c.opts.Egress, Templates: executor, Tenant: t, Limiter: limiter.TenantLimiter,
-			Logger: c.opts.Logger, Metrics: c.opts.Metrics})
+		list, err := integrations.Build(r, integrations.Options{Egress: c.opts.Egress, Templates: executor, Tenant: t,
+			Limiter: limiter.TenantLimiter, Logger: c.opts.Logger, Metrics: c.opts.Metrics, Limits: integrations.Limits{IdleTime: executorIdle}})
 		if err != nil {
 			errs = errors.Join(errs, err)
 			continue

@@ -42,7 +42,8 @@ func Parse(text string) (*Keys, error) {
 	k := &Keys{}
 	for i, line := range strings.Fields(text) {
 		if len(line) < minKey {
-			return nil, fmt.Errorf("key %d has %d bytes, at least %d are needed: for example the output of openssl rand -hex 32", i+1, len(line), minKey)
+			return nil, fmt.Errorf("key %d has %d bytes, at least %d are needed: for example the output of openssl rand -hex 32", i+1,
+				len(line), minKey)
 		}
 		sum := sha256.Sum256([]byte(line))
 		block, err := aes.NewCipher(sum[:])

@@ -14,6 +14,8 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strings"
+	"sync"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/alertmanager"
@@ -28,6 +30,10 @@ const (
 	// maxSecret is the greatest size of a secret, and maxSecrets the greatest number of a tenant.
 	maxSecret  = 16 << 10
 	maxSecrets = 100
+	// maxChecks is the number of configurations that are checked at the same time, since that may take a second.
+	maxChecks = 2
+	// checkFactor is the memory of a check in multiples of the configuration.
+	checkFactor = 64
 	// bodyFactor is the memory of a request in multiples of its body: as text, decoded, and as objects.
 	bodyFactor = 8
 )
@@ -59,7 +65,13 @@ type Options struct {
 // ErrNoKey is returned by Options.Seal if there is no key for secrets.
 var ErrNoKey = errors.New("secrets of receivers are off: the operator must set PALLIUM_SECRET_KEY")
 
-type api struct{ Options }
+type api struct {
+	Options
+	checks chan struct{} // one for each configuration that is checked at the same time
+
+	mu       sync.Mutex
+	checking map[tenant.ID]bool
+}
 
 // New returns the handlers of the API by the names of their routes.
 func New(o Options) map[string]http.HandlerFunc {
@@ -69,7 +81,7 @@ func New(o Options) map[string]http.HandlerFunc {
 	if o.Changed == nil {
 		o.Changed = func(tenant.ID) {}
 	}
-	a := &api{o}
+	a := &api{Options: o, checks: make(chan struct{}, maxChecks), checking: map[tenant.ID]bool{}}
 	handlers := map[string]http.HandlerFunc{}
 	for name, serve := range map[string]func(*exchange) error{
 		"alertmanager_config":        a.get,
@@ -158,7 +170,8 @@ func writeText(w http.ResponseWriter, code int, text string) {
 // body reads the body of a request.
 func (x *exchange) body(most int64, what string) ([]byte, error) {
 	if e := x.r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
-		return nil, statusError{http.StatusUnsupportedMediaType, fmt.Sprintf("content encoding %q is not supported: send the body uncompressed", e)}
+		return nil, statusError{http.StatusUnsupportedMediaType,
+			fmt.Sprintf("content encoding %q is not supported: send the body uncompressed", e)}
 	}
 	expected := most
 	if n := x.r.ContentLength; n >= 0 {
@@ -208,15 +221,45 @@ func (a *api) set(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	warnings, err := a.Check(x.tenant, body, s)
+	warnings, err := a.check(x, body, s)
 	if err != nil {
-		return statusError{http.StatusBadRequest, "the Alertmanager configuration is not valid: " + err.Error()}
+		return err
 	}
 	if err := a.Store.SetConfig(x.r.Context(), x.tenant, string(body)); err != nil {
 		return err
 	}
 	a.Changed(x.tenant)
 	return x.json(http.StatusCreated, map[string]any{"status": "success", "warnings": warnings})
+}
+
+// check checks a configuration, one of a tenant at a time.
+func (a *api) check(x *exchange, yaml []byte, s index.AlertmanagerSettings) ([]string, error) {
+	if err := x.memory.Take(checkFactor * int64(len(yaml))); err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	busy := a.checking[x.tenant]
+	a.checking[x.tenant] = true
+	a.mu.Unlock()
+	if busy {
+		return nil, statusError{http.StatusTooManyRequests, "another configuration of the tenant is being checked: try again in a second"}
+	}
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.checking, x.tenant)
+	}()
+	select {
+	case a.checks <- struct{}{}:
+		defer func() { <-a.checks }()
+	case <-x.r.Context().Done():
+		return nil, context.Cause(x.r.Context())
+	}
+	warnings, err := a.Check(x.tenant, yaml, s)
+	if err != nil {
+		return nil, statusError{http.StatusBadRequest, "the Alertmanager configuration is not valid: " + err.Error()}
+	}
+	return warnings, nil
 }
 
 func (x *exchange) json(code int, value any) error {
@@ -307,6 +350,16 @@ func (a *api) deleteSecret(x *exchange) error {
 	}
 	if _, ok := s.Secrets[name]; !ok {
 		return statusError{http.StatusNotFound, fmt.Sprintf("there is no secret %q", name)}
+	}
+	if delete(s.Secrets, name); s.Exists {
+		var status statusError
+		if _, err := a.check(x, []byte(s.Config.YAML), s); errors.As(err, &status) && status.code == http.StatusBadRequest &&
+			strings.Contains(status.text, name) {
+			return statusError{http.StatusConflict,
+				fmt.Sprintf("the Alertmanager configuration uses the secret %q: change the configuration first", name)}
+		} else if err != nil && !errors.As(err, &status) {
+			return err
+		}
 	}
 	if err := a.Store.DeleteSecret(x.r.Context(), x.tenant, name); err != nil {
 		return err

@@ -36,6 +36,9 @@ func TestAPI(t *testing.T) {
 		return l
 	}, Changed: func(tenant.ID) { changes++ },
 		Check: func(_ tenant.ID, yaml []byte, s index.AlertmanagerSettings) ([]string, error) {
+			if strings.Contains(string(yaml), "secret://slack") && s.Secrets["slack"] == nil {
+				return nil, errors.New("no secret slack")
+			}
 			if strings.Contains(string(yaml), "bad") {
 				return nil, errors.New("bad field")
 			}
@@ -102,14 +105,22 @@ func TestAPI(t *testing.T) {
 		strings.Contains(text, "hidden") {
 		t.Errorf("secrets: %d %s", code, text)
 	}
-	if code, _ := call("a", "delete_alertmanager_secret", "DELETE", "/api/v1/alerts/secrets/slack", ""); code != 200 {
-		t.Errorf("delete a secret: %d", code)
+	for _, c := range []struct {
+		config string
+		code   int
+	}{{"secret://slack", 409}, {"alertmanager_config: x", 200}} {
+		if code, text := call("a", "set_alertmanager_config", "POST", "/api/v1/alerts", c.config); code != 201 {
+			t.Errorf("set %q: %d %s", c.config, code, text)
+		}
+		if code, text := call("a", "delete_alertmanager_secret", "DELETE", "/api/v1/alerts/secrets/slack", ""); code != c.code {
+			t.Errorf("delete a secret with the configuration %q: %d %s", c.config, code, text)
+		}
 	}
 	down = true
 	if code, text := call("a", "silences", "GET", "/alertmanager/api/v2/silences", ""); code != 503 || !strings.Contains(text, "no replica") {
 		t.Errorf("without a replica: %d %s", code, text)
 	}
-	if changes != 4 {
-		t.Errorf("%d changes were told, want 4", changes)
+	if changes != 6 {
+		t.Errorf("%d changes were told, want 6", changes)
 	}
 }

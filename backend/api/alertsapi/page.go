@@ -41,7 +41,8 @@ type status struct {
 func (a *api) page(x *exchange) error {
 	s := status{Tenant: string(x.tenant)}
 	for path, into := range map[string]any{"alerts/groups": &s.Groups, "silences": &s.Silences, "receivers": &s.Receivers} {
-		out, err := a.Forward(x.r.Context(), x.tenant, &alertmanager.Request{Method: http.MethodGet, Path: alertmanager.Prefix + "/api/v2/" + path})
+		r := &alertmanager.Request{Method: http.MethodGet, Path: alertmanager.Prefix + "/api/v2/" + path}
+		out, err := a.Forward(x.r.Context(), x.tenant, r)
 		if err != nil {
 			return err
 		}
