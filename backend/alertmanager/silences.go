@@ -66,7 +66,7 @@ func (s *silences) note(mesh []byte) {
 		s.failed = err
 		return
 	}
-	s.changed[m.Silence.Id] = schema.Silence{Mesh: string(mesh), Updated: m.Silence.UpdatedAt.AsTime().UnixMilli(),
+	s.changed[m.Silence.Id] = schema.Silence{Mesh: string(mesh), Updated: m.Silence.UpdatedAt.AsTime().UnixNano(),
 		Expires: m.ExpiresAt.AsTime().UnixMilli()}
 }
 

@@ -80,11 +80,11 @@ func DecodeAlertmanagerConfig(value []byte) (AlertmanagerConfig, error) {
 	return c, r.end("configuration of an Alertmanager")
 }
 
-// Silence is a silence as Alertmanager's peers exchange it. Times are Unix milliseconds.
+// Silence is a silence as Alertmanager's peers exchange it.
 type Silence struct {
 	Mesh    string // MeshSilence of Alertmanager's silencepb, with its length before it
-	Updated int64  // when it was changed last; a change with an earlier time is not applied
-	Expires int64  // when the silence may be removed
+	Updated int64  // Unix nanoseconds: when it was changed last; a change with an earlier time is not applied
+	Expires int64  // Unix milliseconds: when the silence may be removed
 }
 
 // Encode returns the value of the silence's cell.
