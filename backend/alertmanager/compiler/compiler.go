@@ -44,6 +44,8 @@ type Options struct {
 type Compiler struct {
 	opts Options
 	keys *secrets.Keys
+	// plain are the templates of tenants without template files: Alertmanager's own, which take 400 KB.
+	plain *expand.Files
 
 	mu       sync.Mutex
 	limiters map[tenant.ID]*shared
@@ -61,7 +63,11 @@ func New(o Options) (*Compiler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Compiler{opts: o, keys: keys, limiters: map[tenant.ID]*shared{}}, nil
+	plain, err := expand.Parse(nil)
+	if err != nil {
+		return nil, err
+	}
+	return &Compiler{opts: o, keys: keys, plain: plain, limiters: map[tenant.ID]*shared{}}, nil
 }
 
 // Seal encrypts a secret. ok is false if there is no key.
@@ -169,9 +175,11 @@ func (c *Compiler) build(t tenant.ID, cfg *config.Config, templates map[string]s
 	if err != nil {
 		return nil, fmt.Errorf("external URL: %w", err)
 	}
-	files, err := expand.Parse(templates)
-	if err != nil {
-		return nil, err
+	files := c.plain
+	if len(templates) > 0 {
+		if files, err = expand.Parse(templates); err != nil {
+			return nil, err
+		}
 	}
 	functions := map[string]any{"tenantID": func() string { return string(t) }}
 	if len(templates)+len(texts) > 0 {
