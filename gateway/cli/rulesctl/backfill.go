@@ -87,7 +87,7 @@ func (c *client) follow(ctx context.Context, at, what string, wait bool) error {
 		}
 		var answer struct{ Data progress }
 		if err := json.Unmarshal(body, &answer); err != nil || answer.Data.State == "" {
-			return fmt.Errorf("the response of %s cannot be decoded: check that -url is a gateway of Pallium", c.url)
+			return c.Undecodable(nil)
 		}
 		p := &answer.Data
 		text := fmt.Sprintf("%s, %s to %s: %s, %.0f%%, %d samples", what, p.Start.Format(time.RFC3339), p.End.Format(time.RFC3339), p.State,

@@ -43,12 +43,11 @@ type action func(ctx context.Context, c *client, args []string) error
 // verb returns a command with the flags of the client in addition to its own.
 func verb(name, args, about string, least, most int, setup func(*flag.FlagSet) action) command.Command {
 	return command.Command{Name: name, Args: args, About: about, Min: least, Max: most, Setup: func(fs *flag.FlagSet) command.Action {
-		c := &client{}
-		c.flags(fs)
+		c := newClient(fs)
 		act := setup(fs)
 		return func(ctx context.Context, sh *command.Shell, args []string) error {
 			c.Shell = sh
-			if err := c.prepare(); err != nil {
+			if err := c.Prepare(); err != nil {
 				return err
 			}
 			return act(ctx, c, args)
