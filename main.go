@@ -22,6 +22,7 @@ import (
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/gateway/cli"
+	"github.com/palliumhq/pallium/gateway/cli/alertsctl"
 	"github.com/palliumhq/pallium/gateway/cli/command"
 	"github.com/palliumhq/pallium/gateway/cli/rulesctl"
 )
@@ -49,10 +50,13 @@ func table() *command.Table {
 	}
 	everything := switches.Set{ExperimentalFunctions: true, BinopFillModifiers: true, UnquotedUTF8Names: true}
 	ofRules := rulesctl.Group(querier.NewParser(everything.Parser(), querier.MaxOperators), builtinRules)
-	for i := range ofRules.Commands {
-		ofRules.Commands[i] = interrupted(ofRules.Commands[i])
+	for _, g := range []command.Group{ofRules, alertsctl.Group(time.Now)} {
+		for i := range g.Commands {
+			g.Commands[i] = interrupted(g.Commands[i])
+		}
+		t.Groups = append(t.Groups, g)
 	}
-	t.Groups = append(t.Groups, ofRules,
+	t.Groups = append(t.Groups,
 		command.Group{Title: "Stores (opened directly: stop a server that uses embedded ones first)", Commands: maintenanceCommands()},
 		command.Group{Title: "Other", Commands: append(configCommands(),
 			command.Command{Name: "version", About: "print version, commit and build",
