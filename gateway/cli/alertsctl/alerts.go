@@ -34,7 +34,7 @@ func (a *alert) state() string {
 
 func alerts(fs *flag.FlagSet) action {
 	o := outputFlags(fs, "the fingerprints")
-	active := fs.Bool("active", false, "only alerts that are neither silenced, inhibited nor muted")
+	active := fs.Bool("active", false, "only alerts that are neither silenced nor inhibited")
 	receiver := fs.String("receiver", "", "only alerts of receivers whose names match this `regex`")
 	return func(ctx context.Context, c *client, args []string) error {
 		if err := o.check(); err != nil {
@@ -50,7 +50,7 @@ func alerts(fs *flag.FlagSet) action {
 			query.Set("receiver", *receiver)
 		}
 		if *active {
-			for _, name := range []string{"silenced", "inhibited", "muted"} {
+			for _, name := range []string{"silenced", "inhibited"} {
 				query.Set(name, "false")
 			}
 		}
