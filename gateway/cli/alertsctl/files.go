@@ -88,7 +88,8 @@ func write(dir string, d tenantconfig.Document, overwrite bool) ([]string, error
 	files := map[string]string{configName: d.Config}
 	for name, text := range d.Templates {
 		if name != filepath.Base(name) || name == "." || name == ".." || name == string(filepath.Separator) {
-			return nil, fmt.Errorf("the template file %q has a name that cannot be written: store the configuration with another name for it", command.Shorten(name))
+			return nil, fmt.Errorf("the template file %q has a name that cannot be written: store it with another name",
+				command.Shorten(name))
 		}
 		if name == configName {
 			return nil, fmt.Errorf("a template file has the name %s, which is that of the configuration", configName)

@@ -26,8 +26,8 @@ func checkSecretName(name string) error {
 	if secretName.MatchString(name) {
 		return nil
 	}
-	return command.Misused("%q is not the name of a secret: use up to 64 lower-case letters, digits, - and _, beginning with a letter or digit",
-		command.Shorten(name))
+	return command.Misused("%q is not the name of a secret: use up to 64 lower-case letters, digits, - and _, "+
+		"beginning with a letter or digit", command.Shorten(name))
 }
 
 func setSecret(fs *flag.FlagSet) action {
@@ -49,7 +49,8 @@ func setSecret(fs *flag.FlagSet) action {
 		case len(value) > maxSecret:
 			return fmt.Errorf("%w: the value has more than %d bytes, which is the most", command.ErrUnchanged, maxSecret)
 		}
-		r := tenantclient.Request{Method: http.MethodPut, Path: secretsPath + "/" + args[0], ContentType: "application/octet-stream", Body: []byte(value)}
+		r := tenantclient.Request{Method: http.MethodPut, Path: secretsPath + "/" + args[0], Body: []byte(value),
+			ContentType: "application/octet-stream"}
 		if _, err := c.send(ctx, r); err != nil {
 			return err
 		}

@@ -184,7 +184,8 @@ func (c *client) put(ctx context.Context, s silence) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encode the silence: %w", err)
 	}
-	out, err := c.send(ctx, tenantclient.Request{Method: http.MethodPost, Path: apiPath + "/silences", ContentType: "application/json", Body: body})
+	out, err := c.send(ctx, tenantclient.Request{Method: http.MethodPost, Path: apiPath + "/silences", Body: body,
+		ContentType: "application/json"})
 	if err != nil {
 		return "", err
 	}

@@ -86,7 +86,8 @@ func show(sh *command.Shell, cfg *config.Config, labels model.LabelSet, expect s
 				group[n] = v
 			}
 		}
-		if err := fields(sh.Out, "receiver", printable(o.Receiver)+" ("+integrations(cfg, o.Receiver)+")", "route", paths[r]+" "+r.Matchers.String(),
+		if err := fields(sh.Out, "receiver", printable(o.Receiver)+" ("+integrations(cfg, o.Receiver)+")",
+			"route", paths[r]+" "+r.Matchers.String(),
 			"group labels", labelText(group), "intervals", fmt.Sprintf("group_wait %s, group_interval %s, repeat_interval %s",
 				model.Duration(o.GroupWait), model.Duration(o.GroupInterval), model.Duration(o.RepeatInterval)),
 			"muted in", strings.Join(o.MuteTimeIntervals, ", "), "active in", strings.Join(o.ActiveTimeIntervals, ", ")); err != nil {

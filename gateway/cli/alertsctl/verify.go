@@ -41,7 +41,8 @@ func verify(*flag.FlagSet) command.Action {
 // bounds returns the limits of a tenant that has none of its own.
 func bounds() tenantconfig.Limits {
 	l, b := limits.Default(), tenantconfig.Defaults()
-	b.ConfigBytes, b.Templates, b.TemplateBytes = int(l.MaxAlertmanagerConfigBytes), l.MaxAlertmanagerTemplates, int(l.MaxAlertmanagerTemplateBytes)
+	b.ConfigBytes, b.Templates = int(l.MaxAlertmanagerConfigBytes), l.MaxAlertmanagerTemplates
+	b.TemplateBytes = int(l.MaxAlertmanagerTemplateBytes)
 	return b
 }
 
