@@ -81,6 +81,7 @@ func newShell(t *testing.T) *shell {
 		"am.yml": "global: {resolve_timeout: 5m}\ntemplates: [a.tmpl]\nroute:\n  receiver: r\n  group_by: [cluster]\n  routes:\n  - matchers: [severity=\"page\"]\n    receiver: pager\n    group_by: [alertname]\n" +
 			"receivers:\n- name: r\n- name: pager\n  webhook_configs: [{url: \"secret://hook\"}]\n",
 		"a.tmpl": `{{ define "x" }}{{ .CommonLabels.alertname }}{{ end }}`, "bad.tmpl": `{{ define "x" }`, "sub/a.tmpl": "",
+		"plain.yml": "route: {receiver: r}\nreceivers: [{name: r}]\n", "calls.tmpl": `{{ define "y" }}{{ nosuch . }}{{ end }}`,
 		"bad.yml": "route: {receiver: nobody}\nreceivers: [{name: r}]\n", "empty.yml": "\n", "value": "s3cret\n",
 	} {
 		path := filepath.Join(s.dir, name)
@@ -136,7 +137,8 @@ func TestUsages(t *testing.T) {
 		{"alertmanager verify FILE:am.yml FILE:a.tmpl", "", 0, "FILE:am.yml is valid: 2 receivers, 1 template file|must be stored first|hook\n", ""},
 		{"alertmanager verify FILE:am.yml", "", 1, "FILE:am.yml is not valid:|templates[0]: there is no template file \"a.tmpl\"|name its file on the command line", ""},
 		{"alertmanager verify FILE:bad.yml", "", 1, "FILE:bad.yml is not valid:\nroute.receiver: there is no receiver \"nobody\"", ""},
-		{"alertmanager verify FILE:bad.yml FILE:bad.tmpl", "", 1, "FILE:bad.yml is not valid:", ""},
+		{"alertmanager verify FILE:plain.yml FILE:bad.tmpl", "", 1, "FILE:plain.yml is not valid:\nbad.tmpl: 1: unexpected", ""},
+		{"alertmanager verify FILE:plain.yml FILE:calls.tmpl", "", 1, "calls.tmpl: line 1: the function nosuch is not defined", ""},
 		{"alertmanager verify", "", 2, "FILE is missing", ""},
 		{"alertmanager test FILE:am.yml -label alertname=A -label severity=page", "", 0, "pager (1 webhook)|route.routes[0] {severity=\"page\"}|{alertname=\"A\"}", ""},
 		{"alertmanager test FILE:am.yml -label alertname=A -label cluster=eu", "", 0, "r (notifies nobody)|route {}|{cluster=\"eu\"}", ""},
