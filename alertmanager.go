@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -204,7 +205,7 @@ func (b *backend) forwardAlerts(ctx context.Context, t tenant.ID, r *alertmanage
 	if len(list) == 0 {
 		return nil, errNoReplica
 	}
-	if r.Method == http.MethodPost && r.Path == alertmanager.Prefix+"/api/v2/alerts" {
+	if path, _, _ := strings.Cut(r.Path, "?"); r.Method == http.MethodPost && path == alertmanager.Prefix+"/api/v2/alerts" {
 		return b.putAlerts(ctx, t, r, list)
 	}
 	var errs error
@@ -263,7 +264,7 @@ func (b *backend) putAlerts(ctx context.Context, t tenant.ID, r *alertmanager.Re
 		case got.err != nil:
 			errs = errors.Join(errs, got.err)
 		case got.out.Code/100 == 2:
-			if accepted++; accepted >= (len(list)+1)/2 {
+			if accepted++; accepted > len(list)/2 {
 				return got.out, nil
 			}
 		default:

@@ -19,6 +19,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/alertmanager/featurecontrol"
+	"github.com/prometheus/alertmanager/matcher/compat"
+
 	"github.com/palliumhq/pallium/backend/querier"
 	"github.com/palliumhq/pallium/backend/switches"
 	"github.com/palliumhq/pallium/gateway/cli"
@@ -32,7 +35,11 @@ import (
 //go:embed deploy/prometheus/pallium.rules.yaml
 var builtinRules []byte
 
-func main() { os.Exit(runCommand(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	// As Alertmanager does: matchers are UTF-8, or else classic ones.
+	compat.InitFromFlags(slog.New(slog.DiscardHandler), featurecontrol.NoopFlags{})
+	os.Exit(runCommand(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
 
 // table returns all commands of the binary.
 func table() *command.Table {

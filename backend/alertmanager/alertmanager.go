@@ -91,6 +91,7 @@ type Alertmanagers struct {
 type slot struct {
 	mu       sync.Mutex // held while it starts or stops
 	instance *instance
+	dead     bool // it is not in the map any more
 }
 
 // New returns Alertmanagers without tenants.
@@ -109,18 +110,35 @@ func New(o Options) *Alertmanagers {
 
 // get returns the instance of a tenant, which is started if it is not running.
 func (a *Alertmanagers) get(ctx context.Context, t tenant.ID) (*instance, error) {
-	a.mu.Lock()
-	s := a.tenants[t]
-	if s == nil {
-		s = &slot{}
-		a.tenants[t] = s
+	for {
+		a.mu.Lock()
+		s := a.tenants[t]
+		if s == nil {
+			s = &slot{}
+			a.tenants[t] = s
+		}
+		a.mu.Unlock()
+		in, err := a.getFrom(ctx, t, s)
+		if !errors.Is(err, errDead) {
+			return in, err
+		}
 	}
-	stopping := a.stopping
-	a.mu.Unlock()
+}
+
+// errDead is returned for a slot that was removed meanwhile.
+var errDead = errors.New("the slot of the tenant was removed")
+
+func (a *Alertmanagers) getFrom(ctx context.Context, t tenant.ID, s *slot) (*instance, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if stopping {
+	a.mu.Lock()
+	stopping := a.stopping
+	a.mu.Unlock()
+	switch {
+	case stopping:
 		return nil, errStopped
+	case s.dead:
+		return nil, errDead
 	}
 	if s.instance != nil {
 		s.instance.touch()
@@ -160,6 +178,7 @@ func (a *Alertmanagers) stop(t tenant.ID, s *slot, condition func(*instance) boo
 		s.instance.stop()
 		s.instance = nil
 	}
+	s.dead = true
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.tenants[t] == s {

@@ -176,7 +176,9 @@ func TestLimits(t *testing.T) {
 		s := newSite(t, 1)
 		defer s.close()
 		s.configure("acme", testConfig)
+		s.mu.Lock()
 		s.limits.MaxAlertmanagerAlerts, s.limits.MaxAlertmanagerGroups, s.limits.MaxAlertmanagerSilences = 2, 1, 1
+		s.mu.Unlock()
 		s.fire("acme", time.Hour, one("A"), one("B"))
 		if code, text := s.call(0, "acme", http.MethodPost, "/api/v2/alerts", `[{"labels":{"alertname":"C"}}]`); code != 429 ||
 			!strings.Contains(text, "max_alertmanager_alerts is 2") {
@@ -187,7 +189,9 @@ func TestLimits(t *testing.T) {
 		if got := s.take(); len(got) != 1 {
 			t.Errorf("with one group: sent %q", got)
 		}
+		s.mu.Lock()
 		s.limits.MaxAlertmanagerAlerts, s.limits.MaxAlertmanagerAlertBytes = 0, 1000
+		s.mu.Unlock()
 		long := map[string]string{"alertname": "L", "x": strings.Repeat("x", 1000)}
 		body, _ := json.Marshal([]map[string]any{{"labels": long}})
 		if code, text := s.call(0, "acme", http.MethodPost, "/api/v2/alerts", string(body)); code != 429 || !strings.Contains(text, "max_alertmanager_alert_bytes") {

@@ -131,7 +131,7 @@ func (s *site) start(i int) {
 	c := claims.New(claims.Options{Store: ix.Alertmanagers, ID: fmt.Sprintf("r%d/%d", i, time.Now().UnixNano()), Running: running, Metrics: claims.NewMetrics(registry)})
 	a := New(Options{Store: ix.Alertmanagers, Claims: c, Compile: s.compile, Fallback: func(t tenant.ID) (*Compiled, error) {
 		return s.compile(t, index.AlertmanagerSettings{})
-	}, Limits: func(tenant.ID) limits.Limits { return s.limits }, Position: func(tenant.ID) int { return i },
+	}, Limits: func(tenant.ID) limits.Limits { s.mu.Lock(); defer s.mu.Unlock(); return s.limits }, Position: func(tenant.ID) int { return i },
 		Mine:    func(context.Context, tenant.ID) (bool, error) { return true, nil },
 		Deleted: func(_ context.Context, t tenant.ID) (bool, error) { return t == "gone", nil }, Running: running, Registerer: registry})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
 )
 
 const (
@@ -33,6 +35,8 @@ const (
 	groupGC = 30 * time.Second
 	// claimTime is for how long a flush may wait for claims of other replicas, in addition to the group interval.
 	claimTime = 45 * time.Second
+	// retryFailed is how often a stored configuration that does not compile is tried again.
+	retryFailed = time.Minute
 	// apiIdle is for how long the API of a tenant, which takes more than a megabyte, is kept after a request.
 	apiIdle = time.Minute
 )
@@ -52,21 +56,29 @@ type instance struct {
 	putting sync.Mutex // while alerts are added
 	used    atomic.Int64
 
-	mu      sync.Mutex // held during a change of the configuration, and to stop
-	stopped bool
-	current atomic.Pointer[running]
-	api     atomic.Pointer[apiv2.API]
-	asked   atomic.Int64 // when api was used last
+	reloading sync.Mutex // held while a configuration is read and compiled
+	mu        sync.Mutex // held while the running configuration is replaced, and to stop
+	stopped   atomic.Bool
+	current   atomic.Pointer[running]
+	api       atomic.Pointer[apiv2.API]
+	asked     atomic.Int64 // when api was used last
 }
 
 // running is what is rebuilt for each configuration.
 type running struct {
-	change     uint64 // of the stored settings
+	settings   index.AlertmanagerSettings // from which it was compiled
 	compiled   *Compiled
 	inhibitor  *inhibit.Inhibitor
 	dispatcher *dispatch.Dispatcher
-	failed     error // why a newer configuration is not running
-	failedAt   uint64
+	failed     error // why the stored configuration is not running
+	failedAt   time.Duration
+	failedOf   uint64 // change of that configuration
+}
+
+// same reports whether settings differ only in their change, such as after a write of the same configuration.
+func (r *running) same(s index.AlertmanagerSettings) bool {
+	s.Change = r.settings.Change
+	return reflect.DeepEqual(s, r.settings)
 }
 
 // newInstance starts the Alertmanager of a tenant. It returns an error if its settings or silences cannot be read.
@@ -105,43 +117,59 @@ func newInstance(ctx context.Context, o *Options, t tenant.ID) (*instance, error
 // reload runs the stored configuration. It was valid when it was stored; if it is not any more, the running
 // configuration stays, and without one the tenant's alerts are kept without notifications.
 func (in *instance) reload(ctx context.Context) error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.stopped {
-		return errStopped
-	}
+	in.reloading.Lock()
+	defer in.reloading.Unlock()
 	old := in.current.Load()
 	change, err := in.opts.Store.SettingsChange(ctx, in.tenant)
 	if err != nil {
 		return err
 	}
-	if old != nil && (old.change == change || old.failed != nil && old.failedAt == change) {
+	if old != nil && old.runs(change, in.opts.Running()) {
 		return nil
 	}
 	settings, err := in.opts.Store.Settings(ctx, in.tenant)
 	if err != nil {
 		return err
 	}
-	compiled, err := in.opts.Compile(in.tenant, settings)
-	if err != nil && old != nil {
-		in.opts.metrics.invalid.Inc()
-		in.opts.Logger.Warn("the stored Alertmanager configuration of a tenant is not valid: the one before stays", "tenant", in.tenant,
-			"err", err)
+	if old != nil && old.failed == nil && old.same(settings) {
 		kept := *old
-		kept.failed, kept.failedAt = err, settings.Change
+		kept.settings.Change = settings.Change
 		in.current.Store(&kept)
 		return nil
 	}
+	compiled, err := in.opts.Compile(in.tenant, settings)
+	next := &running{settings: settings, compiled: compiled}
 	if err != nil {
 		in.opts.metrics.invalid.Inc()
-		in.opts.Logger.Warn("the stored Alertmanager configuration of a tenant is not valid: no notifications are sent",
-			"tenant", in.tenant, "err", err)
-		if compiled, err = in.opts.Fallback(in.tenant); err != nil {
+		in.opts.Logger.Warn("the stored Alertmanager configuration of a tenant is not valid: it does not run", "tenant", in.tenant,
+			"runs_the_one_before", old != nil, "err", err)
+		if old != nil {
+			kept := *old
+			kept.failed, kept.failedOf, kept.failedAt = err, settings.Change, in.opts.Running()
+			in.current.Store(&kept)
+			return nil
+		}
+		next.failed, next.failedOf, next.failedAt = err, settings.Change, in.opts.Running()
+		if next.compiled, err = in.opts.Fallback(in.tenant); err != nil {
 			return err
 		}
 	}
-	in.start(old, &running{change: settings.Change, compiled: compiled})
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.stopped.Load() {
+		next.compiled.Close()
+		return errStopped
+	}
+	in.start(old, next)
 	return nil
+}
+
+// runs reports whether the configuration with a change is running, or has failed less than a minute ago.
+func (r *running) runs(change uint64, now time.Duration) bool {
+	if r.failed != nil {
+		return r.failedOf == change && now-r.failedAt < retryFailed
+	}
+	return r.settings.Change == change
 }
 
 // start replaces the running configuration, in the order of Alertmanager: the inhibitor knows the alerts before the
@@ -182,10 +210,9 @@ func (in *instance) MaxNumberOfAggregationGroups() int {
 func (in *instance) stop() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.stopped {
+	if in.stopped.Swap(true) {
 		return
 	}
-	in.stopped = true
 	if r := in.current.Load(); r != nil {
 		r.stop()
 	}

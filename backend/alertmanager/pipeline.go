@@ -29,8 +29,8 @@ import (
 )
 
 // logRetention is the longest time for which an entry of the notification log is kept. An entry is kept for twice the
-// repeat interval, so that it exists when the notification is repeated.
-const logRetention = 400 * 24 * time.Hour
+// repeat interval, so that it exists when the notification is repeated, but not longer.
+const logRetention = 30 * 24 * time.Hour
 
 // pipeline returns the stages of Alertmanager's own pipeline, except that silences are read from the row store before
 // they are applied, and that replicas agree by claims who sends.
@@ -93,12 +93,23 @@ func (s *claimStage) Exec(ctx context.Context, l *slog.Logger, alerts ...*alert.
 	interval := s.intervals[route]
 	n := &notification{claimStage: s, logger: l, alerts: alerts, most: max(interval, notify.MinTimeout)}
 	attempt := &claims.Attempt{Key: schema.NotificationKey(s.tenant, group, s.receiver.GroupName, s.receiver.Integration, s.receiver.Idx),
-		Content: content(alerts), Flushed: flushed, Interval: interval, Position: s.opts.Position(s.tenant),
+		Content: content(alerts), Flushed: flushed, Updated: updated(alerts), Interval: interval, Position: s.opts.Position(s.tenant),
 		Due: func(entry string) (bool, bool, error) { return n.due(ctx, entry) }, Send: n.send}
 	if err := s.opts.Claims.Notify(ctx, attempt); err != nil {
 		return ctx, nil, err
 	}
 	return ctx, alerts, nil
+}
+
+// updated returns when the firing alerts were received last.
+func updated(alerts []*alert.Alert) time.Time {
+	var last time.Time
+	for _, a := range alerts {
+		if !a.Resolved() && a.UpdatedAt.After(last) {
+			last = a.UpdatedAt
+		}
+	}
+	return last
 }
 
 // content returns a hash of the alerts and their states.

@@ -42,6 +42,9 @@ func (in *instance) put(ctx context.Context, body []byte) *Response {
 	if err := in.alerts.Put(ctx, valid...); err != nil {
 		return text(http.StatusInternalServerError, fmt.Sprintf("add the alerts: %v", err))
 	}
+	if in.stopped.Load() { // the alerts may be lost
+		return text(http.StatusServiceUnavailable, errStopped.Error())
+	}
 	if err := in.limits.take(); err != nil {
 		return text(http.StatusTooManyRequests, err.Error())
 	}

@@ -41,8 +41,11 @@ func (a *Alertmanagers) Serve(ctx context.Context, t tenant.ID, r *Request) (*Re
 	if !ok {
 		return nil, fmt.Errorf("the path %s is not one of the Alertmanager", r.Path)
 	}
-	if r.Method == http.MethodPost && path == "/api/v2/alerts" {
+	if base, _, _ := strings.Cut(path, "?"); r.Method == http.MethodPost && base == "/api/v2/alerts" {
 		return in.put(ctx, r.Body), nil
+	}
+	if refused := in.admit(r.Method, path, r.Body); refused != nil {
+		return refused, nil
 	}
 	request, err := http.NewRequestWithContext(ctx, r.Method, "http://alertmanager"+path, bytes.NewReader(r.Body))
 	if err != nil {

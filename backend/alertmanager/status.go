@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"strings"
 
 	"github.com/prometheus/alertmanager/config"
 	"gopkg.in/yaml.v2"
@@ -23,6 +24,9 @@ func (in *instance) status(out *recorder) (*Response, error) {
 	original, err := withoutDefaults(in.current.Load().compiled.Shown)
 	if err != nil {
 		return nil, err
+	}
+	if failed := in.current.Load().failed; failed != nil {
+		original = "# The stored configuration does not run: " + strings.ReplaceAll(failed.Error(), "\n", "\n# ") + "\n" + original
 	}
 	body["config"] = map[string]any{"original": original}
 	if info, ok := body["versionInfo"].(map[string]any); ok {

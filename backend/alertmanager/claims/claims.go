@@ -95,6 +95,7 @@ type Claims struct {
 type known struct {
 	row  schema.Notification // as it was last read or written
 	seen time.Duration       // when row was first read
+	used time.Duration       // when it was read last
 	// sent is what this replica has sent last. unwritten is set until it is in the row.
 	sent      *sent
 	unwritten bool
@@ -116,6 +117,7 @@ type Attempt struct {
 	Key     string // schema.NotificationKey
 	Content uint64 // hash of the firing and resolved alerts
 	Flushed time.Time
+	Updated time.Time // when the firing alerts were received last; zero: none fires
 	// Interval is the group interval.
 	Interval time.Duration
 	// Position is the place of this replica among those of the tenant, from 0.
@@ -188,7 +190,7 @@ func (c *Claims) step(ctx context.Context, a *Attempt, w *wait) error {
 			return h.send(ctx, a)
 		}
 	}
-	if due, err := c.due(a, row.Entry, row.Flushed); !due || err != nil {
+	if due, err := c.due(a, row.Entry, c.flushed(a.Key, row)); !due || err != nil {
 		return err
 	}
 	if row.Holder == "" && row.Failures > w.failures && row.Content == a.Content {
@@ -211,11 +213,32 @@ func (c *Claims) due(a *Attempt, entry string, flushed int64) (bool, error) {
 	if err != nil || !due {
 		return false, err
 	}
-	earliest := time.UnixMilli(flushed).Add(a.Interval - min(earlySlack, a.Interval/10))
-	if entry != "" && !first && a.Flushed.Before(earliest) {
+	if entry == "" {
+		return true, nil
+	}
+	last := time.UnixMilli(flushed)
+	earliest := last.Add(a.Interval - min(earlySlack, a.Interval/10))
+	switch {
+	case a.Flushed.Before(last): // it does not know what was notified
+		return false, ErrEarly
+	case !first && a.Flushed.Before(earliest):
+		return false, ErrEarly
+	case first && !a.Updated.After(last): // the alerts were resolved, which this replica has not received
 		return false, ErrEarly
 	}
 	return true, nil
+}
+
+// flushed returns when the entry of a row was flushed, in Unix milliseconds, but not later than this replica has first
+// seen the row: the clock of the one that has written it may be fast.
+func (c *Claims) flushed(key string, row schema.Notification) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.opts.Now()
+	if k := c.known[key]; k != nil && time.UnixMilli(row.Flushed).After(now) {
+		return now.Add(k.seen - c.opts.Running()).UnixMilli()
+	}
+	return row.Flushed
 }
 
 // read returns the row of a notification, after what this replica has sent is recorded in it.
@@ -244,6 +267,7 @@ func (c *Claims) saw(key string, row schema.Notification) {
 	if k.row != row {
 		k.row, k.seen = row, c.opts.Running()
 	}
+	k.used = c.opts.Running()
 }
 
 // abandoned reports whether the row of a claim has not changed for the life of a claim.

@@ -135,7 +135,7 @@ func (r *replica) ReplaceNotification(ctx context.Context, key string, old, next
 // attempt returns the attempt to notify about alerts. Entries are the alerts that were sent.
 func (r *replica) attempt(alerts string) *Attempt {
 	w := r.world
-	a := &Attempt{Key: "k", Content: uint64(len(alerts)), Flushed: time.Now(), Interval: 10 * time.Second, Position: r.position}
+	a := &Attempt{Key: "k", Content: uint64(len(alerts)), Flushed: time.Now(), Updated: time.Now(), Interval: 10 * time.Second, Position: r.position}
 	a.Due = func(entry string) (due, first bool, err error) {
 		return !strings.Contains(entry, alerts), entry == "", nil
 	}
@@ -338,6 +338,31 @@ func TestEarly(t *testing.T) {
 		time.Sleep(7 * time.Second)
 		if err := w.replicas[1].Notify(t.Context(), w.replicas[1].attempt("ab")); err != nil || len(w.sends) != 2 {
 			t.Errorf("after 10 s: %v, sent %q", err, w.sends)
+		}
+	})
+}
+
+// TestStale checks that a flush before the recorded one does not notify, and that a fast clock of another replica does
+// not prevent notifications.
+func TestStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(2)
+		old := w.replicas[1].attempt("ab")
+		time.Sleep(3 * time.Second)
+		w.notify("a", time.Minute)
+		old.Due = func(string) (bool, bool, error) { return true, true, nil }
+		if err := w.replicas[1].Notify(t.Context(), old); !errors.Is(err, ErrEarly) {
+			t.Errorf("an old flush: %v", err)
+		}
+		row := w.rows["k"]
+		row.Flushed, row.Sequence = time.Now().Add(10*time.Minute).UnixMilli(), row.Sequence+1
+		w.rows["k"] = row
+		if err := w.replicas[1].Notify(t.Context(), w.replicas[1].attempt("ab")); !errors.Is(err, ErrEarly) {
+			t.Errorf("at once: %v", err)
+		}
+		time.Sleep(11 * time.Second)
+		if err := w.replicas[1].Notify(t.Context(), w.replicas[1].attempt("ab")); err != nil {
+			t.Errorf("after an interval: %v", err)
 		}
 	})
 }

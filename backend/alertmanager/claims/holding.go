@@ -300,12 +300,11 @@ func (c *Claims) tidy() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []string
-	now := c.opts.Now().UnixMilli()
 	for key, k := range c.known {
 		switch {
 		case k.unwritten:
 			out = append(out, key)
-		case k.row.Holder == "" && k.row.Expires < now && c.opts.Running()-k.seen > time.Hour:
+		case c.opts.Running()-k.used > time.Hour:
 			delete(c.known, key)
 		}
 	}

@@ -164,6 +164,11 @@ func (c *Compiler) compile(t tenant.ID, s index.AlertmanagerSettings, bounds ten
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	if bounds == (tenantconfig.Limits{}) { // stored: the sample was rendered before
+		texts = nil
+	} else if texts == nil {
+		texts = []expand.Text{}
+	}
 	compiled, err = c.build(t, resolved, checked.Templates, texts)
 	return checked, plain.Config, compiled, err
 }
@@ -182,7 +187,7 @@ func (c *Compiler) build(t tenant.ID, cfg *config.Config, templates map[string]s
 		}
 	}
 	functions := map[string]any{"tenantID": func() string { return string(t) }}
-	if len(templates)+len(texts) > 0 {
+	if texts != nil {
 		if err := expand.Render(files, external, expand.Defaults(), functions, texts); err != nil {
 			return nil, err
 		}

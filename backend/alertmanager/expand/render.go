@@ -14,6 +14,11 @@ import (
 	"github.com/prometheus/alertmanager/template"
 )
 
+// maxRender is the longest time for all texts and templates of a configuration together.
+const maxRender = 3 * time.Second
+
+var errRender = fmt.Errorf("the templates of the configuration take more than %s for a sample of three alerts: use fewer or simpler ones", maxRender)
+
 // Text is the text of a field of a configuration, as its author wrote it.
 type Text struct {
 	Name string // of the field, for errors
@@ -35,12 +40,19 @@ func Render(f *Files, external *url.URL, l Limits, extra map[string]any, texts [
 		return err
 	}
 	data := sample(external)
+	began := time.Now()
 	for _, text := range texts {
+		if time.Since(began) > maxRender {
+			return errRender
+		}
 		if err := f.render(t, text, extra, data); err != nil {
 			return err
 		}
 	}
 	for _, name := range f.defined {
+		if time.Since(began) > maxRender {
+			return errRender
+		}
 		text := Text{Name: fmt.Sprintf("template %q", name), Text: fmt.Sprintf("{{ template %q . }}", name)}
 		if err := f.render(t, text, extra, data); err != nil {
 			return err

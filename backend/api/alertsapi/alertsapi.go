@@ -225,6 +225,9 @@ func (a *api) set(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	if s.Exists && s.Config.YAML == string(body) {
+		return x.json(http.StatusCreated, map[string]any{"status": "success", "warnings": warnings})
+	}
 	if err := a.Store.SetConfig(x.r.Context(), x.tenant, string(body)); err != nil {
 		return err
 	}
@@ -256,6 +259,9 @@ func (a *api) check(x *exchange, yaml []byte, s index.AlertmanagerSettings) ([]s
 		return nil, context.Cause(x.r.Context())
 	}
 	warnings, err := a.Check(x.tenant, yaml, s)
+	if warnings == nil {
+		warnings = []string{}
+	}
 	if err != nil {
 		return nil, statusError{http.StatusBadRequest, "the Alertmanager configuration is not valid: " + err.Error()}
 	}
@@ -294,13 +300,13 @@ func (a *api) secrets(x *exchange) error {
 	return x.json(http.StatusOK, map[string]any{"status": "success", "data": names})
 }
 
-var secretName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
+var secretName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 
 func (x *exchange) secretName() (string, error) {
 	name := path.Base(x.r.URL.Path)
 	if !secretName.MatchString(name) {
 		return "", statusError{http.StatusBadRequest,
-			fmt.Sprintf("%q is not the name of a secret: use up to 64 lower-case letters, digits, - and _, beginning with a letter or digit", name)}
+			fmt.Sprintf("%q is not the name of a secret: use up to 64 lower-case letters, digits, - and _", name)}
 	}
 	return name, nil
 }
@@ -331,6 +337,15 @@ func (a *api) setSecret(x *exchange) error {
 	}
 	if err != nil {
 		return err
+	}
+	if s.Exists && strings.Contains(s.Config.YAML, name) {
+		if s.Secrets == nil {
+			s.Secrets = map[string][]byte{}
+		}
+		s.Secrets[name] = sealed
+		if _, err := a.check(x, []byte(s.Config.YAML), s); err != nil {
+			return err
+		}
 	}
 	if err := a.Store.SetSecret(x.r.Context(), x.tenant, name, sealed); err != nil {
 		return err

@@ -1,0 +1,100 @@
+package alertmanager
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/prometheus/alertmanager/dispatch"
+
+	"github.com/palliumhq/pallium/backend/regexsize"
+)
+
+const (
+	// maxInstructions is the size of the regular expressions of one silence, or of the filters of one request.
+	// Alertmanager compiles them without a limit, and keeps those of silences.
+	maxInstructions = 500
+	// maxListed bounds a list of alerts: each alert is listed with the receivers of all routes that match it, in each
+	// of its groups.
+	maxListed = 5_000_000
+)
+
+// admit returns why a request would be too costly for Alertmanager's API, or nil.
+func (in *instance) admit(method, path string, body []byte) *Response {
+	base, query, _ := strings.Cut(path, "?")
+	var err error
+	switch {
+	case method == http.MethodPost && base == "/api/v2/silences":
+		err = checkSilence(body)
+	case method == http.MethodGet:
+		err = errors.Join(checkFilters(query), in.checkList(base))
+	}
+	if err != nil {
+		return text(http.StatusBadRequest, err.Error())
+	}
+	return nil
+}
+
+// checkSilence checks the regular expressions of a silence. What is not a silence, Alertmanager rejects.
+func checkSilence(body []byte) error {
+	var s struct {
+		Matchers []struct {
+			Value   string
+			IsRegex bool
+		}
+	}
+	if json.Unmarshal(body, &s) != nil {
+		return nil
+	}
+	left := maxInstructions
+	for _, m := range s.Matchers {
+		if m.IsRegex {
+			n, err := regexsize.Pattern(m.Value, left)
+			if err != nil {
+				return fmt.Errorf("the regular expressions of the silence are too large: %w", err)
+			}
+			left -= n
+		}
+	}
+	return nil
+}
+
+// checkFilters checks the regular expressions in the parameters of a request.
+func checkFilters(query string) error {
+	form, err := url.ParseQuery(query)
+	if err != nil {
+		return fmt.Errorf("parse the parameters: %w", err)
+	}
+	left := maxInstructions
+	for _, name := range []string{"filter", "receiver", "receiver_matchers"} {
+		for _, value := range form[name] {
+			n, err := regexsize.Pattern(value, left)
+			if err != nil {
+				return fmt.Errorf("the regular expressions in the parameter %s are too large: %w", name, err)
+			}
+			left -= n
+		}
+	}
+	return nil
+}
+
+// checkList checks how large a list of alerts may be.
+func (in *instance) checkList(base string) error {
+	if !strings.HasPrefix(base, "/api/v2/alerts") {
+		return nil
+	}
+	matching := 1
+	dispatch.NewRoute(in.current.Load().compiled.Config.Route, nil).Walk(func(r *dispatch.Route) {
+		if r.Continue {
+			matching++
+		}
+	})
+	if n := in.limits.count(); n*matching*matching > maxListed {
+		return fmt.Errorf("%d alerts cannot be listed with the receivers of %d routes, which are one more than have `continue: true`: "+
+			"use fewer of these", n, matching)
+	}
+	return nil
+}
