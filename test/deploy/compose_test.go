@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -134,7 +135,7 @@ func TestCompose(t *testing.T) {
 
 // checkSecrets checks that a backend has the secrets that it needs, and no others.
 func (s *service) checkSecrets(t *testing.T) {
-	want, file := []string{"cluster-secret", "redis-password"}, ""
+	want, file := []string{"cluster-secret", "redis-password", "secret-key"}, ""
 	if answers(s.targets(t)) {
 		want, file = append(want, "results-redis-password"), "/run/secrets/results-redis-password"
 	}
@@ -143,6 +144,9 @@ func (s *service) checkSecrets(t *testing.T) {
 	}
 	if got := s.Environment["PALLIUM_CACHE_REDIS_PASSWORD_FILE"]; got != file {
 		t.Errorf("PALLIUM_CACHE_REDIS_PASSWORD_FILE is %q, want %q", got, file)
+	}
+	if got := s.Environment["PALLIUM_SECRET_KEY_FILE"]; got != "/run/secrets/secret-key" {
+		t.Errorf("PALLIUM_SECRET_KEY_FILE is %q", got)
 	}
 }
 
@@ -199,7 +203,7 @@ func TestComposeScrapes(t *testing.T) {
 // configuration matches the other services.
 func TestComposeConfigurations(t *testing.T) {
 	c := readComposition(t)
-	zones, found, frontends := map[string]bool{}, 0, 0
+	zones, notifying, found, frontends := map[string]bool{}, map[string]bool{}, 0, 0
 	for name, s := range c.Services {
 		i := slices.Index(s.Command, "-config")
 		if i < 0 {
@@ -231,6 +235,9 @@ func TestComposeConfigurations(t *testing.T) {
 			if has["ingester"] {
 				zones[cfg.Cluster.Zone] = true
 			}
+			if has["alertmanager"] {
+				notifying[cfg.Cluster.Zone] = true
+			}
 			if has["query-frontend"] {
 				frontends++
 			}
@@ -239,8 +246,9 @@ func TestComposeConfigurations(t *testing.T) {
 			}
 		})
 	}
-	if found != 13 || frontends != 2 || len(zones) != 3 || zones[""] {
-		t.Errorf("%d services of Pallium, want 13; %d query frontends, want 2; ingesters in the zones %v, want 3", found, frontends, zones)
+	if found != 16 || frontends != 2 || len(zones) != 3 || zones[""] || !maps.Equal(zones, notifying) {
+		t.Errorf("%d services of Pallium, want 16; %d query frontends, want 2; ingesters in the zones %v, want 3, and Alertmanagers in the same, not %v",
+			found, frontends, zones, notifying)
 	}
 }
 

@@ -251,7 +251,7 @@ func targets(t *testing.T, one *container) map[string]bool {
 		if list, ok := strings.CutPrefix(a, "-target="); ok {
 			out := map[string]bool{}
 			for _, name := range strings.Split(list, ",") {
-				if !slices.Contains([]string{"distributor", "ingester", "compactor", "querier", "query-frontend", "ruler"}, name) {
+				if !slices.Contains([]string{"distributor", "ingester", "compactor", "querier", "query-frontend", "ruler", "alertmanager"}, name) {
 					t.Fatalf("unknown role %q", name)
 				}
 				out[name] = true
@@ -304,7 +304,7 @@ func checkStop(t *testing.T, m *manifest, cfg *config) {
 // checkSecrets checks that every secret's file is mounted, and that no pod has more
 // secrets than it needs.
 func (c *cluster) checkSecrets(t *testing.T, m *manifest) {
-	want := []string{"PALLIUM_CLUSTER_SECRET_FILE", "PALLIUM_REDIS_PASSWORD_FILE"}
+	want := []string{"PALLIUM_CLUSTER_SECRET_FILE", "PALLIUM_REDIS_PASSWORD_FILE", "PALLIUM_SECRET_KEY_FILE"}
 	one := &m.Spec.Template.Spec.Containers[0]
 	switch {
 	case m.component() != "gateway" && answers(targets(t, one)):

@@ -254,6 +254,24 @@ func TestFrontends(t *testing.T) {
 	}
 }
 
+// TestAlertmanagers checks that every tenant has three replicas of its Alertmanager, and that they are not stopped
+// together.
+func TestAlertmanagers(t *testing.T) {
+	for _, b := range complete {
+		c := build(t, b)
+		m := c.find("Deployment", "alertmanager")
+		if m == nil || !targets(t, &m.Spec.Template.Spec.Containers[0])["alertmanager"] {
+			t.Fatalf("%s: no deployment alertmanager has the role", b)
+		}
+		if m.Spec.Replicas == nil || *m.Spec.Replicas < 3 {
+			t.Errorf("%s: fewer than three replicas", b)
+		}
+		if len(m.Spec.Template.Spec.Spread) < 2 {
+			t.Errorf("%s: replicas are not spread over zones and nodes", b)
+		}
+	}
+}
+
 func TestAutoscalers(t *testing.T) {
 	c := build(t, "overlays/production")
 	c.each(t, func(t *testing.T, h *manifest) {

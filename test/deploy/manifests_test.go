@@ -115,6 +115,7 @@ type pod struct {
 	ServiceAccountName            string            `yaml:"serviceAccountName"`
 	AutomountServiceAccountToken  *bool             `yaml:"automountServiceAccountToken"`
 	TerminationGracePeriodSeconds int               `yaml:"terminationGracePeriodSeconds"`
+	Spread                        []struct{}        `yaml:"topologySpreadConstraints"`
 	NodeSelector                  map[string]string `yaml:"nodeSelector"`
 	SecurityContext               struct {
 		RunAsNonRoot   bool                  `yaml:"runAsNonRoot"`

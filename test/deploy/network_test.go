@@ -67,7 +67,11 @@ func TestEgress(t *testing.T) {
 				{"metadata server", nil, "169.254.169.254", 80, from.ours()},
 				{"Memorystore", nil, "10.0.0.3", 6378, from.ours() && !redis},
 				{"another host of the network", nil, "10.9.9.9", 443, false},
-				{"the internet", nil, "142.250.1.1", 80, false},
+				{"the internet", nil, "142.250.1.1", 80, of == "alertmanager"},
+				{"a mail server", nil, "142.250.1.1", 587, of == "alertmanager"},
+				{"a mail server of the network", nil, "192.168.3.4", 25, false},
+				{"a receiver on another node", nil, "100.64.1.2", 80, false},
+				{"an Alertmanager elsewhere", nil, "142.250.1.1", 9093, false},
 				{"another pod", map[string]string{"app": "other"}, "", 443, false},
 			} {
 				if got := c.reaches(from.podLabels(), one.pod, one.address, one.port); got != one.allowed {

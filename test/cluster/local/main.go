@@ -31,7 +31,7 @@ func run(args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	c, err := cluster.New(cluster.Options{
-		Dir: dir, Rulers: 2, AdminTokenFile: filepath.Join(filepath.Dir(dir), "admin-token"),
+		Dir: dir, Rulers: 2, Alertmanagers: 3, AdminTokenFile: filepath.Join(filepath.Dir(dir), "admin-token"),
 		Binaries: cluster.Binaries{Pallium: os.Getenv("PALLIUM"), Redis: os.Getenv("REDIS_SERVER"),
 			Bigtable: os.Getenv("BIGTABLE_EMULATOR_BIN"), GCS: os.Getenv("FAKE_GCS_SERVER_BIN")},
 	})
