@@ -124,7 +124,7 @@ func TestRunbooks(t *testing.T) {
 			if got, want := r.Annotations["runbook_url"], runbooks+strings.ToLower(r.Alert); got != want {
 				t.Errorf("%s: runbook_url %q, want %q", r.Alert, got, want)
 			}
-			if r.Annotations["summary"] == "" || !slices.Contains([]string{"critical", "warning", "none"}, r.Labels["severity"]) {
+			if r.Annotations["summary"] == "" || !slices.Contains([]string{"critical", "warning", "info", "none"}, r.Labels["severity"]) {
 				t.Errorf("%s: summary %q, severity %q", r.Alert, r.Annotations["summary"], r.Labels["severity"])
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"slices"
@@ -32,15 +33,18 @@ type watched struct {
 	*programs.Pallium
 	t    *testing.T
 	key  string // of the tenant pallium
-	team string // key of a tenant that writes, and whose queries exceed a limit
+	team string // key of a tenant that writes, and whose queries and notifications exceed a limit
+
+	alerts string // key of the same tenant, for its Alertmanager
 	busy string // key of a tenant whose requests exceed a limit
 }
 
 func startWatched(t *testing.T) *watched {
 	t.Helper()
-	w := &watched{t: t, Pallium: programs.StartPallium(t, "log: {level: warn}\nself_monitoring: {interval: 1s}\n")}
+	w := &watched{t: t, Pallium: programs.StartPallium(t, "log: {level: warn}\nself_monitoring: {interval: 1s}\negress: {allow: [127.0.0.1]}\n")}
 	w.key = w.Token("pallium", "metrics:read,rules:read,rules:write")
-	w.team = w.Tenant("team", "max_query_series=10")
+	w.team = w.Tenant("team", "max_query_series=10", "notifications_per_second=1", "notification_burst=1")
+	w.alerts = w.Token("team", "alerts:read,alerts:write")
 	w.busy = w.Tenant("busy", "requests_per_second=1", "request_burst=1")
 	return w
 }
@@ -61,6 +65,18 @@ func (w *watched) load() {
 	if code != http.StatusAccepted {
 		w.t.Fatalf("a group of rules: %d %s", code, body)
 	}
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/broken" {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	}))
+	w.t.Cleanup(receiver.Close)
+	config := fmt.Sprintf("alertmanager_config: |\n  route: {receiver: r, group_by: [...], group_wait: 0s, group_interval: 2s}\n"+
+		"  receivers: [{name: r, webhook_configs: [{url: %[1]q}, {url: '%[1]s/broken'}]}]\n", receiver.URL)
+	code, body = programs.Do(w.t, http.MethodPost, w.Edge+"/api/v1/alerts", w.alerts, "application/yaml", strings.NewReader(config))
+	if code != http.StatusCreated {
+		w.t.Fatalf("a configuration of the Alertmanager: %d %s", code, body)
+	}
 }
 
 // use sends requests of all kinds that dashboards show, some of which are rejected.
@@ -75,6 +91,11 @@ func (w *watched) use() {
 	w.get(w.team, "labels", http.StatusOK, nil)
 	for range 2 {
 		w.get(w.busy, "query", 0, url.Values{"query": {"1"}})
+	}
+	alerts := fmt.Sprintf(`[{"labels": {"alertname": "A", "i": "%[1]d"}}, {"labels": {"alertname": "B", "i": "%[1]d"}}]`, now.UnixNano())
+	if code, body := programs.Do(w.t, http.MethodPost, w.Edge+"/alertmanager/api/v2/alerts", w.alerts, "application/json",
+		strings.NewReader(alerts)); code != http.StatusOK {
+		w.t.Fatalf("alerts: %d %s", code, body)
 	}
 }
 
