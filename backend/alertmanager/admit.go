@@ -38,7 +38,7 @@ func (in *instance) admit(method, path string, body []byte) *Response {
 	return nil
 }
 
-// checkSilence checks the regular expressions of a silence. What is not a silence, Alertmanager rejects.
+// checkSilence checks the regular expressions of a silence.
 func checkSilence(body []byte) error {
 	var s struct {
 		Matchers []struct {
@@ -46,8 +46,8 @@ func checkSilence(body []byte) error {
 			IsRegex bool
 		}
 	}
-	if json.Unmarshal(body, &s) != nil {
-		return nil
+	if err := json.Unmarshal(body, &s); err != nil {
+		return fmt.Errorf("parse the silence: %w", err)
 	}
 	left := maxInstructions
 	for _, m := range s.Matchers {

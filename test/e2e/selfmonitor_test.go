@@ -36,7 +36,7 @@ type watched struct {
 	team string // key of a tenant that writes, and whose queries and notifications exceed a limit
 
 	alerts string // key of the same tenant, for its Alertmanager
-	busy string // key of a tenant whose requests exceed a limit
+	busy   string // key of a tenant whose requests exceed a limit
 }
 
 func startWatched(t *testing.T) *watched {

@@ -17,7 +17,8 @@ import (
 // maxRender is the longest time for all texts and templates of a configuration together.
 const maxRender = 3 * time.Second
 
-var errRender = fmt.Errorf("the templates of the configuration take more than %s for a sample of three alerts: use fewer or simpler ones", maxRender)
+var errRender = fmt.Errorf("the templates of the configuration take more than %s for a sample of three alerts: use fewer or simpler ones",
+	maxRender)
 
 // Text is the text of a field of a configuration, as its author wrote it.
 type Text struct {
