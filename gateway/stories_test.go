@@ -105,6 +105,7 @@ var routeRows = []row{
 	{"rules", "GET /prometheus/api/v1/rules", bearer("$READ"), "", 200, "a", ""},
 	{"rules by POST", "POST /prometheus/api/v1/rules", bearer("$READ"), "", 405, "", ""},
 	{"alerts", "GET /api/prom/api/v1/alerts", bearer("$READ"), "", 200, "a", ""},
+	{"Alertmanager configuration by PUT", "PUT /api/v1/alerts", bearer("$READ"), "", 405, "", "use GET, POST, DELETE"},
 	{"Alertmanager configuration needs its scope", "GET /api/v1/alerts", bearer("$READ"), "", 403, "", "alerts:read"},
 	{"openapi", "GET /prometheus/api/v1/openapi.yaml", bearer("$READ"), "", 200, "", "openapi: 3.1.0"},
 	{"openapi needs a credential", "GET /prometheus/api/v1/openapi.yaml", nil, "", 401, "", ""},
