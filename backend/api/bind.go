@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/api/cardinality"
 	"github.com/palliumhq/pallium/policies/routes"
 )
@@ -63,6 +64,11 @@ func (a *api) bind(r chi.Router, table []routes.Route) error {
 		prom = http.StripPrefix(routes.PrometheusAPI, own)
 	}
 	handlers := a.handlers(prom)
+	for i := range table { // without the handlers of package alertsapi
+		if rt := &table[i]; rt.By == routes.Backend && (rt.Scope == tenant.AlertsRead || rt.Scope == tenant.AlertsWrite) {
+			handlers[rt.Name] = NotServed("alertmanager")
+		}
+	}
 	maps.Copy(handlers, a.Handlers)
 	var forwarded []routes.Route
 	for i := range table {
