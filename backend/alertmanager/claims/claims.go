@@ -95,7 +95,7 @@ type Claims struct {
 type known struct {
 	row  schema.Notification // as it was last read or written
 	seen time.Duration       // when row was first read
-	used time.Duration       // when it was read last
+	used time.Duration       // when it was read or changed last
 	// sent is what this replica has sent last. unwritten is set until it is in the row.
 	sent      *sent
 	unwritten bool
@@ -246,6 +246,11 @@ func (c *Claims) read(ctx context.Context, key string) (schema.Notification, err
 	if err := c.record(ctx, key); err != nil {
 		return schema.Notification{}, err
 	}
+	return c.row(ctx, key)
+}
+
+// row returns the row of a notification, and remembers it.
+func (c *Claims) row(ctx context.Context, key string) (schema.Notification, error) {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	row, err := c.opts.Store.Notification(call, key)
@@ -259,15 +264,20 @@ func (c *Claims) read(ctx context.Context, key string) (schema.Notification, err
 func (c *Claims) saw(key string, row schema.Notification) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if k := c.of(key); k.row != row {
+		k.row, k.seen = row, c.opts.Running()
+	}
+}
+
+// of returns what is known about a notification, which is used now. c.mu is locked.
+func (c *Claims) of(key string) *known {
 	k := c.known[key]
 	if k == nil {
 		k = &known{seen: c.opts.Running()}
 		c.known[key] = k
 	}
-	if k.row != row {
-		k.row, k.seen = row, c.opts.Running()
-	}
 	k.used = c.opts.Running()
+	return k
 }
 
 // abandoned reports whether the row of a claim has not changed for the life of a claim.

@@ -297,6 +297,26 @@ func TestStoreAway(t *testing.T) {
 	})
 }
 
+// TestToldLate checks that a process which has run for hours remembers what another replica has sent without a claim, and
+// forgets it later.
+func TestToldLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(1)
+		r := w.replicas[0]
+		time.Sleep(3 * time.Hour)
+		r.Told("k", "a", time.Now().UnixMilli())
+		r.tidy()
+		if entry, _ := r.memory("k"); entry != "a" {
+			t.Errorf("at once: %q, want a", entry)
+		}
+		time.Sleep(61 * time.Minute)
+		r.tidy()
+		if len(r.known) != 0 {
+			t.Errorf("an hour later %d notifications are known", len(r.known))
+		}
+	})
+}
+
 // TestFailure checks that a notification that fails is not sent by all replicas one after the other, and is tried
 // again at the next flush; and that a canceled one is not counted as a failure.
 func TestFailure(t *testing.T) {

@@ -84,13 +84,10 @@ func (h *holding) again(ctx context.Context) (ok bool, err error) {
 		h.row, h.until = next, began+sendLife
 		return true, nil
 	}
-	call, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	row, err := h.opts.Store.Notification(call, h.key)
+	row, err := h.Claims.row(ctx, h.key)
 	if err != nil {
 		return false, nil
 	}
-	h.saw(h.key, row)
 	switch {
 	case row == next:
 		h.row, h.until = next, began+sendLife
@@ -123,9 +120,7 @@ func (h *holding) release(ctx context.Context, failed bool) {
 		if sleep(ctx, pollFirst) != nil {
 			return
 		}
-		call, stop := context.WithTimeout(ctx, callTimeout)
-		row, err := h.opts.Store.Notification(call, h.key)
-		stop()
+		row, err := h.Claims.row(ctx, h.key)
 		if err == nil && row.Holder != h.row.Holder {
 			return
 		}
@@ -139,11 +134,7 @@ func (h *holding) release(ctx context.Context, failed bool) {
 func (c *Claims) sent(key string, s *sent) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	k := c.known[key]
-	if k == nil {
-		k = &known{seen: c.opts.Running()}
-		c.known[key] = k
-	}
+	k := c.of(key)
 	if k.sent, k.unwritten = s, true; s.number == 0 {
 		s.number, s.before = k.row.Number, k.row.Entry
 	}
@@ -172,13 +163,10 @@ func (c *Claims) record(ctx context.Context, key string) error {
 		if s == nil {
 			return nil
 		}
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		row, err := c.opts.Store.Notification(call, key)
-		cancel()
+		row, err := c.row(ctx, key)
 		if err != nil {
 			return err
 		}
-		c.saw(key, row)
 		if row.Entry == s.entry || row.Number > s.number && row.Entry != s.before { // or another replica has sent later
 			c.recorded(key, s)
 			continue
@@ -249,11 +237,7 @@ func (c *Claims) unread(ctx context.Context, a *Attempt, w *wait, err error) err
 func (c *Claims) Told(key, entry string, flushed int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	k := c.known[key]
-	if k == nil {
-		k = &known{seen: c.opts.Running()}
-		c.known[key] = k
-	}
+	k := c.of(key)
 	if k.told == nil || k.told.flushed < flushed {
 		k.told = &sent{entry: entry, flushed: flushed}
 	}
