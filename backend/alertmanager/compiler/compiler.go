@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	"github.com/palliumhq/pallium/backend/alertmanager"
 	"github.com/palliumhq/pallium/backend/alertmanager/expand"
 	"github.com/palliumhq/pallium/backend/alertmanager/integrations"
+	"github.com/palliumhq/pallium/backend/alertmanager/rehearsal"
 	"github.com/palliumhq/pallium/backend/alertmanager/secrets"
 	"github.com/palliumhq/pallium/backend/alertmanager/tenantconfig"
 	"github.com/palliumhq/pallium/backend/egress"
@@ -78,30 +78,25 @@ func (c *Compiler) Seal(t tenant.ID, name string, value []byte) (sealed []byte, 
 	return c.keys.Seal(t, name, value), true
 }
 
-// options returns the checks of a configuration. Fields are rewritten, and their texts added to texts, unless it is nil;
-// template files are rewritten when they are parsed, together.
-func options(d tenantconfig.Document, bounds tenantconfig.Limits, texts *[]expand.Text) tenantconfig.Options {
-	if texts == nil {
-		return tenantconfig.Options{Limits: bounds}
-	}
-	return tenantconfig.Options{Limits: bounds, Rewrite: func(name, text string) (string, error) {
-		if file, ok := d.Templates[name]; ok && file == text {
-			return text, nil
-		}
-		*texts = append(*texts, expand.Text{Name: name, Text: text, HTML: strings.HasSuffix(name, ".html")})
-		return expand.Rewrite(name, text)
-	}}
-}
-
 // Check checks a configuration as a tenant sends it, together with the tenant's secrets, and returns warnings.
 func (c *Compiler) Check(t tenant.ID, yaml []byte, s index.AlertmanagerSettings) ([]string, error) {
-	s.Exists = true
-	s.Config.YAML = string(yaml)
+	document, err := tenantconfig.ParseDocument(yaml)
+	if err != nil {
+		return nil, err
+	}
 	l := c.opts.Limits(t)
-	bounds := tenantconfig.Defaults()
-	bounds.ConfigBytes, bounds.Templates, bounds.TemplateBytes = int(l.MaxAlertmanagerConfigBytes), l.MaxAlertmanagerTemplates,
-		int(l.MaxAlertmanagerTemplateBytes)
-	checked, _, compiled, err := c.compile(t, s, bounds)
+	checked, err := rehearsal.Check(document, rehearsal.Bounds(&l))
+	if err != nil {
+		return nil, err
+	}
+	b, err := c.builder(t, checked.Templates)
+	if err != nil {
+		return nil, err
+	}
+	if err := checked.Execute(b.files, b.external, t); err != nil {
+		return nil, err
+	}
+	compiled, err := c.resolved(b, checked, s)
 	if err != nil {
 		return nil, err
 	}
@@ -115,18 +110,38 @@ func (c *Compiler) Compile(t tenant.ID, s index.AlertmanagerSettings) (*alertman
 	if !s.Exists {
 		return c.Fallback(t)
 	}
-	_, shown, compiled, err := c.compile(t, s, tenantconfig.Limits{})
+	document, err := tenantconfig.ParseDocument([]byte(s.Config.YAML))
 	if err != nil {
 		return nil, err
 	}
-	compiled.Shown = shown
+	checked, err := rehearsal.Check(document, tenantconfig.Limits{})
+	if err != nil {
+		return nil, err
+	}
+	plain, err := tenantconfig.Check(document, tenantconfig.Options{})
+	if err != nil {
+		return nil, err
+	}
+	b, err := c.builder(t, checked.Templates)
+	if err != nil {
+		return nil, err
+	}
+	compiled, err := c.resolved(b, checked, s)
+	if err != nil {
+		return nil, err
+	}
+	compiled.Shown = plain.Config
 	return compiled, nil
 }
 
 // Fallback returns the configuration of a tenant that has none. It is never stored.
 func (c *Compiler) Fallback(t tenant.ID) (*alertmanager.Compiled, error) {
+	b, err := c.builder(t, nil)
+	if err != nil {
+		return nil, err
+	}
 	checked := tenantconfig.Fallback()
-	compiled, err := c.build(t, checked.Config, map[string]string{}, nil)
+	compiled, err := b.build(checked.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -134,90 +149,68 @@ func (c *Compiler) Fallback(t tenant.ID) (*alertmanager.Compiled, error) {
 	return compiled, nil
 }
 
-func (c *Compiler) compile(t tenant.ID, s index.AlertmanagerSettings, bounds tenantconfig.Limits,
-) (checked *tenantconfig.Checked, shown *config.Config, compiled *alertmanager.Compiled, err error) {
-	document, err := tenantconfig.ParseDocument([]byte(s.Config.YAML))
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	var texts []expand.Text
-	if checked, err = tenantconfig.Check(document, options(document, bounds, &texts)); err != nil {
-		return nil, nil, nil, err
-	}
-	plain, err := tenantconfig.Check(document, options(document, bounds, nil))
-	if err != nil {
-		return nil, nil, nil, err
-	}
+// resolved builds a configuration with the values of its secrets.
+func (c *Compiler) resolved(b *builder, checked *rehearsal.Result, s index.AlertmanagerSettings) (*alertmanager.Compiled, error) {
 	values := map[string]string{}
 	for _, name := range checked.Secrets {
 		sealed, ok := s.Secrets[name]
 		if !ok {
 			continue // Resolve names it
 		}
-		value, err := c.keys.Open(t, name, sealed)
+		value, err := c.keys.Open(b.tenant, name, sealed)
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, err
 		}
 		values[name] = string(value)
 	}
-	resolved, err := checked.Resolve(values)
+	cfg, err := checked.Resolve(values)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
-	if bounds == (tenantconfig.Limits{}) { // stored: the sample was rendered before
-		texts = nil
-	} else if texts == nil {
-		texts = []expand.Text{}
-	}
-	compiled, err = c.build(t, resolved, checked.Templates, texts)
-	return checked, plain.Config, compiled, err
+	return b.build(cfg)
 }
 
-// build builds the receivers that routes use.
-func (c *Compiler) build(t tenant.ID, cfg *config.Config, templates map[string]string, texts []expand.Text,
-) (*alertmanager.Compiled, error) {
+// builder builds configurations with the same templates.
+type builder struct {
+	*Compiler
+	tenant   tenant.ID
+	external *url.URL
+	files    *expand.Files
+}
+
+// builder returns a builder with the rewritten template files of a tenant.
+func (c *Compiler) builder(t tenant.ID, templates map[string]string) (*builder, error) {
 	external, err := url.Parse(c.opts.ExternalURL(t))
 	if err != nil {
 		return nil, fmt.Errorf("external URL: %w", err)
 	}
-	files := c.plain
+	b := &builder{Compiler: c, tenant: t, external: external, files: c.plain}
 	if len(templates) > 0 {
-		if files, err = expand.Parse(templates); err != nil {
+		if b.files, err = expand.Parse(templates); err != nil {
 			return nil, err
 		}
 	}
-	functions := map[string]any{"tenantID": func() string { return string(t) }}
-	if texts != nil {
-		if err := expand.Render(files, external, expand.Defaults(), functions, texts); err != nil {
-			return nil, err
-		}
-	}
-	executor := func() (integrations.Executor, error) { return files.New(external, expand.Defaults(), functions) }
+	return b, nil
+}
+
+// build builds the receivers that routes use, and checks the others.
+func (b *builder) build(cfg *config.Config) (*alertmanager.Compiled, error) {
+	functions := rehearsal.Functions(b.tenant)
+	executor := func() (integrations.Executor, error) { return b.files.New(b.external, expand.Defaults(), functions) }
 	static, err := template.New()
 	if err != nil {
 		return nil, fmt.Errorf("create templates: %w", err)
 	}
-	static.ExternalURL = external
-	used, templated := map[string]bool{}, ""
-	dispatch.NewRoute(cfg.Route, nil).Walk(func(r *dispatch.Route) {
-		used[r.RouteOpts.Receiver] = true
-		for name, value := range r.RouteOpts.Labels {
-			if strings.Contains(string(value), "{{") {
-				templated = string(name)
-			}
-		}
-	})
-	if templated != "" { // the dispatcher would execute it without limits
-		return nil, fmt.Errorf("route: label %q: templates in the labels of routes are not supported: use a text", templated)
-	}
-	limiter := c.limiter(t)
+	static.ExternalURL = b.external
+	used := map[string]bool{}
+	dispatch.NewRoute(cfg.Route, nil).Walk(func(r *dispatch.Route) { used[r.RouteOpts.Receiver] = true })
+	limiter := b.limiter(b.tenant)
 	out := &alertmanager.Compiled{Config: cfg, Integrations: map[string][]notify.Integration{}, Static: static,
-		Refresh: func() { limiter.SetRates(c.rates(t)) }}
-	out.Close = sync.OnceFunc(func() { c.release(t, limiter) })
+		Refresh: func() { limiter.SetRates(b.rates(b.tenant)) }, Close: sync.OnceFunc(func() { b.release(b.tenant, limiter) })}
 	var errs error
 	for _, r := range cfg.Receivers {
-		list, err := integrations.Build(r, integrations.Options{Egress: c.opts.Egress, Templates: executor, Tenant: t,
-			Limiter: limiter.TenantLimiter, Logger: c.opts.Logger, Metrics: c.opts.Metrics, Limits: integrations.Limits{IdleTime: executorIdle}})
+		list, err := integrations.Build(r, integrations.Options{Egress: b.opts.Egress, Templates: executor, Tenant: b.tenant,
+			Limiter: limiter.TenantLimiter, Logger: b.opts.Logger, Metrics: b.opts.Metrics, Limits: integrations.Limits{IdleTime: executorIdle}})
 		if err != nil {
 			errs = errors.Join(errs, err)
 			continue

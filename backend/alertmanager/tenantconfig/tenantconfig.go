@@ -112,7 +112,7 @@ func (c *Checked) Resolve(secrets map[string]string) (*config.Config, error) {
 		return nil, err
 	}
 	if len(c.Secrets) == 0 {
-		secrets = map[string]string{}
+		return c.Config, nil
 	}
 	resolved, err := check(c.document, c.options, maps.Clone(secrets))
 	if err != nil {

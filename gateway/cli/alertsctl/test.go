@@ -14,8 +14,10 @@ import (
 	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/palliumhq/pallium/backend/alertmanager/rehearsal"
 	"github.com/palliumhq/pallium/backend/alertmanager/tenantconfig"
 	"github.com/palliumhq/pallium/gateway/cli/command"
+	"github.com/palliumhq/pallium/policies/limits"
 )
 
 // test shows the routes and receivers of an alert, of a file or of the stored configuration.
@@ -40,7 +42,8 @@ func test(fs *flag.FlagSet) command.Action {
 		if err != nil {
 			return err
 		}
-		checked, err := tenantconfig.Check(d, tenantconfig.Options{Limits: bounds()})
+		l := limits.Default()
+		checked, err := tenantconfig.Check(d, tenantconfig.Options{Limits: rehearsal.Bounds(&l)})
 		if err != nil {
 			return fmt.Errorf("%s is not valid:\n%s", from, inWords(err.Error()))
 		}

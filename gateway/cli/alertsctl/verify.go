@@ -2,15 +2,13 @@ package alertsctl
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"net/url"
 	"strings"
 
-	"github.com/prometheus/alertmanager/dispatch"
-
 	"github.com/palliumhq/pallium/backend/alertmanager/expand"
+	"github.com/palliumhq/pallium/backend/alertmanager/rehearsal"
 	"github.com/palliumhq/pallium/backend/alertmanager/tenantconfig"
 	"github.com/palliumhq/pallium/gateway/cli/command"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -38,24 +36,10 @@ func verify(*flag.FlagSet) command.Action {
 	}
 }
 
-// bounds returns the limits of a tenant that has none of its own.
-func bounds() tenantconfig.Limits {
-	l, b := limits.Default(), tenantconfig.Defaults()
-	b.ConfigBytes, b.Templates = int(l.MaxAlertmanagerConfigBytes), l.MaxAlertmanagerTemplates
-	b.TemplateBytes = int(l.MaxAlertmanagerTemplateBytes)
-	return b
-}
-
 // check checks a configuration and executes its templates for a sample.
 func check(d tenantconfig.Document) (*tenantconfig.Checked, error) {
-	var texts []expand.Text
-	checked, err := tenantconfig.Check(d, tenantconfig.Options{Limits: bounds(), Rewrite: func(name, text string) (string, error) {
-		if file, ok := d.Templates[name]; ok && file == text {
-			return text, nil // Parse rewrites files
-		}
-		texts = append(texts, expand.Text{Name: name, Text: text, HTML: strings.HasSuffix(name, ".html")})
-		return expand.Rewrite(name, text)
-	}})
+	l := limits.Default()
+	checked, err := rehearsal.Check(d, rehearsal.Bounds(&l))
 	if err != nil {
 		return nil, err
 	}
@@ -63,18 +47,5 @@ func check(d tenantconfig.Document) (*tenantconfig.Checked, error) {
 	if err != nil {
 		return nil, err
 	}
-	external := &url.URL{Scheme: "http", Host: "localhost", Path: "/alertmanager"}
-	functions := map[string]any{"tenantID": func() string { return "tenant" }}
-	if err := expand.Render(files, external, expand.Defaults(), functions, texts); err != nil {
-		return nil, err
-	}
-	var errs error
-	dispatch.NewRoute(checked.Config.Route, nil).Walk(func(r *dispatch.Route) {
-		for name, value := range r.RouteOpts.Labels {
-			if strings.Contains(string(value), "{{") && errs == nil {
-				errs = errors.Join(errs, fmt.Errorf("route: label %q: templates in the labels of routes are not supported: use a text", name))
-			}
-		}
-	})
-	return checked, errs
+	return checked.Checked, checked.Execute(files, &url.URL{Scheme: "http", Host: "localhost", Path: "/alertmanager"}, "tenant")
 }
