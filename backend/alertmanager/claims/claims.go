@@ -246,11 +246,11 @@ func (c *Claims) read(ctx context.Context, key string) (schema.Notification, err
 	if err := c.record(ctx, key); err != nil {
 		return schema.Notification{}, err
 	}
-	return c.row(ctx, key)
+	return c.look(ctx, key)
 }
 
-// row returns the row of a notification, and remembers it.
-func (c *Claims) row(ctx context.Context, key string) (schema.Notification, error) {
+// look returns the row of a notification, and remembers it.
+func (c *Claims) look(ctx context.Context, key string) (schema.Notification, error) {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	row, err := c.opts.Store.Notification(call, key)

@@ -63,43 +63,44 @@ func (h *holding) renew(ctx context.Context, cancel context.CancelCauseFunc) {
 		if h.opts.Running() >= h.until {
 			continue
 		}
-		ok, err := h.again(ctx)
-		if err != nil {
+		err := h.again(ctx)
+		if errors.Is(err, errLost) || errors.Is(err, errRecorded) {
 			cancel(err)
 			return
 		}
-		if next = renewInterval; !ok {
+		if next = renewInterval; err != nil {
 			next = renewAgain
 		}
 	}
 }
 
-// again renews the claim once. ok is false if the outcome is unknown; err is set if the claim is lost.
-func (h *holding) again(ctx context.Context) (ok bool, err error) {
+// again renews the claim once. errLost and errRecorded mean that sending must stop; after another error it is tried again.
+func (h *holding) again(ctx context.Context) error {
 	began := h.opts.Running()
 	next := h.row
 	next.Sequence++
 	held, err := h.replace(ctx, h.key, h.row, next)
 	if err == nil && held {
 		h.row, h.until = next, began+sendLife
-		return true, nil
+		return nil
 	}
-	row, err := h.Claims.row(ctx, h.key)
+	row, err := h.look(ctx, h.key)
 	if err != nil {
-		return false, nil
+		return err
 	}
+	recorded := row.Entry != h.row.Entry
 	switch {
 	case row == next:
 		h.row, h.until = next, began+sendLife
-		return true, nil
+		return nil
 	case row.Holder != h.row.Holder:
-		return false, errLost
-	case row.Entry != h.row.Entry:
-		h.row = row
-		return false, errRecorded
+		return errLost
 	}
 	h.row = row
-	return false, nil
+	if recorded {
+		return errRecorded
+	}
+	return errAgain
 }
 
 // release gives up the claim. The claim ends by itself if that fails.
@@ -120,7 +121,7 @@ func (h *holding) release(ctx context.Context, failed bool) {
 		if sleep(ctx, pollFirst) != nil {
 			return
 		}
-		row, err := h.Claims.row(ctx, h.key)
+		row, err := h.look(ctx, h.key)
 		if err == nil && row.Holder != h.row.Holder {
 			return
 		}
@@ -163,7 +164,7 @@ func (c *Claims) record(ctx context.Context, key string) error {
 		if s == nil {
 			return nil
 		}
-		row, err := c.row(ctx, key)
+		row, err := c.look(ctx, key)
 		if err != nil {
 			return err
 		}
