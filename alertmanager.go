@@ -20,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/alertmanager/integrations"
 	"github.com/palliumhq/pallium/backend/api/alertsapi"
 	"github.com/palliumhq/pallium/backend/egress"
+	"github.com/palliumhq/pallium/backend/peers"
 	"github.com/palliumhq/pallium/backend/ring"
 	"github.com/palliumhq/pallium/backend/rpc"
 	"github.com/palliumhq/pallium/backend/schema"
@@ -38,16 +39,19 @@ const replicasOfTenant = 3
 // secretKeys returns the keys of receivers' secrets, or nothing if there are none.
 func (b *backend) secretKeys() (string, error) {
 	s := secret{name: "PALLIUM_SECRET_KEY", file: "secret-key", make: b.opts.Role == All}
-	_, set := b.opts.Env(s.name)
-	if !s.make && !set && !hasFile(b.opts.Env, s.name) {
+	if !s.make && !isSet(b.opts.Env, s.name) {
 		return "", nil
 	}
 	text, _, _, err := s.load(b.cfg.DataDir, b.opts.Env)
 	return text, err
 }
 
-// newAlertCompiler makes the compiler of Alertmanagers' configurations, which also checks them before they are stored.
-func (b *backend) newAlertCompiler() error {
+// needAlertCompiler makes the compiler of Alertmanagers' configurations, which also checks them before they are stored,
+// unless it exists.
+func (b *backend) needAlertCompiler() error {
+	if b.alertCompiler != nil {
+		return nil
+	}
 	keys, err := b.secretKeys()
 	if err != nil {
 		return err
@@ -66,6 +70,9 @@ func (b *backend) newAlertCompiler() error {
 
 // buildAlertmanager builds the Alertmanager role.
 func (b *backend) buildAlertmanager(context.Context) error {
+	if err := b.needAlertCompiler(); err != nil {
+		return err
+	}
 	ix := b.longTerm.Options().Index
 	a := &alerting{}
 	a.claims = claims.New(claims.Options{Store: ix.Alertmanagers, ID: b.id() + "/" + incarnation(), Running: b.running(), Now: b.opts.Now,
@@ -289,10 +296,14 @@ func (b *backend) postAlerts(ctx context.Context, t tenant.ID, body []byte) (cod
 
 // addAlertHandlers adds Alertmanager's configuration and API to the API. Every backend serves them, whatever its roles
 // are.
-func (b *backend) addAlertHandlers() {
+func (b *backend) addAlertHandlers() error {
+	if err := b.needAlertCompiler(); err != nil {
+		return err
+	}
 	handlers := alertsapi.New(alertsapi.Options{Store: b.longTerm.Options().Index.Alertmanagers, Check: b.alertCompiler.Check,
 		Seal: b.sealSecret, Forward: b.forwardAlerts, Limits: b.limitsOf, Memory: b.memory, Changed: b.alertConfigChanged, Logger: b.opts.Logger})
 	maps.Copy(b.api.Handlers, handlers)
+	return nil
 }
 
 // sealSecret encrypts a secret of a receiver.
@@ -341,30 +352,35 @@ func (b *backend) tellReplicas(key, entry string, flushed int64) {
 // eachReplica calls the replicas of a tenant, and logs errors: what they are told, they find out later.
 func (b *backend) eachReplica(ctx context.Context, t tenant.ID, call func(context.Context, *rpc.Peer) error,
 	own func(context.Context) error) {
-	note := func(replica string, err error) {
-		if err != nil && ctx.Err() == nil {
-			b.opts.Logger.Warn("could not tell a replica of an Alertmanager about a change; it finds it later", "tenant", t,
-				"replica", replica, "err", err)
-		}
-	}
 	if b.cluster == nil {
-		note(b.id(), own(ctx))
+		b.untold(ctx, t, own(ctx))
 		return
 	}
 	list, err := b.replicasOf(ctx, t)
 	if err != nil {
-		note("all", err)
+		b.untold(ctx, t, err)
 		return
 	}
+	var members []peers.Peer[*ring.Instance]
 	for i := range list {
-		if list[i].ID == b.id() && b.alerting != nil {
-			note(list[i].ID, own(ctx))
-			continue
+		members = append(members, peers.Peer[*ring.Instance]{ID: list[i].ID, Client: &list[i]})
+	}
+	for _, reply := range peers.Each(ctx, members, func(ctx context.Context, in *ring.Instance) (struct{}, error) {
+		if in.ID == b.id() && b.alerting != nil {
+			return struct{}{}, own(ctx)
 		}
-		p, err := b.cluster.pool.Peer(list[i].Addr)
-		if err == nil {
-			err = call(ctx, p)
+		p, err := b.cluster.pool.Peer(in.Addr)
+		if err != nil {
+			return struct{}{}, err
 		}
-		note(list[i].ID, err)
+		return struct{}{}, call(ctx, p)
+	}) {
+		b.untold(ctx, t, reply.Err)
+	}
+}
+
+func (b *backend) untold(ctx context.Context, t tenant.ID, err error) {
+	if err != nil && ctx.Err() == nil {
+		b.opts.Logger.Warn("could not tell a replica of an Alertmanager about a change; it finds it later", "tenant", t, "err", err)
 	}
 }

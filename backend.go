@@ -75,9 +75,6 @@ func (p *process) buildBackend(ctx context.Context) error {
 		}
 	}
 	b.buildAPIOptions()
-	if err := b.newAlertCompiler(); err != nil {
-		return err
-	}
 	for _, r := range b.roles {
 		if err := r.build(b, ctx); err != nil {
 			return err
@@ -93,7 +90,9 @@ func (p *process) buildBackend(ctx context.Context) error {
 	}
 	if b.api.Push != nil || b.api.Queryable != nil {
 		b.addRuleHandlers()
-		b.addAlertHandlers()
+		if err := b.addAlertHandlers(); err != nil {
+			return err
+		}
 		var err error
 		if b.handler, err = api.New(b.api); err != nil {
 			return err

@@ -82,7 +82,7 @@ func (p *process) buildSurface(token string) (err error) {
 // and profiles are disabled.
 func (p *process) profilesToken() (string, error) {
 	const name = "PALLIUM_PPROF_TOKEN"
-	if _, ok := p.opts.Env(name); !ok && !hasFile(p.opts.Env, name) {
+	if !isSet(p.opts.Env, name) {
 		return "", nil
 	}
 	token, _, _, err := secret{name: name}.load(p.cfg.DataDir, p.opts.Env)

@@ -23,8 +23,7 @@ import (
 
 // inCluster reports whether a cluster secret or certificate is configured.
 func (c *Config) inCluster(env func(string) (string, bool)) bool {
-	_, ok := env("PALLIUM_CLUSTER_SECRET")
-	return ok || hasFile(env, "PALLIUM_CLUSTER_SECRET") || c.Cluster.TLS != cluster.TLSFiles{}
+	return isSet(env, "PALLIUM_CLUSTER_SECRET") || c.Cluster.TLS != cluster.TLSFiles{}
 }
 
 // openObjects opens the object store: the configured bucket, or the directories l0 and l1

@@ -20,7 +20,7 @@ import (
 // the cluster. A gateway needs none in front of other backends, such as Mimir.
 func (p *process) buildSecurity() error {
 	o := cluster.Options{TLS: p.cfg.Cluster.TLS, PlainText: p.cfg.Cluster.PlainText}
-	if _, ok := p.opts.Env("PALLIUM_CLUSTER_SECRET"); ok || hasFile(p.opts.Env, "PALLIUM_CLUSTER_SECRET") {
+	if isSet(p.opts.Env, "PALLIUM_CLUSTER_SECRET") {
 		value, _, _, err := (secret{name: "PALLIUM_CLUSTER_SECRET", file: "cluster-secret"}).load(p.cfg.DataDir, p.opts.Env)
 		if err != nil {
 			return fmt.Errorf("cluster secret: %w", err)
@@ -47,9 +47,11 @@ func (p *process) dialBackend() func(ctx context.Context, network, addr string) 
 	return p.security.Dial((&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext)
 }
 
-func hasFile(env func(string) (string, bool), name string) bool {
-	_, ok := env(name + "_FILE")
-	return ok
+// isSet reports whether the environment has a secret, or the path of its file.
+func isSet(env func(string) (string, bool), name string) bool {
+	_, value := env(name)
+	_, file := env(name + "_FILE")
+	return value || file
 }
 
 // openRedis opens clients of the configured Redis servers.

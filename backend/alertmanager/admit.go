@@ -8,8 +8,6 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/prometheus/alertmanager/dispatch"
-
 	"github.com/palliumhq/pallium/backend/regexsize"
 )
 
@@ -86,12 +84,7 @@ func (in *instance) checkList(base string) error {
 	if !strings.HasPrefix(base, "/api/v2/alerts") {
 		return nil
 	}
-	matching := 1
-	dispatch.NewRoute(in.current.Load().compiled.Config.Route, nil).Walk(func(r *dispatch.Route) {
-		if r.Continue {
-			matching++
-		}
-	})
+	matching := in.current.Load().matching
 	if n := in.limits.count(); n*matching*matching > maxListed {
 		return fmt.Errorf("%d alerts cannot be listed with the receivers of %d routes, which are one more than have `continue: true`: "+
 			"use fewer of these", n, matching)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -273,14 +272,4 @@ func (a *Alertmanagers) stopAll() {
 		wg.Go(func() { a.stop(t, s, func(*instance) bool { return true }) })
 	}
 	wg.Wait()
-}
-
-// Tenants returns the tenants that run on this process.
-func (a *Alertmanagers) Tenants() []tenant.ID {
-	var out []tenant.ID
-	for t := range a.list() {
-		out = append(out, t)
-	}
-	slices.Sort(out)
-	return out
 }

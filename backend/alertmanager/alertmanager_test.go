@@ -247,11 +247,11 @@ func TestManyTenants(t *testing.T) {
 		if got := len(s.take()); got != 1000 {
 			t.Errorf("%d notifications, want 1000", got)
 		}
-		if n := len(s.replicas[0].Tenants()); n != 1000 {
+		if n := len(s.replicas[0].list()); n != 1000 {
 			t.Errorf("%d tenants run, want 1000", n)
 		}
 		time.Sleep(30 * time.Minute)
-		if n := len(s.replicas[0].Tenants()); n != 0 {
+		if n := len(s.replicas[0].list()); n != 0 {
 			t.Errorf("%d tenants run half an hour later, want none", n)
 		}
 		s.close()
@@ -269,7 +269,7 @@ func TestDeleted(t *testing.T) {
 		s.configure("gone", testConfig)
 		s.fire("gone", time.Hour, one("A"))
 		time.Sleep(30 * time.Second)
-		if list := s.replicas[0].Tenants(); len(list) != 0 {
+		if list := s.replicas[0].list(); len(list) != 0 {
 			t.Errorf("tenants %v run", list)
 		}
 	})

@@ -68,6 +68,7 @@ type instance struct {
 type running struct {
 	settings   index.AlertmanagerSettings // from which it was compiled
 	compiled   *Compiled
+	matching   int // the most routes that can match an alert
 	inhibitor  *inhibit.Inhibitor
 	dispatcher *dispatch.Dispatcher
 	failed     error // why the stored configuration is not running
@@ -179,6 +180,12 @@ func (in *instance) start(old, next *running) {
 		old.stop()
 	}
 	routes := dispatch.NewRoute(next.compiled.Config.Route, nil)
+	next.matching = 1
+	routes.Walk(func(r *dispatch.Route) {
+		if r.Continue {
+			next.matching++
+		}
+	})
 	next.inhibitor = inhibit.NewInhibitor(in.alerts, next.compiled.Config.InhibitRules, in.logger, eventrecorder.NopRecorder())
 	stage := in.pipeline(next.compiled, routes, next.inhibitor, in.silencer, in.groups)
 	timeout := func(d time.Duration) time.Duration { return max(d, notify.MinTimeout) + claimTime }

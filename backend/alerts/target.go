@@ -106,12 +106,8 @@ func NewTarget(
 	if t.lookup != lookupNone && t.base.Scheme == "https" {
 		serverName = t.base.Hostname()
 	}
-	for _, name := range c.Tenants {
-		id, err := tenant.ParseID(name)
-		if err != nil {
-			return nil, fmt.Errorf("tenants: %w", err)
-		}
-		t.tenants = append(t.tenants, id)
+	if err := t.restrict(c.Tenants); err != nil {
+		return nil, err
 	}
 	settings := c.client(serverName)
 	switch {
@@ -139,14 +135,19 @@ type Post func(ctx context.Context, id tenant.ID, body []byte) (code int, text s
 // named.
 func NewLocal(tenants []string, post Post) (*Target, error) {
 	t := &Target{name: Local, post: post}
+	return t, t.restrict(tenants)
+}
+
+// restrict sets the tenants of the target; without any it is for all.
+func (t *Target) restrict(tenants []string) error {
 	for _, name := range tenants {
 		id, err := tenant.ParseID(name)
 		if err != nil {
-			return nil, fmt.Errorf("tenants: %w", err)
+			return fmt.Errorf("tenants: %w", err)
 		}
 		t.tenants = append(t.tenants, id)
 	}
-	return t, nil
+	return nil
 }
 
 // parseURL sets the URL, the name and how it is looked up.

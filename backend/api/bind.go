@@ -16,18 +16,7 @@ import (
 // API, which serves the other routes.
 func (a *api) handlers(prom http.Handler) map[string]http.HandlerFunc {
 	counts := cardinality.New(cardinality.Options{Queryable: a.Queryable, Parser: a.parser, Head: a.Head, Now: a.Now})
-	noRules := NotServed("ruler")
 	return map[string]http.HandlerFunc{
-		"rule_namespaces":       noRules,
-		"rule_namespace":        noRules,
-		"rule_group":            noRules,
-		"set_rule_group":        noRules,
-		"delete_rule_namespace": noRules,
-		"delete_rule_group":     noRules,
-		"start_rule_backfill":   noRules,
-		"rule_backfill":         noRules,
-		"delete_rule_backfill":  noRules,
-
 		"push":             a.push,
 		"query":            a.admitIf(a.evaluates, a.partial(prom)),
 		"query_range":      a.admitIf(a.evaluates, a.partial(prom)),
@@ -64,8 +53,11 @@ func (a *api) bind(r chi.Router, table []routes.Route) error {
 		prom = http.StripPrefix(routes.PrometheusAPI, own)
 	}
 	handlers := a.handlers(prom)
-	for i := range table { // without the handlers of package alertsapi
-		if rt := &table[i]; rt.By == routes.Backend && (rt.Scope == tenant.AlertsRead || rt.Scope == tenant.AlertsWrite) {
+	for i := range table { // without the handlers of packages rulesapi and alertsapi
+		switch rt := &table[i]; rt.Scope {
+		case tenant.RulesRead, tenant.RulesWrite:
+			handlers[rt.Name] = NotServed("ruler")
+		case tenant.AlertsRead, tenant.AlertsWrite:
 			handlers[rt.Name] = NotServed("alertmanager")
 		}
 	}

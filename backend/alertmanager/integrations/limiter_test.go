@@ -87,7 +87,8 @@ func TestLimiterCancelAndReload(t *testing.T) {
 	})
 }
 
-// TestRateLimitedIntegration checks what an integration makes of its limiter: a drop is not recoverable, is counted and reaches no server.
+// TestRateLimitedIntegration checks that a notification which the limiter drops is not retried, is counted, and is not
+// sent.
 func TestRateLimitedIntegration(t *testing.T) {
 	s := start(t, service)
 	o := optionsOf(s, allow(t, "127.0.0.1"))

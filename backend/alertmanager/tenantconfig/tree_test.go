@@ -10,7 +10,7 @@ import (
 	yamlv2 "gopkg.in/yaml.v2"
 )
 
-// encoded returns the values that Alertmanager's YAML library finds in a text, and in what parseTree makes of it.
+// encoded decodes a text with Alertmanager's YAML library twice: as it is, and after parseTree has encoded it again.
 func encoded(t *testing.T, text string) (was, is any, ok bool) {
 	root, err := parseTree(text, 0)
 	if err != nil {
