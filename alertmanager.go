@@ -18,6 +18,7 @@ import (
 	"github.com/palliumhq/pallium/backend/alertmanager/claims"
 	"github.com/palliumhq/pallium/backend/alertmanager/compiler"
 	"github.com/palliumhq/pallium/backend/alertmanager/integrations"
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/api/alertsapi"
 	"github.com/palliumhq/pallium/backend/egress"
 	"github.com/palliumhq/pallium/backend/peers"
@@ -60,8 +61,10 @@ func (b *backend) needAlertCompiler() error {
 	if err != nil {
 		return fmt.Errorf("egress.allow: %w", err)
 	}
+	b.alertPace = pace.New(func(t tenant.ID) float64 { return b.limitsOf(t).AlertmanagerCpus }, b.registry)
 	b.alertCompiler, err = compiler.New(compiler.Options{Egress: rules, Limits: b.limitsOf, Keys: keys, Logger: b.opts.Logger,
-		Metrics: integrations.NewMetrics(b.registry), ExternalURL: func(tenant.ID) string { return b.edgeURL() + alertmanager.Prefix }})
+		Metrics: integrations.NewMetrics(b.registry), Pace: b.alertPace,
+		ExternalURL: func(tenant.ID) string { return b.edgeURL() + alertmanager.Prefix }})
 	if err != nil {
 		return fmt.Errorf("PALLIUM_SECRET_KEY: %w", err)
 	}
@@ -78,8 +81,8 @@ func (b *backend) buildAlertmanager(context.Context) error {
 	a.claims = claims.New(claims.Options{Store: ix.Alertmanagers, ID: b.id() + "/" + incarnation(), Running: b.running(), Now: b.opts.Now,
 		Logger: b.opts.Logger, Metrics: claims.NewMetrics(b.registry), Tell: b.tellReplicas})
 	a.Alertmanagers = alertmanager.New(alertmanager.Options{
-		Store: ix.Alertmanagers, Claims: a.claims, Compile: b.alertCompiler.Compile, Fallback: b.alertCompiler.Fallback, Limits: b.limitsOf,
-		Position: b.alertPosition, Mine: b.hasAlertmanager, Deleted: b.tenantGone,
+		Store: ix.Alertmanagers, Claims: a.claims, Compile: b.alertCompiler.Compile, Fallback: b.alertCompiler.Fallback,
+		Pace: b.alertPace, Limits: b.limitsOf, Position: b.alertPosition, Mine: b.hasAlertmanager, Deleted: b.tenantGone,
 		Running: b.running(), Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
 	})
 	b.alerting = a
@@ -301,7 +304,8 @@ func (b *backend) addAlertHandlers() error {
 		return err
 	}
 	handlers := alertsapi.New(alertsapi.Options{Store: b.longTerm.Options().Index.Alertmanagers, Check: b.alertCompiler.Check,
-		Seal: b.sealSecret, Forward: b.forwardAlerts, Limits: b.limitsOf, Memory: b.memory, Changed: b.alertConfigChanged, Logger: b.opts.Logger})
+		Seal: b.sealSecret, Forward: b.forwardAlerts, Pace: b.alertPace, Limits: b.limitsOf, Memory: b.memory, Changed: b.alertConfigChanged,
+		Logger: b.opts.Logger})
 	maps.Copy(b.api.Handlers, handlers)
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/active"
 	"github.com/palliumhq/pallium/backend/alertmanager/compiler"
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/api"
 	"github.com/palliumhq/pallium/backend/clock"
 	"github.com/palliumhq/pallium/backend/compactor"
@@ -57,6 +58,7 @@ type backend struct {
 	ruling        *ruling              // nil without the role ruler
 	alerting      *alerting            // nil without the role alertmanager
 	alertCompiler *compiler.Compiler
+	alertPace     *pace.Pace
 	wakes         wakes
 }
 

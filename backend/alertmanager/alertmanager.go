@@ -19,6 +19,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/alertmanager/claims"
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/policies/limits"
 )
@@ -49,8 +50,11 @@ type Compiled struct {
 	Shown        *config.Config // as the tenant wrote it, for the API
 	Integrations map[string][]notify.Integration
 	Static       *template.Template // for labels of routes, which have no templates
-	Refresh      func()             // applies changed limits
-	Close        func()             // closes connections
+	// Admission returns a context for one notification by an integration, and a function that waits until the rate of the
+	// tenant allows it.
+	Admission func(ctx context.Context, integration string) (context.Context, func(context.Context) error)
+	Refresh   func() // applies changed limits
+	Close     func() // closes connections
 }
 
 // Options configure Alertmanagers. All fields must be set, except for those with a default.
@@ -60,6 +64,7 @@ type Options struct {
 	// Compile checks and builds a configuration; Fallback returns that of a tenant without one.
 	Compile  func(tenant.ID, index.AlertmanagerSettings) (*Compiled, error)
 	Fallback func(tenant.ID) (*Compiled, error)
+	Pace     *pace.Pace
 	Limits   func(tenant.ID) limits.Limits
 	// Position returns the place of this process among the replicas of a tenant, from 0, and a number that is not
 	// less than the number of replicas if it is none of them.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/alertmanager/claims"
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/rows"
 	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
@@ -40,6 +41,7 @@ type site struct {
 	replicas []*Alertmanagers
 	away     []*bool // the row store, for each replica
 	limits   limits.Limits
+	cpus     map[tenant.ID]float64
 	stop     []func()
 
 	mu    sync.Mutex
@@ -111,7 +113,7 @@ func newSite(t *testing.T, n int) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, rows: store, limits: limits.Default()}
+	s := &site{t: t, rows: store, limits: limits.Default(), cpus: map[tenant.ID]float64{}}
 	for i := range n {
 		s.start(i)
 	}
@@ -131,7 +133,7 @@ func (s *site) start(i int) {
 	c := claims.New(claims.Options{Store: ix.Alertmanagers, ID: fmt.Sprintf("r%d/%d", i, time.Now().UnixNano()), Running: running, Metrics: claims.NewMetrics(registry)})
 	a := New(Options{Store: ix.Alertmanagers, Claims: c, Compile: s.compile, Fallback: func(t tenant.ID) (*Compiled, error) {
 		return s.compile(t, index.AlertmanagerSettings{})
-	}, Limits: func(tenant.ID) limits.Limits { s.mu.Lock(); defer s.mu.Unlock(); return s.limits }, Position: func(tenant.ID) int { return i },
+	}, Limits: func(tenant.ID) limits.Limits { s.mu.Lock(); defer s.mu.Unlock(); return s.limits }, Pace: pace.New(s.cpusOf, registry), Position: func(tenant.ID) int { return i },
 		Mine:    func(context.Context, tenant.ID) (bool, error) { return true, nil },
 		Deleted: func(_ context.Context, t tenant.ID) (bool, error) { return t == "gone", nil }, Running: running, Registerer: registry})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -144,6 +146,12 @@ func (s *site) start(i int) {
 		return
 	}
 	s.replicas, s.away, s.stop = append(s.replicas, a), append(s.away, away), append(s.stop, stop)
+}
+
+func (s *site) cpusOf(t tenant.ID) float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cpus[t]
 }
 
 func (s *site) close() {
@@ -170,7 +178,10 @@ func (s *site) compile(_ tenant.ID, settings index.AlertmanagerSettings) (*Compi
 		return nil, err
 	}
 	static.ExternalURL = &url.URL{}
-	out := &Compiled{Config: cfg, Shown: cfg, Integrations: map[string][]notify.Integration{}, Static: static, Refresh: func() {}, Close: func() {}}
+	out := &Compiled{Config: cfg, Shown: cfg, Integrations: map[string][]notify.Integration{}, Static: static, Refresh: func() {}, Close: func() {},
+		Admission: func(ctx context.Context, _ string) (context.Context, func(context.Context) error) {
+			return ctx, func(context.Context) error { return nil }
+		}}
 	for _, r := range cfg.Receivers {
 		out.Integrations[r.Name] = nil
 		for i := range r.WebhookConfigs {

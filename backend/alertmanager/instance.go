@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/alertmanager/silence"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/index"
@@ -52,6 +53,7 @@ type instance struct {
 	silences *silences
 	silencer *silence.Silencer
 	groups   marker.GroupMarker
+	sending  *semaphore.Weighted // see maxSending
 
 	putting sync.Mutex // while alerts are added
 	used    atomic.Int64
@@ -85,7 +87,7 @@ func (r *running) same(s index.AlertmanagerSettings) bool {
 // newInstance starts the Alertmanager of a tenant. It returns an error if its settings or silences cannot be read.
 func newInstance(ctx context.Context, o *Options, t tenant.ID) (*instance, error) {
 	in := &instance{tenant: t, opts: o, logger: tenantLogger(o.Logger, t), registry: prometheus.NewRegistry(),
-		groups: marker.NewGroupMarker()}
+		groups: marker.NewGroupMarker(), sending: semaphore.NewWeighted(maxSending)}
 	var err error
 	in.silences, err = newSilences(t, o.Store, silence.Options{Retention: silenceRetention, Logger: in.logger, Metrics: in.registry,
 		EventRecorder: eventrecorder.NopRecorder(), Limits: silence.Limits{
@@ -138,7 +140,12 @@ func (in *instance) reload(ctx context.Context) error {
 		in.current.Store(&kept)
 		return nil
 	}
+	turn, err := in.opts.Pace.Begin(ctx, in.tenant)
+	if err != nil {
+		return err
+	}
 	compiled, err := in.opts.Compile(in.tenant, settings)
+	turn.End()
 	next := &running{settings: settings, compiled: compiled}
 	if err != nil {
 		in.opts.metrics.invalid.Inc()

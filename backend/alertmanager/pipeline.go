@@ -51,14 +51,43 @@ func (in *instance) pipeline(c *Compiled, routes *dispatch.Route, inhibitor *inh
 	for name, list := range c.Integrations {
 		var fan notify.FanoutStage
 		for i := range list {
-			fan = append(fan, &claimStage{instance: in, integration: &list[i], intervals: groupIntervals,
+			fan = append(fan, &claimStage{instance: in, compiled: c, integration: &list[i], intervals: groupIntervals,
 				receiver: &nflogpb.Receiver{GroupName: name, Integration: list[i].Name(), Idx: uint32(list[i].Index())}})
 		}
-		out[name] = notify.MultiStage{notify.StageFunc(in.refreshStage), notify.NewMuteStage(inhibitor, m),
-			notify.NewTimeActiveStage(intervener, groups, m), notify.NewTimeMuteStage(intervener, groups, m),
-			notify.NewMuteStage(silencer, m), fan}
+		muting := notify.MultiStage{notify.NewMuteStage(inhibitor, m), notify.NewTimeActiveStage(intervener, groups, m),
+			notify.NewTimeMuteStage(intervener, groups, m), notify.NewMuteStage(silencer, m)}
+		out[name] = in.flushing(len(list), notify.MultiStage{notify.StageFunc(in.refreshStage), in.paced(muting), fan})
 	}
 	return out
+}
+
+// maxSending is how many integrations notify at the same time, or wait to do so. The others wait until they have ended, for
+// as long as a flush may take.
+const maxSending = 2000
+
+// flushing returns a stage that waits until there is room for n integrations.
+func (in *instance) flushing(n int, next notify.Stage) notify.Stage {
+	weight := int64(min(n, maxSending))
+	return notify.StageFunc(func(ctx context.Context, l *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
+		if err := in.sending.Acquire(ctx, weight); err != nil {
+			return ctx, nil, fmt.Errorf("wait for the end of other notifications of the tenant, of which %d are sent at the same time: %w",
+				maxSending, err)
+		}
+		defer in.sending.Release(weight)
+		return next.Exec(ctx, l, alerts...)
+	})
+}
+
+// paced returns a stage that computes within the CPU time of the tenant.
+func (in *instance) paced(next notify.Stage) notify.Stage {
+	return notify.StageFunc(func(ctx context.Context, l *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
+		turn, err := in.opts.Pace.Begin(ctx, in.tenant)
+		if err != nil {
+			return ctx, nil, err
+		}
+		defer turn.End()
+		return next.Exec(ctx, l, alerts...)
+	})
 }
 
 // refreshStage reads the silences, if they have changed. Without the row store, those that are known are applied.
@@ -74,6 +103,7 @@ func (in *instance) refreshStage(ctx context.Context, _ *slog.Logger, alerts ...
 // claimStage notifies by one integration of a receiver.
 type claimStage struct {
 	*instance
+	compiled    *Compiled
 	integration *notify.Integration
 	receiver    *nflogpb.Receiver
 	intervals   map[string]time.Duration // group intervals by route
@@ -91,11 +121,12 @@ func (s *claimStage) Exec(ctx context.Context, l *slog.Logger, alerts ...*alert.
 		flushed = time.Now()
 	}
 	interval := s.intervals[route]
+	notifying, admit := s.compiled.Admission(ctx, s.integration.Name())
 	n := &notification{claimStage: s, logger: l, alerts: alerts, most: max(interval, notify.MinTimeout)}
 	attempt := &claims.Attempt{Key: schema.NotificationKey(s.tenant, group, s.receiver.GroupName, s.receiver.Integration, s.receiver.Idx),
 		Content: content(alerts), Flushed: flushed, Updated: updated(alerts), Interval: interval, Position: s.opts.Position(s.tenant),
-		Due: func(entry string) (bool, bool, error) { return n.due(ctx, entry) }, Send: n.send}
-	if err := s.opts.Claims.Notify(ctx, attempt); err != nil {
+		Due: func(entry string) (bool, bool, error) { return n.due(ctx, entry) }, Admit: admit, Send: n.send}
+	if err := s.opts.Claims.Notify(notifying, attempt); err != nil {
 		return ctx, nil, err
 	}
 	return ctx, alerts, nil
@@ -138,6 +169,11 @@ type notification struct {
 // due decides with Alertmanager's own rule.
 func (n *notification) due(ctx context.Context, entry string) (due, first bool, err error) {
 	n.last = entry
+	turn, err := n.opts.Pace.Begin(ctx, n.tenant)
+	if err != nil {
+		return false, false, err
+	}
+	defer turn.End()
 	decided, list, err := n.decide(ctx, entry)
 	if err != nil {
 		return false, false, err

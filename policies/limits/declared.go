@@ -193,6 +193,10 @@ func alertmanagerLimits() []Description {
 		{Name: "max_alertmanager_silences", Default: 1000, Unit: Count, Zero: unlimited,
 			Meaning: "silences, including those that expired in the last five days"},
 		{Name: "max_alertmanager_silence_bytes", Default: 16 << 10, Unit: Bytes, Zero: unlimited, Meaning: "size of one silence"},
+		{Name: "alertmanager_cpus", Default: 0.25, Unit: CPUs, Zero: unlimited,
+			Meaning: "CPUs that the Alertmanager of the tenant may use on average, on each of its replicas, to decide which notifications " +
+				"are sent and to execute templates. Notifications beyond that wait until the next flush of their group is due, and are " +
+				"dropped then"},
 		{Name: "notifications_per_second", Default: 10., Unit: PerSecond, Zero: unlimited,
 			Meaning: "notifications of each integration, such as `email`. Notifications beyond that wait until the next flush of their group " +
 				"is due, and are dropped then"},

@@ -21,6 +21,7 @@ type Unit string
 // The units.
 const (
 	PerSecond Unit = "per second" // a number, fractions allowed
+	CPUs      Unit = "CPUs"       // a number, fractions allowed
 	Count     Unit = "count"      // a whole number
 	Bytes     Unit = "bytes"      // a whole number
 	Time      Unit = "duration"   // a Prometheus duration such as 90s, 1h30m or 14d
@@ -101,7 +102,7 @@ func (l Limits) Check() error {
 // allowed describes the valid values of a limit.
 func (d Description) allowed() string {
 	switch d.Unit {
-	case PerSecond:
+	case PerSecond, CPUs:
 		return fmt.Sprintf("a number from 0 (%s) to %d", d.Zero, int64(maxNumber))
 	case Time:
 		return fmt.Sprintf("a duration such as 90s, 1h30m or 14d, from 0s (%s) to 100y", d.Zero)

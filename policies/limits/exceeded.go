@@ -110,6 +110,8 @@ func (d *Description) value(field reflect.Value) string {
 	switch d.Unit {
 	case PerSecond:
 		return fmt.Sprintf("%g %s/s", field.Float(), d.Counts)
+	case CPUs:
+		return fmt.Sprintf("%g CPUs", field.Float())
 	case Time:
 		return Duration(field.Int()).String()
 	case Switch, LabelName, Namespaces:

@@ -176,6 +176,9 @@ type Limits struct {
 	// MaxAlertmanagerSilenceBytes: size of one silence.
 	// 0 means unlimited.
 	MaxAlertmanagerSilenceBytes int `yaml:"max_alertmanager_silence_bytes" json:"max_alertmanager_silence_bytes"`
+	// AlertmanagerCpus: CPUs that the Alertmanager of the tenant may use on average, on each of its replicas, to decide which notifications are sent and to execute templates. Notifications beyond that wait until the next flush of their group is due, and are dropped then.
+	// 0 means unlimited.
+	AlertmanagerCpus float64 `yaml:"alertmanager_cpus" json:"alertmanager_cpus"`
 	// NotificationsPerSecond: notifications of each integration, such as `email`. Notifications beyond that wait until the next flush of their group is due, and are dropped then.
 	// 0 means unlimited.
 	NotificationsPerSecond float64 `yaml:"notifications_per_second" json:"notifications_per_second"`
@@ -243,6 +246,7 @@ const (
 	MaxAlertmanagerGroups
 	MaxAlertmanagerSilences
 	MaxAlertmanagerSilenceBytes
+	AlertmanagerCpus
 	NotificationsPerSecond
 	NotificationBurst
 )

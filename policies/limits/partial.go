@@ -107,7 +107,7 @@ func (d Description) parse(text string) (any, error) {
 	var v any
 	var err error
 	switch d.Unit {
-	case PerSecond:
+	case PerSecond, CPUs:
 		v, err = strconv.ParseFloat(text, 64)
 	case Time:
 		v, err = model.ParseDuration(text)

@@ -25,7 +25,7 @@ func TestDescribeIsComplete(t *testing.T) {
 		if f.Tag.Get("yaml") != d.Name || f.Tag.Get("json") != d.Name {
 			t.Errorf("description %d is %s, but the field is %s with yaml %q, json %q", i, d.Name, f.Name, f.Tag.Get("yaml"), f.Tag.Get("json"))
 		}
-		fits := map[string][]Unit{"float64": {PerSecond}, "int": {Count, Bytes}, "int64": {Bytes}, "model.Duration": {Time}, "bool": {Switch}, "string": {LabelName, Queries, Namespaces}}[f.Type.String()]
+		fits := map[string][]Unit{"float64": {PerSecond, CPUs}, "int": {Count, Bytes}, "int64": {Bytes}, "model.Duration": {Time}, "bool": {Switch}, "string": {LabelName, Queries, Namespaces}}[f.Type.String()]
 		if !slices.Contains(fits, d.Unit) {
 			t.Errorf("%s: unit %s does not fit type %s", d.Name, d.Unit, f.Type)
 		}

@@ -125,6 +125,9 @@ type Attempt struct {
 	// Due reports whether a notification is due, if entry was sent last (empty: nothing was), and whether it is the
 	// first one about these alerts.
 	Due func(entry string) (due, first bool, err error)
+	// Admit waits until the tenant may send one more notification. It is called once, before the first claim. Nil: nothing
+	// limits it.
+	Admit func(ctx context.Context) error
 	// Send sends. It returns the entry to be recorded, and until when that is needed. It must stop when its context
 	// ends.
 	Send func(ctx context.Context) (entry string, expires time.Time, err error)
@@ -171,6 +174,7 @@ type wait struct {
 	failures uint64 // in the row when Notify began
 	waited   bool
 	position bool // waited for the replicas before this one, without the row store
+	admitted bool
 	// claim is set if the outcome of a claim is unknown: the row may be claim.row.
 	claim *holding
 }
@@ -290,6 +294,12 @@ func (c *Claims) abandoned(key string) bool {
 
 // claim claims a notification whose row may be claimed, and sends it.
 func (c *Claims) claim(ctx context.Context, a *Attempt, w *wait, row schema.Notification) error {
+	if a.Admit != nil && !w.admitted {
+		if err := a.Admit(ctx); err != nil {
+			return err
+		}
+		w.admitted = true
+	}
 	c.mu.Lock()
 	c.attempts++
 	holder := fmt.Sprintf("%s/%d", c.opts.ID, c.attempts)

@@ -449,3 +449,29 @@ func (w *world) sent(alerts string) int {
 	}
 	return n
 }
+
+// TestAdmitted checks that a notification which the tenant's rate does not allow is not claimed, and that it is admitted
+// once.
+func TestAdmitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(2)
+		dropped := errors.New("dropped")
+		admitted := 0
+		a := w.replicas[0].attempt("a")
+		a.Admit = func(context.Context) error { admitted++; return dropped }
+		if err := w.replicas[0].Notify(t.Context(), a); !errors.Is(err, dropped) || len(w.rows) != 0 || len(w.sends) != 0 {
+			t.Errorf("error %v, rows %v, sent %q", err, w.rows, w.sends)
+		}
+		a.Admit = func(context.Context) error {
+			admitted++ // while it waited, another replica has claimed and failed
+			w.rows["k"] = schema.Notification{Number: 7}
+			return nil
+		}
+		if err := w.replicas[0].Notify(t.Context(), a); err != nil || len(w.sends) != 1 || admitted != 2 || w.rows["k"].Number != 8 {
+			t.Errorf("error %v, admitted %d times, sent %q, row %+v", err, admitted, w.sends, w.rows["k"])
+		}
+		if err := w.replicas[0].Notify(t.Context(), a); err != nil || admitted != 2 {
+			t.Errorf("error %v; what is not due was admitted", err)
+		}
+	})
+}

@@ -3,6 +3,7 @@
 package compiler
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/alertmanager"
 	"github.com/palliumhq/pallium/backend/alertmanager/expand"
 	"github.com/palliumhq/pallium/backend/alertmanager/integrations"
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/alertmanager/rehearsal"
 	"github.com/palliumhq/pallium/backend/alertmanager/secrets"
 	"github.com/palliumhq/pallium/backend/alertmanager/tenantconfig"
@@ -38,6 +40,7 @@ type Options struct {
 	Keys        string // of secrets, one in each line; empty: the tenants have none
 	Logger      *slog.Logger
 	Metrics     *integrations.Metrics
+	Pace        *pace.Pace
 }
 
 // Compiler compiles configurations. It is safe for concurrent use.
@@ -206,11 +209,15 @@ func (b *builder) build(cfg *config.Config) (*alertmanager.Compiled, error) {
 	dispatch.NewRoute(cfg.Route, nil).Walk(func(r *dispatch.Route) { used[r.RouteOpts.Receiver] = true })
 	limiter := b.limiter(b.tenant)
 	out := &alertmanager.Compiled{Config: cfg, Integrations: map[string][]notify.Integration{}, Static: static,
+		Admission: func(ctx context.Context, integration string) (context.Context, func(context.Context) error) {
+			return limiter.Admission(ctx, integration, b.opts.Metrics)
+		},
 		Refresh: func() { limiter.SetRates(b.rates(b.tenant)) }, Close: sync.OnceFunc(func() { b.release(b.tenant, limiter) })}
 	var errs error
 	for _, r := range cfg.Receivers {
 		list, err := integrations.Build(r, integrations.Options{Egress: b.opts.Egress, Templates: executor, Tenant: b.tenant,
-			Limiter: limiter.TenantLimiter, Logger: b.opts.Logger, Metrics: b.opts.Metrics, Limits: integrations.Limits{IdleTime: executorIdle}})
+			Limiter: limiter.TenantLimiter, Pace: b.opts.Pace, Logger: b.opts.Logger, Metrics: b.opts.Metrics,
+			Limits: integrations.Limits{IdleTime: executorIdle}})
 		if err != nil {
 			errs = errors.Join(errs, err)
 			continue

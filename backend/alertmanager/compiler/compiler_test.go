@@ -17,6 +17,7 @@ import (
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/alertmanager/integrations"
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/egress"
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/schema"
@@ -31,7 +32,8 @@ func newCompiler(t *testing.T, keys string) *Compiler {
 	}
 	c, err := New(Options{Egress: rules, ExternalURL: func(tenant.ID) string { return "http://pallium/alertmanager" },
 		Limits: func(tenant.ID) limits.Limits { return limits.Default() }, Keys: keys, Logger: slog.New(slog.DiscardHandler),
-		Metrics: integrations.NewMetrics(prometheus.NewRegistry())})
+		Metrics: integrations.NewMetrics(prometheus.NewRegistry()),
+		Pace:    pace.New(func(tenant.ID) float64 { return 0 }, prometheus.NewRegistry())})
 	if err != nil {
 		t.Fatal(err)
 	}

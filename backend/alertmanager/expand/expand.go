@@ -174,5 +174,8 @@ func (t *Templates) Template() *template.Template { return t.template }
 // Begin starts a notification attempt: what was used before is forgotten.
 func (t *Templates) Begin(ctx context.Context) { t.budget.begin(ctx) }
 
+// Elapsed returns for how long templates were executed since Begin.
+func (t *Templates) Elapsed() time.Duration { return t.budget.elapsed }
+
 // Err returns the error of the limit that the attempt exceeded, or nil.
 func (t *Templates) Err() error { return t.budget.err }

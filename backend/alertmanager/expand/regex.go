@@ -36,11 +36,11 @@ func (f functions) compile(pattern, text string) (compiled, error) {
 			return re, err
 		}
 	}
-	if err := f.work(1 + int64(re.size)*int64(len(text)+1)/matchesPerStep); err != nil || !heavy(re, text) {
-		return re, err
-	}
-	return re, f.clock(longestGap) // from here on, all time is that of the expression
+	return re, f.work(1 + re.cost(text))
 }
+
+// cost returns the most steps of one match of a text.
+func (c compiled) cost(text string) int64 { return int64(c.size) * int64(len(text)+1) / matchesPerStep }
 
 func (f functions) program(pattern string) (compiled, error) {
 	if len(pattern) > maxPattern {
@@ -71,8 +71,7 @@ func (f functions) match(pattern, s string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	ok := re.MatchString(s)
-	return ok, f.after(re, s)
+	return re.MatchString(s), nil
 }
 
 func (f functions) reReplaceAll(pattern, repl, text string) (string, error) {
@@ -90,16 +89,14 @@ func (f functions) reReplaceAll(pattern, repl, text string) (string, error) {
 		return "", err
 	}
 	out := re.ReplaceAllString(text, repl)
-	if err := f.use(int64(len(out))); err != nil {
-		return "", err
-	}
-	return out, f.after(re, text)
+	return out, f.use(int64(len(out)))
 }
 
-// rehearse looks for the matches without replacing them. Each match may look at all of the rest of the text, and may
-// make the result longer, so that the clock is read and the result is counted in between.
+// rehearse looks for the matches without replacing them. Each match may look at all of the rest of the text, but most
+// look at little of it: it takes as many steps as it takes microseconds, and at most those of the whole text, so that a
+// busy machine makes no difference to most expressions. All of it is counted twice, because the replacement repeats it.
 func (f functions) rehearse(re compiled, repl, text string) (err error) {
-	if err := f.work(int64(re.size) * int64(len(text)+1) / matchesPerStep); err != nil {
+	if err := f.work(re.cost(text)); err != nil {
 		return err
 	}
 	type stop struct{}
@@ -112,12 +109,13 @@ func (f functions) rehearse(re compiled, repl, text string) (err error) {
 	}()
 	size := int64(len(text))
 	submatches := int64(strings.Count(repl, "$"))
+	last := f.now()
 	re.ReplaceAllStringFunc(text, func(match string) string {
 		size += int64(len(repl)) + submatches*int64(len(match))
 		if err = f.room(size); err == nil {
-			if err = f.work(1); err == nil {
-				err = f.clock(noGap)
-			}
+			now := f.now()
+			err = f.work(1 + 2*min(re.cost(text), now.Sub(last).Microseconds()))
+			last = now
 		}
 		if err != nil {
 			panic(stop{})
@@ -125,18 +123,4 @@ func (f functions) rehearse(re compiled, repl, text string) (err error) {
 		return ""
 	})
 	return err
-}
-
-// after reads the clock after a call that may have taken long.
-func (f functions) after(re compiled, text string) error {
-	if !heavy(re, text) {
-		return nil
-	}
-	return f.clock(noGap)
-}
-
-// heavy reports whether a regular expression may take long for a text.
-func heavy(re compiled, text string) bool {
-	const long = 1 << 16
-	return int64(re.size)*int64(len(text)) >= long
 }

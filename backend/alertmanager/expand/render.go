@@ -14,11 +14,15 @@ import (
 	"github.com/prometheus/alertmanager/template"
 )
 
-// maxRender is the longest time for all texts and templates of a configuration together.
-const maxRender = 3 * time.Second
+// All texts and templates of a configuration together take at most maxRenderSteps. maxRender is a limit for what takes
+// much longer than its steps.
+const (
+	maxRenderSteps = 3_000_000
+	maxRender      = 10 * time.Second
+)
 
-var errRender = fmt.Errorf("the templates of the configuration take more than %s for a sample of three alerts: use fewer or simpler ones",
-	maxRender)
+var errRender = fmt.Errorf("the templates of the configuration take more than %d steps or %s for a sample of three alerts: "+
+	"use fewer or simpler ones", maxRenderSteps, maxRender)
 
 // Text is the text of a field of a configuration, as its author wrote it.
 type Text struct {
@@ -41,22 +45,17 @@ func Render(f *Files, external *url.URL, l Limits, extra map[string]any, texts [
 		return err
 	}
 	data := sample(external)
-	began := time.Now()
-	for _, text := range texts {
-		if time.Since(began) > maxRender {
-			return errRender
-		}
-		if err := f.render(t, text, extra, data); err != nil {
-			return err
-		}
-	}
+	texts = slices.Clone(texts)
 	for _, name := range f.defined {
-		if time.Since(began) > maxRender {
-			return errRender
-		}
-		text := Text{Name: fmt.Sprintf("template %q", name), Text: fmt.Sprintf("{{ template %q . }}", name)}
+		texts = append(texts, Text{Name: fmt.Sprintf("template %q", name), Text: fmt.Sprintf("{{ template %q . }}", name)})
+	}
+	began, steps := time.Now(), int64(0)
+	for _, text := range texts {
 		if err := f.render(t, text, extra, data); err != nil {
 			return err
+		}
+		if steps += t.budget.steps; steps > maxRenderSteps || time.Since(began) > maxRender {
+			return errRender
 		}
 	}
 	return nil

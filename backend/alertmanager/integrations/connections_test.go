@@ -291,7 +291,7 @@ func TestDialerEnds(t *testing.T) {
 		if _, err := d.DialContext(t.Context(), "tcp", "a:1"); !errors.Is(err, errNoAttempt) {
 			t.Errorf("before an attempt: %v", err)
 		}
-		a := d.begin()
+		a := d.begin(func() {})
 		conn, err := d.DialContext(t.Context(), "tcp", "a:1")
 		if err != nil {
 			t.Fatal(err)

@@ -73,9 +73,9 @@ func (d *dialer) httpOptions() httpOptions {
 	}
 }
 
-// begin starts an attempt.
-func (d *dialer) begin() *attempt {
-	a := &attempt{open: map[io.Closer]struct{}{}, left: d.limits.Connections}
+// begin starts an attempt. connecting is called before each connection.
+func (d *dialer) begin(connecting func()) *attempt {
+	a := &attempt{open: map[io.Closer]struct{}{}, left: d.limits.Connections, connecting: connecting}
 	a.bytes.Store(d.limits.Response)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -105,6 +105,7 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 	if a == nil {
 		return nil, errNoAttempt
 	}
+	a.connecting()
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, fmt.Errorf("address %q: %w", address, err)
@@ -160,7 +161,8 @@ func (c *canceller) Close() error {
 
 // attempt is one attempt to notify, with the connections that are open or being made.
 type attempt struct {
-	bytes atomic.Int64 // that may still be read
+	bytes      atomic.Int64 // that may still be read
+	connecting func()
 
 	mu    sync.Mutex
 	open  map[io.Closer]struct{}

@@ -20,7 +20,7 @@ import (
 
 func emailOptions(rules *egress.Rules) Options {
 	return Options{Egress: rules, Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()),
-		Templates: func() (Executor, error) { return newExecutor() }}
+		Limiter: NewTenantLimiter(Rates{}), Pace: unpaced(), Templates: func() (Executor, error) { return newExecutor() }}
 }
 
 // email returns the YAML of an email integration to a server.

@@ -24,6 +24,8 @@ import (
 	"github.com/prometheus/common/model"
 	"go.uber.org/goleak"
 
+	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/egress"
 )
 
@@ -107,6 +109,11 @@ func (s *servers) dial(rules *egress.Rules) dialFunc {
 	}
 }
 
+// unpaced returns a pace without limits.
+func unpaced() *pace.Pace {
+	return pace.New(func(tenant.ID) float64 { return 0 }, prometheus.NewRegistry())
+}
+
 // executor is an Executor of Alertmanager's own templates. It fails a test in which two goroutines use it.
 type executor struct {
 	tmpl  *template.Template
@@ -117,6 +124,7 @@ type executor struct {
 func (e *executor) Template() *template.Template { return e.tmpl }
 func (e *executor) Begin(context.Context)        { e.begun++ } // a race if two goroutines use it
 func (e *executor) Err() error                   { return e.limit }
+func (e *executor) Elapsed() time.Duration       { return 0 }
 
 func newExecutor() (*executor, error) {
 	tmpl, err := template.FromGlobs(nil)
@@ -139,6 +147,7 @@ func allow(t *testing.T, networks ...string) *egress.Rules {
 // optionsOf returns options whose names of hosts lead to the servers.
 func optionsOf(s *servers, rules *egress.Rules) Options {
 	return Options{Egress: rules, Tenant: "acme", Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()),
+		Limiter: NewTenantLimiter(Rates{}), Pace: unpaced(),
 		Templates: func() (Executor, error) { return newExecutor() }, dial: s.dial(rules)}
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/prometheus/alertmanager/template"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/egress"
 )
 
@@ -38,6 +39,8 @@ type Executor interface {
 	Begin(context.Context)
 	// Err returns the limit that was exceeded since Begin, or nil.
 	Err() error
+	// Elapsed returns for how long templates have been executed since Begin.
+	Elapsed() time.Duration
 }
 
 // Limits bound one integration. A zero field means the default.
@@ -46,12 +49,12 @@ type Limits struct {
 	Response    int64         // bytes that are read in an attempt, from all connections, with TLS and headers; 256 KiB
 	Connections int           // connections of an attempt, redirects included; 20
 	Concurrent  int           // attempts of an integration at the same time; 8
-	Idle        int           // notifiers, with their templates, that are kept between attempts; 1
+	Idle        int           // notifiers, with their templates, that all integrations of the tenant keep between attempts; 16
 	IdleTime    time.Duration // after which they are dropped: parsed templates are large; 10 min
 }
 
 func (l Limits) withDefaults() Limits {
-	d := Limits{Timeout: 30 * time.Second, Response: 256 << 10, Connections: 20, Concurrent: 8, Idle: 1, IdleTime: 10 * time.Minute}
+	d := Limits{Timeout: 30 * time.Second, Response: 256 << 10, Connections: 20, Concurrent: 8, Idle: 16, IdleTime: 10 * time.Minute}
 	if l.Timeout > 0 {
 		d.Timeout = l.Timeout
 	}
@@ -78,7 +81,8 @@ type Options struct {
 	Egress    *egress.Rules
 	Templates func() (Executor, error) // makes an executor of the tenant's templates
 	Tenant    tenant.ID
-	Limiter   *TenantLimiter // nil: notifications are not limited
+	Limiter   *TenantLimiter
+	Pace      *pace.Pace // of the CPU time of tenants, which templates take
 	Logger    *slog.Logger
 	Metrics   *Metrics
 	Limits    Limits
@@ -92,8 +96,8 @@ type dialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 // The receiver comes from config.Load, which completes it with the global options and defaults; it must not be
 // changed afterwards. All errors of the receiver are returned, joined.
 func Build(receiver config.Receiver, o Options) ([]notify.Integration, error) {
-	if o.Egress == nil || o.Templates == nil || o.Metrics == nil || o.Logger == nil {
-		return nil, errors.New("building integrations: options Egress, Templates, Metrics and Logger are required")
+	if o.Egress == nil || o.Templates == nil || o.Metrics == nil || o.Logger == nil || o.Limiter == nil || o.Pace == nil {
+		return nil, errors.New("building integrations: options Egress, Templates, Limiter, Pace, Metrics and Logger are required")
 	}
 	if o.dial == nil {
 		o.dial = o.Egress.DialContext

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/alertmanager/notify"
@@ -40,6 +41,7 @@ type TenantLimiter struct {
 	mu       sync.Mutex
 	rates    Rates
 	limiters map[string]*Limiter
+	kept     int // idle notifiers of all integrations
 }
 
 // NewTenantLimiter returns the limiters of a tenant.
@@ -57,6 +59,57 @@ func (t *TenantLimiter) Of(integration string) *Limiter {
 		t.limiters[integration] = l
 	}
 	return l
+}
+
+// keep reports whether one more idle notifier may be kept, and counts it then; drop counts those that are not any more.
+func (t *TenantLimiter) keep(most int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.kept >= most {
+		return false
+	}
+	t.kept++
+	return true
+}
+
+func (t *TenantLimiter) drop(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.kept -= n
+}
+
+// admission is in the context of a notification. It is set after the notification was admitted, until its first attempt.
+type admission struct{ granted atomic.Bool }
+
+type admissionKey struct{}
+
+// Admission returns a context for one notification of an integration, and a function that waits until it may be sent,
+// before the replicas agree who sends it. The first attempt with the context does not wait again then.
+func (t *TenantLimiter) Admission(ctx context.Context, integration string, m *Metrics) (context.Context, func(context.Context) error) {
+	a := &admission{}
+	return context.WithValue(ctx, admissionKey{}, a), func(ctx context.Context) error {
+		if err := t.wait(ctx, integration, m); err != nil {
+			return err
+		}
+		a.granted.Store(true)
+		return nil
+	}
+}
+
+// wait waits until the rate of an integration allows one more attempt, unless it is the first one of a notification that
+// was admitted.
+func (t *TenantLimiter) wait(ctx context.Context, integration string, m *Metrics) error {
+	if a, ok := ctx.Value(admissionKey{}).(*admission); ok && a.granted.Swap(false) {
+		return nil
+	}
+	delayed, err := t.Of(integration).wait(ctx)
+	if delayed {
+		m.delayed.WithLabelValues(integration).Inc()
+	}
+	if errors.Is(err, ErrDropped) {
+		m.dropped.WithLabelValues(integration).Inc()
+	}
+	return err
 }
 
 // SetRates changes the rates. What was sent before still counts.

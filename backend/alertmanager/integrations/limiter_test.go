@@ -3,6 +3,7 @@ package integrations
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -111,5 +112,66 @@ func TestRateLimitedIntegration(t *testing.T) {
 	stop()
 	if retry, err := is[0].Notify(cancelled, firing()); !retry || !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: retry %t, %v", retry, err)
+	}
+}
+
+// TestAdmission checks that the first attempt of a notification that was admitted does not wait again, and that others do.
+func TestAdmission(t *testing.T) {
+	s := start(t, service)
+	o := optionsOf(s, allow(t, "127.0.0.1"))
+	o.Limiter = NewTenantLimiter(Rates{Default: Rate{PerSecond: 1e-6, Burst: 1}})
+	is := build(t, receiver(t, "webhook_configs:\n- url: http://a.example/"), o)
+	ctx, cancel := context.WithTimeout(flush(t), time.Minute)
+	defer cancel()
+	ctx, admit := o.Limiter.Admission(ctx, "webhook", o.Metrics)
+	if err := admit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := is[0].Notify(ctx, firing()); err != nil {
+		t.Errorf("the first attempt: %v", err)
+	}
+	if _, err := is[0].Notify(ctx, firing()); !errors.Is(err, ErrDropped) {
+		t.Errorf("the second attempt: %v", err)
+	}
+	if err := admit(ctx); !errors.Is(err, ErrDropped) {
+		t.Errorf("another notification: %v", err)
+	}
+	if _, err := is[0].Notify(ctx, firing()); !errors.Is(err, ErrDropped) {
+		t.Errorf("an attempt of a notification that was not admitted: %v", err)
+	}
+}
+
+// TestPacedIntegration checks that templates use the CPU time of the tenant, and that requests do not.
+func TestPacedIntegration(t *testing.T) {
+	arrived, proceed := make(chan struct{}), make(chan struct{})
+	s := start(t, func(w http.ResponseWriter, r request) {
+		arrived <- struct{}{}
+		<-proceed
+		service(w, r)
+	})
+	o := optionsOf(s, allow(t, "127.0.0.1"))
+	is := build(t, receiver(t, "webhook_configs:\n- url: http://a.example/\n- url: http://b.example/"), o)
+	done := make(chan error, 2)
+	for i := range is {
+		go func() { _, err := is[i].Notify(flush(t), firing()); done <- err }()
+	}
+	for range is {
+		<-arrived // both at the same time: neither holds the turn while it waits for the response
+	}
+	turn, err := o.Pace.Begin(t.Context(), o.Tenant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(flush(t), 50*time.Millisecond)
+	defer cancel()
+	if _, err := is[0].Notify(ctx, firing()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("without a turn: %v", err)
+	}
+	turn.End()
+	close(proceed)
+	for range is {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/alertmanager/alert"
 	"github.com/prometheus/alertmanager/notify"
 
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/egress"
 )
 
@@ -31,7 +32,6 @@ type pool struct {
 	options Options
 	logger  *slog.Logger
 	secrets secrets
-	limiter *Limiter
 	slots   chan struct{} // one element per attempt in progress
 
 	mu     sync.Mutex
@@ -47,9 +47,6 @@ func newPool(k kind, o Options) (*pool, error) {
 	}
 	p := &pool{kind: k, options: o, secrets: found, slots: make(chan struct{}, o.Limits.Concurrent),
 		logger: o.Logger.With("integration", k.name, "index", k.index)}
-	if o.Limiter != nil {
-		p.limiter = o.Limiter.Of(k.name)
-	}
 	// The notifier is built without templates once, to find errors of the configuration now.
 	if _, err := k.build(nil, p.logger, newDialer(k, o)); err != nil {
 		return nil, p.secrets.hide(err)
@@ -60,7 +57,7 @@ func newPool(k kind, o Options) (*pool, error) {
 // Notify makes one attempt. It is safe for concurrent use.
 func (p *pool) Notify(ctx context.Context, alerts ...*alert.Alert) (bool, error) {
 	name := p.kind.name
-	if err := p.wait(ctx); err != nil {
+	if err := p.options.Limiter.wait(ctx, name, p.options.Metrics); err != nil {
 		return !errors.Is(err, ErrDropped), err
 	}
 	select {
@@ -80,36 +77,28 @@ func (p *pool) Notify(ctx context.Context, alerts ...*alert.Alert) (bool, error)
 	return false, nil
 }
 
-// wait waits until the rate of the tenant's notifications allows one more.
-func (p *pool) wait(ctx context.Context) error {
-	if p.limiter == nil {
-		return nil
-	}
-	delayed, err := p.limiter.wait(ctx)
-	if delayed {
-		p.options.Metrics.delayed.WithLabelValues(p.kind.name).Inc()
-	}
-	if errors.Is(err, ErrDropped) {
-		p.options.Metrics.dropped.WithLabelValues(p.kind.name).Inc()
-	}
-	return err
-}
-
-// attempt notifies with a pair of the pool. An exceeded limit of the templates is not recoverable: another
-// attempt with the same alerts would exceed it too.
+// attempt notifies with a pair of the pool. The CPU time until the first connection is that of the templates; those that
+// are executed later, with the response to a first request, are charged at the end. An exceeded limit of the templates
+// is not recoverable: another attempt with the same alerts would exceed it too.
 func (p *pool) attempt(ctx context.Context, alerts []*alert.Alert) (retry bool, err error) {
+	turn, err := p.options.Pace.Begin(ctx, p.options.Tenant)
+	if err != nil {
+		return !errors.Is(err, pace.ErrTooMuch), err
+	}
+	defer turn.End()
 	w, err := p.take()
 	if err != nil {
 		return true, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, p.options.Limits.Timeout, errTimeout)
 	defer cancel()
-	a := w.dialer.begin()
+	a := w.dialer.begin(turn.End)
 	defer w.dialer.end(a)
 	defer context.AfterFunc(ctx, a.close)()
 
 	w.executor.Begin(ctx)
 	retry, err = p.notify(context.WithValue(ctx, targetKey{}, true), w, alerts)
+	turn.Total(w.executor.Elapsed())
 	if limit := w.executor.Err(); limit != nil && (ctx.Err() == nil || !errors.Is(limit, ctx.Err())) {
 		err, retry = fmt.Errorf("executing the templates: %w", limitError{limit}), false
 	}
@@ -143,6 +132,7 @@ func (p *pool) take() (*pair, error) {
 	if n := len(p.idle); n > 0 {
 		w := p.idle[n-1]
 		p.idle = p.idle[:n-1]
+		p.options.Limiter.drop(1)
 		p.mu.Unlock()
 		return w, nil
 	}
@@ -158,11 +148,11 @@ func (p *pool) take() (*pair, error) {
 	return w, nil
 }
 
-// put keeps a pair for later attempts, unless enough are idle.
+// put keeps a pair for later attempts, one for each integration, unless the tenant has enough.
 func (p *pool) put(w *pair) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.idle) >= p.options.Limits.Idle {
+	if len(p.idle) > 0 || !p.options.Limiter.keep(p.options.Limits.Idle) {
 		return
 	}
 	p.idle = append(p.idle, w)
@@ -177,5 +167,6 @@ func (p *pool) put(w *pair) {
 func (p *pool) expire() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.options.Limiter.drop(len(p.idle))
 	p.idle = nil
 }

@@ -96,7 +96,8 @@ func TestConcurrentKinds(t *testing.T) {
 // alerts need no memory.
 func TestIdlePairs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &pool{options: Options{Limits: Limits{Idle: 1}.withDefaults()}}
+		limiter := NewTenantLimiter(Rates{})
+		p := &pool{options: Options{Limits: Limits{}.withDefaults(), Limiter: limiter}}
 		idle := func() int {
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -124,6 +125,15 @@ func TestIdlePairs(t *testing.T) {
 		synctest.Wait()
 		if idle() != 0 {
 			t.Errorf("%d idle pairs after 10 minutes without use", idle())
+		}
+		if !limiter.keep(1) {
+			t.Error("pairs that were dropped count")
+		}
+		p.put(a)
+		q := &pool{options: Options{Limits: Limits{Idle: 2}.withDefaults(), Limiter: limiter}}
+		q.put(&pair{})
+		if idle() != 1 || len(q.idle) != 0 {
+			t.Errorf("%d and %d pairs are kept, beyond the limit of the tenant", idle(), len(q.idle))
 		}
 	})
 }

@@ -10,10 +10,11 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"sync"
+	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/alertmanager"
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -25,8 +26,9 @@ const (
 	// maxSecret is the greatest size of a secret, and maxSecrets the greatest number of a tenant.
 	maxSecret  = 16 << 10
 	maxSecrets = 100
-	// maxChecks is the number of configurations that are checked at the same time, since that may take a second.
-	maxChecks = 2
+	// checkWait is for how long a configuration may wait to be checked: those of a tenant are checked one after the other, in
+	// the CPU time of its Alertmanager.
+	checkWait = 10 * time.Second
 	// checkFactor is the memory of a check in multiples of the configuration.
 	checkFactor = 64
 	// bodyFactor is the memory of a request in multiples of its body: as text, decoded, and as objects.
@@ -51,6 +53,7 @@ type Options struct {
 	Seal func(t tenant.ID, name string, value []byte) ([]byte, error)
 	// Forward sends a request to a replica of the tenant.
 	Forward func(context.Context, tenant.ID, *alertmanager.Request) (*alertmanager.Response, error)
+	Pace    *pace.Pace
 	Limits  func(tenant.ID) limits.Limits
 	Memory  *memory.Account // nil: the memory of requests is not accounted for
 	Changed func(tenant.ID) // called after each change of the settings; nil: nothing is
@@ -60,13 +63,7 @@ type Options struct {
 // ErrNoKey is returned by Options.Seal if there is no key for secrets.
 var ErrNoKey = errors.New("secrets of receivers are off: the operator must set PALLIUM_SECRET_KEY")
 
-type api struct {
-	Options
-	checks chan struct{} // one for each configuration that is checked at the same time
-
-	mu       sync.Mutex
-	checking map[tenant.ID]bool
-}
+type api struct{ Options }
 
 // New returns the handlers of the API by the names of their routes.
 func New(o Options) map[string]http.HandlerFunc {
@@ -76,7 +73,7 @@ func New(o Options) map[string]http.HandlerFunc {
 	if o.Changed == nil {
 		o.Changed = func(tenant.ID) {}
 	}
-	a := &api{Options: o, checks: make(chan struct{}, maxChecks), checking: map[tenant.ID]bool{}}
+	a := &api{o}
 	handlers := map[string]http.HandlerFunc{}
 	for name, serve := range map[string]func(*exchange) error{
 		"alertmanager_config":        a.get,
@@ -230,28 +227,20 @@ func (a *api) set(x *exchange) error {
 	return x.json(http.StatusCreated, map[string]any{"status": "success", "warnings": warnings})
 }
 
-// check checks a configuration, one of a tenant at a time.
+// check checks a configuration.
 func (a *api) check(x *exchange, yaml []byte, s index.AlertmanagerSettings) ([]string, error) {
-	if err := x.memory.Take(checkFactor * int64(len(yaml))); err != nil {
+	ctx, cancel := context.WithTimeout(x.r.Context(), checkWait)
+	defer cancel()
+	turn, err := a.Pace.Begin(ctx, x.tenant)
+	if err != nil && x.r.Context().Err() == nil {
+		return nil, statusError{http.StatusTooManyRequests, "the configuration was not checked: " + err.Error()}
+	}
+	if err != nil {
 		return nil, err
 	}
-	a.mu.Lock()
-	busy := a.checking[x.tenant]
-	a.checking[x.tenant] = true
-	a.mu.Unlock()
-	if busy {
-		return nil, statusError{http.StatusTooManyRequests, "another configuration of the tenant is being checked: try again in a second"}
-	}
-	defer func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		delete(a.checking, x.tenant)
-	}()
-	select {
-	case a.checks <- struct{}{}:
-		defer func() { <-a.checks }()
-	case <-x.r.Context().Done():
-		return nil, context.Cause(x.r.Context())
+	defer turn.End()
+	if err := x.memory.Take(checkFactor * int64(len(yaml))); err != nil {
+		return nil, err
 	}
 	warnings, err := a.Check(x.tenant, yaml, s)
 	if warnings == nil {

@@ -8,11 +8,13 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/alertmanager"
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/index"
 	rowsmemory "github.com/palliumhq/pallium/backend/rows/memory"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -30,7 +32,9 @@ func TestAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	key, down, changes := false, false, 0
-	handlers := New(Options{Store: ix.Alertmanagers, Limits: func(tenant.ID) limits.Limits {
+	cpus := 0.
+	work := pace.New(func(tenant.ID) float64 { return cpus }, prometheus.NewRegistry())
+	handlers := New(Options{Store: ix.Alertmanagers, Pace: work, Limits: func(tenant.ID) limits.Limits {
 		l := limits.Default()
 		l.MaxAlertmanagerConfigBytes = 100
 		return l
@@ -122,5 +126,18 @@ func TestAPI(t *testing.T) {
 	}
 	if changes != 6 {
 		t.Errorf("%d changes were told, want 6", changes)
+	}
+	turn, err := work.Begin(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	turn.Total(time.Minute)
+	cpus = 0.25
+	if code, text := call("a", "set_alertmanager_config", "POST", "/api/v1/alerts", "alertmanager_config: x"); code != 429 ||
+		!strings.Contains(text, "alertmanager_cpus") {
+		t.Errorf("without CPU time: %d %s", code, text)
+	}
+	if code, text := call("b", "set_alertmanager_config", "POST", "/api/v1/alerts", "alertmanager_config: x"); code != 201 {
+		t.Errorf("another tenant: %d %s", code, text)
 	}
 }

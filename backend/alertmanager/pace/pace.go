@@ -1,0 +1,197 @@
+// Package pace shares the CPU time of a process between the tenants of its Alertmanagers. What a tenant's
+// Alertmanager computes, such as which alerts are silenced and the texts of templates, is done one piece at a time, and
+// takes at most a number of CPUs on average. A tenant that needs more waits; other tenants do not.
+package pace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/palliumhq/pallium/authn/tenant"
+)
+
+const (
+	// burst is for how long a tenant may use a whole CPU times its limit, after it has used none for as long.
+	burst = 10 * time.Second
+	// least is what a piece of work takes at least: the calls of the row store around it take CPU time, too.
+	least = 200 * time.Microsecond
+)
+
+// ErrTooMuch is wrapped by the error of work that could not begin in time.
+var ErrTooMuch = errors.New("the notifications of the tenant need more CPU time than alertmanager_cpus allows")
+
+// Pace limits the work of tenants. It is safe for concurrent use.
+type Pace struct {
+	cpus    func(tenant.ID) float64
+	worked  prometheus.Counter
+	waited  prometheus.Counter
+	dropped prometheus.Counter
+
+	mu     sync.Mutex
+	shares map[tenant.ID]*share
+	sweep  int // number of shares at which those that are not needed are removed
+}
+
+// share is what is known of one tenant.
+type share struct {
+	turn  chan struct{} // holds an element while somebody works
+	users int           // who works or waits; the lock of Pace is held
+
+	mu      sync.Mutex
+	balance time.Duration // CPU time that is left; negative: a debt
+	at      time.Time     // when the balance was computed
+}
+
+// New returns a Pace. cpus returns the limit of a tenant; 0 is no limit.
+func New(cpus func(tenant.ID) float64, r prometheus.Registerer) *Pace {
+	auto := promauto.With(r)
+	return &Pace{cpus: cpus, shares: map[tenant.ID]*share{}, sweep: 64,
+		worked: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_work_seconds_total",
+			Help: "CPU time, approximately, of deciding which notifications are sent, and of templates."}),
+		waited: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_work_delay_seconds_total",
+			Help: "Time for which notifications waited because their tenant had used its CPU time (alertmanager_cpus)."}),
+		dropped: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_work_dropped_total",
+			Help: "Pieces of work that were not done because their tenant had used its CPU time (alertmanager_cpus); they are tried " +
+				"again at the next flush of the group."}),
+	}
+}
+
+// Turn is a piece of work that has begun.
+type Turn struct {
+	pace  *Pace
+	share *share
+	cpus  float64
+	began time.Time
+
+	once sync.Once
+	took time.Duration
+}
+
+// Begin waits until the tenant may work. The work must be computation only, and must be ended with End. If the tenant
+// would have to wait until after the deadline of the context, Begin returns at once an error that wraps ErrTooMuch.
+func (p *Pace) Begin(ctx context.Context, t tenant.ID) (*Turn, error) {
+	s := p.enter(t)
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		p.leave(s)
+		return nil, fmt.Errorf("wait for other work of the tenant's Alertmanager: %w", context.Cause(ctx))
+	}
+	cpus := p.cpus(t)
+	if err := p.wait(ctx, s, cpus); err != nil {
+		<-s.turn
+		p.leave(s)
+		return nil, err
+	}
+	return &Turn{pace: p, share: s, cpus: cpus, began: time.Now()}, nil
+}
+
+// End ends the work. Calls after the first one do nothing.
+func (t *Turn) End() {
+	t.once.Do(func() {
+		t.took = max(time.Since(t.began), least)
+		t.share.charge(t.took)
+		t.pace.worked.Add(t.took.Seconds())
+		<-t.share.turn
+		t.pace.leave(t.share)
+	})
+}
+
+// Total ends the work, and charges what it took in total, with what was done later, if that is more.
+func (t *Turn) Total(d time.Duration) {
+	t.End()
+	if more := d - t.took; more > 0 {
+		t.share.charge(more)
+		t.pace.worked.Add(more.Seconds())
+	}
+}
+
+// wait waits until the tenant has no debt.
+func (p *Pace) wait(ctx context.Context, s *share, cpus float64) error {
+	debt := s.debt(cpus, time.Now())
+	if debt <= 0 {
+		return nil
+	}
+	d := time.Duration(float64(debt) / cpus)
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
+		p.dropped.Inc()
+		return fmt.Errorf("%w (%g on each replica): use simpler templates, fewer groups or a longer group_interval, "+
+			"or ask the operator for a higher limit", ErrTooMuch, cpus)
+	}
+	began := time.Now()
+	defer func() { p.waited.Add(time.Since(began).Seconds()) }()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for CPU time of the tenant's Alertmanager: %w", context.Cause(ctx))
+	}
+}
+
+// debt brings the balance up to date, and returns by how much it is overdrawn.
+func (s *share) debt(cpus float64, now time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	most := time.Duration(float64(burst) * cpus)
+	if cpus <= 0 {
+		s.balance, s.at = 0, now
+		return 0
+	}
+	if s.at.IsZero() {
+		s.balance = most
+	} else {
+		s.balance = min(most, s.balance+time.Duration(float64(now.Sub(s.at))*cpus))
+	}
+	s.at = now
+	return -s.balance
+}
+
+func (s *share) charge(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.balance -= d
+}
+
+// enter returns the share of a tenant, which stays until leave.
+func (p *Pace) enter(t tenant.ID) *share {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.shares[t]
+	if s == nil {
+		p.clean()
+		s = &share{turn: make(chan struct{}, 1)}
+		p.shares[t] = s
+	}
+	s.users++
+	return s
+}
+
+func (p *Pace) leave(s *share) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.users--
+}
+
+// clean removes the shares of tenants that have used nothing for so long that they may use a whole burst, each time
+// that the number of shares has doubled. p.mu is held.
+func (p *Pace) clean() {
+	if len(p.shares) < p.sweep {
+		return
+	}
+	now := time.Now()
+	for t, s := range p.shares {
+		cpus := p.cpus(t)
+		if s.users == 0 && -s.debt(cpus, now) >= time.Duration(float64(burst)*cpus) {
+			delete(p.shares, t)
+		}
+	}
+	p.sweep = max(64, 2*len(p.shares))
+}
