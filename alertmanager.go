@@ -304,8 +304,8 @@ func (b *backend) addAlertHandlers() error {
 		return err
 	}
 	handlers := alertsapi.New(alertsapi.Options{Store: b.longTerm.Options().Index.Alertmanagers, Check: b.alertCompiler.Check,
-		Seal: b.sealSecret, Forward: b.forwardAlerts, Pace: b.alertPace, Limits: b.limitsOf, Memory: b.memory, Changed: b.alertConfigChanged,
-		Logger: b.opts.Logger})
+		Seal: b.sealSecret, Forward: b.forwardAlerts, ForwardAll: b.askReplicas, Pace: b.alertPace, Limits: b.limitsOf, Memory: b.memory,
+		Changed: b.alertConfigChanged, Logger: b.opts.Logger})
 	maps.Copy(b.api.Handlers, handlers)
 	return nil
 }

@@ -46,13 +46,14 @@ type Store interface {
 
 // Compiled is a configuration that can run.
 type Compiled struct {
-	Config       *config.Config // with secrets and rewritten templates
-	Shown        *config.Config // as the tenant wrote it, for the API
-	Integrations map[string][]notify.Integration
-	Static       *template.Template // for labels of routes, which have no templates
+	Config       *config.Config                  // with secrets and rewritten templates
+	Shown        *config.Config                  // as the tenant wrote it, for the API
+	Integrations map[string][]notify.Integration // of receivers to which a route leads
+	Unused       map[string][]Kind               // integrations of the other receivers
+	Static       *template.Template              // for labels of routes, which have no templates
 	// Admission returns a context for one notification by an integration, and a function that waits until the rate of the
-	// tenant allows it.
-	Admission func(ctx context.Context, integration string) (context.Context, func(context.Context) error)
+	// tenant allows it. Before a wait, also one of a later attempt, delayed is called with a text for the tenant.
+	Admission func(ctx context.Context, integration string, delayed func(error)) (context.Context, func(context.Context) error)
 	Refresh   func() // applies changed limits
 	Close     func() // closes connections
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/alertmanager/alert"
 	"github.com/prometheus/alertmanager/config"
+	"github.com/prometheus/alertmanager/dispatch"
 	"github.com/prometheus/alertmanager/notify"
 	"github.com/prometheus/alertmanager/template"
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,15 +43,23 @@ type site struct {
 	away     []*bool // the row store, for each replica
 	limits   limits.Limits
 	cpus     map[tenant.ID]float64
+	admits   func(ctx context.Context, delayed func(error)) error // nil: nothing is limited
 	stop     []func()
 
 	mu    sync.Mutex
 	sent  []string // status, then the alerts with their states
 	fails error
+	does  func(context.Context) (retry bool, err error) // instead of noting a notification
 }
 
 // Notify implements notify.Notifier.
-func (s *site) Notify(_ context.Context, alerts ...*alert.Alert) (bool, error) {
+func (s *site) Notify(ctx context.Context, alerts ...*alert.Alert) (bool, error) {
+	s.mu.Lock()
+	does := s.does
+	s.mu.Unlock()
+	if does != nil {
+		return does(ctx)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fails != nil {
@@ -154,6 +163,17 @@ func (s *site) cpusOf(t tenant.ID) float64 {
 	return s.cpus[t]
 }
 
+// admit waits until a notification may be sent.
+func (s *site) admit(ctx context.Context, delayed func(error)) error {
+	s.mu.Lock()
+	admits := s.admits
+	s.mu.Unlock()
+	if admits == nil {
+		return nil
+	}
+	return admits(ctx, delayed)
+}
+
 func (s *site) close() {
 	for _, stop := range s.stop {
 		stop()
@@ -178,14 +198,22 @@ func (s *site) compile(_ tenant.ID, settings index.AlertmanagerSettings) (*Compi
 		return nil, err
 	}
 	static.ExternalURL = &url.URL{}
-	out := &Compiled{Config: cfg, Shown: cfg, Integrations: map[string][]notify.Integration{}, Static: static, Refresh: func() {}, Close: func() {},
-		Admission: func(ctx context.Context, _ string) (context.Context, func(context.Context) error) {
-			return ctx, func(context.Context) error { return nil }
+	out := &Compiled{Config: cfg, Shown: cfg, Integrations: map[string][]notify.Integration{}, Unused: map[string][]Kind{},
+		Static: static, Refresh: func() {}, Close: func() {},
+		Admission: func(ctx context.Context, _ string, delayed func(error)) (context.Context, func(context.Context) error) {
+			return ctx, func(ctx context.Context) error { return s.admit(ctx, delayed) }
 		}}
+	used := map[string]bool{}
+	dispatch.NewRoute(cfg.Route, nil).Walk(func(r *dispatch.Route) { used[r.RouteOpts.Receiver] = true })
 	for _, r := range cfg.Receivers {
-		out.Integrations[r.Name] = nil
+		var list []notify.Integration
 		for i := range r.WebhookConfigs {
-			out.Integrations[r.Name] = append(out.Integrations[r.Name], notify.NewIntegration(s, s, "webhook", i, r.Name))
+			list = append(list, notify.NewIntegration(s, s, "webhook", i, r.Name))
+		}
+		if used[r.Name] {
+			out.Integrations[r.Name] = list
+		} else {
+			out.Unused[r.Name] = KindsOf(list)
 		}
 	}
 	return out, nil

@@ -54,6 +54,7 @@ type instance struct {
 	silencer *silence.Silencer
 	groups   marker.GroupMarker
 	sending  *semaphore.Weighted // see maxSending
+	attempts attempts
 
 	putting sync.Mutex // while alerts are added
 	used    atomic.Int64
@@ -186,6 +187,7 @@ func (in *instance) start(old, next *running) {
 	if old != nil {
 		old.stop()
 	}
+	in.attempts.keep(next.compiled.Integrations)
 	routes := dispatch.NewRoute(next.compiled.Config.Route, nil)
 	next.matching = 1
 	routes.Walk(func(r *dispatch.Route) {

@@ -3,10 +3,13 @@ package alertmanager
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/alertmanager/nflog/nflogpb"
 	"github.com/prometheus/alertmanager/notify"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -33,6 +36,9 @@ func TestOverdrawn(t *testing.T) {
 		if got := s.take(); fmt.Sprint(got) != "[light firing]" {
 			t.Errorf("sent %q, want only that of the light tenant", got)
 		}
+		if got := s.receivers(0, "heavy")["hook"].Integrations[0]; !strings.Contains(got.LastNotifyAttemptError, "alertmanager_cpus") {
+			t.Errorf("the heavy tenant sees %+v", got)
+		}
 		set("heavy", 0.25)
 		time.Sleep(20 * time.Second)
 		if got := s.take(); fmt.Sprint(got) != "[heavy firing]" {
@@ -54,12 +60,13 @@ func TestRoom(t *testing.T) {
 		if !in.sending.TryAcquire(maxSending - 1) {
 			t.Fatal("there is no room")
 		}
+		integration := notify.NewIntegration(s, s, "webhook", 0, "hook")
+		stage := &claimStage{instance: in, integration: &integration, receiver: &nflogpb.Receiver{GroupName: "hook", Integration: "webhook"}}
 		flushed := 0
-		stage := func(n int) notify.Stage { return in.flushing(n, notify.MultiStage{}) }
 		try := func(n int) error {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			_, _, err := stage(n).Exec(ctx, in.logger)
+			_, _, err := in.flushing(slices.Repeat([]*claimStage{stage}, n), notify.MultiStage{}).Exec(ctx, in.logger)
 			flushed++
 			return err
 		}

@@ -50,13 +50,15 @@ func (in *instance) pipeline(c *Compiled, routes *dispatch.Route, inhibitor *inh
 	out := notify.RoutingStage{}
 	for name, list := range c.Integrations {
 		var fan notify.FanoutStage
+		var claiming []*claimStage
 		for i := range list {
-			fan = append(fan, &claimStage{instance: in, compiled: c, integration: &list[i], intervals: groupIntervals,
-				receiver: &nflogpb.Receiver{GroupName: name, Integration: list[i].Name(), Idx: uint32(list[i].Index())}})
+			s := &claimStage{instance: in, compiled: c, integration: &list[i], intervals: groupIntervals,
+				receiver: &nflogpb.Receiver{GroupName: name, Integration: list[i].Name(), Idx: uint32(list[i].Index())}}
+			fan, claiming = append(fan, s), append(claiming, s)
 		}
 		muting := notify.MultiStage{notify.NewMuteStage(inhibitor, m), notify.NewTimeActiveStage(intervener, groups, m),
 			notify.NewTimeMuteStage(intervener, groups, m), notify.NewMuteStage(silencer, m)}
-		out[name] = in.flushing(len(list), notify.MultiStage{notify.StageFunc(in.refreshStage), in.paced(muting), fan})
+		out[name] = in.flushing(claiming, notify.MultiStage{notify.StageFunc(in.refreshStage), in.paced(claiming, muting), fan})
 	}
 	return out
 }
@@ -65,25 +67,33 @@ func (in *instance) pipeline(c *Compiled, routes *dispatch.Route, inhibitor *inh
 // as long as a flush may take.
 const maxSending = 2000
 
-// flushing returns a stage that waits until there is room for n integrations.
-func (in *instance) flushing(n int, next notify.Stage) notify.Stage {
-	weight := int64(min(n, maxSending))
+// flushing returns a stage that waits until there is room for the integrations of a receiver.
+func (in *instance) flushing(list []*claimStage, next notify.Stage) notify.Stage {
+	weight := int64(min(len(list), maxSending))
 	return notify.StageFunc(func(ctx context.Context, l *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
 		if err := in.sending.Acquire(ctx, weight); err != nil {
-			return ctx, nil, fmt.Errorf("wait for the end of other notifications of the tenant, of which %d are sent at the same time: %w",
-				maxSending, err)
+			return ctx, nil, missed(list, fmt.Errorf("wait for the end of other notifications of the tenant, of which at most %d are sent "+
+				"at the same time: %w", maxSending, err))
 		}
 		defer in.sending.Release(weight)
 		return next.Exec(ctx, l, alerts...)
 	})
 }
 
+// missed records for all integrations of a receiver that a notification was not sent. It returns its argument.
+func missed(list []*claimStage, err error) error {
+	for _, s := range list {
+		_ = s.missed(err)
+	}
+	return err
+}
+
 // paced returns a stage that computes within the CPU time of the tenant.
-func (in *instance) paced(next notify.Stage) notify.Stage {
+func (in *instance) paced(list []*claimStage, next notify.Stage) notify.Stage {
 	return notify.StageFunc(func(ctx context.Context, l *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
 		turn, err := in.opts.Pace.Begin(ctx, in.tenant)
 		if err != nil {
-			return ctx, nil, err
+			return ctx, nil, missed(list, err)
 		}
 		defer turn.End()
 		return next.Exec(ctx, l, alerts...)
@@ -121,7 +131,7 @@ func (s *claimStage) Exec(ctx context.Context, l *slog.Logger, alerts ...*alert.
 		flushed = time.Now()
 	}
 	interval := s.intervals[route]
-	notifying, admit := s.compiled.Admission(ctx, s.integration.Name())
+	notifying, admit := s.admission(ctx)
 	n := &notification{claimStage: s, logger: l, alerts: alerts, most: max(interval, notify.MinTimeout)}
 	attempt := &claims.Attempt{Key: schema.NotificationKey(s.tenant, group, s.receiver.GroupName, s.receiver.Integration, s.receiver.Idx),
 		Content: content(alerts), Flushed: flushed, Updated: updated(alerts), Interval: interval, Position: s.opts.Position(s.tenant),
@@ -171,7 +181,7 @@ func (n *notification) due(ctx context.Context, entry string) (due, first bool, 
 	n.last = entry
 	turn, err := n.opts.Pace.Begin(ctx, n.tenant)
 	if err != nil {
-		return false, false, err
+		return false, false, n.missed(err)
 	}
 	defer turn.End()
 	decided, list, err := n.decide(ctx, entry)
@@ -207,7 +217,7 @@ func (n *notification) send(ctx context.Context) (entry string, expires time.Tim
 	if err != nil {
 		return "", time.Time{}, err
 	}
-	retry := notify.NewRetryStage(*n.integration, n.receiver.GroupName, n.opts.notify, eventrecorder.NopRecorder())
+	retry := notify.NewRetryStage(n.recorded(), n.receiver.GroupName, n.opts.notify, eventrecorder.NopRecorder())
 	ctx, list, err = retry.Exec(ctx, n.logger, list...)
 	if err != nil {
 		return "", time.Time{}, err

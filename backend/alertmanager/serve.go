@@ -37,6 +37,9 @@ func (a *Alertmanagers) Serve(ctx context.Context, t tenant.ID, r *Request) (*Re
 	if err != nil {
 		return nil, err
 	}
+	if r.Method == http.MethodGet && r.Path == ReceiversPath {
+		return in.receivers()
+	}
 	path, ok := strings.CutPrefix(r.Path, Prefix)
 	if !ok {
 		return nil, fmt.Errorf("the path %s is not one of the Alertmanager", r.Path)

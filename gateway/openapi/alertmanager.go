@@ -18,6 +18,7 @@ func alertmanagerOperations() map[string]description {
 		"alertmanager_config":        yamlText("Read the configuration of the Alertmanager."),
 		"set_alertmanager_config":    post("Replace the configuration of the Alertmanager.", "application/yaml"),
 		"delete_alertmanager_config": text("Delete the configuration of the Alertmanager."),
+		"alertmanager_attempts":      json("List receivers with the last attempt to notify of each integration."),
 		"alertmanager_secrets":       json("List the names of the secrets of receivers."),
 		"set_alertmanager_secret":    post("Set a secret of receivers; its value is the body.", "application/octet-stream"),
 		"delete_alertmanager_secret": plain("Delete a secret of receivers."),

@@ -142,6 +142,7 @@ func alertmanagerRoutes() []Route {
 		{"alertmanager_config", get, []string{"/api/v1/alerts"}, tenant.AlertsRead, Read, Slot, Backend},
 		{"set_alertmanager_config", post, []string{"/api/v1/alerts"}, tenant.AlertsWrite, Read, Slot, Backend},
 		{"delete_alertmanager_config", remove, []string{"/api/v1/alerts"}, tenant.AlertsWrite, Read, Slot, Backend},
+		{"alertmanager_attempts", get, []string{"/api/v1/alerts/receivers"}, tenant.AlertsRead, Read, Slot, Backend},
 		{"alertmanager_secrets", get, []string{"/api/v1/alerts/secrets"}, tenant.AlertsRead, Read, Slot, Backend},
 		{"set_alertmanager_secret", put, []string{"/api/v1/alerts/secrets/{name}"}, tenant.AlertsWrite, Read, Slot, Backend},
 		{"delete_alertmanager_secret", remove, []string{"/api/v1/alerts/secrets/{name}"}, tenant.AlertsWrite, Read, Slot, Backend},

@@ -152,6 +152,12 @@ func (s *system) fire(labels string, resolved bool) {
 	})
 }
 
+// receivers returns the receivers with their last attempts to notify.
+func (s *system) receivers() string {
+	s.t.Helper()
+	return s.do(http.MethodGet, "/api/v1/alerts/receivers", "", "", http.StatusOK)
+}
+
 // arrives waits for a notification.
 func (s *system) arrives(key string, within time.Duration) {
 	s.t.Helper()
@@ -222,9 +228,15 @@ func TestAlertmanagers(t *testing.T) {
 	s.exactly("resolved", "Client0 resolved", 1)
 	s.exactly("silenced", "Silenced firing", 0)
 	s.exactly("inhibited", "Inhibited firing", 0)
+	if text := s.receivers(); !strings.Contains(text, `"lastNotifySuccess":"`) || !strings.Contains(text, `"warnings":[]`) {
+		t.Errorf("receivers: %s", text)
+	}
 
 	// One Alertmanager is killed, and the ruler.
 	s.signal(syscall.SIGKILL, "alertmanager-1", "ruler-1")
+	if text := s.receivers(); !strings.Contains(text, "1 of 3 replicas of the Alertmanager could not be asked") {
+		t.Errorf("receivers without a replica: %s", text)
+	}
 	s.fire(`"alertname":"OneKilled"`, false)
 	s.arrives("OneKilled firing", time.Minute)
 	s.start("ruler-1", "alertmanager-1")

@@ -208,9 +208,10 @@ func (b *builder) build(cfg *config.Config) (*alertmanager.Compiled, error) {
 	used := map[string]bool{}
 	dispatch.NewRoute(cfg.Route, nil).Walk(func(r *dispatch.Route) { used[r.RouteOpts.Receiver] = true })
 	limiter := b.limiter(b.tenant)
-	out := &alertmanager.Compiled{Config: cfg, Integrations: map[string][]notify.Integration{}, Static: static,
-		Admission: func(ctx context.Context, integration string) (context.Context, func(context.Context) error) {
-			return limiter.Admission(ctx, integration, b.opts.Metrics)
+	out := &alertmanager.Compiled{Config: cfg, Integrations: map[string][]notify.Integration{},
+		Unused: map[string][]alertmanager.Kind{}, Static: static,
+		Admission: func(ctx context.Context, integration string, delayed func(error)) (context.Context, func(context.Context) error) {
+			return limiter.Admission(integrations.ReportDelays(ctx, delayed), integration, b.opts.Metrics)
 		},
 		Refresh: func() { limiter.SetRates(b.rates(b.tenant)) }, Close: sync.OnceFunc(func() { b.release(b.tenant, limiter) })}
 	var errs error
@@ -224,6 +225,8 @@ func (b *builder) build(cfg *config.Config) (*alertmanager.Compiled, error) {
 		}
 		if used[r.Name] {
 			out.Integrations[r.Name] = list
+		} else if kinds := alertmanager.KindsOf(list); len(kinds) > 0 {
+			out.Unused[r.Name] = kinds
 		}
 	}
 	if errs != nil {

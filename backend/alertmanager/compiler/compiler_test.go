@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/alertmanager"
 	"github.com/palliumhq/pallium/backend/alertmanager/integrations"
 	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/egress"
@@ -58,7 +60,7 @@ func TestCompile(t *testing.T) {
 alertmanager_config: |
   templates: [my.tmpl]
   route: {receiver: slack}
-  receivers: [{name: slack, slack_configs: [{api_url: "secret://hook", channel: "#a", title: '{{ template "my" . }}'}]}, {name: unused}]
+  receivers: [{name: slack, slack_configs: [{api_url: "secret://hook", channel: "#a", title: '{{ template "my" . }}'}]}, {name: unused, webhook_configs: [{url: "http://u"}, {url: "http://v", send_resolved: false}]}]
 `
 	settings := index.AlertmanagerSettings{Exists: true, Config: schema.AlertmanagerConfig{YAML: yaml}, Secrets: map[string][]byte{"hook": sealed}}
 	if _, err := c.Check("acme", []byte(yaml), settings); err != nil {
@@ -71,6 +73,10 @@ alertmanager_config: |
 	defer compiled.Close()
 	if len(compiled.Integrations) != 1 || len(compiled.Integrations["slack"]) != 1 {
 		t.Fatalf("integrations: %v", compiled.Integrations)
+	}
+	if unused := compiled.Unused["unused"]; len(compiled.Unused) != 1 || !slices.Equal(unused, []alertmanager.Kind{{Name: "webhook", SendResolved: true},
+		{Name: "webhook", Index: 1}}) {
+		t.Errorf("integrations of receivers without a route: %v", compiled.Unused)
 	}
 	if shown := compiled.Shown.String(); strings.Contains(shown, "secret-path") || !strings.Contains(shown, `{{ template "my" . }}`) {
 		t.Errorf("shown: %s", shown)

@@ -1,10 +1,14 @@
 package integrations
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -72,16 +76,17 @@ const minSecret = 4
 func (s secrets) add(value string) {
 	if value = strings.TrimSpace(value); len(value) >= minSecret {
 		s[value] = struct{}{}
-		if quoted := url.QueryEscape(value); quoted != value {
-			s[quoted] = struct{}{}
-		}
+		s[url.QueryEscape(value)] = struct{}{}
+		quoted := strconv.Quote(value)
+		s[quoted[1:len(quoted)-1]] = struct{}{} // as in an error that quotes it
 	}
 }
 
 // hide returns the error with a text that contains no secret and has at most maxErrorText bytes and a remark.
 func (s secrets) hide(err error) error {
 	text := strings.ToValidUTF8(err.Error(), "\uFFFD")
-	for value := range s {
+	longest := func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) }
+	for _, value := range slices.SortedFunc(maps.Keys(s), longest) { // one secret may be a part of another
 		text = strings.ReplaceAll(text, value, "<secret>")
 	}
 	if len(text) > maxErrorText {

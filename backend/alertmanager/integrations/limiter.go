@@ -204,6 +204,7 @@ func (l *Limiter) wait(ctx context.Context) (delayed bool, err error) {
 	}
 	l.count(1)
 	defer l.count(-1)
+	l.reportDelay(ctx, wait, r)
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {

@@ -53,11 +53,13 @@ type Options struct {
 	Seal func(t tenant.ID, name string, value []byte) ([]byte, error)
 	// Forward sends a request to a replica of the tenant.
 	Forward func(context.Context, tenant.ID, *alertmanager.Request) (*alertmanager.Response, error)
-	Pace    *pace.Pace
-	Limits  func(tenant.ID) limits.Limits
-	Memory  *memory.Account // nil: the memory of requests is not accounted for
-	Changed func(tenant.ID) // called after each change of the settings; nil: nothing is
-	Logger  *slog.Logger    // nil: nothing is logged
+	// ForwardAll sends a request to all replicas of the tenant. An error means that they are not known.
+	ForwardAll func(context.Context, tenant.ID, *alertmanager.Request) ([]Reply, error)
+	Pace       *pace.Pace
+	Limits     func(tenant.ID) limits.Limits
+	Memory     *memory.Account // nil: the memory of requests is not accounted for
+	Changed    func(tenant.ID) // called after each change of the settings; nil: nothing is
+	Logger     *slog.Logger    // nil: nothing is logged
 }
 
 // ErrNoKey is returned by Options.Seal if there is no key for secrets.
@@ -79,6 +81,7 @@ func New(o Options) map[string]http.HandlerFunc {
 		"alertmanager_config":        a.get,
 		"set_alertmanager_config":    a.set,
 		"delete_alertmanager_config": a.remove,
+		"alertmanager_attempts":      a.attempts,
 		"alertmanager_secrets":       a.secrets,
 		"set_alertmanager_secret":    a.setSecret,
 		"delete_alertmanager_secret": a.deleteSecret,

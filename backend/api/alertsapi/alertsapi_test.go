@@ -63,6 +63,9 @@ func TestAPI(t *testing.T) {
 				body = string(id) + " " + r.Method + " " + r.Path + " " + r.ContentType + " " + string(r.Body)
 			}
 			return &alertmanager.Response{Code: 200, ContentType: "application/json", Body: []byte(body)}, nil
+		},
+		ForwardAll: func(context.Context, tenant.ID, *alertmanager.Request) ([]Reply, error) {
+			return []Reply{{Response: &alertmanager.Response{Code: 200, Body: []byte(`{"receivers":[]}`)}}}, nil
 		}})
 	call := func(id tenant.ID, name, method, path, body string) (int, string) {
 		r := httptest.NewRequest(method, path, strings.NewReader(body))

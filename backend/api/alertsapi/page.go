@@ -34,13 +34,14 @@ type status struct {
 			IsRegex, IsEqual bool
 		}
 	}
-	Receivers []struct{ Name string }
+	Receivers []alertmanager.Receiver
+	Warnings  []string // why attempts to notify may be missing
 }
 
 // page shows the groups of alerts, the silences and the receivers of the tenant.
 func (a *api) page(x *exchange) error {
 	s := status{Tenant: string(x.tenant)}
-	for path, into := range map[string]any{"alerts/groups": &s.Groups, "silences": &s.Silences, "receivers": &s.Receivers} {
+	for path, into := range map[string]any{"alerts/groups": &s.Groups, "silences": &s.Silences} {
 		r := &alertmanager.Request{Method: http.MethodGet, Path: alertmanager.Prefix + "/api/v2/" + path}
 		out, err := a.Forward(x.r.Context(), x.tenant, r)
 		if err != nil {
@@ -55,6 +56,10 @@ func (a *api) page(x *exchange) error {
 		if err := json.Unmarshal(out.Body, into); err != nil {
 			return fmt.Errorf("decode %s: %w", path, err)
 		}
+	}
+	var err error
+	if s.Receivers, s.Warnings, err = a.receivers(x); err != nil {
+		return err
 	}
 	page, err := template.New("page").Parse(pageText)
 	if err != nil {

@@ -17,7 +17,9 @@ import (
 const (
 	configPath  = "/api/v1/alerts"
 	secretsPath = "/api/v1/alerts/secrets"
-	apiPath     = "/alertmanager/api/v2"
+	// receiversPath lists receivers with their last attempts to notify, which Alertmanager's own API does not have.
+	receiversPath = "/api/v1/alerts/receivers"
+	apiPath       = "/alertmanager/api/v2"
 )
 
 // Group returns the commands. now is the clock for the times of silences.
@@ -35,6 +37,7 @@ func Group(now func() time.Time) command.Group {
 		verb("alertmanager secret list", "", "list the names of secrets", 0, 0, listSecrets),
 		destroys(verb("alertmanager secret delete", "NAME", "delete a secret", 1, 1, deleteSecret)),
 		verb("alertmanager status", "", "show the version and the running configuration", 0, 0, status),
+		verb("alertmanager receivers", "", "list the receivers, with the last attempt to notify and its error", 0, 0, receivers),
 		verb("alertmanager alerts", "[MATCHER...]", "list the alerts in the Alertmanager", 0, -1, alerts),
 		verb("silence add", "MATCHER...", "silence the alerts that all matchers match", 0, -1, s.add),
 		verb("silence list", "[MATCHER...]", "list silences", 0, -1, s.list),

@@ -29,9 +29,13 @@ func oneSilence(id, state string) string {
 
 // answers are the responses of the server, by method and path: the status, and the body. A body that begins with < is plain text.
 var answers = map[string]string{
-	"POST /api/v1/alerts":                          `201 {"status":"success","warnings":["route.matchers[0]: odd"]}`,
-	"GET /api/v1/alerts":                           "200 " + "template_files:\n  a.tmpl: text\nalertmanager_config: |\n  route: {receiver: r}\n  receivers: [{name: r}]\n",
-	"DELETE /api/v1/alerts":                        "200 ",
+	"POST /api/v1/alerts":   `201 {"status":"success","warnings":["route.matchers[0]: odd"]}`,
+	"GET /api/v1/alerts":    "200 " + "template_files:\n  a.tmpl: text\nalertmanager_config: |\n  route: {receiver: r}\n  receivers: [{name: r}]\n",
+	"DELETE /api/v1/alerts": "200 ",
+	"GET /api/v1/alerts/receivers": `200 {"status":"success","warnings":["1 of 3 replicas"],"data":[` +
+		`{"name":"r","active":true,"integrations":[{"name":"webhook","index":1,"lastNotifyAttempt":"2026-12-01T09:00:00.5Z","lastNotifyAttemptError":"no\u001bhook","failedNotifyAttempts":3},` +
+		`{"name":"slack","index":0,"lastNotifyAttempt":"2026-12-01T09:01:00Z"},{"name":"email","index":0}]},{"name":"empty","active":true,"integrations":[]},` +
+		`{"name":"spare","integrations":[{"name":"sns","index":0}]},{"name":"slow","active":true,"integrations":[{"name":"sns","index":0,"lastNotifyAttempt":"2026-12-01T09:02:00Z","lastNotifyAttemptError":"delayed for 3s"}]}]}`,
 	"GET /api/v1/alerts/secrets":                   `200 {"status":"success","data":["s1","s2"]}`,
 	"PUT /api/v1/alerts/secrets/s1":                `200 {"status":"success"}`,
 	"PUT /api/v1/alerts/secrets/off":               "501 <secrets of receivers are off: the operator must set PALLIUM_SECRET_KEY",
@@ -167,6 +171,14 @@ func TestUsages(t *testing.T) {
 		{"alertmanager secret delete s9 -yes", "", 1, `secret "s9" does not exist; 'pallium alertmanager secret list'`, "GET /api/v1/alerts/secrets"},
 		{"alertmanager status", "", 0, "0.34.1|2026-12-01T00:00:00Z|\nroute: {}\n", "GET /alertmanager/api/v2/status"},
 		{"alertmanager status -o yaml", "", 2, "-o yaml is not supported: use text or json", ""},
+		{"alertmanager receivers", "", 0, "warning: 1 of 3 replicas\nRECEIVER  INTEGRATION  LAST ATTEMPT          RESULT                ERROR\n" +
+			"r         webhook[1]   2026-12-01T09:00:00Z  failed 3 times        \"no\\x1bhook\"\n|r         slack[0]     2026-12-01T09:01:00Z  sent |r         email[0]     -                     no attempt|" +
+			"empty     -            -                     notifies nobody|spare     sns[0]       -                     no route leads to it|slow      sns[0]       2026-12-01T09:02:00Z  delayed               delayed for 3s\n",
+			"GET /api/v1/alerts/receivers"},
+		{"alertmanager receivers -o json", "", 0, `"failedNotifyAttempts": 3|1 of 3 replicas`, "GET /api/v1/alerts/receivers"},
+		{"alertmanager receivers -o yaml", "", 2, "-o yaml is not supported: use text or json", ""},
+		{"alertmanager receivers r", "", 2, `unexpected argument "r"`, ""},
+		{"alertmanager receiver", "", 2, `did you mean "pallium alertmanager receivers"?`, ""},
 		{"alertmanager alerts", "", 0, "silenced  2026-12-01T09:00:00Z  r          {alertname=\"A\", \"b c\"=\"1\"}", "GET /alertmanager/api/v2/alerts?"},
 		{"alertmanager alerts severity=page env=~a|b", "", 0, "alertname", "filter=severity%3D%22page%22&filter=env%3D~%22a%7Cb%22"},
 		{"alertmanager alerts -active -o json", "", 0, `"fingerprint": "f1"`, "inhibited=false&"},

@@ -1,0 +1,124 @@
+package alertsapi
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/palliumhq/pallium/backend/alertmanager"
+)
+
+// Reply is the reply of one replica.
+type Reply struct {
+	Response *alertmanager.Response // if Err is nil
+	Err      error                  // names the replica
+}
+
+// attempts responds with the receivers of the tenant, and with the last attempt to notify of each integration.
+func (a *api) attempts(x *exchange) error {
+	list, warnings, err := a.receivers(x)
+	if err != nil {
+		return err
+	}
+	return x.json(http.StatusOK, map[string]any{"status": "success", "data": list, "warnings": warnings})
+}
+
+// receivers asks all replicas, because any of them may have sent a notification. The warnings say what may be missing.
+func (a *api) receivers(x *exchange) (list []alertmanager.Receiver, warnings []string, err error) {
+	replies, err := a.ForwardAll(x.r.Context(), x.tenant, &alertmanager.Request{Method: http.MethodGet, Path: alertmanager.ReceiversPath})
+	if err != nil {
+		return nil, nil, err
+	}
+	var answers []alertmanager.Receivers
+	var errs error
+	for _, reply := range replies {
+		answer, err := x.answer(reply)
+		if err != nil {
+			errs = errors.Join(errs, err)
+			continue
+		}
+		answers = append(answers, answer)
+	}
+	if len(answers) == 0 {
+		return nil, nil, fmt.Errorf("no replica of the Alertmanager answered: %w", errs)
+	}
+	warnings = []string{}
+	if n := len(replies) - len(answers); n > 0 {
+		a.Logger.Warn("could not ask all replicas of a tenant's Alertmanager for their attempts to notify", "tenant", x.tenant, "err", errs)
+		warnings = append(warnings, fmt.Sprintf("%d of %d replicas of the Alertmanager could not be asked: what only they have sent is missing",
+			n, len(replies)))
+	}
+	if why := answers[0].Failed; why != "" {
+		warnings = append(warnings, "the stored configuration does not run: "+why)
+	}
+	return merged(answers), warnings, nil
+}
+
+// answer decodes the reply of a replica.
+func (x *exchange) answer(reply Reply) (out alertmanager.Receivers, err error) {
+	if reply.Err != nil {
+		return out, reply.Err
+	}
+	if reply.Response.Code != http.StatusOK {
+		return out, fmt.Errorf("read the receivers: status %d", reply.Response.Code)
+	}
+	if err := x.memory.Take(bodyFactor * int64(len(reply.Response.Body))); err != nil {
+		return out, err
+	}
+	if err := json.Unmarshal(reply.Response.Body, &out); err != nil {
+		return out, fmt.Errorf("decode the receivers: %w", err)
+	}
+	return out, nil
+}
+
+// place is the place of an integration among the receivers.
+type place struct {
+	receiver, name string
+	index          int
+}
+
+// merged returns the receivers of the first answer. Each integration has the newest attempt of all answers, and the
+// attempts that failed since a replica succeeded last. Replicas may run different configurations for ten seconds; what
+// the first one does not have is left out.
+func merged(answers []alertmanager.Receivers) []alertmanager.Receiver {
+	all := map[place][]alertmanager.Integration{}
+	for _, answer := range answers {
+		for _, r := range answer.Receivers {
+			for i := range r.Integrations {
+				key := place{r.Name, r.Integrations[i].Name, r.Integrations[i].Index}
+				all[key] = append(all[key], r.Integrations[i])
+			}
+		}
+	}
+	out := answers[0].Receivers
+	for _, r := range out {
+		for i := range r.Integrations {
+			in := &r.Integrations[i]
+			*in = newest(in.Kind, all[place{r.Name, in.Name, in.Index}])
+		}
+	}
+	return out
+}
+
+// newest returns an integration with its newest attempt.
+func newest(kind alertmanager.Kind, list []alertmanager.Integration) alertmanager.Integration {
+	var out alertmanager.Integration
+	for i := range list {
+		success := out.LastNotifySuccess
+		if list[i].LastNotifySuccess.After(success) {
+			success = list[i].LastNotifySuccess
+		}
+		if list[i].LastNotifyAttempt.After(out.LastNotifyAttempt) {
+			out = list[i]
+		}
+		out.LastNotifySuccess = success
+	}
+	out.Kind, out.FailedNotifyAttempts = kind, 0
+	for i := range list {
+		if list[i].LastNotifyAttempt.After(out.LastNotifySuccess) {
+			out.FailedNotifyAttempts += list[i].FailedNotifyAttempts
+		}
+	}
+	return out
+}
