@@ -22,9 +22,10 @@ type Limits struct {
 }
 
 // Defaults returns limits for groups of some hundreds of alerts. Alertmanager's own email for 500 alerts, each with 35
-// labels and annotations, takes 270,000 steps and 3.4 MB. The worst templates take about a second on an idle machine.
+// labels and annotations, takes 270,000 steps and 3.4 MB. Nested ranges end after about 0.1 s on an idle machine, and the
+// most expensive functions after about 0.4 s.
 func Defaults() Limits {
-	return Limits{Steps: 1_000_000, Bytes: 4 << 20, Depth: 100, Time: 10 * time.Second}
+	return Limits{Steps: 400_000, Bytes: 4 << 20, Depth: 100, Time: 10 * time.Second}
 }
 
 const (

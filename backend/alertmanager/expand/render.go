@@ -17,7 +17,7 @@ import (
 // All texts and templates of a configuration together take at most maxRenderSteps. maxRender is a limit for what takes
 // much longer than its steps.
 const (
-	maxRenderSteps = 3_000_000
+	maxRenderSteps = 10_000_000
 	maxRender      = 10 * time.Second
 )
 
