@@ -20,6 +20,7 @@ import (
 	"github.com/palliumhq/pallium/backend/alertmanager/integrations"
 	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/api/alertsapi"
+	"github.com/palliumhq/pallium/backend/api/exchange"
 	"github.com/palliumhq/pallium/backend/egress"
 	"github.com/palliumhq/pallium/backend/peers"
 	"github.com/palliumhq/pallium/backend/ring"
@@ -201,7 +202,7 @@ func (b *backend) alertPosition(t tenant.ID) int {
 const alertTime = 10 * time.Second
 
 // errNoReplica is returned if no process has the role.
-var errNoReplica = errors.New("no process with the role alertmanager is alive")
+var errNoReplica = exchange.Unavailable("no process with the role alertmanager is alive")
 
 // forwardAlerts sends a request to the tenant's Alertmanager: alerts to all replicas, other requests to one of them.
 func (b *backend) forwardAlerts(ctx context.Context, t tenant.ID, r *alertmanager.Request) (*alertmanager.Response, error) {

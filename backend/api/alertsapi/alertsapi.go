@@ -15,6 +15,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/alertmanager"
 	"github.com/palliumhq/pallium/backend/alertmanager/pace"
+	"github.com/palliumhq/pallium/backend/api/exchange"
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/policies/limits"
@@ -65,7 +66,10 @@ type Options struct {
 // ErrNoKey is returned by Options.Seal if there is no key for secrets.
 var ErrNoKey = errors.New("secrets of receivers are off: the operator must set PALLIUM_SECRET_KEY")
 
-type api struct{ Options }
+type api struct {
+	Options
+	exchanges exchange.Options
+}
 
 // New returns the handlers of the API by the names of their routes.
 func New(o Options) map[string]http.HandlerFunc {
@@ -75,9 +79,9 @@ func New(o Options) map[string]http.HandlerFunc {
 	if o.Changed == nil {
 		o.Changed = func(tenant.ID) {}
 	}
-	a := &api{o}
+	a := &api{o, exchange.Options{Limits: o.Limits, Memory: o.Memory, Logger: o.Logger, What: "the Alertmanager", Write: writeFailure}}
 	handlers := map[string]http.HandlerFunc{}
-	for name, serve := range map[string]func(*exchange) error{
+	for name, serve := range map[string]func(*request) error{
 		"alertmanager_config":        a.get,
 		"set_alertmanager_config":    a.set,
 		"delete_alertmanager_config": a.remove,
@@ -96,106 +100,55 @@ func New(o Options) map[string]http.HandlerFunc {
 		"silence":                    a.forward,
 		"delete_silence":             a.forward,
 	} {
-		handlers[name] = a.handler(serve)
+		handlers[name] = a.exchanges.Handler(func(e *exchange.Exchange) error { return serve(&request{e}) })
 	}
 	return handlers
 }
 
-// exchange is a request with what handlers need of it.
-type exchange struct {
-	w      http.ResponseWriter
-	r      *http.Request
-	tenant tenant.ID
-	limits *limits.Limits
-	memory *memory.Holding
-}
+// request is an exchange with the ways to read its body and to respond.
+type request struct{ *exchange.Exchange }
 
-func (a *api) handler(serve func(*exchange) error) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		access, err := tenant.FromContext(r.Context())
-		if err != nil {
-			writeText(w, http.StatusUnauthorized, err.Error())
-			return
-		}
-		lim := a.Limits(access.Tenant)
-		h := a.Memory.Begin(memory.Request{Tenant: access.Tenant, Limit: lim.MaxMemoryBytes})
-		defer h.Close()
-		ctx, cancel := context.WithCancelCause(memory.NewContext(r.Context(), h))
-		defer cancel(nil)
-		h.OnEnd(cancel)
-		x := &exchange{w: w, r: r.WithContext(ctx), tenant: access.Tenant, limits: &lim, memory: h}
-		if err := serve(x); err != nil {
-			a.fail(x, err)
-		}
-	}
-}
-
-// statusError is an error with its status.
-type statusError struct {
-	code int
-	text string
-}
-
-// Error implements error.
-func (e statusError) Error() string { return e.text }
-
-// fail answers a request that failed. Texts are plain, as those of Mimir's and Alertmanager's API.
-func (a *api) fail(x *exchange, err error) {
-	var status statusError
-	var exceeded *limits.Exceeded
-	switch {
-	case errors.As(err, &status):
-		writeText(x.w, status.code, status.text)
-	case errors.As(err, &exceeded):
-		writeText(x.w, http.StatusUnprocessableEntity, err.Error())
-	case x.r.Context().Err() != nil:
-		writeText(x.w, http.StatusServiceUnavailable, "the request was ended: "+context.Cause(x.r.Context()).Error())
-	default:
-		a.Logger.Warn("a request for an Alertmanager failed", "tenant", x.tenant, "path", x.r.URL.Path, "err", err)
-		writeText(x.w, http.StatusServiceUnavailable, err.Error())
-	}
-}
-
-func writeText(w http.ResponseWriter, code int, text string) {
+// writeFailure responds with an error as plain text, as Mimir's and Alertmanager's API do.
+func writeFailure(w http.ResponseWriter, e *exchange.Error) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(code)
-	_, _ = io.WriteString(w, text+"\n")
+	w.WriteHeader(e.Code)
+	_, _ = io.WriteString(w, e.Text+"\n")
 }
 
 // body reads the body of a request.
-func (x *exchange) body(most int64, what string) ([]byte, error) {
-	if e := x.r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
-		return nil, statusError{http.StatusUnsupportedMediaType,
-			fmt.Sprintf("content encoding %q is not supported: send the body uncompressed", e)}
+func (x *request) body(most int64, what string) ([]byte, error) {
+	if e := x.R.Header.Get("Content-Encoding"); e != "" && e != "identity" {
+		return nil, &exchange.Error{Code: http.StatusUnsupportedMediaType,
+			Text: fmt.Sprintf("content encoding %q is not supported: send the body uncompressed", e)}
 	}
 	expected := most
-	if n := x.r.ContentLength; n >= 0 {
+	if n := x.R.ContentLength; n >= 0 {
 		expected = min(most, n)
 	}
-	if err := x.memory.Take(bodyFactor * expected); err != nil {
+	if err := x.Memory.Take(bodyFactor * expected); err != nil {
 		return nil, err
 	}
-	body, err := io.ReadAll(io.LimitReader(x.r.Body, most+1))
+	body, err := io.ReadAll(io.LimitReader(x.R.Body, most+1))
 	if err != nil {
-		return nil, statusError{http.StatusBadRequest, "could not read the body: " + err.Error()}
+		return nil, exchange.BadRequest("could not read the body: " + err.Error())
 	}
 	if int64(len(body)) > most {
-		return nil, statusError{http.StatusRequestEntityTooLarge, fmt.Sprintf("%s has more than %d bytes", what, most)}
+		return nil, &exchange.Error{Code: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("%s has more than %d bytes", what, most)}
 	}
 	return body, nil
 }
 
 // get responds with the configuration, as it was sent.
-func (a *api) get(x *exchange) error {
-	s, err := a.Store.Settings(x.r.Context(), x.tenant)
+func (a *api) get(x *request) error {
+	s, err := a.Store.Settings(x.R.Context(), x.Tenant)
 	if err != nil {
 		return err
 	}
 	if !s.Exists {
-		return statusError{http.StatusNotFound, "the Alertmanager is not configured"}
+		return exchange.NotFound("the Alertmanager is not configured")
 	}
-	x.w.Header().Set("Content-Type", "application/yaml")
-	_, err = io.WriteString(x.w, s.Config.YAML)
+	x.W.Header().Set("Content-Type", "application/yaml")
+	_, err = io.WriteString(x.W, s.Config.YAML)
 	return ignoreWrite(err)
 }
 
@@ -203,8 +156,8 @@ func (a *api) get(x *exchange) error {
 func ignoreWrite(error) error { return nil }
 
 // set checks and stores a configuration.
-func (a *api) set(x *exchange) error {
-	most := x.limits.MaxAlertmanagerConfigBytes
+func (a *api) set(x *request) error {
+	most := x.Limits.MaxAlertmanagerConfigBytes
 	if most <= 0 {
 		most = maxBody
 	}
@@ -212,7 +165,7 @@ func (a *api) set(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	s, err := a.Store.Settings(x.r.Context(), x.tenant)
+	s, err := a.Store.Settings(x.R.Context(), x.Tenant)
 	if err != nil {
 		return err
 	}
@@ -223,76 +176,76 @@ func (a *api) set(x *exchange) error {
 	if s.Exists && s.Config.YAML == string(body) {
 		return x.json(http.StatusCreated, map[string]any{"status": "success", "warnings": warnings})
 	}
-	if err := a.Store.SetConfig(x.r.Context(), x.tenant, string(body)); err != nil {
+	if err := a.Store.SetConfig(x.R.Context(), x.Tenant, string(body)); err != nil {
 		return err
 	}
-	a.Changed(x.tenant)
+	a.Changed(x.Tenant)
 	return x.json(http.StatusCreated, map[string]any{"status": "success", "warnings": warnings})
 }
 
 // check checks a configuration.
-func (a *api) check(x *exchange, yaml []byte, s index.AlertmanagerSettings) ([]string, error) {
-	ctx, cancel := context.WithTimeout(x.r.Context(), checkWait)
+func (a *api) check(x *request, yaml []byte, s index.AlertmanagerSettings) ([]string, error) {
+	ctx, cancel := context.WithTimeout(x.R.Context(), checkWait)
 	defer cancel()
-	turn, err := a.Pace.Begin(ctx, x.tenant)
-	if err != nil && x.r.Context().Err() == nil {
-		return nil, statusError{http.StatusTooManyRequests, "the configuration was not checked: " + err.Error()}
+	turn, err := a.Pace.Begin(ctx, x.Tenant)
+	if err != nil && x.R.Context().Err() == nil {
+		return nil, &exchange.Error{Code: http.StatusTooManyRequests, Text: "the configuration was not checked: " + err.Error()}
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer turn.End()
-	if err := x.memory.Take(checkFactor * int64(len(yaml))); err != nil {
+	if err := x.Memory.Take(checkFactor * int64(len(yaml))); err != nil {
 		return nil, err
 	}
-	warnings, err := a.Check(x.tenant, yaml, s)
+	warnings, err := a.Check(x.Tenant, yaml, s)
 	if warnings == nil {
 		warnings = []string{}
 	}
 	if err != nil {
-		return nil, statusError{http.StatusBadRequest, "the Alertmanager configuration is not valid: " + err.Error()}
+		return nil, exchange.BadRequest("the Alertmanager configuration is not valid: " + err.Error())
 	}
 	return warnings, nil
 }
 
-func (x *exchange) json(code int, value any) error {
+func (x *request) json(code int, value any) error {
 	text, err := json.Marshal(value)
 	if err != nil {
 		return fmt.Errorf("encode the response: %w", err)
 	}
-	x.w.Header().Set("Content-Type", "application/json")
-	x.w.WriteHeader(code)
-	_, err = x.w.Write(append(text, '\n'))
+	x.W.Header().Set("Content-Type", "application/json")
+	x.W.WriteHeader(code)
+	_, err = x.W.Write(append(text, '\n'))
 	return ignoreWrite(err)
 }
 
 // remove deletes the configuration. It succeeds without one, as in Mimir.
-func (a *api) remove(x *exchange) error {
-	if err := a.Store.DeleteConfig(x.r.Context(), x.tenant); err != nil {
+func (a *api) remove(x *request) error {
+	if err := a.Store.DeleteConfig(x.R.Context(), x.Tenant); err != nil {
 		return err
 	}
-	a.Changed(x.tenant)
-	x.w.WriteHeader(http.StatusOK)
+	a.Changed(x.Tenant)
+	x.W.WriteHeader(http.StatusOK)
 	return nil
 }
 
 // forward sends a request to Alertmanager's own API of the tenant.
-func (a *api) forward(x *exchange) error {
-	r := &alertmanager.Request{Method: x.r.Method, Path: x.r.URL.RequestURI(), ContentType: x.r.Header.Get("Content-Type")}
-	if x.r.Method == http.MethodPost {
+func (a *api) forward(x *request) error {
+	r := &alertmanager.Request{Method: x.R.Method, Path: x.R.URL.RequestURI(), ContentType: x.R.Header.Get("Content-Type")}
+	if x.R.Method == http.MethodPost {
 		var err error
 		if r.Body, err = x.body(maxBody, "the request"); err != nil {
 			return err
 		}
 	}
-	out, err := a.Forward(x.r.Context(), x.tenant, r)
+	out, err := a.Forward(x.R.Context(), x.Tenant, r)
 	if err != nil {
 		return err
 	}
 	if out.ContentType != "" {
-		x.w.Header().Set("Content-Type", out.ContentType)
+		x.W.Header().Set("Content-Type", out.ContentType)
 	}
-	x.w.WriteHeader(out.Code)
-	_, err = x.w.Write(out.Body)
+	x.W.WriteHeader(out.Code)
+	_, err = x.W.Write(out.Body)
 	return ignoreWrite(err)
 }

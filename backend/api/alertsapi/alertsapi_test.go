@@ -124,7 +124,7 @@ func TestAPI(t *testing.T) {
 		}
 	}
 	down = true
-	if code, text := call("a", "silences", "GET", "/alertmanager/api/v2/silences", ""); code != 503 || !strings.Contains(text, "no replica") {
+	if code, text := call("a", "silences", "GET", "/alertmanager/api/v2/silences", ""); code != 503 || text != "the Alertmanager could not be read or written; send the request again\n" {
 		t.Errorf("without a replica: %d %s", code, text)
 	}
 	if changes != 6 {
@@ -139,6 +139,13 @@ func TestAPI(t *testing.T) {
 	if code, text := call("a", "set_alertmanager_config", "POST", "/api/v1/alerts", "alertmanager_config: x"); code != 429 ||
 		!strings.Contains(text, "alertmanager_cpus") {
 		t.Errorf("without CPU time: %d %s", code, text)
+	}
+	key = true
+	if code, text := call("a", "set_alertmanager_secret", "PUT", "/api/v1/alerts/secrets/slack", "hidden"); code != 200 {
+		t.Errorf("set a secret: %d %s", code, text)
+	}
+	if code, _ := call("a", "delete_alertmanager_secret", "DELETE", "/api/v1/alerts/secrets/slack", ""); code != 429 {
+		t.Errorf("without CPU time, a secret that may be used was deleted: %d", code)
 	}
 	if code, text := call("b", "set_alertmanager_config", "POST", "/api/v1/alerts", "alertmanager_config: x"); code != 201 {
 		t.Errorf("another tenant: %d %s", code, text)

@@ -39,18 +39,18 @@ type status struct {
 }
 
 // page shows the groups of alerts, the silences and the receivers of the tenant.
-func (a *api) page(x *exchange) error {
-	s := status{Tenant: string(x.tenant)}
+func (a *api) page(x *request) error {
+	s := status{Tenant: string(x.Tenant)}
 	for path, into := range map[string]any{"alerts/groups": &s.Groups, "silences": &s.Silences} {
 		r := &alertmanager.Request{Method: http.MethodGet, Path: alertmanager.Prefix + "/api/v2/" + path}
-		out, err := a.Forward(x.r.Context(), x.tenant, r)
+		out, err := a.Forward(x.R.Context(), x.Tenant, r)
 		if err != nil {
 			return err
 		}
 		if out.Code != http.StatusOK {
 			return fmt.Errorf("read %s: status %d", path, out.Code)
 		}
-		if err := x.memory.Take(bodyFactor * int64(len(out.Body))); err != nil {
+		if err := x.Memory.Take(bodyFactor * int64(len(out.Body))); err != nil {
 			return err
 		}
 		if err := json.Unmarshal(out.Body, into); err != nil {
@@ -69,8 +69,8 @@ func (a *api) page(x *exchange) error {
 	if err := page.Execute(&text, s); err != nil {
 		return fmt.Errorf("write the page: %w", err)
 	}
-	x.w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	x.w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-	_, err = x.w.Write(text.Bytes())
+	x.W.Header().Set("Content-Type", "text/html; charset=utf-8")
+	x.W.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+	_, err = x.W.Write(text.Bytes())
 	return ignoreWrite(err)
 }

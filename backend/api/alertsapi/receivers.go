@@ -16,7 +16,7 @@ type Reply struct {
 }
 
 // attempts responds with the receivers of the tenant, and with the last attempt to notify of each integration.
-func (a *api) attempts(x *exchange) error {
+func (a *api) attempts(x *request) error {
 	list, warnings, err := a.receivers(x)
 	if err != nil {
 		return err
@@ -25,8 +25,8 @@ func (a *api) attempts(x *exchange) error {
 }
 
 // receivers asks all replicas, because any of them may have sent a notification. The warnings say what may be missing.
-func (a *api) receivers(x *exchange) (list []alertmanager.Receiver, warnings []string, err error) {
-	replies, err := a.ForwardAll(x.r.Context(), x.tenant, &alertmanager.Request{Method: http.MethodGet, Path: alertmanager.ReceiversPath})
+func (a *api) receivers(x *request) (list []alertmanager.Receiver, warnings []string, err error) {
+	replies, err := a.ForwardAll(x.R.Context(), x.Tenant, &alertmanager.Request{Method: http.MethodGet, Path: alertmanager.ReceiversPath})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -45,7 +45,7 @@ func (a *api) receivers(x *exchange) (list []alertmanager.Receiver, warnings []s
 	}
 	warnings = []string{}
 	if n := len(replies) - len(answers); n > 0 {
-		a.Logger.Warn("could not ask all replicas of a tenant's Alertmanager for their attempts to notify", "tenant", x.tenant, "err", errs)
+		a.Logger.Warn("could not ask all replicas of a tenant's Alertmanager for their attempts to notify", "tenant", x.Tenant, "err", errs)
 		warnings = append(warnings, fmt.Sprintf("%d of %d replicas of the Alertmanager could not be asked: what only they have sent is missing",
 			n, len(replies)))
 	}
@@ -56,14 +56,14 @@ func (a *api) receivers(x *exchange) (list []alertmanager.Receiver, warnings []s
 }
 
 // answer decodes the reply of a replica.
-func (x *exchange) answer(reply Reply) (out alertmanager.Receivers, err error) {
+func (x *request) answer(reply Reply) (out alertmanager.Receivers, err error) {
 	if reply.Err != nil {
 		return out, reply.Err
 	}
 	if reply.Response.Code != http.StatusOK {
 		return out, fmt.Errorf("read the receivers: status %d", reply.Response.Code)
 	}
-	if err := x.memory.Take(bodyFactor * int64(len(reply.Response.Body))); err != nil {
+	if err := x.Memory.Take(bodyFactor * int64(len(reply.Response.Body))); err != nil {
 		return out, err
 	}
 	if err := json.Unmarshal(reply.Response.Body, &out); err != nil {

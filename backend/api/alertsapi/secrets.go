@@ -9,11 +9,13 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/palliumhq/pallium/backend/api/exchange"
 )
 
 // secrets lists the names of the secrets. Nothing returns their values.
-func (a *api) secrets(x *exchange) error {
-	s, err := a.Store.Settings(x.r.Context(), x.tenant)
+func (a *api) secrets(x *request) error {
+	s, err := a.Store.Settings(x.R.Context(), x.Tenant)
 	if err != nil {
 		return err
 	}
@@ -24,17 +26,16 @@ func (a *api) secrets(x *exchange) error {
 
 var secretName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 
-func (x *exchange) secretName() (string, error) {
-	name := path.Base(x.r.URL.Path)
+func (x *request) secretName() (string, error) {
+	name := path.Base(x.R.URL.Path)
 	if !secretName.MatchString(name) {
-		return "", statusError{http.StatusBadRequest,
-			fmt.Sprintf("%q is not the name of a secret: use up to 64 lower-case letters, digits, - and _", name)}
+		return "", exchange.BadRequest(fmt.Sprintf("%q is not the name of a secret: use up to 64 lower-case letters, digits, - and _", name))
 	}
 	return name, nil
 }
 
 // setSecret encrypts and stores a secret, whose value is the body.
-func (a *api) setSecret(x *exchange) error {
+func (a *api) setSecret(x *request) error {
 	name, err := x.secretName()
 	if err != nil {
 		return err
@@ -44,18 +45,18 @@ func (a *api) setSecret(x *exchange) error {
 		return err
 	}
 	if len(value) == 0 {
-		return statusError{http.StatusBadRequest, "the body is empty: send the value of the secret as the body"}
+		return exchange.BadRequest("the body is empty: send the value of the secret as the body")
 	}
-	s, err := a.Store.Settings(x.r.Context(), x.tenant)
+	s, err := a.Store.Settings(x.R.Context(), x.Tenant)
 	if err != nil {
 		return err
 	}
 	if _, ok := s.Secrets[name]; !ok && len(s.Secrets) >= maxSecrets {
-		return statusError{http.StatusBadRequest, fmt.Sprintf("the tenant has %d secrets, which is the most: delete one first", len(s.Secrets))}
+		return exchange.BadRequest(fmt.Sprintf("the tenant has %d secrets, which is the most: delete one first", len(s.Secrets)))
 	}
-	sealed, err := a.Seal(x.tenant, name, value)
+	sealed, err := a.Seal(x.Tenant, name, value)
 	if errors.Is(err, ErrNoKey) {
-		return statusError{http.StatusNotImplemented, err.Error()}
+		return &exchange.Error{Code: http.StatusNotImplemented, Text: err.Error()}
 	}
 	if err != nil {
 		return err
@@ -69,38 +70,40 @@ func (a *api) setSecret(x *exchange) error {
 			return err
 		}
 	}
-	if err := a.Store.SetSecret(x.r.Context(), x.tenant, name, sealed); err != nil {
+	if err := a.Store.SetSecret(x.R.Context(), x.Tenant, name, sealed); err != nil {
 		return err
 	}
-	a.Changed(x.tenant)
+	a.Changed(x.Tenant)
 	return x.json(http.StatusOK, map[string]any{"status": "success"})
 }
 
-func (a *api) deleteSecret(x *exchange) error {
+func (a *api) deleteSecret(x *request) error {
 	name, err := x.secretName()
 	if err != nil {
 		return err
 	}
-	s, err := a.Store.Settings(x.r.Context(), x.tenant)
+	s, err := a.Store.Settings(x.R.Context(), x.Tenant)
 	if err != nil {
 		return err
 	}
 	if _, ok := s.Secrets[name]; !ok {
-		return statusError{http.StatusNotFound, fmt.Sprintf("there is no secret %q", name)}
+		return exchange.NotFound(fmt.Sprintf("there is no secret %q", name))
 	}
 	if delete(s.Secrets, name); s.Exists {
-		var status statusError
-		if _, err := a.check(x, []byte(s.Config.YAML), s); errors.As(err, &status) && status.code == http.StatusBadRequest &&
-			strings.Contains(status.text, name) {
-			return statusError{http.StatusConflict,
-				fmt.Sprintf("the Alertmanager configuration uses the secret %q: change the configuration first", name)}
-		} else if err != nil && !errors.As(err, &status) {
-			return err
+		_, err := a.check(x, []byte(s.Config.YAML), s)
+		var invalid *exchange.Error
+		switch {
+		case err == nil:
+		case !errors.As(err, &invalid) || invalid.Code != http.StatusBadRequest:
+			return err // it is not known whether the configuration needs the secret
+		case strings.Contains(invalid.Text, name):
+			return &exchange.Error{Code: http.StatusConflict,
+				Text: fmt.Sprintf("the Alertmanager configuration uses the secret %q: change the configuration first", name)}
 		}
 	}
-	if err := a.Store.DeleteSecret(x.r.Context(), x.tenant, name); err != nil {
+	if err := a.Store.DeleteSecret(x.R.Context(), x.Tenant, name); err != nil {
 		return err
 	}
-	a.Changed(x.tenant)
+	a.Changed(x.Tenant)
 	return x.json(http.StatusOK, map[string]any{"status": "success"})
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/palliumhq/pallium/backend/api/exchange"
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/rules"
 	"github.com/palliumhq/pallium/backend/schema"
@@ -44,7 +45,7 @@ func progressOf(b *index.Backfill) progress {
 }
 
 // startBackfill starts the evaluation of the recording rules of a group for a time in the past.
-func (a *api) startBackfill(x *exchange) error {
+func (a *api) startBackfill(x *request) error {
 	if err := x.checkProtection(); err != nil {
 		return err
 	}
@@ -52,7 +53,7 @@ func (a *api) startBackfill(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	g, ok, err := a.Store.Get(x.r.Context(), x.tenant, x.namespace, x.group)
+	g, ok, err := a.Store.Get(x.R.Context(), x.Tenant, x.namespace, x.group)
 	switch {
 	case err != nil:
 		return err
@@ -68,29 +69,30 @@ func (a *api) startBackfill(x *exchange) error {
 		recording = recording || d.Rules[i].Record != ""
 	}
 	if !recording {
-		return badRequest("the group has no recording rules: only those can be evaluated for the past")
+		return exchange.BadRequest("the group has no recording rules: only those can be evaluated for the past")
 	}
-	err = a.Backfills.StartBackfill(x.r.Context(), b)
+	err = a.Backfills.StartBackfill(x.R.Context(), b)
 	if errors.Is(err, index.ErrBackfillRuns) {
-		return statusError{http.StatusConflict, "conflict", "a backfill of this group is running: wait until it has ended, or delete it"}
+		return &exchange.Error{Code: http.StatusConflict, Kind: "conflict",
+			Text: "a backfill of this group is running: wait until it has ended, or delete it"}
 	}
 	if err != nil {
 		return err
 	}
 	a.BackfillStarted()
-	return writeDataAs(x.w, http.StatusAccepted, progressOf(b))
+	return writeDataAs(x.W, http.StatusAccepted, progressOf(b))
 }
 
 // maxForm is the maximum size of a form in bytes.
 const maxForm = 64 << 10
 
 // newBackfill returns a backfill with the parameters start and end.
-func (a *api) newBackfill(x *exchange) (*index.Backfill, error) {
-	x.r.Body = http.MaxBytesReader(x.w, x.r.Body, maxForm)
-	if err := x.r.ParseForm(); err != nil {
-		return nil, badRequest(fmt.Sprintf("parse the parameters of the request: %v", err))
+func (a *api) newBackfill(x *request) (*index.Backfill, error) {
+	x.R.Body = http.MaxBytesReader(x.W, x.R.Body, maxForm)
+	if err := x.R.ParseForm(); err != nil {
+		return nil, exchange.BadRequest(fmt.Sprintf("parse the parameters of the request: %v", err))
 	}
-	form := x.r.Form
+	form := x.R.Form
 	now := a.Now()
 	start, err := parseTime("start", form.Get("start"), time.Time{})
 	if err != nil {
@@ -102,26 +104,27 @@ func (a *api) newBackfill(x *exchange) (*index.Backfill, error) {
 	}
 	switch {
 	case form.Get("start") == "":
-		return nil, badRequest("parameter start is missing: it must be the first time to evaluate, such as 2026-01-02T15:04:05Z or Unix seconds")
+		return nil, exchange.BadRequest(
+			"parameter start is missing: it must be the first time to evaluate, such as 2026-01-02T15:04:05Z or Unix seconds")
 	case start.After(now):
-		return nil, badRequest(fmt.Sprintf("parameter start is %s, which is in the future", start.UTC().Format(time.RFC3339)))
+		return nil, exchange.BadRequest(fmt.Sprintf("parameter start is %s, which is in the future", start.UTC().Format(time.RFC3339)))
 	case end.After(now):
-		return nil, badRequest(fmt.Sprintf("parameter end is %s, which is in the future", end.UTC().Format(time.RFC3339)))
+		return nil, exchange.BadRequest(fmt.Sprintf("parameter end is %s, which is in the future", end.UTC().Format(time.RFC3339)))
 	case !start.Before(end):
-		return nil, badRequest("parameter start must be before end")
+		return nil, exchange.BadRequest("parameter start must be before end")
 	}
 	if err := x.checkAge(now.Sub(start)); err != nil {
 		return nil, err
 	}
-	return &index.Backfill{Tenant: x.tenant, Namespace: x.namespace, Group: x.group,
+	return &index.Backfill{Tenant: x.Tenant, Namespace: x.namespace, Group: x.group,
 		Backfill: schema.Backfill{Start: start.UnixMilli(), End: end.UnixMilli(), Done: start.UnixMilli() - 1}}, nil
 }
 
 // checkAge returns an error if samples of this age would be rejected.
-func (x *exchange) checkAge(age time.Duration) error {
-	for limit, most := range map[string]limits.Duration{"past_grace": x.limits.PastGrace, "retention": x.limits.Retention} {
+func (x *request) checkAge(age time.Duration) error {
+	for limit, most := range map[string]limits.Duration{"past_grace": x.Limits.PastGrace, "retention": x.Limits.Retention} {
 		if most > 0 && age > time.Duration(most) {
-			return badRequest(fmt.Sprintf("parameter start is %s ago, and samples older than the limit %s, %s, are rejected: "+
+			return exchange.BadRequest(fmt.Sprintf("parameter start is %s ago, and samples older than the limit %s, %s, are rejected: "+
 				"use a later start, or ask the administrator for a higher limit", limits.Duration(age.Round(time.Second)), limit, most))
 		}
 	}
@@ -139,38 +142,39 @@ func parseTime(name, text string, missing time.Time) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339Nano, text)
 	if err != nil {
-		return t, badRequest(fmt.Sprintf("parameter %s is %.40q: it must be a time such as 2026-01-02T15:04:05Z, or Unix seconds", name, text))
+		return t, exchange.BadRequest(fmt.Sprintf(
+			"parameter %s is %.40q: it must be a time such as 2026-01-02T15:04:05Z, or Unix seconds", name, text))
 	}
 	return t, nil
 }
 
-var errNoBackfill = statusError{http.StatusNotFound, "not_found", "the group has no backfill"}
+var errNoBackfill = exchange.NotFound("the group has no backfill")
 
 // getBackfill responds with the progress of a backfill.
-func (a *api) getBackfill(x *exchange) error {
-	b, ok, err := a.Backfills.Backfill(x.r.Context(), x.tenant, x.namespace, x.group)
+func (a *api) getBackfill(x *request) error {
+	b, ok, err := a.Backfills.Backfill(x.R.Context(), x.Tenant, x.namespace, x.group)
 	switch {
 	case err != nil:
 		return err
 	case !ok:
 		return errNoBackfill
 	}
-	return writeDataAs(x.w, http.StatusOK, progressOf(&b))
+	return writeDataAs(x.W, http.StatusOK, progressOf(&b))
 }
 
 // deleteBackfill deletes a backfill. One that is running stops before its next block; what it has written
 // stays.
-func (a *api) deleteBackfill(x *exchange) error {
+func (a *api) deleteBackfill(x *request) error {
 	if err := x.checkProtection(); err != nil {
 		return err
 	}
-	found, err := a.Backfills.DeleteBackfill(x.r.Context(), x.tenant, x.namespace, x.group)
+	found, err := a.Backfills.DeleteBackfill(x.R.Context(), x.Tenant, x.namespace, x.group)
 	switch {
 	case err != nil:
 		return err
 	case !found:
 		return errNoBackfill
 	}
-	writeJSON(x.w, http.StatusAccepted, succeeded)
+	writeJSON(x.W, http.StatusAccepted, succeeded)
 	return nil
 }

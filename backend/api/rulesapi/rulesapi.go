@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/api/exchange"
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/rules"
@@ -62,7 +63,10 @@ type Options struct {
 	Logger  *slog.Logger    // nil: nothing is logged
 }
 
-type api struct{ Options }
+type api struct {
+	Options
+	exchanges exchange.Options
+}
 
 // New returns the handlers of the API by the names of their routes.
 func New(o Options) map[string]http.HandlerFunc {
@@ -75,10 +79,10 @@ func New(o Options) map[string]http.HandlerFunc {
 	if o.BackfillStarted == nil {
 		o.BackfillStarted = func() {}
 	}
-	a := &api{o}
+	a := &api{o, exchange.Options{Limits: o.Limits, Memory: o.Memory, Logger: o.Logger, What: "the rules", Write: writeFailure}}
 	handlers := map[string]http.HandlerFunc{}
 	table := routes.Table()
-	for name, serve := range map[string]func(*exchange) error{
+	for name, serve := range map[string]func(*request) error{
 		"rule_namespaces":       a.list,
 		"rule_namespace":        a.listNamespace,
 		"rule_group":            a.get,
@@ -97,45 +101,28 @@ func New(o Options) map[string]http.HandlerFunc {
 	return handlers
 }
 
-// exchange is a request with what handlers need of it.
-type exchange struct {
-	w                http.ResponseWriter
-	r                *http.Request
-	tenant           tenant.ID
-	limits           *limits.Limits
-	memory           *memory.Holding
-	namespace, group string // from the path
+// request is an exchange with the parts of its path.
+type request struct {
+	*exchange.Exchange
+	namespace, group string
 }
 
 // handler returns the handler of a route with the path pattern.
-func (a *api) handler(pattern string, serve func(*exchange) error) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		access, err := tenant.FromContext(r.Context())
-		if err != nil {
-			writeError(w, http.StatusUnauthorized, "unauthorized", err.Error())
-			return
+func (a *api) handler(pattern string, serve func(*request) error) http.HandlerFunc {
+	return a.exchanges.Handler(func(e *exchange.Exchange) error {
+		x := &request{Exchange: e}
+		if err := x.parse(pattern); err != nil {
+			return err
 		}
-		lim := a.Limits(access.Tenant)
-		h := a.Memory.Begin(memory.Request{Tenant: access.Tenant, Limit: lim.MaxMemoryBytes})
-		defer h.Close()
-		ctx, cancel := context.WithCancelCause(memory.NewContext(r.Context(), h))
-		defer cancel(nil)
-		h.OnEnd(cancel)
-		x := &exchange{w: w, r: r.WithContext(ctx), tenant: access.Tenant, limits: &lim, memory: h}
-		if err = x.parse(pattern); err == nil {
-			err = serve(x)
-		}
-		if err != nil {
-			a.fail(x, err)
-		}
-	}
+		return serve(x)
+	})
 }
 
 // parse sets the namespace and the group from the path. Each is decoded exactly once.
-func (x *exchange) parse(pattern string) error {
-	values, ok := routes.Match(pattern, x.r.URL.EscapedPath())
+func (x *request) parse(pattern string) error {
+	values, ok := routes.Match(pattern, x.R.URL.EscapedPath())
 	if !ok {
-		return statusError{http.StatusNotFound, "not_found", "there is nothing at this path"}
+		return exchange.NotFound("there is nothing at this path")
 	}
 	for i, into := range []*string{&x.namespace, &x.group}[:len(values)] {
 		name, err := url.PathUnescape(values[i])
@@ -143,7 +130,7 @@ func (x *exchange) parse(pattern string) error {
 			err = rules.CheckName([]string{"namespace", "group"}[i], name)
 		}
 		if err != nil {
-			return badRequest(err.Error())
+			return exchange.BadRequest(err.Error())
 		}
 		*into = name
 	}
@@ -151,8 +138,8 @@ func (x *exchange) parse(pattern string) error {
 }
 
 // override reports whether the request may change a protected namespace.
-func (x *exchange) override() bool {
-	for _, list := range x.r.Header.Values(HeaderOverride) {
+func (x *request) override() bool {
+	for _, list := range x.R.Header.Values(HeaderOverride) {
 		if list == x.namespace {
 			return true
 		}
@@ -166,11 +153,11 @@ func (x *exchange) override() bool {
 }
 
 // checkProtection returns an error if the namespace is protected and the request does not override that.
-func (x *exchange) checkProtection() error {
-	if !slices.Contains(limits.Lines(x.limits.ProtectedRuleNamespaces), x.namespace) || x.override() {
+func (x *request) checkProtection() error {
+	if !slices.Contains(limits.Lines(x.Limits.ProtectedRuleNamespaces), x.namespace) || x.override() {
 		return nil
 	}
-	return statusError{http.StatusForbidden, "forbidden", fmt.Sprintf(
+	return &exchange.Error{Code: http.StatusForbidden, Kind: "forbidden", Text: fmt.Sprintf(
 		"namespace %q is protected (limit protected_rule_namespaces): send the header %s with the namespace to change it",
 		x.namespace, HeaderOverride)}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	promrules "github.com/prometheus/prometheus/rules"
 
+	"github.com/palliumhq/pallium/backend/api/exchange"
 	"github.com/palliumhq/pallium/backend/index"
 	"github.com/palliumhq/pallium/backend/regexsize"
 	"github.com/palliumhq/pallium/backend/rules"
@@ -27,17 +28,17 @@ const settled = time.Minute
 // groups returns the state of all stored groups of the tenant: what rulers report, and the state unknown for the
 // others, so that an answer is never silently shorter. silent is the number of groups with alerting rules
 // that no ruler reports although they are not new.
-func (a *api) groups(x *exchange) (out []rulestate.Group, silent int, err error) {
-	set, err := a.Store.List(x.r.Context(), x.tenant)
+func (a *api) groups(x *request) (out []rulestate.Group, silent int, err error) {
+	set, err := a.Store.List(x.R.Context(), x.Tenant)
 	if err != nil {
 		return nil, 0, err
 	}
-	if err := x.memory.Take(listFactor * size(set)); err != nil {
+	if err := x.Memory.Take(listFactor * size(set)); err != nil {
 		return nil, 0, err
 	}
 	var reported []rulestate.Group
 	if len(set.Groups) > 0 {
-		if reported, err = a.States(x.r.Context(), x.tenant); err != nil {
+		if reported, err = a.States(x.R.Context(), x.Tenant); err != nil {
 			return nil, 0, err
 		}
 	}
@@ -117,16 +118,16 @@ func labelsSize(ls labels.Labels) (n int64) {
 }
 
 // rules responds with the state of rules, as Prometheus does.
-func (a *api) rules(x *exchange) error {
-	parser := a.Parsers(switches.Of(x.limits))
-	request, err := rulestate.ParseRequest(x.r.URL.Query(), func(s string) ([]*labels.Matcher, error) {
+func (a *api) rules(x *request) error {
+	parser := a.Parsers(switches.Of(x.Limits))
+	request, err := rulestate.ParseRequest(x.R.URL.Query(), func(s string) ([]*labels.Matcher, error) {
 		if err := x.checkSelector(s); err != nil {
 			return nil, err
 		}
 		return parser.ParseMetricSelector(s)
 	})
 	if err != nil {
-		return badRequest(err.Error())
+		return exchange.BadRequest(err.Error())
 	}
 	all, _, err := a.groups(x)
 	if err != nil {
@@ -134,48 +135,46 @@ func (a *api) rules(x *exchange) error {
 	}
 	page, err := request.Select(all)
 	if err != nil {
-		return badRequest(err.Error())
+		return exchange.BadRequest(err.Error())
 	}
-	if err := x.memory.Take(stateFactor * stateSize(page.Groups)); err != nil {
+	if err := x.Memory.Take(stateFactor * stateSize(page.Groups)); err != nil {
 		return err
 	}
-	return writeDataAs(x.w, http.StatusOK, page)
+	return writeDataAs(x.W, http.StatusOK, page)
 }
 
 // checkSelector checks the size of a selector before it is parsed.
-func (x *exchange) checkSelector(s string) error {
-	if most := x.limits.MaxQueryLength; most > 0 && len(s) > most {
-		return limits.MaxQueryLength.Exceeded(x.limits, int64(len(s)))
+func (x *request) checkSelector(s string) error {
+	if most := x.Limits.MaxQueryLength; most > 0 && len(s) > most {
+		return limits.MaxQueryLength.Exceeded(x.Limits, int64(len(s)))
 	}
-	most := x.limits.MaxRegexInstructions
+	most := x.Limits.MaxRegexInstructions
 	if most <= 0 {
 		most = 1 << 30
 	}
 	if _, err := regexsize.Expression(s, most); err != nil {
-		return limits.MaxRegexInstructions.Exceeded(x.limits, limits.More)
+		return limits.MaxRegexInstructions.Exceeded(x.Limits, limits.More)
 	}
 	return nil
 }
 
 // alerts responds with the active alerts, as Prometheus does. It fails if some are unknown.
-func (a *api) alerts(x *exchange) error {
+func (a *api) alerts(x *request) error {
 	all, silent, err := a.groups(x)
 	if err != nil {
 		return err
 	}
 	if silent > 0 {
-		x.w.Header().Set("Retry-After", "5")
 		of := "1 group"
 		if silent > 1 {
 			of = fmt.Sprintf("%d groups", silent)
 		}
-		return statusError{http.StatusServiceUnavailable, "unavailable",
-			fmt.Sprintf("the alerts of %s are unknown, because no ruler reports them; send the request again", of)}
+		return exchange.Unavailable(fmt.Sprintf("the alerts of %s are unknown, because no ruler reports them; send the request again", of))
 	}
-	if err := x.memory.Take(stateFactor * stateSize(all)); err != nil {
+	if err := x.Memory.Take(stateFactor * stateSize(all)); err != nil {
 		return err
 	}
-	return writeDataAs(x.w, http.StatusOK, map[string]any{"alerts": rulestate.Alerts(all)})
+	return writeDataAs(x.W, http.StatusOK, map[string]any{"alerts": rulestate.Alerts(all)})
 }
 
 func writeDataAs(w http.ResponseWriter, code int, data any) error {
