@@ -115,11 +115,14 @@ func eachString(x reflect.Value, path string, visit func(path, s string)) {
 func TestSame(t *testing.T) {
 	n := 0
 	for _, c := range script(t, "testdata/good.txt") {
-		checked, err := Check(scriptDocument(c.text), Options{Limits: Defaults(), Matchers: MatchersClassic})
+		checked, err := Check(scriptDocument(c.text), Options{Limits: Defaults()})
 		if err != nil || len(checked.Secrets) > 0 {
 			continue
 		}
 		want, err := config.Load(strings.ReplaceAll(c.text, "proxy_url: '', ", "")) // which is shown, but has no effect
+		if err != nil && strings.Contains(c.text, "größe") {
+			continue // what names of labels Alertmanager accepts is a global setting of the process
+		}
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}

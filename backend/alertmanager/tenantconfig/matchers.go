@@ -35,7 +35,8 @@ func (c *checker) matcherLines(n *yaml.Node, path string) {
 	c.matchers[path] = all
 }
 
-// matcherLine parses one line of matchers with both parsers.
+// matcherLine parses one line of matchers with both of Alertmanager's parsers. As in Alertmanager, the result of the
+// classic parser is used if the two understand a line differently.
 func (c *checker) matcherLine(line, path string) labels.Matchers {
 	before := c.problems.count()
 	nop := promslog.NewNopLogger()
@@ -47,9 +48,9 @@ func (c *checker) matcherLine(line, path string) labels.Matchers {
 	if c.problems.count() > before {
 		return nil
 	}
-	used, err := utf, utfErr
-	if c.options.Matchers == MatchersClassic || c.options.Matchers == MatchersFallback && (utfErr != nil || classicErr == nil) {
-		used, err = classic, classicErr // Alertmanager prefers what the classic parser understands
+	used, err := classic, classicErr
+	if utfErr == nil && classicErr != nil {
+		used, err = utf, nil
 	}
 	switch {
 	case err != nil:

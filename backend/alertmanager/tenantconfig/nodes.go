@@ -278,7 +278,7 @@ func (c *checker) nameNodes(n *yaml.Node, path string) {
 		case item.Kind != yaml.ScalarNode || isNull(item):
 			c.problems.add(at, "found %s where the name of a label is expected", kindOf(item))
 		case step == 1 && item.Value == "..." || model.LegacyValidation.IsValidLabelName(item.Value):
-		case c.options.Matchers == MatchersClassic || !model.UTF8Validation.IsValidLabelName(item.Value):
+		case !model.UTF8Validation.IsValidLabelName(item.Value):
 			c.problems.add(at, "%q is not a valid name of a label", short(item.Value))
 		default:
 			c.replaceName(item)

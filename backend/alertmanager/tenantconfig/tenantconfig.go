@@ -8,7 +8,6 @@ package tenantconfig
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -16,17 +15,6 @@ import (
 
 	"github.com/prometheus/alertmanager/config"
 	"github.com/prometheus/alertmanager/pkg/labels"
-)
-
-// Matchers says how matchers and names of labels are parsed.
-type Matchers string
-
-// The values of Matchers. MatchersFallback is the default, as it is in Alertmanager: the UTF-8 parser, and the
-// classic one for what only that accepts, or what the two understand differently.
-const (
-	MatchersFallback Matchers = "fallback"
-	MatchersUTF8     Matchers = "utf8"
-	MatchersClassic  Matchers = "classic"
 )
 
 // Limits bound a configuration. 0 means that there is no limit.
@@ -74,8 +62,7 @@ func Defaults() Limits {
 
 // Options say how a configuration is checked.
 type Options struct {
-	Limits   Limits
-	Matchers Matchers // empty is MatchersFallback
+	Limits Limits
 
 	// Rewrite returns the text of a template as it is executed. It is called with the name of each
 	// template file and its text, and with the path and the text of each field that Alertmanager
@@ -156,14 +143,6 @@ func newChecker(d Document, o Options, secrets map[string]string) *checker {
 // check decodes, checks and completes a configuration. If secrets is not nil, references to secrets are
 // replaced by their values.
 func check(d Document, o Options, secrets map[string]string) (*Checked, error) {
-	switch o.Matchers {
-	case "":
-		o.Matchers = MatchersFallback
-	case MatchersFallback, MatchersUTF8, MatchersClassic:
-	default:
-		return nil, fmt.Errorf("unknown parser of matchers %q: it must be %s, %s or %s", o.Matchers, MatchersFallback, MatchersUTF8,
-			MatchersClassic)
-	}
 	c := newChecker(d, o, secrets)
 	c.files()
 	root, err := parseTree(d.Config, o.Limits.ConfigBytes)
