@@ -4,13 +4,8 @@
 package rehearsal
 
 import (
-	"fmt"
 	"net/url"
-	"slices"
 	"strings"
-
-	"github.com/prometheus/alertmanager/config"
-	"github.com/prometheus/alertmanager/dispatch"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/alertmanager/expand"
@@ -37,33 +32,36 @@ type Result struct {
 	texts []expand.Text // of fields, as the tenant wrote them
 }
 
-// Check checks a configuration without executing its templates. They are rewritten: those of fields in Config, and
-// those of files by expand.Parse.
+// Check checks a configuration without executing its templates. Those of fields are rewritten in Config; expand.Parse
+// rewrites those of files.
 func Check(d tenantconfig.Document, bounds tenantconfig.Limits) (*Result, error) {
-	var texts []expand.Text
-	checked, err := tenantconfig.Check(d, tenantconfig.Options{Limits: bounds, Rewrite: func(name, text string) (string, error) {
-		if file, ok := d.Templates[name]; ok && file == text {
-			return text, nil // Parse rewrites files, together
-		}
-		texts = append(texts, expand.Text{Name: name, Text: text, HTML: strings.HasSuffix(name, ".html")})
-		return expand.Rewrite(name, text)
-	}})
+	f := &fields{rewritten: map[expand.Text]string{}}
+	checked, err := tenantconfig.Check(d, tenantconfig.Options{Limits: bounds, Rewrite: f.rewrite})
 	if err != nil {
 		return nil, err
 	}
-	return &Result{checked, slices.Clone(texts)}, checkRoutes(checked.Config) // Resolve calls Rewrite again
+	return &Result{checked, f.texts}, nil
 }
 
-// checkRoutes refuses templates in the labels of routes, which the dispatcher would execute without limits.
-func checkRoutes(c *config.Config) (err error) {
-	dispatch.NewRoute(c.Route, nil).Walk(func(r *dispatch.Route) {
-		for name, value := range r.RouteOpts.Labels {
-			if strings.Contains(string(value), "{{") && err == nil {
-				err = fmt.Errorf("route: label %q: templates in the labels of routes are not supported: use a text", name)
-			}
-		}
-	})
-	return err
+// fields are the texts of a configuration's fields. Most of them appear many times, such as Alertmanager's defaults and
+// values of global settings, and are rewritten and executed once.
+type fields struct {
+	texts     []expand.Text
+	rewritten map[expand.Text]string // by text without a name
+}
+
+func (f *fields) rewrite(path, text string) (string, error) {
+	key := expand.Text{Text: text, HTML: strings.HasSuffix(path, ".html")}
+	if out, ok := f.rewritten[key]; ok {
+		return out, nil
+	}
+	out, err := expand.Rewrite(path, text)
+	if err != nil {
+		return "", err
+	}
+	f.texts = append(f.texts, expand.Text{Name: path, Text: text, HTML: key.HTML})
+	f.rewritten[key] = out
+	return out, nil
 }
 
 // Execute executes the templates of fields, and those of the files, for a sample of alerts.

@@ -2,6 +2,7 @@ package rehearsal
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,7 +14,7 @@ import (
 // TestRehearsal checks which configurations are refused when they are read, and which when their templates are executed.
 func TestRehearsal(t *testing.T) {
 	def := limits.Default()
-	const valid = "route: {receiver: r}\nreceivers: [{name: r, slack_configs: [{api_url: 'http://x', title: 'of {{ tenantID }}'}]}]\n"
+	const valid = "route: {receiver: r}\nreceivers: [{name: r, slack_configs: [{api_url: 'http://x', title: 'of {{ tenantID }}'}, {api_url: 'http://y'}]}]\n"
 	for _, c := range []struct {
 		what, config   string
 		files          map[string]string
@@ -36,6 +37,11 @@ func TestRehearsal(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", c.what, err)
 			continue
+		}
+		for i, text := range r.texts {
+			if slices.ContainsFunc(r.texts[:i], func(t expand.Text) bool { return t.Text == text.Text && t.HTML == text.HTML }) {
+				t.Errorf("%s: %s is executed twice", c.what, text.Name)
+			}
 		}
 		before := len(r.texts)
 		if _, err := r.Resolve(nil); err != nil || len(r.texts) != before {

@@ -179,14 +179,13 @@ func short(s string) string {
 	return strings.ToValidUTF8(s[:most], "") + "..."
 }
 
-// files checks and rewrites the template files.
+// files checks the names and sizes of the template files.
 func (c *checker) files() {
 	l := c.options.Limits
 	if n := len(c.document.Templates); l.Templates > 0 && n > l.Templates {
 		c.problems.add(templateFiles, "there are %d template files, the limit is %d: use fewer", n, l.Templates)
 		return
 	}
-	c.templates = make(map[string]string, len(c.document.Templates))
 	for _, name := range slices.Sorted(maps.Keys(c.document.Templates)) {
 		text, at := c.document.Templates[name], fmt.Sprintf("%s[%q]", templateFiles, short(name))
 		if why := badTemplateName(name); why != "" {
@@ -195,9 +194,7 @@ func (c *checker) files() {
 		}
 		if l.TemplateBytes > 0 && len(text) > l.TemplateBytes {
 			c.problems.add(at, "the template file has %d bytes, the limit is %d: divide it or remove parts", len(text), l.TemplateBytes)
-			continue
 		}
-		c.templates[name] = c.rewrite(at, name, text)
 	}
 }
 

@@ -24,15 +24,14 @@ import (
 // second walks the decoded configuration, with defaults and inherited values, and is the one that
 // decides: a forbidden field that is set is an error, however it was set.
 type checker struct {
-	document  Document
-	options   Options
-	known     map[reflect.Type]columns
-	leaves    map[reflect.Type]bool
-	shapes    map[reflect.Type][]member // what members returned
-	mappings  map[reflect.Type]mapping  // what flat returned
-	templates map[string]string
-	problems  problems
-	warnings  problems
+	document Document
+	options  Options
+	known    map[reflect.Type]columns
+	leaves   map[reflect.Type]bool
+	shapes   map[reflect.Type][]member // what members returned
+	mappings map[reflect.Type]mapping  // what flat returned
+	problems problems
+	warnings problems
 
 	resolved map[string]string // values of secrets, or nil
 	secrets  map[string]bool   // names that are used
@@ -108,7 +107,7 @@ func (c *checker) node(n *yaml.Node, t reflect.Type, r rule, path string) bool {
 		return false
 	case isSecret(r):
 		c.secretNodes(n, t, r, path)
-	case r == names || r == nameTexts:
+	case r == names || r == nameValues:
 		c.nameNodes(n, path)
 	case t.Kind() == reflect.Interface: // anything
 	case c.leaves[t]:

@@ -33,7 +33,7 @@ const (
 	secret                 // a secret that is not executed and may contain anything
 	secretText             // a secret that is executed as a template
 	names                  // names of labels
-	nameTexts              // values executed as templates, by names of labels
+	nameValues             // values by names of labels, which Alertmanager would execute as templates without limits
 	free                   // values of any type; their strings and keys are executed as templates
 	freeFields             // values of any type by name, which is not executed
 	textKeys               // strings by name, both executed as templates
@@ -78,9 +78,9 @@ func table() map[reflect.Type]columns {
 		typ[config.Route](): {
 			data: "Receiver Match MatchRE Matchers MuteTimeIntervals ActiveTimeIntervals Continue Routes GroupWait GroupInterval " +
 				"RepeatInterval",
-			names:     "GroupByStr",
-			nameTexts: "Labels",
-			internal:  "GroupBy GroupByAll",
+			names:      "GroupByStr",
+			nameValues: "Labels",
+			internal:   "GroupBy GroupByAll",
 		},
 		typ[config.Receiver](): {
 			data: "Name Labels DiscordConfigs EmailConfigs IncidentioConfigs PagerdutyConfigs SlackConfigs WebhookConfigs OpsGenieConfigs " +

@@ -64,16 +64,15 @@ func Defaults() Limits {
 type Options struct {
 	Limits Limits
 
-	// Rewrite returns the text of a template as it is executed. It is called with the name of each
-	// template file and its text, and with the path and the text of each field that Alertmanager
-	// executes as a template and that contains {{. Nil leaves texts as they are.
-	Rewrite func(name, text string) (string, error)
+	// Rewrite returns the text of a field as it is executed. It is called with the path and the text of
+	// each field that Alertmanager executes as a template and that contains {{. Nil leaves texts as they are.
+	Rewrite func(path, text string) (string, error)
 }
 
 // Checked is a configuration that passed Check.
 type Checked struct {
 	Config    *config.Config    // with rewritten texts; secrets are still secret://NAME
-	Templates map[string]string // rewritten texts by name
+	Templates map[string]string // the template files by name, as they were written
 	Warnings  []string
 	Secrets   []string // the names of the secrets that are used, sorted
 
@@ -159,7 +158,7 @@ func check(d Document, o Options, secrets map[string]string) (*Checked, error) {
 	}
 	return &Checked{
 		Config:    cfg,
-		Templates: c.templates,
+		Templates: d.Templates,
 		Warnings:  c.warnings.list,
 		Secrets:   slices.Sorted(maps.Keys(c.secrets)),
 		document:  d,

@@ -95,10 +95,10 @@ func (v *values) structure(x reflect.Value, path string) {
 // entries checks the values and keys of a map.
 func (v *values) entries(x reflect.Value, r rule, path, name string) {
 	for _, k := range sortedKeys(x) {
-		at := keyAt(path, fmt.Sprint(k.Interface()))
+		at := keyAt(path, v.name(fmt.Sprint(k.Interface())))
 		inner := r
 		switch r {
-		case nameTexts, textKeys:
+		case textKeys:
 			inner = textRule
 		case freeFields:
 			inner = free
@@ -135,11 +135,11 @@ func (v *values) key(k reflect.Value, r rule, path string) reflect.Value {
 	was := text.String()
 	is := was
 	switch {
-	case r == nameTexts:
+	case r == nameValues:
 		is = v.name(was)
 	case !strings.Contains(was, "{{"):
 	case r == free || r == textKeys:
-		is = v.rewrite(path, path, was)
+		is = v.rewrite(path, was)
 	default:
 		v.problems.add(path, "the name is not a template: remove {{")
 	}
@@ -171,19 +171,21 @@ func (v *values) text(x reflect.Value, r rule, path string) {
 		return
 	}
 	switch r {
-	case textRule, free, secretText, nameTexts, textKeys:
-		x.SetString(v.rewrite(path, path, s))
+	case textRule, free, secretText, textKeys:
+		x.SetString(v.rewrite(path, s))
+	case nameValues:
+		v.problems.add(path, "templates in the labels of routes are not supported: remove {{")
 	default:
 		v.problems.add(path, "this field is not a template: remove {{")
 	}
 }
 
-// rewrite returns the text of a template as it is executed.
-func (c *checker) rewrite(path, name, text string) string {
+// rewrite returns the text of a field as it is executed.
+func (c *checker) rewrite(path, text string) string {
 	if c.options.Rewrite == nil {
 		return text
 	}
-	rewritten, err := c.options.Rewrite(name, text)
+	rewritten, err := c.options.Rewrite(path, text)
 	if err != nil {
 		c.problems.add(path, "template: %s", err)
 		return text
