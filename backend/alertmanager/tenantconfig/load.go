@@ -22,9 +22,10 @@ func (c *checker) config(root *yaml.Node) *config.Config {
 		c.locate(root, err)
 		return nil
 	}
-	v := values{checker: c, seen: map[any]bool{}}
+	v := values{checker: c, seen: map[any]bool{}, sizes: map[any]int{}}
 	v.walk(reflect.ValueOf(cfg).Elem(), data, "", "")
 	c.root(cfg.Route)
+	c.amounts(cfg)
 	if c.problems.count() > 0 {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/alertmanager/config"
 	amcommoncfg "github.com/prometheus/alertmanager/config/common"
 	"github.com/prometheus/alertmanager/pkg/labels"
+	"github.com/prometheus/alertmanager/timeinterval"
 	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
 
@@ -41,6 +42,8 @@ type checker struct {
 	count        map[string]int             // of what is limited in number
 	depth        int                        // of routes
 	instructions int                        // of regular expressions so far
+
+	resolvedBytes int // of the values of secrets so far
 }
 
 // mapping checks a mapping against a struct.
@@ -191,6 +194,8 @@ func (c *checker) counted(t reflect.Type, path string) bool {
 		what, most = "inhibit rules", l.InhibitRules
 	case t == typ[config.TimeInterval](), t == typ[config.MuteTimeInterval]():
 		what, most = "time intervals", l.TimeIntervals
+	case t == typ[timeinterval.TimeInterval]():
+		what, most = "items of time intervals", l.TimeRanges
 	case isIntegration(t):
 		what, most = "integrations of receivers", l.Integrations
 	default:
@@ -256,6 +261,10 @@ func (c *checker) templateName(name, path string) {
 func (c *checker) nameNodes(n *yaml.Node, path string) {
 	if n.Kind == yaml.ScalarNode {
 		c.problems.add(path, "found %s where a list or mapping of names of labels is expected", kindOf(n))
+		return
+	}
+	if n.Kind == yaml.SequenceNode && len(n.Content) > maxNames {
+		c.problems.add(path, "the list has %d names of labels, the limit is %d: use fewer", len(n.Content), maxNames)
 		return
 	}
 	step := 1

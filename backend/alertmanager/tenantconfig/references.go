@@ -56,8 +56,14 @@ func (c *checker) routeReferences(route *yaml.Node, path string, receivers, inte
 	}
 	for _, name := range []string{"mute_time_intervals", "active_time_intervals"} {
 		if list := field(route, name); list != nil {
+			used := map[string]bool{}
 			for i, n := range list.Content {
-				exists(n, itemAt(path+"."+name, i), "time interval", "time_intervals", intervals)
+				at := itemAt(path+"."+name, i)
+				if used[n.Value] {
+					c.problems.add(at, "the time interval %q is in the list twice: remove one", short(n.Value))
+				}
+				used[n.Value] = true
+				exists(n, at, "time interval", "time_intervals", intervals)
 			}
 		}
 	}

@@ -116,7 +116,7 @@ func (c *checker) reference(n *yaml.Node, name string, t reflect.Type, r rule, p
 		c.problems.add(path, "the value of the secret %q contains {{, which is not allowed in this field", name)
 	case isURL(t) && badURL(value) != "":
 		c.problems.add(path, "the value of the secret %q is not a valid URL of http or https", name)
-	default:
+	case c.secretBytes(value, path):
 		n.Value = value
 	}
 }

@@ -145,7 +145,7 @@ func TestUnknownField(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.problems = problems{}
-		v := values{checker: c, seen: map[any]bool{}}
+		v := values{checker: c, seen: map[any]bool{}, sizes: map[any]int{}}
 		v.walk(reflect.ValueOf(cfg).Elem(), data, "", "")
 		if err := c.problems.err(); err == nil || !strings.Contains(err.Error(), "not supported by this version") {
 			t.Errorf("the second walk accepted %s.%s: %v", typ, name, err)

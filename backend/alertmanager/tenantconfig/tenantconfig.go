@@ -28,6 +28,10 @@ type Limits struct {
 	RouteDepth    int // levels of routes, with the root
 	InhibitRules  int
 	TimeIntervals int
+	TimeRanges    int // items of all time intervals together; each may load a time zone
+	Matchers      int // of all routes and inhibition rules together, which may be compared for each alert
+	MatcherBytes  int // of the matchers of a route and of the routes around it, which are in the key of each group
+	RouteLabels   int // of all routes together, with inherited ones
 	Instructions  int // of the programs of all regular expressions together, see package regexsize
 
 	// GroupInterval and RepeatInterval are the shortest intervals allowed. A group is processed at each
@@ -53,6 +57,10 @@ func Defaults() Limits {
 		RouteDepth:     20,
 		InhibitRules:   500,
 		TimeIntervals:  500,
+		TimeRanges:     2000,
+		Matchers:       10_000,
+		MatcherBytes:   16 << 10,
+		RouteLabels:    10_000,
 		Instructions:   100_000,
 		GroupInterval:  time.Second,
 		RepeatInterval: time.Second,

@@ -20,6 +20,9 @@ import (
 type values struct {
 	*checker
 	seen map[any]bool // pointers; receivers share those of the global settings
+
+	sizes   map[any]int // of the settings of clients, by pointer
+	clients int         // size of the settings of all clients so far
 }
 
 // walk checks a value. name is that of its field in YAML.
@@ -46,7 +49,11 @@ func (v *values) walk(x reflect.Value, r rule, path, name string) {
 func (v *values) parts(x reflect.Value, r rule, path, name string) {
 	switch x.Kind() {
 	case reflect.Pointer:
-		if x.IsNil() || v.seen[x.Interface()] {
+		if x.IsNil() {
+			return
+		}
+		v.client(x.Interface(), path)
+		if v.seen[x.Interface()] {
 			return
 		}
 		v.seen[x.Interface()] = true
