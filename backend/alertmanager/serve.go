@@ -89,6 +89,7 @@ func (in *instance) serveSilences(ctx context.Context, out *recorder, method str
 	if err != nil && out.code == 0 { // nothing was changed
 		return nil, err
 	}
+	in.explainLimit(out)
 	return changed(out, err), nil
 }
 

@@ -3,8 +3,11 @@ package alertmanager
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -141,4 +144,15 @@ func (s *silences) update(ctx context.Context, request func()) error {
 	}
 	clear(s.missing)
 	return nil
+}
+
+// explainLimit replaces Alertmanager's error for too many silences, which does not say that expired ones count.
+func (in *instance) explainLimit(out *recorder) {
+	if out.code != http.StatusBadRequest || !strings.Contains(out.body.String(), "exceeded maximum number of silences") {
+		return
+	}
+	out.body.Reset()
+	_ = json.NewEncoder(&out.body).Encode(fmt.Sprintf("the tenant has max_alertmanager_silences (%d) silences already; silences that expired "+
+		"in the last %d days count: change an existing one, wait, or ask the operator for a higher limit",
+		in.opts.Limits(in.tenant).MaxAlertmanagerSilences, silenceRetention/(24*time.Hour))) // a string and a buffer: no error
 }

@@ -191,7 +191,7 @@ func alertmanagerLimits() []Description {
 		{Name: "max_alertmanager_groups", Default: 10_000, Unit: Count, Zero: unlimited,
 			Meaning: "groups of alerts in the Alertmanager; alerts of a further group are not notified"},
 		{Name: "max_alertmanager_silences", Default: 1000, Unit: Count, Zero: unlimited,
-			Meaning: "silences, including those that expired in the last five days"},
+			Meaning: "silences; those that expired in the last five days count, too"},
 		{Name: "max_alertmanager_silence_bytes", Default: 16 << 10, Unit: Bytes, Zero: unlimited, Meaning: "size of one silence"},
 		{Name: "alertmanager_cpus", Default: 0.25, Unit: CPUs, Zero: unlimited,
 			Meaning: "CPUs that the Alertmanager of the tenant may use on average, on each of its replicas, to decide which notifications " +

@@ -170,7 +170,7 @@ type Limits struct {
 	// MaxAlertmanagerGroups: groups of alerts in the Alertmanager; alerts of a further group are not notified.
 	// 0 means unlimited.
 	MaxAlertmanagerGroups int `yaml:"max_alertmanager_groups" json:"max_alertmanager_groups"`
-	// MaxAlertmanagerSilences: silences, including those that expired in the last five days.
+	// MaxAlertmanagerSilences: silences; those that expired in the last five days count, too.
 	// 0 means unlimited.
 	MaxAlertmanagerSilences int `yaml:"max_alertmanager_silences" json:"max_alertmanager_silences"`
 	// MaxAlertmanagerSilenceBytes: size of one silence.

@@ -40,8 +40,8 @@ type Limits struct {
 	GroupInterval  time.Duration
 	RepeatInterval time.Duration
 
-	// Retention is how long the notification log remembers a notification. A longer repeat_interval is
-	// a warning: the notification is repeated when the log has forgotten it.
+	// Retention is the longest time for which the notification log keeps an entry. A longer repeat_interval is
+	// a warning: the notification is repeated when its entry has expired.
 	Retention time.Duration
 }
 
@@ -64,7 +64,7 @@ func Defaults() Limits {
 		Instructions:   100_000,
 		GroupInterval:  time.Second,
 		RepeatInterval: time.Second,
-		Retention:      5 * 24 * time.Hour,
+		Retention:      30 * 24 * time.Hour, // logRetention of package alertmanager
 	}
 }
 
