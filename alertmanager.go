@@ -298,8 +298,7 @@ func (b *backend) postAlerts(ctx context.Context, t tenant.ID, body []byte) (cod
 	return out.Code, string(out.Body), nil
 }
 
-// addAlertHandlers adds Alertmanager's configuration and API to the API. Every backend serves them, whatever its roles
-// are.
+// addAlertHandlers adds Alertmanager's configuration and API to the API.
 func (b *backend) addAlertHandlers() error {
 	if err := b.needAlertCompiler(); err != nil {
 		return err

@@ -92,10 +92,13 @@ func (p *process) buildBackend(ctx context.Context) error {
 	}
 	if b.api.Push != nil || b.api.Queryable != nil {
 		b.addRuleHandlers()
-		if err := b.addAlertHandlers(); err != nil {
+		var err error
+		if b.api.Queryable != nil { // gateways send only writes to other processes
+			err = b.addAlertHandlers()
+		}
+		if err != nil {
 			return err
 		}
-		var err error
 		if b.handler, err = api.New(b.api); err != nil {
 			return err
 		}

@@ -74,6 +74,7 @@ func checkTargets(t *testing.T, cfg Config, o Options) {
 		"writes":          {b.api.Push != nil, has[TargetDistributor]},
 		"reads":           {b.api.Queryable != nil && b.api.Delete != nil && b.api.Metadata != nil, has[TargetQuerier] || has[TargetFrontend]},
 		"API":             {b.handler != nil, has[TargetDistributor] || has[TargetQuerier] || has[TargetFrontend]},
+		"key of secrets":  {b.alertCompiler != nil, has[TargetQuerier] || has[TargetFrontend] || has[TargetAlertmanager]},
 		"slots to lend":   {b.queries != nil && b.queries.worker != nil, has[TargetQuerier]},
 		"query frontend":  {b.queries != nil && b.queries.server != nil && b.queries.dispatcher != nil, has[TargetFrontend]},
 	} {
@@ -83,6 +84,7 @@ func checkTargets(t *testing.T, cfg Config, o Options) {
 	}
 	for path, served := range map[string]bool{
 		"/api/v1/push": has[TargetDistributor], "/prometheus/api/v1/query": has[TargetQuerier] || has[TargetFrontend],
+		"/api/v1/alerts": has[TargetQuerier] || has[TargetFrontend],
 	} {
 		if served {
 			continue

@@ -58,7 +58,7 @@ func (a *api) bind(r chi.Router, table []routes.Route) error {
 		case tenant.RulesRead, tenant.RulesWrite:
 			handlers[rt.Name] = NotServed("ruler")
 		case tenant.AlertsRead, tenant.AlertsWrite:
-			handlers[rt.Name] = NotServed("alertmanager")
+			handlers[rt.Name] = NotServed(rolesOf(rt))
 		}
 	}
 	maps.Copy(handlers, a.Handlers)

@@ -135,7 +135,10 @@ func TestCompose(t *testing.T) {
 
 // checkSecrets checks that a backend has the secrets that it needs, and no others.
 func (s *service) checkSecrets(t *testing.T) {
-	want, file := []string{"cluster-secret", "redis-password", "secret-key"}, ""
+	want, file, key := []string{"cluster-secret", "redis-password"}, "", ""
+	if encrypts(s.targets(t)) {
+		want, key = append(want, "secret-key"), "/run/secrets/secret-key"
+	}
 	if answers(s.targets(t)) {
 		want, file = append(want, "results-redis-password"), "/run/secrets/results-redis-password"
 	}
@@ -145,8 +148,8 @@ func (s *service) checkSecrets(t *testing.T) {
 	if got := s.Environment["PALLIUM_CACHE_REDIS_PASSWORD_FILE"]; got != file {
 		t.Errorf("PALLIUM_CACHE_REDIS_PASSWORD_FILE is %q, want %q", got, file)
 	}
-	if got := s.Environment["PALLIUM_SECRET_KEY_FILE"]; got != "/run/secrets/secret-key" {
-		t.Errorf("PALLIUM_SECRET_KEY_FILE is %q", got)
+	if got := s.Environment["PALLIUM_SECRET_KEY_FILE"]; got != key {
+		t.Errorf("PALLIUM_SECRET_KEY_FILE is %q, want %q", got, key)
 	}
 }
 

@@ -224,6 +224,9 @@ func (cfg *config) writeURLs() []string {
 // results in Redis.
 func answers(has map[string]bool) bool { return has["querier"] || has["query-frontend"] }
 
+// encrypts reports whether a process with the roles uses secrets of receivers: it stores them, or sends with them.
+func encrypts(has map[string]bool) bool { return answers(has) || has["alertmanager"] }
+
 // serves checks that a URL refers to a service whose pods have the roles.
 func (c *cluster) serves(t *testing.T, address string, can func(map[string]bool) bool) error {
 	u, err := url.Parse(address)
@@ -304,13 +307,17 @@ func checkStop(t *testing.T, m *manifest, cfg *config) {
 // checkSecrets checks that every secret's file is mounted, and that no pod has more
 // secrets than it needs.
 func (c *cluster) checkSecrets(t *testing.T, m *manifest) {
-	want := []string{"PALLIUM_CLUSTER_SECRET_FILE", "PALLIUM_REDIS_PASSWORD_FILE", "PALLIUM_SECRET_KEY_FILE"}
-	one := &m.Spec.Template.Spec.Containers[0]
-	switch {
-	case m.component() != "gateway" && answers(targets(t, one)):
-		want = append(want, "PALLIUM_CACHE_REDIS_PASSWORD_FILE")
-	case m.component() == "gateway":
+	want := []string{"PALLIUM_CLUSTER_SECRET_FILE", "PALLIUM_REDIS_PASSWORD_FILE"}
+	if m.component() == "gateway" {
 		want = []string{"PALLIUM_ADMIN_TOKEN_FILE", "PALLIUM_KEY_PEPPER_FILE", "PALLIUM_CLUSTER_SECRET_FILE", "PALLIUM_CACHE_REDIS_PASSWORD_FILE"}
+	} else {
+		has := targets(t, &m.Spec.Template.Spec.Containers[0])
+		if encrypts(has) {
+			want = append(want, "PALLIUM_SECRET_KEY_FILE")
+		}
+		if answers(has) {
+			want = append(want, "PALLIUM_CACHE_REDIS_PASSWORD_FILE")
+		}
 	}
 	env, items := c.environment(t, m), 0
 	for _, name := range want {

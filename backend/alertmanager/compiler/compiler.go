@@ -37,7 +37,7 @@ type Options struct {
 	Egress      *egress.Rules
 	ExternalURL func(tenant.ID) string // of the Alertmanager, in templates
 	Limits      func(tenant.ID) limits.Limits
-	Keys        string // of secrets, one in each line; empty: the tenants have none
+	Keys        string // of secrets, separated by white space; empty: the tenants have none
 	Logger      *slog.Logger
 	Metrics     *integrations.Metrics
 	Pace        *pace.Pace

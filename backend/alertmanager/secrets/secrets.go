@@ -23,8 +23,12 @@ const version = 1
 
 const keyIDSize = 4
 
-// ErrUnknownKey is returned for a secret that was encrypted with a key that the process does not have.
-var ErrUnknownKey = errors.New("the secret was encrypted with a key that is not in PALLIUM_SECRET_KEY any more: set the secret again")
+var (
+	// ErrUnknownKey is returned for a secret that was encrypted with a key that the process does not have.
+	ErrUnknownKey = errors.New("the secret was encrypted with a key that is not in PALLIUM_SECRET_KEY any more: set the secret again")
+	// ErrNoKey is returned for a secret if there is no key.
+	ErrNoKey = errors.New("this process has no key for the secrets of receivers: the operator must set PALLIUM_SECRET_KEY")
+)
 
 // Keys encrypt and decrypt secrets. The zero value has no key.
 type Keys struct {
@@ -36,16 +40,16 @@ type key struct {
 	aead cipher.AEAD
 }
 
-// Parse returns the keys of a text: one in each line. The first one encrypts; the others decrypt what was encrypted
-// before they were replaced.
+// Parse returns the keys of a text, which are separated by white space. The first one encrypts; the others decrypt what
+// was encrypted before they were replaced.
 func Parse(text string) (*Keys, error) {
 	k := &Keys{}
-	for i, line := range strings.Fields(text) {
-		if len(line) < minKey {
+	for i, word := range strings.Fields(text) {
+		if len(word) < minKey {
 			return nil, fmt.Errorf("key %d has %d bytes, at least %d are needed: for example the output of openssl rand -hex 32", i+1,
-				len(line), minKey)
+				len(word), minKey)
 		}
-		sum := sha256.Sum256([]byte(line))
+		sum := sha256.Sum256([]byte(word))
 		block, err := aes.NewCipher(sum[:])
 		if err != nil {
 			return nil, fmt.Errorf("key %d: %w", i+1, err)
@@ -63,6 +67,7 @@ func Parse(text string) (*Keys, error) {
 // Empty reports whether there is no key.
 func (k *Keys) Empty() bool { return len(k.keys) == 0 }
 
+// bound returns the additional data of AES-GCM: a secret cannot be decrypted as that of another tenant or name.
 func bound(t tenant.ID, name string) []byte { return []byte(string(t) + "\x00" + name) }
 
 // Seal encrypts a secret of a tenant. There must be a key.
@@ -77,6 +82,9 @@ func (k *Keys) Seal(t tenant.ID, name string, value []byte) []byte {
 
 // Open decrypts a secret.
 func (k *Keys) Open(t tenant.ID, name string, sealed []byte) ([]byte, error) {
+	if k.Empty() {
+		return nil, fmt.Errorf("secret %q: %w", name, ErrNoKey)
+	}
 	if len(sealed) < 1+keyIDSize || sealed[0] != version {
 		return nil, fmt.Errorf("secret %q is corrupt, or of a newer version", name)
 	}

@@ -30,6 +30,9 @@ func TestSecrets(t *testing.T) {
 	if _, err := parse(t, second).Open("acme", "slack", sealed); !errors.Is(err, ErrUnknownKey) {
 		t.Errorf("without the old key: %v", err)
 	}
+	if _, err := parse(t, "").Open("acme", "slack", sealed); !errors.Is(err, ErrNoKey) {
+		t.Errorf("without a key: %v", err)
+	}
 	if value, err := parse(t, second).Open("acme", "slack", rotated.Seal("acme", "slack", []byte("x"))); err != nil || string(value) != "x" {
 		t.Errorf("encrypted after the rotation: %q, %v", value, err)
 	}

@@ -209,6 +209,10 @@ compactor: {interval: 30s}
 shutdown_timeout: 25s
 %s`, c.path(name), rpc, c.address(name, 1), c.address(name, 2), name, c.o.Through(name, rpc), zone, redis, cache, c.o.Config)
 	c.pallium(name, rpc, c.address(name, 2), text, "backend", "-target="+target)
+	if strings.Contains(target, "quer") || target == "alertmanager" {
+		p := &c.Processes[len(c.Processes)-1]
+		p.env = append(p.env, "PALLIUM_SECRET_KEY_FILE="+c.path("secret-key"))
+	}
 }
 
 // backends adds the backend processes that every cluster has.
@@ -259,9 +263,6 @@ func (c *Cluster) pallium(name, addr, admin, config string, args ...string) {
 	p := Process{Name: name, Addr: addr, Admin: "http://" + admin, args: append([]string{c.o.Binaries.Pallium}, args...)}
 	p.args = append(p.args, "-config", file)
 	p.env = []string{"PALLIUM_CLUSTER_SECRET_FILE=" + c.path("cluster-secret")}
-	if args[0] == "backend" {
-		p.env = append(p.env, "PALLIUM_SECRET_KEY_FILE="+c.path("secret-key"))
-	}
 	if args[0] == "gateway" {
 		p.env = append(p.env, "PALLIUM_ADMIN_TOKEN_FILE="+c.o.AdminTokenFile, "PALLIUM_KEY_PEPPER_FILE="+c.path("key-pepper"))
 	}
