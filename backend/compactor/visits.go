@@ -103,8 +103,9 @@ func (v *visits) setWaiting(one *visit, days int) {
 	one.waiting = days
 }
 
-// visit expires a tenant's days, restamps cells after the retention was raised, and
-// forgets deletions of series, if any of these may be due. `all` expires all days beyond
+// visit expires a tenant's days, restamps cells after the retention was raised, forgets
+// deletions of series, and deletes expired silences and notifications, if any of these
+// may be due. `all` expires all days beyond
 // retention, without the limit for 24 hours.
 func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all bool) error {
 	keep, err := c.opts.Retention(ctx, t)
@@ -138,6 +139,9 @@ func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all b
 	}
 	if err == nil && out.Deletions {
 		err = c.opts.Lifecycle.ForgetDeletions(ctx, t, now.Add(-c.opts.KeepDeletions(t)).UnixMilli())
+	}
+	if err == nil {
+		err = c.opts.Lifecycle.CleanAlertmanager(ctx, t, now)
 	}
 	v.done, v.keep, v.before, v.today = err == nil, keep, before, today
 	return err

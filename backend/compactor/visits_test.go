@@ -12,6 +12,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/clock"
 	"github.com/palliumhq/pallium/backend/rows"
+	"github.com/palliumhq/pallium/backend/schema"
 	"github.com/palliumhq/pallium/backend/series"
 	"github.com/palliumhq/pallium/backend/store/lifecycle"
 	"github.com/palliumhq/pallium/backend/store/storetest"
@@ -194,7 +195,7 @@ func TestSweepVisits(t *testing.T) {
 			t.Errorf("%s: %d reads of rows, want %d to %d", what, n, least, most)
 		}
 	}
-	sweep("at the start", tenants, 4*tenants)
+	sweep("at the start", tenants, 5*tenants)
 	sweep("at once again", 0, 5)
 	keep["t0001"] = time.Hour
 	sweep("another retention", 1, 10)
@@ -203,7 +204,7 @@ func TestSweepVisits(t *testing.T) {
 	x.Now = x.Now.Add(10 * time.Minute)
 	sweep("20 minutes later", 0, 5)
 	x.Now = x.Now.Add(24 * time.Hour)
-	sweep("a day later", tenants, 4*tenants)
+	sweep("a day later", tenants, 5*tenants)
 	x.Now = x.Now.Add(time.Minute)
 	sweep("and a minute", 0, 5)
 	delete(x.Want, "t0001")
@@ -213,5 +214,27 @@ func TestSweepVisits(t *testing.T) {
 	}
 	if r, err := x.Lifecycle.Expire(ctx, "t0002", lifecycle.Expiry{Now: x.Now}); err != nil || r.Deletions {
 		t.Errorf("expiry of tenant t0002: %+v, error %v; want no deletions", r, err)
+	}
+}
+
+// TestSweepNotifications checks that a sweep deletes the expired notifications of a tenant whose Alertmanager does not
+// run, once a day.
+func TestSweepNotifications(t *testing.T) {
+	x := newWorld(t, wrap{})
+	x.Want["a"] = nil
+	a, key := x.Index.Alertmanagers, schema.NotificationKey("a", "group", "receiver", "webhook", 0)
+	sent := schema.Notification{Sequence: 1, Entry: "e", Expires: x.Now.Add(time.Hour).UnixMilli()}
+	if held, err := a.ReplaceNotification(ctx, key, schema.Notification{}, sent); !held || err != nil {
+		t.Fatal(held, err)
+	}
+	for _, c := range []struct {
+		after time.Duration
+		want  schema.Notification
+	}{{0, sent}, {24 * time.Hour, schema.Notification{}}} {
+		x.Now = x.Now.Add(c.after)
+		x.sweep()
+		if got, err := a.Notification(ctx, key); got != c.want || err != nil {
+			t.Errorf("after %s: %+v, %v, want %+v", c.after, got, err, c.want)
+		}
 	}
 }

@@ -175,11 +175,7 @@ func (s *Alertmanagers) SetSilences(ctx context.Context, t tenant.ID, list map[s
 		if len(ms) == 0 {
 			return nil
 		}
-		condition := rows.Absent(rows.System, schema.ChangeQualifier)
-		if change != 0 {
-			condition = rows.ValueIs(rows.System, schema.ChangeQualifier, schema.EncodeChange(change))
-		}
-		held, err := s.rows.CheckAndMutate(ctx, schema.SilencesKey(t), condition, append(ms, newChange()), nil)
+		held, err := s.rows.CheckAndMutate(ctx, schema.SilencesKey(t), unchanged(change), append(ms, newChange()), nil)
 		if err == nil && held {
 			return nil
 		}
@@ -192,9 +188,18 @@ func (s *Alertmanagers) SetSilences(ctx context.Context, t tenant.ID, list map[s
 		maxSilenceAttempts), last)
 }
 
-// ForgetSilences deletes silences that expired before a time in Unix milliseconds.
+// unchanged is the condition that a row has had no change since the given one.
+func unchanged(change uint64) rows.Condition {
+	if change == 0 {
+		return rows.Absent(rows.System, schema.ChangeQualifier)
+	}
+	return rows.ValueIs(rows.System, schema.ChangeQualifier, schema.EncodeChange(change))
+}
+
+// ForgetSilences deletes silences that expired before a time in Unix milliseconds, unless silences are changed at the
+// same time. It does not count as a change: replicas forget the same silences themselves.
 func (s *Alertmanagers) ForgetSilences(ctx context.Context, t tenant.ID, before int64) error {
-	list, _, err := s.Silences(ctx, t)
+	list, change, err := s.Silences(ctx, t)
 	if err != nil {
 		return err
 	}
@@ -207,7 +212,7 @@ func (s *Alertmanagers) ForgetSilences(ctx context.Context, t tenant.ID, before 
 	if len(ms) == 0 {
 		return nil
 	}
-	if err := s.rows.Mutate(ctx, rows.RowMutation{Key: schema.SilencesKey(t), Mutations: ms}); err != nil {
+	if _, err := s.rows.CheckAndMutate(ctx, schema.SilencesKey(t), unchanged(change), ms, nil); err != nil {
 		return fmt.Errorf("delete expired silences of tenant %s: %w", t, err)
 	}
 	return nil

@@ -128,6 +128,55 @@ func TestNotifications(t *testing.T) {
 	}
 }
 
+// TestForgetManyNotifications checks that more notifications are forgotten than are read at once, and that those that
+// have not expired stay.
+func TestForgetManyNotifications(t *testing.T) {
+	ix, ctx := open(t), t.Context()
+	const all = 2*forgetBatch + 10
+	for i := range all {
+		n := schema.Notification{Sequence: 1, Expires: 5}
+		if i%100 == 0 {
+			n.Expires = 50
+		}
+		_, err := ix.Alertmanagers.ReplaceNotification(ctx, schema.NotificationKey("acme", fmt.Sprint(i), "r", "webhook", 0), schema.Notification{}, n)
+		must(t, nil, err)
+	}
+	must(t, nil, ix.Alertmanagers.ForgetNotifications(ctx, "acme", 10))
+	left := 0
+	must(t, nil, ix.rows.ReadRows(ctx, []rows.Range{rows.Prefix(schema.NotificationPrefix("acme"))}, rows.Filter{}, func(rows.Row) bool { left++; return true }))
+	if want := (all + 99) / 100; left != want {
+		t.Errorf("%d notifications are left, want %d", left, want)
+	}
+}
+
+// changing changes silences before each conditional write.
+type changing struct {
+	rows.Store
+	change func()
+}
+
+// CheckAndMutate implements rows.Store.
+func (c changing) CheckAndMutate(ctx context.Context, key string, condition rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
+	c.change()
+	return c.Store.CheckAndMutate(ctx, key, condition, then, otherwise)
+}
+
+// TestForgetChangedSilence checks that a silence which is changed while expired ones are deleted is not deleted.
+func TestForgetChangedSilence(t *testing.T) {
+	mem, err := rowsmemory.Open()
+	must(t, nil, err)
+	defer func() { must(t, nil, mem.Close()) }()
+	a := over(t, mem).Alertmanagers
+	put := func(updated, expires int64) {
+		must(t, nil, a.SetSilences(t.Context(), "acme", map[string]schema.Silence{"a": {Mesh: "a", Updated: updated, Expires: expires}}))
+	}
+	put(1, 5)
+	must(t, nil, over(t, changing{mem, func() { put(2, 100) }}).Alertmanagers.ForgetSilences(t.Context(), "acme", 10))
+	if list, _, err := a.Silences(t.Context(), "acme"); err != nil || list["a"].Expires != 100 {
+		t.Errorf("%v, %v", list, err)
+	}
+}
+
 // TestSilencesFaults writes silences over a row store whose calls fail, before and after they have succeeded.
 func TestSilencesFaults(t *testing.T) {
 	for n := range 6 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/rows"
@@ -41,28 +42,48 @@ func (s *Alertmanagers) ReplaceNotification(ctx context.Context, key string, old
 	return held, nil
 }
 
+// forgetBatch is the greatest number of notifications in memory while expired ones are deleted.
+const forgetBatch = 1000
+
 // ForgetNotifications deletes the notifications of a tenant that expired before a time in Unix milliseconds, unless
 // they are claimed.
 func (s *Alertmanagers) ForgetNotifications(ctx context.Context, t tenant.ID, before int64) error {
-	old := map[string]schema.Notification{}
-	all := []rows.Range{rows.Prefix(schema.NotificationPrefix(t))}
-	err := s.rows.ReadRows(ctx, all, system(schema.NotificationQualifier), func(r rows.Row) bool {
-		for _, c := range r.Cells {
-			if n, err := schema.DecodeNotification(c.Value); err == nil && n.Holder == "" && n.Expires < before {
-				old[r.Key] = n
+	all := rows.Prefix(schema.NotificationPrefix(t))
+	for {
+		old, err := s.expired(ctx, all, before)
+		if err != nil {
+			return fmt.Errorf("read the notifications of tenant %s: %w", t, err)
+		}
+		for _, r := range old {
+			condition := rows.ValueIs(rows.System, schema.NotificationQualifier, r.value)
+			if _, err := s.rows.CheckAndMutate(ctx, r.key, condition, []rows.Mutation{rows.DeleteRow()}, nil); err != nil {
+				return fmt.Errorf("delete a notification of tenant %s: %w", t, err)
 			}
 		}
-		return true
-	})
-	if err != nil {
-		return fmt.Errorf("read the notifications of tenant %s: %w", t, err)
-	}
-	for key, n := range old {
-		_, err := s.rows.CheckAndMutate(ctx, key, rows.ValueIs(rows.System, schema.NotificationQualifier, n.Encode()),
-			[]rows.Mutation{rows.DeleteRow()}, nil)
-		if err != nil {
-			return fmt.Errorf("delete a notification of tenant %s: %w", t, err)
+		if len(old) < forgetBatch {
+			return nil
 		}
+		all.Start = old[len(old)-1].key + "\x00"
 	}
-	return nil
+}
+
+// storedNotification is the row of a notification.
+type storedNotification struct {
+	key   string
+	value []byte
+}
+
+// expired returns the first forgetBatch notifications in a range that may be deleted. Those that cannot be decoded are
+// not among them: a newer version may have written them.
+func (s *Alertmanagers) expired(ctx context.Context, in rows.Range, before int64) ([]storedNotification, error) {
+	var out []storedNotification
+	err := s.rows.ReadRows(ctx, []rows.Range{in}, system(schema.NotificationQualifier), func(r rows.Row) bool {
+		for _, c := range r.Cells {
+			if n, err := schema.DecodeNotification(c.Value); err == nil && n.Holder == "" && n.Expires < before {
+				out = append(out, storedNotification{r.Key, slices.Clone(c.Value)})
+			}
+		}
+		return len(out) < forgetBatch
+	})
+	return out, err
 }

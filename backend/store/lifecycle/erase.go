@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/index"
@@ -46,6 +47,13 @@ func (k *Keeper) Erase(ctx context.Context, t tenant.ID) (index.Erased, error) {
 		return e, nil
 	}
 	return e, k.report(ctx, t, e)
+}
+
+// CleanAlertmanager deletes the silences and the notifications of a tenant that have expired, also if no Alertmanager runs
+// for the tenant any more, which deletes them otherwise.
+func (k *Keeper) CleanAlertmanager(ctx context.Context, t tenant.ID, now time.Time) error {
+	before := now.UnixMilli()
+	return errors.Join(k.index.Alertmanagers.ForgetSilences(ctx, t, before), k.index.Alertmanagers.ForgetNotifications(ctx, t, before))
 }
 
 // report adds e to the totals of a tenant's erased data.
