@@ -1,9 +1,17 @@
 package tenantconfig
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/alertmanager/matcher/compat"
+	"github.com/prometheus/alertmanager/pkg/labels"
+	"github.com/prometheus/common/promslog"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/palliumhq/pallium/backend/regexsize"
 )
 
 // TestAmounts checks the limits of what a short text makes large.
@@ -64,4 +72,55 @@ func TestAmounts(t *testing.T) {
 			t.Errorf("%s: %.400v, want %q", name, err, tt.want)
 		}
 	}
+}
+
+// TestFirstBad checks that the receiver with an error is found with few attempts, each of which decodes the global
+// settings.
+func TestFirstBad(t *testing.T) {
+	for _, bad := range []int{0, 1, 499, 999, 1000} {
+		attempts := 0
+		i, err := firstBad(make([]*yaml.Node, 1000), func(some []*yaml.Node) error {
+			attempts++
+			if len(some) > bad {
+				return errors.New("bad")
+			}
+			return nil
+		})
+		if i != bad || (err == nil) != (bad == 1000) || attempts > 10 {
+			t.Errorf("%d, %v after %d attempts, want %d", i, err, attempts, bad)
+		}
+	}
+}
+
+// FuzzMatchers checks that no regular expression is compiled that was not counted before: the parsers find the same
+// patterns in a line whose operators were replaced.
+func FuzzMatchers(f *testing.F) {
+	for _, line := range []string{`a=~"x{900}"`, `{a=~"\u0078{900}",b!~y{900}}`, `a="\,",b=~"x{900}"`, `a=~"\"x{900}",b=c`, `"a=~b"=~"x{900}"`,
+		`a=\"b=~x{900}`, `a=~=~x{900}`, "a=~'x{900}'", "a=~`x{900}`"} {
+		f.Add(line)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		for name, parser := range map[string]compat.ParseMatchers{
+			"UTF-8": compat.UTF8MatchersParser(promslog.NewNopLogger()), "classic": compat.ClassicMatchersParser(promslog.NewNopLogger()),
+		} {
+			c := newChecker(Document{}, Options{Limits: Limits{Instructions: 1000}}, nil)
+			found, err := c.parse(parser, line, "", nil)
+			if err != nil || c.problems.count() > 0 {
+				continue
+			}
+			size := 0
+			for _, m := range found {
+				if m.Type == labels.MatchRegexp || m.Type == labels.MatchNotRegexp {
+					n, err := regexsize.Pattern(m.Value, 100_000)
+					if err != nil {
+						t.Fatalf("%s: %q: %v", name, line, err)
+					}
+					size += n
+				}
+			}
+			if size > c.instructions+len(line) {
+				t.Fatalf("%s: the regular expressions of %q have %d instructions, and %d were counted", name, line, size, c.instructions)
+			}
+		}
+	})
 }

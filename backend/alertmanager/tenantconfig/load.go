@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"sort"
+	"strconv"
 
 	"github.com/prometheus/alertmanager/config"
 	"go.yaml.in/yaml/v3"
@@ -48,51 +50,75 @@ func load(root *yaml.Node) (cfg *config.Config, err error) {
 	return config.Load(string(text))
 }
 
-// locate adds the error of decoding the whole tree, which has no path, with the path of the integration or
-// receiver that causes it.
+// locate adds the error of decoding the whole tree, which has no path, with the path of the integration or receiver
+// that causes it. Each attempt decodes the global settings, too, so that there must be few.
 func (c *checker) locate(root *yaml.Node, err error) {
-	receivers := field(root, "receivers")
-	if receivers == nil {
-		c.problems.add("", "%s", c.realNames(readable(err)))
-		return
-	}
-	for i, r := range receivers.Content {
-		name := field(r, "name")
-		if name == nil {
-			continue
-		}
-		if loadOne(root, r) == nil {
-			continue
-		}
-		path := itemAt("receivers", i)
-		found := false
-		fields(r, func(k, list *yaml.Node) {
-			for j, item := range list.Content {
-				if list.Kind != yaml.SequenceNode || found {
-					return
-				}
-				only := &yaml.Node{Kind: yaml.MappingNode, Content: append(pair(r, "name"), k,
-					&yaml.Node{Kind: yaml.SequenceNode, Content: []*yaml.Node{item}})}
-				if one := loadOne(root, only); one != nil {
-					found = true
-					c.problems.add(itemAt(path+"."+k.Value, j), "%s", c.realNames(readable(one)))
-				}
+	path := ""
+	if list := field(root, "receivers"); list != nil {
+		i, found := firstBad(list.Content, func(some []*yaml.Node) error { return loadReceivers(root, some) })
+		if found != nil {
+			path, err = itemAt("receivers", i), found
+			if inner, found := locateIn(root, list.Content[i]); found != nil {
+				path, err = path+"."+inner, found
 			}
-		})
-		if !found {
-			c.problems.add(path, "%s", c.realNames(readable(loadOne(root, r))))
 		}
-		return
 	}
-	c.problems.add("", "%s", c.realNames(readable(err)))
+	c.problems.add(path, "%s", c.realNames(readable(err)))
 }
 
-// loadOne decodes the global settings and one receiver.
-func loadOne(root, receiver *yaml.Node) error {
-	one := &yaml.Node{Kind: yaml.MappingNode, Content: append(pair(root, "global"),
-		stringNode("route"), &yaml.Node{Kind: yaml.MappingNode, Content: append([]*yaml.Node{stringNode("receiver")}, field(receiver, "name"))},
-		stringNode("receivers"), &yaml.Node{Kind: yaml.SequenceNode, Content: []*yaml.Node{receiver}})}
-	_, err := load(one)
+// locateIn returns the path in a receiver of the integration that cannot be decoded, and why, or nil.
+func locateIn(root, receiver *yaml.Node) (path string, err error) {
+	var items []*yaml.Node // lists of one integration, each after the name of its field
+	var paths []string
+	fields(receiver, func(k, list *yaml.Node) {
+		if list.Kind != yaml.SequenceNode {
+			return
+		}
+		for j, item := range list.Content {
+			items = append(items, &yaml.Node{Kind: yaml.MappingNode, Content: append(pair(receiver, "name"), k,
+				&yaml.Node{Kind: yaml.SequenceNode, Content: []*yaml.Node{item}})})
+			paths = append(paths, itemAt(k.Value, j))
+		}
+	})
+	i, err := firstBad(items, func(some []*yaml.Node) error { return loadReceivers(root, renamed(some)) })
+	if err != nil {
+		path = paths[i]
+	}
+	return path, err
+}
+
+// renamed returns receivers with names that differ.
+func renamed(receivers []*yaml.Node) []*yaml.Node {
+	out := make([]*yaml.Node, len(receivers))
+	for i, r := range receivers {
+		out[i] = without(r, "name")
+		out[i].Content = append(out[i].Content, stringNode("name"), stringNode("r"+strconv.Itoa(i)))
+	}
+	return out
+}
+
+// firstBad returns the position of the first item with which a list cannot be decoded, and why, or nil.
+func firstBad(items []*yaml.Node, decode func([]*yaml.Node) error) (int, error) {
+	var bad error
+	i := sort.Search(len(items), func(i int) bool {
+		err := decode(items[:i+1])
+		if err != nil {
+			bad = err
+		}
+		return err != nil
+	})
+	return i, bad
+}
+
+// loadReceivers decodes the global settings and receivers.
+func loadReceivers(root *yaml.Node, receivers []*yaml.Node) error {
+	if field(receivers[0], "name") == nil {
+		return nil // the error of the whole says so
+	}
+	some := &yaml.Node{Kind: yaml.MappingNode, Content: append(pair(root, "global"),
+		stringNode("route"), &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{stringNode("receiver"), field(receivers[0], "name")}},
+		stringNode("receivers"), &yaml.Node{Kind: yaml.SequenceNode, Content: receivers})}
+	_, err := load(some)
 	return err
 }
 
