@@ -15,8 +15,7 @@ import (
 // notifications. docs/alertmanager.md has the protocol of notifications.
 type Alertmanagers struct{ table }
 
-// AlertmanagerSettings is what a tenant has configured. The zero value stands for a tenant that never configured
-// anything.
+// AlertmanagerSettings is what a tenant has configured. A tenant that never configured anything has the zero value.
 type AlertmanagerSettings struct {
 	Change  uint64 // differs after every change; 0: there never was one
 	Config  schema.AlertmanagerConfig

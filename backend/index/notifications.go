@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/palliumhq/pallium/authn/tenant"
 	"github.com/palliumhq/pallium/backend/rows"
@@ -80,7 +79,7 @@ func (s *Alertmanagers) expired(ctx context.Context, in rows.Range, before int64
 	err := s.rows.ReadRows(ctx, []rows.Range{in}, system(schema.NotificationQualifier), func(r rows.Row) bool {
 		for _, c := range r.Cells {
 			if n, err := schema.DecodeNotification(c.Value); err == nil && n.Holder == "" && n.Expires < before {
-				out = append(out, storedNotification{r.Key, slices.Clone(c.Value)})
+				out = append(out, storedNotification{r.Key, c.Value})
 			}
 		}
 		return len(out) < forgetBatch

@@ -103,8 +103,8 @@ func DecodeSilence(value []byte) (Silence, error) {
 	return s, r.end("silence")
 }
 
-// Notification is the state of a notification: who sends it, and what was sent. The zero Notification stands for one
-// that was never sent, which has no row.
+// Notification is the state of a notification: who sends it, and what was sent. One that was never sent has no row, and
+// is the zero Notification.
 type Notification struct {
 	Holder   string // unique for each claim; empty: nobody sends
 	Number   uint64 // of claims, from 1

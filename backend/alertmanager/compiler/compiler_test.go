@@ -105,7 +105,7 @@ alertmanager_config: |
 	}
 }
 
-// TestErrors checks what is refused, and the fallback.
+// TestErrors checks what is rejected, and the fallback.
 func TestErrors(t *testing.T) {
 	c := newCompiler(t, "")
 	if _, ok := c.Seal("acme", "x", []byte("y")); ok {

@@ -38,7 +38,7 @@ type checker struct {
 	secrets  map[string]bool   // names that are used
 
 	matchers     map[string]labels.Matchers // by path
-	names        map[string]string          // names of labels by what stands for them while Alertmanager decodes
+	names        map[string]string          // names of labels by the aliases that Alertmanager decodes instead of them
 	count        map[string]int             // of what is limited in number
 	depth        int                        // of routes
 	instructions int                        // of regular expressions so far
@@ -294,7 +294,7 @@ func (c *checker) nameNodes(n *yaml.Node, path string) {
 	}
 }
 
-// aliasPrefix begins what stands for a name of a label while Alertmanager decodes.
+// aliasPrefix begins the aliases of names of labels that Alertmanager decodes instead of them.
 const aliasPrefix = "pallium_utf8_"
 
 func (c *checker) replaceName(n *yaml.Node) {

@@ -18,8 +18,8 @@ const maxDepth = 100
 // replaced by what they refer to. Each value counts nodeBytes, too.
 const (
 	maxExpansion = 4
-	nodeBytes    = 8
-	minExpanded  = 64 << 10 // bytes that are always allowed
+	nodeBytes    = 16
+	minExpanded  = 256 << 10 // bytes that are always allowed
 )
 
 // maxKeys is the greatest number of keys of a mapping. The YAML library takes time in proportion to its square.
