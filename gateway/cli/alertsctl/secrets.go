@@ -2,6 +2,7 @@ package alertsctl
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -71,7 +72,7 @@ func readValue(ctx context.Context, sh *command.Shell, file string) (string, err
 		in = f
 	}
 	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return typed(ctx, sh, int(f.Fd()))
+		return typed(ctx, sh, f)
 	}
 	text, err := command.Within(ctx, func() (string, error) {
 		data, err := io.ReadAll(io.LimitReader(in, maxSecret+3))
@@ -83,20 +84,29 @@ func readValue(ctx context.Context, sh *command.Shell, file string) (string, err
 	return strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r"), err
 }
 
-// typed reads a line from a terminal, which does not show it.
-func typed(ctx context.Context, sh *command.Shell, terminal int) (string, error) {
-	before, err := term.GetState(terminal)
+// maxTyped is the longest line that package term reads; it ignores what is typed after that.
+const maxTyped = 4096
+
+// typed reads a line from a terminal, which does not show it. term.ReadPassword would ignore ^D.
+func typed(ctx context.Context, sh *command.Shell, terminal *os.File) (string, error) {
+	before, err := term.MakeRaw(int(terminal.Fd()))
 	if err != nil {
 		return "", err
 	}
-	fmt.Fprint(sh.Err, "Value (not shown): ")
-	line, err := command.Within(ctx, func() ([]byte, error) { return term.ReadPassword(terminal) })
-	fmt.Fprintln(sh.Err)
-	if ctx.Err() != nil {
-		_ = term.Restore(terminal, before) // the command ends anyway
+	screen := term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{terminal, sh.Err}, "")
+	line, err := command.Within(ctx, func() (string, error) { return screen.ReadPassword("Value, one line (not shown): ") })
+	_ = term.Restore(int(terminal.Fd()), before) // the command ends anyway
+	switch {
+	case ctx.Err() != nil || errors.Is(err, io.EOF): // a signal, ^C or ^D
+		fmt.Fprintln(sh.Err)
 		return "", fmt.Errorf("%w: %w", command.ErrInterrupted, command.ErrUnchanged)
+	case len(line) >= maxTyped:
+		return "", fmt.Errorf("%w: a typed value may have %d bytes: name a file with -value-file", command.ErrUnchanged, maxTyped-1)
 	}
-	return string(line), err
+	return line, err
 }
 
 // secretNames returns the names of all secrets.
