@@ -29,7 +29,7 @@ const (
 	watchInterval = 10 * time.Second
 	// idleAfter is after how long without alerts and requests an instance stops.
 	idleAfter = 10 * time.Minute
-	// cleanInterval is how often expired silences and notifications are deleted.
+	// cleanInterval is how often expired silences are forgotten. The compactor deletes their rows.
 	cleanInterval = time.Hour
 	// startTime limits the start of an instance.
 	startTime = 10 * time.Second
@@ -40,8 +40,6 @@ type Store interface {
 	silenceStore
 	Settings(ctx context.Context, t tenant.ID) (index.AlertmanagerSettings, error)
 	SettingsChange(ctx context.Context, t tenant.ID) (uint64, error)
-	ForgetSilences(ctx context.Context, t tenant.ID, before int64) error
-	ForgetNotifications(ctx context.Context, t tenant.ID, before int64) error
 }
 
 // Compiled is a configuration that can run.
@@ -265,8 +263,7 @@ func (a *Alertmanagers) watch(ctx context.Context, t tenant.ID, s *slot, clean b
 		return nil
 	}
 	_, _ = in.silences.GC() // has no errors that matter: it is repeated
-	now := a.opts.Now().UnixMilli()
-	return errors.Join(a.opts.Store.ForgetSilences(ctx, t, now), a.opts.Store.ForgetNotifications(ctx, t, now))
+	return nil
 }
 
 func (a *Alertmanagers) stopAll() {

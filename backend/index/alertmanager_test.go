@@ -110,7 +110,7 @@ func TestNotifications(t *testing.T) {
 	replace(claimed, none, false)
 	replace(none, claimed, true)
 	replace(none, claimed, false)
-	must(t, nil, a.ForgetNotifications(ctx, "acme", 10)) // claimed
+	must(t, nil, a.ForgetNotifications(ctx, "acme", 5)) // claimed, and not expired
 	sent := claimed
 	sent.Holder, sent.Sequence, sent.Entry = "", 2, "e"
 	replace(claimed, sent, true)

@@ -44,8 +44,7 @@ func (s *Alertmanagers) ReplaceNotification(ctx context.Context, key string, old
 // forgetBatch is the greatest number of notifications in memory while expired ones are deleted.
 const forgetBatch = 1000
 
-// ForgetNotifications deletes the notifications of a tenant that expired before a time in Unix milliseconds, unless
-// they are claimed.
+// ForgetNotifications deletes the notifications of a tenant that expired before a time in Unix milliseconds.
 func (s *Alertmanagers) ForgetNotifications(ctx context.Context, t tenant.ID, before int64) error {
 	all := rows.Prefix(schema.NotificationPrefix(t))
 	for {
@@ -78,7 +77,7 @@ func (s *Alertmanagers) expired(ctx context.Context, in rows.Range, before int64
 	var out []storedNotification
 	err := s.rows.ReadRows(ctx, []rows.Range{in}, system(schema.NotificationQualifier), func(r rows.Row) bool {
 		for _, c := range r.Cells {
-			if n, err := schema.DecodeNotification(c.Value); err == nil && n.Holder == "" && n.Expires < before {
+			if n, err := schema.DecodeNotification(c.Value); err == nil && n.Expires < before {
 				out = append(out, storedNotification{r.Key, c.Value})
 			}
 		}

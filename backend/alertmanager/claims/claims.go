@@ -32,6 +32,9 @@ const (
 	// positionDelay is how long a replica waits for each replica before it, when they send without claims: the
 	// peer timeout of Alertmanager.
 	positionDelay = 15 * time.Second
+	// claimKept is for how long the row of a claim is kept at least. That of a holder that crashed would stay otherwise, if the
+	// group never notifies again.
+	claimKept = 24 * time.Hour
 	// releaseTime limits the time in which a claim is given up, and recordTime that in which a flush waits until what
 	// it sent is recorded. After it Run continues.
 	releaseTime = 5 * time.Second
@@ -306,6 +309,7 @@ func (c *Claims) claim(ctx context.Context, a *Attempt, w *wait, row schema.Noti
 	c.mu.Unlock()
 	next := row
 	next.Holder, next.Number, next.Sequence, next.Content = holder, row.Number+1, row.Sequence+1, a.Content
+	next.Expires = max(row.Expires, c.opts.Now().Add(claimKept).UnixMilli())
 	began := c.opts.Running()
 	h := &holding{Claims: c, key: a.Key, row: next, until: began + sendLife}
 	held, err := c.replace(ctx, a.Key, row, next)

@@ -222,6 +222,19 @@ func TestOnce(t *testing.T) {
 	}
 }
 
+// TestClaimExpires checks that the row of a claim may be deleted after a day, also if nobody sends.
+func TestClaimExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(1)
+		w.before = func(r *replica) { r.set(&r.dead, true) }
+		w.notify("a", time.Minute)
+		row := w.rows["k"]
+		if d := time.Until(time.UnixMilli(row.Expires)); row.Holder == "" || d < 23*time.Hour || d > 24*time.Hour {
+			t.Errorf("the row is kept for %s: %+v", d, row)
+		}
+	})
+}
+
 // TestCrash crashes the holder before and after it sends, and at the time of `sent`.
 func TestCrash(t *testing.T) {
 	for _, c := range []struct {

@@ -18,15 +18,6 @@ func Rewrite(name, text string) (string, error) {
 	return p.text, nil
 }
 
-// RewriteFile returns the text of a template file with the calls that limit its execution. Parse does so itself.
-func RewriteFile(name, text string) (string, error) {
-	p, err := rewrite(name, text, false)
-	if err != nil {
-		return "", err
-	}
-	return p.text, nil
-}
-
 // program is a rewritten text.
 type program struct {
 	text  string

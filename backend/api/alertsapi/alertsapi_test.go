@@ -41,7 +41,7 @@ func TestAPI(t *testing.T) {
 	}, Changed: func(tenant.ID) { changes++ },
 		Check: func(_ tenant.ID, yaml []byte, s index.AlertmanagerSettings) ([]string, error) {
 			if strings.Contains(string(yaml), "secret://slack") && s.Secrets["slack"] == nil {
-				return nil, errors.New("no secret slack")
+				return nil, errors.New(`the secret "slack" does not exist`)
 			}
 			if strings.Contains(string(yaml), "bad") {
 				return nil, errors.New("bad field")
@@ -130,6 +130,18 @@ func TestAPI(t *testing.T) {
 	if changes != 6 {
 		t.Errorf("%d changes were told, want 6", changes)
 	}
+	if code, text := call("a", "set_alertmanager_secret", "PUT", "/api/v1/alerts/secrets/slack", "hidden"); code != 200 {
+		t.Errorf("set a secret: %d %s", code, text)
+	}
+	if err := ix.Alertmanagers.SetConfig(t.Context(), "b", "bad"); err != nil {
+		t.Fatal(err)
+	}
+	for _, method := range []string{"PUT", "DELETE"} { // the configuration is not valid, but not because of the secret
+		name := map[string]string{"PUT": "set_alertmanager_secret", "DELETE": "delete_alertmanager_secret"}[method]
+		if code, text := call("b", name, method, "/api/v1/alerts/secrets/slack", "hidden"); code != 200 {
+			t.Errorf("%s with a configuration that is not valid: %d %s", method, code, text)
+		}
+	}
 	turn, err := work.Begin(t.Context(), "a")
 	if err != nil {
 		t.Fatal(err)
@@ -139,10 +151,6 @@ func TestAPI(t *testing.T) {
 	if code, text := call("a", "set_alertmanager_config", "POST", "/api/v1/alerts", "alertmanager_config: x"); code != 429 ||
 		!strings.Contains(text, "alertmanager_cpus") {
 		t.Errorf("without CPU time: %d %s", code, text)
-	}
-	key = true
-	if code, text := call("a", "set_alertmanager_secret", "PUT", "/api/v1/alerts/secrets/slack", "hidden"); code != 200 {
-		t.Errorf("set a secret: %d %s", code, text)
 	}
 	if code, _ := call("a", "delete_alertmanager_secret", "DELETE", "/api/v1/alerts/secrets/slack", ""); code != 429 {
 		t.Errorf("without CPU time, a secret that may be used was deleted: %d", code)

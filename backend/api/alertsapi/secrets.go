@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/palliumhq/pallium/backend/api/exchange"
+	"github.com/palliumhq/pallium/backend/index"
 )
 
 // secrets lists the names of the secrets. Nothing returns their values.
@@ -61,20 +62,37 @@ func (a *api) setSecret(x *request) error {
 	if err != nil {
 		return err
 	}
-	if s.Exists && strings.Contains(s.Config.YAML, name) {
-		if s.Secrets == nil {
-			s.Secrets = map[string][]byte{}
-		}
-		s.Secrets[name] = sealed
-		if _, err := a.check(x, []byte(s.Config.YAML), s); err != nil {
-			return err
-		}
+	if s.Secrets == nil {
+		s.Secrets = map[string][]byte{}
+	}
+	s.Secrets[name] = sealed
+	if problem, err := a.objection(x, name, s); err != nil {
+		return err
+	} else if problem != nil {
+		return problem
 	}
 	if err := a.Store.SetSecret(x.R.Context(), x.Tenant, name, sealed); err != nil {
 		return err
 	}
 	a.Changed(x.Tenant)
 	return x.json(http.StatusOK, map[string]any{"status": "success"})
+}
+
+// objection returns why the stored configuration is not valid with the changed settings, if that is because of a secret. A
+// configuration that is not valid for another reason, such as another secret that was lost, does not prevent a change. An
+// error means that this is not known.
+func (a *api) objection(x *request, name string, s index.AlertmanagerSettings) (problem *exchange.Error, err error) {
+	if !s.Exists {
+		return nil, nil
+	}
+	_, err = a.check(x, []byte(s.Config.YAML), s)
+	if !errors.As(err, &problem) || problem.Code != http.StatusBadRequest {
+		return nil, err
+	}
+	if !strings.Contains(problem.Text, fmt.Sprintf("secret %q", name)) {
+		return nil, nil
+	}
+	return problem, nil
 }
 
 func (a *api) deleteSecret(x *request) error {
@@ -89,17 +107,12 @@ func (a *api) deleteSecret(x *request) error {
 	if _, ok := s.Secrets[name]; !ok {
 		return exchange.NotFound(fmt.Sprintf("there is no secret %q", name))
 	}
-	if delete(s.Secrets, name); s.Exists {
-		_, err := a.check(x, []byte(s.Config.YAML), s)
-		var invalid *exchange.Error
-		switch {
-		case err == nil:
-		case !errors.As(err, &invalid) || invalid.Code != http.StatusBadRequest:
-			return err // it is not known whether the configuration needs the secret
-		case strings.Contains(invalid.Text, name):
-			return &exchange.Error{Code: http.StatusConflict,
-				Text: fmt.Sprintf("the Alertmanager configuration uses the secret %q: change the configuration first", name)}
-		}
+	delete(s.Secrets, name)
+	if problem, err := a.objection(x, name, s); err != nil {
+		return err
+	} else if problem != nil {
+		return &exchange.Error{Code: http.StatusConflict,
+			Text: fmt.Sprintf("the Alertmanager configuration uses the secret %q: change the configuration first", name)}
 	}
 	if err := a.Store.DeleteSecret(x.R.Context(), x.Tenant, name); err != nil {
 		return err

@@ -49,8 +49,7 @@ func (k *Keeper) Erase(ctx context.Context, t tenant.ID) (index.Erased, error) {
 	return e, k.report(ctx, t, e)
 }
 
-// CleanAlertmanager deletes the silences and the notifications of a tenant that have expired, also if no Alertmanager runs
-// for the tenant any more, which deletes them otherwise.
+// CleanAlertmanager deletes the silences and the notifications of a tenant that have expired.
 func (k *Keeper) CleanAlertmanager(ctx context.Context, t tenant.ID, now time.Time) error {
 	before := now.UnixMilli()
 	return errors.Join(k.index.Alertmanagers.ForgetSilences(ctx, t, before), k.index.Alertmanagers.ForgetNotifications(ctx, t, before))
