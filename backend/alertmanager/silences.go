@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/alertmanager/silence"
@@ -40,7 +40,10 @@ type silences struct {
 	tenant tenant.ID
 	store  silenceStore
 
-	mu      sync.Mutex // held during a refresh and a change
+	begun atomic.Int64 // reads that have begun
+
+	turn    chan struct{} // has an element during a refresh and a change, which guards what follows
+	fresh   int64         // the last read that succeeded, by its number in begun
 	loaded  bool
 	change  uint64
 	changed map[string]schema.Silence // by the change in progress
@@ -54,12 +57,12 @@ func newSilences(t tenant.ID, store silenceStore, o silence.Options) (*silences,
 	if err != nil {
 		return nil, fmt.Errorf("create the silences: %w", err)
 	}
-	s := &silences{Silences: all, tenant: t, store: store, missing: map[string]schema.Silence{}}
+	s := &silences{Silences: all, tenant: t, store: store, missing: map[string]schema.Silence{}, turn: make(chan struct{}, 1)}
 	all.SetBroadcast(s.note)
 	return s, nil
 }
 
-// note notes a change in memory. It is called while Silences is locked, by the goroutine that holds s.mu.
+// note notes a change in memory. It is called while Silences is locked, by the goroutine that has the turn.
 func (s *silences) note(mesh []byte) {
 	if s.merging {
 		return
@@ -73,15 +76,35 @@ func (s *silences) note(mesh []byte) {
 		Expires: m.ExpiresAt.AsTime().UnixMilli()}
 }
 
-// refresh reads the silences from the row store, if they have changed.
+// refresh reads the silences from the row store, if they have changed. Calls at the same time share a read that has begun
+// after them: a tenant may have thousands of groups.
 func (s *silences) refresh(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	asked := s.begun.Load()
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	defer s.end()
+	if s.fresh > asked {
+		return nil
+	}
 	return s.read(ctx)
 }
 
-// read is refresh with s.mu held. Changes that are not stored yet are stored first.
+// begin waits for the turn; end gives it back.
+func (s *silences) begin(ctx context.Context) error {
+	select {
+	case s.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for other reads of the tenant's silences: %w", context.Cause(ctx))
+	}
+}
+
+func (s *silences) end() { <-s.turn }
+
+// read is refresh with the turn. Changes that are not stored yet are stored first.
 func (s *silences) read(ctx context.Context) error {
+	n := s.begun.Add(1)
 	if err := s.write(ctx); err != nil {
 		return err
 	}
@@ -90,6 +113,7 @@ func (s *silences) read(ctx context.Context) error {
 		return err
 	}
 	if s.loaded && change == s.change {
+		s.fresh = n
 		return nil
 	}
 	list, change, err := s.store.Silences(ctx, s.tenant)
@@ -103,7 +127,7 @@ func (s *silences) read(ctx context.Context) error {
 			return fmt.Errorf("decode silence %s of tenant %s: %w", id, s.tenant, err)
 		}
 	}
-	s.loaded, s.change = true, change
+	s.loaded, s.change, s.fresh = true, change, n
 	return nil
 }
 
@@ -122,8 +146,10 @@ func (s *silences) write(ctx context.Context) error {
 // update runs a request that changes silences in memory, and stores the changes. If that fails, the request has failed,
 // but the change may be applied; it is stored later.
 func (s *silences) update(ctx context.Context, request func()) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	defer s.end()
 	if err := s.read(ctx); err != nil {
 		return err
 	}
