@@ -385,6 +385,6 @@ func (b *backend) eachReplica(ctx context.Context, t tenant.ID, call func(contex
 
 func (b *backend) untold(ctx context.Context, t tenant.ID, err error) {
 	if err != nil && ctx.Err() == nil {
-		b.opts.Logger.Warn("could not tell a replica of an Alertmanager about a change; it finds it later", "tenant", t, "err", err)
+		b.opts.Logger.Warn("could not tell a replica of an Alertmanager about a change, which it will notice later", "tenant", t, "err", err)
 	}
 }

@@ -216,7 +216,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// TestRejectedAtStart checks mistakes that only open detects, and that nothing stays open.
+// TestRejectedAtStart checks that a process does not start with a mistake in its configuration, and leaves nothing running.
 func TestRejectedAtStart(t *testing.T) {
 	table := Bigtable{Project: "p", Instance: "i"}
 	tests := []struct {

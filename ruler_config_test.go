@@ -20,8 +20,8 @@ func (p *running) ruleKey(id, scopes string) string {
 	return key.Token
 }
 
-// TestRuleConfiguration checks that two tenants configure their own rules through the edge, and that rules
-// are there after a restart.
+// TestRuleConfiguration checks that a tenant configures rules through the edge, which another one neither sees nor deletes,
+// and that they are there after a restart.
 func TestRuleConfiguration(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)

@@ -18,7 +18,7 @@ type alertLimits struct {
 	mu       sync.Mutex
 	sizes    map[model.Fingerprint]int
 	bytes    int
-	rejected error // the last one since taken
+	rejected error // the last rejection since the last call of take
 }
 
 func newAlertLimits(s *silence.Silencer, limits func() (alerts, bytes int)) *alertLimits {

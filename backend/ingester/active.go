@@ -154,7 +154,7 @@ func (ing *Ingester) loadActive(ctx context.Context) error {
 		kept += ing.head(lists[i].tenant, true).restore(&lists[i], saved, now)
 	}
 	if kept > 0 {
-		ing.opts.Logger.Info("reserved active series of before the restart", "series", kept)
+		ing.opts.Logger.Info("series that were active before the restart are reserved", "series", kept)
 		ing.saveActive()
 	}
 	return nil

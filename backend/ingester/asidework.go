@@ -159,7 +159,7 @@ func (u *uploader) readAsideRecords(ctx context.Context) error {
 			u.ing.opts.Logger.Error("failed to delete files of series set aside that an operator dropped; retrying", "tenant", a.Tenant, "err", errs)
 			continue
 		}
-		u.ing.opts.Logger.Warn("deleted series set aside that an operator dropped", "tenant", a.Tenant, "day", a.Window.Day,
+		u.ing.opts.Logger.Warn("deleted the files of series set aside, which an operator had dropped", "tenant", a.Tenant, "day", a.Window.Day,
 			"window", a.Window.Number, "series", a.Series, "samples", a.Samples)
 	}
 	u.asidesMu.Lock()

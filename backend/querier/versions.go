@@ -43,7 +43,7 @@ const versionsTimeout = 500 * time.Millisecond
 
 var (
 	errVersionsLost = errors.New("samples were lost with an ingester")
-	errTooFewZones  = fmt.Errorf("%w: versions of too few ingesters", peers.ErrTooFew)
+	errTooFewZones  = fmt.Errorf("%w to compare the versions of their data", peers.ErrTooFew)
 )
 
 // versions requests the versions of all healthy ingesters. It fails if a domain counts as lost, or

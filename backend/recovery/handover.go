@@ -103,7 +103,7 @@ func (r *Recovery) handOver(ctx context.Context, ing Active) {
 		}
 	}
 	if err != nil {
-		r.o.Logger.Warn("handover of active series incomplete: series that no other replica has count as new, and may hit max_active_series",
+		r.o.Logger.Warn("handover of active series incomplete: series that are on no other replica count as new, and may hit max_active_series",
 			"err", err)
 	}
 }
@@ -182,7 +182,7 @@ func (r *Recovery) RequestActive(ctx context.Context, ing Active) {
 	}) {
 		if a.Err != nil {
 			r.o.Logger.Warn("handover of active series from an ingester incomplete: "+
-				"series that no other replica has count as new, and may hit max_active_series",
+				"series that are on no other replica count as new, and may hit max_active_series",
 				"ingester", a.ID, "series", a.Value, "err", a.Err)
 		} else if a.Value > 0 {
 			r.o.Logger.Info("active series received", "ingester", a.ID, "series", a.Value)

@@ -54,7 +54,7 @@ func (r *Recovery) recentLosses(ctx context.Context) ([]store.Lost, error) {
 	case r.reading <- struct{}{}:
 		defer func() { <-r.reading }()
 	case <-ctx.Done():
-		return nil, fmt.Errorf("wait for the losses of ingesters: %w", ctx.Err())
+		return nil, fmt.Errorf("wait until the list of lost ingesters is read: %w", ctx.Err())
 	}
 	if list, ok := r.cachedLosses(); ok { // another caller has read them
 		return list, nil

@@ -87,13 +87,13 @@ func checkRequest(r *evaluation.Request, in *wire.EvaluationRequest) error {
 	case r.Times.Step < 0:
 		return errors.New("negative step")
 	case r.Instant() && r.Part != nil:
-		return errors.New("part of an instant query")
+		return errors.New("an instant query cannot have a part")
 	case !r.Instant() && r.Times.End.Before(r.Times.Start):
 		return errors.New("the end is before the start")
 	case r.Part != nil && r.Part.End < r.Part.Start:
 		return errors.New("the last step of the part is before the first")
 	case r.Shard != nil && (r.Part == nil || r.Shard.Of < 1):
-		return fmt.Errorf("invalid shard: %d shards, request for a part: %t", r.Shard.Of, r.Part != nil)
+		return fmt.Errorf("invalid shard: one of %d shards (at least 1 is required), for a part: %t (true is required)", r.Shard.Of, r.Part != nil)
 	case in.Timeout < 0 || in.Timeout > math.MaxInt64/int64(time.Millisecond):
 		return fmt.Errorf("timeout of %d ms", in.Timeout) // it would overflow, and the evaluation would have no timeout
 	}

@@ -53,7 +53,7 @@ func (c costs) check(ctx context.Context, out vector) error {
 		steps += float64(known.steps) * s
 	}
 	if bytes > maxTemplateBytes {
-		return fmt.Errorf("the labels and annotations of the %d alerts of the rule may have more than %d bytes, estimated: "+
+		return fmt.Errorf("the labels and annotations of the %d alerts of the rule can become longer than the limit of %d bytes: "+
 			"aggregate to fewer series, or shorten the templates", len(out), maxTemplateBytes)
 	}
 	if steps > maxTemplateSteps {

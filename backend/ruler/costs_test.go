@@ -32,7 +32,7 @@ func seriesOf(n, size, more int) promql.Vector {
 // TestTemplateCosts checks that a rule fails if expanding its templates for all of its results would take too
 // much memory or time, and that a query in a template fails if its results are larger than estimated.
 func TestTemplateCosts(t *testing.T) {
-	const tooMuch, tooLong = "alerts of the rule may have more than 67108864 bytes", "alerts may take more than 50000000 steps"
+	const tooMuch, tooLong = "alerts of the rule can become longer than the limit of 67108864 bytes", "alerts may take more than 50000000 steps"
 	long := map[string]string{}
 	for i := range 4 {
 		long[fmt.Sprint("x", i)] = strings.Repeat("x", 30_000)

@@ -24,7 +24,7 @@ import (
 const testTenant = "t1"
 
 // inPrometheus evaluates groups as Prometheus does after a reload, from a time on for a while.
-// If restart is set, it does so as after a restart: it evaluates the last slot before, and
+// If restart is set, it does so as after a restart: it also evaluates the last evaluation time before from, and
 // restores alerts after the second evaluation.
 func inPrometheus(t *testing.T, d *database, groups []rulefmt.RuleGroup, n *notifications, from, to time.Time, restart bool) []*rules.Group {
 	t.Helper()
@@ -141,7 +141,7 @@ func describe(groups []rulestate.Group) string {
 	return out
 }
 
-// TestEquality compares 240 evaluations of rules with those of Prometheus over an equal
+// TestEquality compares the evaluations of rules in an hour with those of Prometheus over an equal
 // database: recorded samples bit by bit with staleness markers, alerts and notifications. The
 // rules are evaluated by one ruler, or by rulers between which the groups move at random times,
 // when a ruler stops or crashes; or all rulers are stopped for ten minutes, which is compared
@@ -167,7 +167,7 @@ func equality(t *testing.T, seed uint64, moves string) {
 	}
 	ours, theirs := newDatabase(t), newDatabase(t)
 	for _, d := range []*database{ours, theirs} {
-		// Without data before the rules exist: a takeover may repeat slots from before.
+		// There are no samples from before the rules existed: a takeover may repeat evaluations of times before that.
 		d.input(seed, start, start.Add(length+time.Minute))
 	}
 	source, n, want := &fakeRules{}, &notifications{}, &notifications{}
@@ -243,7 +243,7 @@ func compare(t *testing.T, ours, theirs *database, got, want *notifications, eve
 // move lets groups move between rulers at random times until end.
 func move(t *testing.T, m *member, d *database, source *fakeRules, n *notifications, rng *rand.Rand, crash bool, end time.Time) *member {
 	t.Helper()
-	time.Sleep(2 * time.Minute) // a takeover may repeat slots from before the rules existed
+	time.Sleep(2 * time.Minute) // a takeover may repeat evaluations of times before the rules existed
 	for number := uint64(2); ; number++ {
 		pause := time.Duration(rng.Int64N(int64(4 * time.Minute)))
 		if time.Until(end) < pause+time.Minute {

@@ -219,7 +219,7 @@ func (r *Ruler) Run(ctx context.Context) {
 	case <-time.After(grace + abandonAfter):
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.opts.Logger.Warn("rule evaluations did not end after they were canceled: stopping without them", "evaluations", r.schedule.active)
+		r.opts.Logger.Warn("rule evaluations did not end after they were canceled: stopping without waiting for them", "evaluations", r.schedule.active)
 	}
 }
 
@@ -281,7 +281,7 @@ func (r *Ruler) abandon(share int, s *heldShare) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s.running > 0 {
-		r.opts.Logger.Warn("rule evaluations did not end after they were canceled: leaving the share without them", "share", share,
+		r.opts.Logger.Warn("rule evaluations did not end after they were canceled: leaving the share without waiting for them", "share", share,
 			"evaluations", s.running)
 	}
 	s.end()

@@ -65,7 +65,7 @@ func costOf(group map[string]string, r *rulefmt.Rule) (sum cost, problems []stri
 		}
 	}
 	if sum.bytes > maxRuleText && len(problems) == 0 {
-		problems = append(problems, fmt.Sprintf("the expanded labels and annotations of one alert may have more than %d bytes, estimated: "+
+		problems = append(problems, fmt.Sprintf("the expanded labels and annotations of one alert can become longer than the limit of %d bytes: "+
 			"shorten them", maxRuleText))
 	}
 	return sum, problems
@@ -124,7 +124,7 @@ func (w *walk) work(steps float64) error {
 // print adds to the result of the template.
 func (w *walk) print(size float64) error {
 	if w.bytes += size * w.repeats; w.bytes > maxText {
-		return fmt.Errorf("the expanded template may have more than %d bytes, estimated: shorten it, or print less in ranges", maxText)
+		return fmt.Errorf("the expanded template can become longer than the limit of %d bytes: shorten it, or print less in ranges", maxText)
 	}
 	return w.work(size)
 }

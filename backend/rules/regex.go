@@ -27,7 +27,7 @@ func (w *walk) replaced(name string, c *parse.CommandNode, args []value) (value,
 		input = args[len(args)-1].size
 	}
 	if input > maxMatched {
-		return value{}, fmt.Errorf("the text of %s may have more than %d bytes, estimated: shorten it", name, maxMatched)
+		return value{}, fmt.Errorf("the text of %s can become longer than the limit of %d bytes: shorten it", name, maxMatched)
 	}
 	steps, result := instructions*(input+1), value{size: EstimatedNumber}
 	if name == "reReplaceAll" {

@@ -204,13 +204,13 @@ func TestSizes(t *testing.T) {
 			`annotation "x": the template has 65537 bytes, the limit is 65536`},
 		"many problems": {"name: g\nlabels: {" + strings.Repeat("\"\": x, ", 1) + "__name__: a}\nrules:\n" + strings.Repeat("- {}\n", 5), "rule 5"},
 		"doubled text": {"name: g\nrules: [{alert: a, expr: up, annotations: {x: '{{ $x := \"aaaaaaaaaaaaaaaa\" }}" +
-			strings.Repeat("{{ $x = print $x $x }}", 40) + "'}}]", "may have more than 32768 bytes"},
+			strings.Repeat("{{ $x = print $x $x }}", 40) + "'}}]", "can become longer than the limit of 32768 bytes"},
 		"long output": {"name: g\nrules: [{alert: a, expr: up, annotations: {x: '{{ $x := printf \"%100d%100d%100d%100d%100d\" 1 1 1 1 1 }}" +
-			strings.Repeat("{{ $x }}", 100) + "'}}]", "the expanded template may have more than 32768 bytes"},
+			strings.Repeat("{{ $x }}", 100) + "'}}]", "the expanded template can become longer than the limit of 32768 bytes"},
 		"long output of a range": {"name: g\nrules: [{alert: a, expr: up, annotations: {x: '{{ range query \"up\" }}" +
-			strings.Repeat("{{ printf \"%100d\" 1 }}", 2) + "{{ end }}'}}]", "the expanded template may have more than 32768 bytes"},
+			strings.Repeat("{{ printf \"%100d\" 1 }}", 2) + "{{ end }}'}}]", "the expanded template can become longer than the limit of 32768 bytes"},
 		"long output of a rule": {"name: g\nrules: [{alert: a, expr: up, annotations: {a: &x '" + strings.Repeat("a", 30_000) +
-			"', b: *x, c: *x, d: *x, e: *x}}]", "the expanded labels and annotations of one alert may have more than 131072 bytes"},
+			"', b: *x, c: *x, d: *x, e: *x}}]", "the expanded labels and annotations of one alert can become longer than the limit of 131072 bytes"},
 	} {
 		if err := verdict([]byte(tt.text)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %.300v", name, err)

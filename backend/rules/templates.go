@@ -212,7 +212,7 @@ func (w *walk) commands(p *parse.PipeNode, dot value) (value, error) {
 			return v, err
 		}
 		if v.size > maxText {
-			return v, fmt.Errorf("the value of %.60s may have more than %d bytes, estimated: shorten it", c, maxText)
+			return v, fmt.Errorf("the value of %.60s can become longer than the limit of %d bytes: shorten it", c, maxText)
 		}
 		last = &v
 	}

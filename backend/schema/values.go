@@ -156,7 +156,7 @@ func (r *reader) set() []int {
 	for i := 0; i < n && r.err == nil; i++ {
 		d := r.upTo(maxOrdinal-prev, "metric of a value")
 		if i > 0 && d == 0 {
-			r.fail("metrics of a value do not ascend")
+			r.fail("the metrics of a label value are not in ascending order")
 		}
 		prev += d
 		out = append(out, int(prev))

@@ -11,4 +11,4 @@ type Fence struct {
 
 // ErrFenced is wrapped by the error of a write whose sender no longer holds the share of its
 // Fence. The sender must not repeat the write.
-var ErrFenced = errors.New("another ruler holds the share of rule groups of this write")
+var ErrFenced = errors.New("the sender of the write does not hold this share of the rule groups any more")

@@ -167,7 +167,7 @@ func (c *Claims) Notify(ctx context.Context, a *Attempt) error {
 }
 
 // errAgain means that the row must be read again.
-var errAgain = errors.New("read the notification again")
+var errAgain = errors.New("the notification must be read again")
 
 // wait is the state of Notify between steps.
 type wait struct {

@@ -15,22 +15,22 @@ type Limits struct {
 	Bytes int
 	// Depth is the number of templates that call each other.
 	Depth int
-	// Time is the time of execution. It ends what takes much longer than its steps; the steps are the limit that counts,
-	// because other work of the machine does not change them. Time between executions, such as that of requests, does
-	// not count.
+	// Time is the time of execution. It only ends templates that run for much longer than their number of steps suggests.
+	// Steps is the limit that applies otherwise, because it does not depend on the load of the machine. Of the time between
+	// executions, such as that of requests, at most 0.1 s counts.
 	Time time.Duration
 }
 
 // Defaults returns limits for groups of some hundreds of alerts. Alertmanager's own email for 500 alerts, each with 35
-// labels and annotations, takes 270,000 steps and 3.4 MB. Nested ranges end after about 0.1 s on an idle machine, and the
-// most expensive functions after about 0.4 s.
+// labels and annotations, takes 270,000 steps and 3.4 MB. On an idle machine, the limit of steps ends nested ranges after
+// about 0.1 s, and the most expensive functions after about 0.4 s.
 func Defaults() Limits {
 	return Limits{Steps: 400_000, Bytes: 4 << 20, Depth: 100, Time: 10 * time.Second}
 }
 
 const (
 	stepsPerClock = 256                    // steps after which the clock is read
-	longestGap    = 100 * time.Millisecond // a longer time between two readings is not only execution
+	longestGap    = 100 * time.Millisecond // the most time between two readings that counts
 	bytesPerStep  = 32                     // bytes that a function copies in the time of a step
 )
 
@@ -122,7 +122,7 @@ func (b *budget) enter() error {
 	if b.depth++; b.depth > b.limits.Depth {
 		return b.fail("more than %d templates call each other", b.limits.Depth)
 	}
-	return b.use(blankBytes) // a blank template has no call that counts its text
+	return b.use(blankBytes) // of a blank template, whose text nothing else counts
 }
 
 func (b *budget) leave() { b.depth-- }

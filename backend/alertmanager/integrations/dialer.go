@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	errNoAttempt   = errors.New("connection outside an attempt to notify")
+	errNoAttempt   = errors.New("a connection was opened while no notification was sent")
 	errEnded       = errors.New("the attempt to notify has ended")
 	errConnections = errors.New("too many connections in one attempt to notify")
 	errResponse    = errors.New("the answer is too large")

@@ -66,5 +66,5 @@ func (a loginAuth) Next(question []byte, more bool) ([]byte, error) {
 	case "password:":
 		return []byte(a.password), nil
 	}
-	return nil, errors.New("unexpected question of the mail server")
+	return nil, errors.New("unexpected authentication challenge of the mail server")
 }

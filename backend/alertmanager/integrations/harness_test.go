@@ -41,7 +41,7 @@ func (r request) String() string {
 	return fmt.Sprintf("%s %s%s %v %s", r.method, r.host, r.path, r.header, r.body)
 }
 
-// servers are a server without and one with TLS, with the same handler. Names of hosts lead to them.
+// servers are two servers with the same handler, one without TLS and one with TLS. Names of hosts lead to them.
 type servers struct {
 	plain, secure *httptest.Server
 	mu            sync.Mutex
@@ -114,7 +114,7 @@ func unpaced() *pace.Pace {
 	return pace.New(func(tenant.ID) float64 { return 0 }, prometheus.NewRegistry())
 }
 
-// executor is an Executor of Alertmanager's own templates. It fails a test in which two goroutines use it.
+// executor is an Executor of Alertmanager's own templates. Two goroutines that use it are a data race.
 type executor struct {
 	tmpl  *template.Template
 	begun int
@@ -161,7 +161,7 @@ func load(t *testing.T, text string) config.Receiver {
 	return c.Receivers[0]
 }
 
-// receiver returns a receiver with one integration, written as the YAML of its list.
+// receiver returns a receiver. list is the YAML of its integrations, such as `sns_configs:` with one item.
 func receiver(t *testing.T, list string) config.Receiver {
 	t.Helper()
 	return load(t, "global: {smtp_from: alerts@example.com, http_config: {tls_config: {insecure_skip_verify: true}}}\n"+

@@ -9,8 +9,7 @@ import (
 	"testing"
 )
 
-// TestSNSIgnoresTheProcess checks that environment, files and metadata service of the process have no influence: the
-// request goes to the endpoint of the configured region, signed with the tenant's key.
+// TestSNSIgnoresTheProcess checks that the environment and the files of the process have no influence: the request goes to the endpoint of the configured region, signed with the tenant's key.
 func TestSNSIgnoresTheProcess(t *testing.T) {
 	dir := t.TempDir()
 	ca, shared := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "config")

@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// burst is for how long a tenant may use a whole CPU times its limit, after it has used none for as long.
+	// burst times the limit is the CPU time that a tenant may use at once, after it has used none for burst.
 	burst = 10 * time.Second
-	// least is what a piece of work takes at least: the calls of the row store around it take CPU time, too.
+	// least is the minimum that is charged for a piece of work: the calls of the row store around it take CPU time, too.
 	least = 200 * time.Microsecond
 )
 
-// ErrTooMuch is wrapped by the error of work that could not begin in time.
+// ErrTooMuch is wrapped by the error of work that could not begin in time because the tenant has used its CPU time.
 var ErrTooMuch = errors.New("the notifications of the tenant need more CPU time than alertmanager_cpus allows")
 
 // Pace limits the work of tenants. It is safe for concurrent use.
@@ -41,7 +41,7 @@ type Pace struct {
 // share is what is known of one tenant.
 type share struct {
 	turn  chan struct{} // holds an element while somebody works
-	users int           // who works or waits; the lock of Pace is held
+	users int           // callers that work or wait; guarded by Pace.mu
 
 	mu      sync.Mutex
 	balance time.Duration // CPU time that is left; negative: a debt
@@ -73,8 +73,9 @@ type Turn struct {
 	took time.Duration
 }
 
-// Begin waits until the tenant may work. The work must be computation only, and must be ended with End. If the tenant
-// would have to wait until after the deadline of the context, Begin returns at once an error that wraps ErrTooMuch.
+// Begin waits until the tenant may work. The work must be computation only, and must be ended with End. Begin waits
+// until the context ends for other work of the tenant. If the tenant would have to wait for CPU time until after the
+// deadline of the context, Begin returns at once an error that wraps ErrTooMuch.
 func (p *Pace) Begin(ctx context.Context, t tenant.ID) (*Turn, error) {
 	s := p.enter(t)
 	select {
@@ -103,7 +104,8 @@ func (t *Turn) End() {
 	})
 }
 
-// Total ends the work, and charges what it took in total, with what was done later, if that is more.
+// Total ends the work. d is the CPU time of all of it, with what was done after End; what End has not charged of it is
+// charged now.
 func (t *Turn) Total(d time.Duration) {
 	t.End()
 	if more := d - t.took; more > 0 {

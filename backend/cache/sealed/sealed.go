@@ -38,7 +38,7 @@ const (
 
 // ErrInvalid is returned for bytes that were not sealed for the tenant and key with one of the
 // secrets.
-var ErrInvalid = errors.New("value was not sealed for this tenant and key by this cluster")
+var ErrInvalid = errors.New("value was not encrypted for this tenant and key by this cluster")
 
 // Seal seals and opens values. It is safe for concurrent use.
 type Seal struct{ secrets []keys }
@@ -53,13 +53,13 @@ type keys struct {
 // all of them to open, so that a secret can be replaced while processes restart.
 func New(secrets [][]byte) (*Seal, error) {
 	if len(secrets) == 0 {
-		return nil, errors.New("seal values of the results cache: no secret")
+		return nil, errors.New("encrypt values of the results cache: no secret")
 	}
 	s := &Seal{}
 	for _, secret := range secrets {
 		k, err := derive(secret)
 		if err != nil {
-			return nil, fmt.Errorf("seal values of the results cache: %w", err)
+			return nil, fmt.Errorf("encrypt values of the results cache: %w", err)
 		}
 		s.secrets = append(s.secrets, k)
 	}

@@ -183,7 +183,7 @@ func (e *Engine) Hold(ctx context.Context, id tenant.ID, instant bool) (release 
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
 		}
-		e.o.Logger.Debug("a query frontend did not hold a slot for a read", "frontend", f.ID, "err", err)
+		e.o.Logger.Debug("a query frontend could not reserve a slot for a read; trying the next one", "frontend", f.ID, "err", err)
 	}
 	if e.o.Hold != nil {
 		return e.o.Hold(ctx, id, instant)

@@ -27,8 +27,8 @@ func names(list []Frontend) (out []string) {
 	return out
 }
 
-// TestOrder checks that tenants are spread over frontends, that only the tenants of a frontend that
-// leaves move, and that unhealthy frontends are last.
+// TestOrder checks that tenants are spread over frontends, that when a frontend
+// leaves only its tenants move, and that unhealthy frontends are last.
 func TestOrder(t *testing.T) {
 	list := []Frontend{{ID: "frontend-1"}, {ID: "frontend-2"}, {ID: "frontend-3"}, {ID: "frontend-4"}}
 	count := map[string]int{}

@@ -39,7 +39,7 @@ func (a *analysis) call(n *parser.Call, nested bool) bool {
 	case "info": // reads series that are not in the expression
 		return false
 	case "histogram_count", "histogram_sum", "histogram_avg", "timestamp", "start_timestamp":
-		// The engine does not decode buckets inside them.
+		// The engine does not decode the buckets of their arguments; a shard, which evaluates the argument alone, would.
 		return false
 	}
 	for _, arg := range n.Args {

@@ -65,7 +65,7 @@ func (f *Fence) Check(ctx context.Context, share int, n uint64) error {
 		c.known, c.value, c.read = true, s.Number, now
 	}
 	if n != c.value {
-		return fmt.Errorf("%w: the write has number %d of share %d, its current number is %d", series.ErrFenced, n, share, c.value)
+		return fmt.Errorf("%w: the write has fence number %d for share %d, whose current fence number is %d", series.ErrFenced, n, share, c.value)
 	}
 	return nil
 }

@@ -157,9 +157,9 @@ next:
 }
 
 // writeRecovered publishes a recovered manifest. It returns store.ErrConflict if the
-// day was published, expired or swept in the meantime. It raises the fence number: an
-// attempt that is still running may have read its catalog when this generation was
-// published for the first time, before a later one replaced it and was lost.
+// day was published, expired or swept in the meantime. It raises the fence number: this
+// generation may have been published before, and replaced by a later one that is lost
+// now. An attempt that read the catalog at that time must not publish.
 func (k *Checker) writeRecovered(ctx context.Context, c *index.Catalog, m schema.Manifest) error {
 	stamp, expiry, err := k.store.Stamp(ctx, c.Tenant, m.Day)
 	if err != nil {
@@ -177,8 +177,8 @@ func (k *Checker) writeRecovered(ctx context.Context, c *index.Catalog, m schema
 	return err
 }
 
-// recoverL0 enters into the index the L0 packs that neither a receipt nor a garbage
-// entry of a consumed pack names. A pack that was already compacted is compacted
+// recoverL0 finds the L0 packs that are named by no receipt and by no garbage entry of
+// a consumed pack, and enters them into the index. A pack that was already compacted is compacted
 // again, which changes nothing.
 func (k *Checker) recoverL0(ctx context.Context) error {
 	known := map[string]bool{}

@@ -104,7 +104,7 @@ func typed(ctx context.Context, sh *command.Shell, terminal *os.File) (string, e
 		fmt.Fprintln(sh.Err)
 		return "", fmt.Errorf("%w: %w", command.ErrInterrupted, command.ErrUnchanged)
 	case len(line) >= maxTyped:
-		return "", fmt.Errorf("%w: a typed value may have %d bytes: name a file with -value-file", command.ErrUnchanged, maxTyped-1)
+		return "", fmt.Errorf("%w: a typed value may have at most %d bytes: name a file with -value-file", command.ErrUnchanged, maxTyped-1)
 	}
 	return line, err
 }

@@ -34,7 +34,7 @@ func (e *Exchange) sign(id string, d budget.Demands) (string, error) {
 	demands := encode(d)
 	sig, err := e.signer.Sign(purpose, e.key, id, now, demands)
 	if err != nil {
-		return "", fmt.Errorf("sign demands: %w", err)
+		return "", fmt.Errorf("sign the demands of this gateway: %w", err)
 	}
 	return strings.Join([]string{version, now, sig, demands}, " "), nil
 }

@@ -60,7 +60,7 @@ func measureTenant(ctx context.Context, parent, kind string, list []oneSeries, o
 	}
 	line(t, "index bytes/series-day", target, "%.1f", float64(indexed)/n)
 	line(t, "rows", "", "%s", cells)
-	line(t, "rows cells/series-day", "<= 0.005 at 300,000", "%.5f", float64(total(cells.cells))/n)
+	line(t, "rows cells/series-day", "<= 0.005 with 300,000 series", "%.5f", float64(total(cells.cells))/n)
 	line(t, "object writes/M unique samples", "", "%.3f (%d L0, %d L1)", float64(up.Puts+down.Puts)/unique*1e6, up.PutsL0, down.Puts)
 	extrapolate(t, l1, unique, up.Puts)
 	line(t, "compaction, M unique samples per CPU second",
