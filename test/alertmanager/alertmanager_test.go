@@ -73,29 +73,28 @@ func (r *receiver) got(key string) int {
 
 // system is a cluster with a ruler and three Alertmanagers.
 type system struct {
-	*receiver
-	t      *testing.T
-	c      *cluster.Cluster
-	key    string // of the tenant acme
-	stores []*chaos.Proxy
+	*receiver // nil: the test has its own
+	t         *testing.T
+	c         *cluster.Cluster
+	key       string // of the tenant acme
 }
 
-func newSystem(t *testing.T) *system {
+// newSystem starts a cluster. through returns the address at which an Alertmanager reaches the row store.
+func newSystem(t *testing.T, r *receiver, through func(alertmanager, store string) string) *system {
 	t.Helper()
 	binary := os.Getenv("REDIS_SERVER")
 	if binary == "" {
 		binary = "redis-server"
 	}
-	s := &system{t: t, receiver: newReceiver(t)}
+	s := &system{t: t, receiver: r}
 	c, err := cluster.New(cluster.Options{Dir: t.TempDir(), Free: true, Rulers: 1, Alertmanagers: 3,
 		Config: "self_monitoring: {disabled: true}\negress: {allow: [127.0.0.1]}\nlimits: {min_rule_interval: 1s}\n",
 		Through: func(name, address string) string {
-			if !strings.HasPrefix(name, "alertmanager-") || !strings.HasSuffix(name, "-bigtable") {
+			process, ok := strings.CutSuffix(name, "-bigtable")
+			if !ok || !strings.HasPrefix(name, "alertmanager-") {
 				return address
 			}
-			p := chaos.NewProxy(t, "127.0.0.1", address, 1)
-			s.stores = append(s.stores, p)
-			return p.Addr
+			return through(process, address)
 		},
 		Binaries: cluster.Binaries{Pallium: programs.Binary(t, "PALLIUM"), Redis: binary,
 			Bigtable: programs.Binary(t, "BIGTABLE_EMULATOR_BIN"), GCS: programs.Binary(t, "FAKE_GCS_SERVER_BIN")}})
@@ -200,7 +199,12 @@ const flushes = 15 * time.Second
 
 // TestAlertmanagers follows alerts from a rule and from a client to a receiver.
 func TestAlertmanagers(t *testing.T) {
-	s := newSystem(t)
+	var stores []*chaos.Proxy
+	s := newSystem(t, newReceiver(t), func(_, store string) string {
+		p := chaos.NewProxy(t, "127.0.0.1", store, 1)
+		stores = append(stores, p)
+		return p.Addr
+	})
 	s.do(http.MethodPost, "/api/v1/alerts", "application/yaml", fmt.Sprintf(config, s.URL), http.StatusCreated)
 	rules := "name: g\ninterval: 2s\nrules:\n- {alert: Rule, expr: vector(1), labels: {severity: critical, zone: a}}\n"
 	s.do(http.MethodPost, "/prometheus/config/v1/rules/n", "application/yaml", rules, http.StatusAccepted)
@@ -272,12 +276,12 @@ func TestAlertmanagers(t *testing.T) {
 	s.exactly("one killed", "OneKilled firing", 1)
 
 	// The row store is away.
-	for _, p := range s.stores {
+	for _, p := range stores {
 		p.Set(chaos.Hang)
 	}
 	s.fire(`"alertname":"StoreAway"`, false)
 	s.arrives("StoreAway firing", 2*time.Minute)
-	for _, p := range s.stores {
+	for _, p := range stores {
 		p.Set(chaos.Pass)
 	}
 	t.Logf("without the row store: %d notifications", s.got("StoreAway firing"))
