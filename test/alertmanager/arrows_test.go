@@ -180,6 +180,7 @@ func (s *system) metric(process, name string) int {
 // replicas alive. The receiver gets each notification once, and twice only if the holder died between the answer of the
 // receiver and the write `sent`.
 func TestArrows(t *testing.T) {
+	t.Parallel()
 	a := newArrows("alertmanager-1")
 	r := newReceiver(t)
 	address := newDeaf(t, r, a.reached[unread])

@@ -1,0 +1,193 @@
+package alertmanager
+
+import (
+	"context"
+	"fmt"
+	"math/rand"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	chaos "github.com/palliumhq/pallium/test/chaos/cluster"
+	"github.com/palliumhq/pallium/test/kit"
+)
+
+// run is a run with random faults.
+type run struct {
+	*client
+	ctx      context.Context
+	rnd      *rand.Rand
+	receiver *unreliable
+	stores   map[string]*chaos.Proxy // of the Alertmanagers
+
+	shortest, longest time.Duration // of a fault
+	least, most       time.Duration // between two changes of an alert
+	period            time.Duration // of the alerts of rules, which fire half of it
+	calm              time.Duration // between faults
+	total             time.Duration
+	rules             int
+	loaded            time.Time // when the rules were loaded
+}
+
+func newRun(t *testing.T, seed int64) *run {
+	t.Helper()
+	r := &run{ctx: t.Context(), rnd: rand.New(rand.NewSource(seed)), stores: map[string]*chaos.Proxy{}, rules: 3,
+		shortest: 2 * time.Second, longest: 6 * time.Second, least: 3 * time.Second, most: 18 * time.Second, period: 40 * time.Second,
+		total: 15 * time.Second}
+	if os.Getenv("CHAOS") == "long" {
+		r.shortest, r.longest, r.least, r.most, r.period = 5*time.Second, 40*time.Second, 10*time.Second, 4*time.Minute, 4*time.Minute
+		r.calm, r.total = 100*time.Second, 13*time.Minute
+	}
+	l := &ledger{silences: map[string][2]time.Time{}}
+	r.receiver = newUnreliable(t, l)
+	s := newSystem(t, nil, func(process, store string) string {
+		r.stores[process] = chaos.NewProxy(t, "127.0.0.1", store, seed)
+		return r.stores[process].Addr
+	})
+	r.client = &client{system: s, ledger: l, alerts: map[string]*posted{}}
+	s.do(http.MethodPost, "/api/v1/alerts", "application/yaml", fmt.Sprintf(config, r.receiver.URL), http.StatusCreated)
+	var rules strings.Builder
+	rules.WriteString("name: g\ninterval: 2s\nrules:\n")
+	for i := range r.rules {
+		fmt.Fprintf(&rules, "- {alert: Rule%d, expr: 'floor((vector(time()) + %[2]d) / %[3]d) and (vector(time()) + %[2]d) %% %[3]d < %[4]d', "+
+			"annotations: {episode: '{{ printf \"%%.0f\" $value }}'}}\n", i, r.offset(i), seconds(r.period), seconds(r.period/2))
+	}
+	s.do(http.MethodPost, "/prometheus/config/v1/rules/n", "application/yaml", rules.String(), http.StatusAccepted)
+	r.loaded = time.Now()
+	return r
+}
+
+func seconds(d time.Duration) int { return int(d / time.Second) }
+
+// offset returns the offset of the periods of a rule, in seconds, so that rules do not change at the same time.
+func (r *run) offset(rule int) int { return rule * seconds(r.period) / r.rules }
+
+// ruleStates returns the states of the alerts of rules, which follow from the time.
+func (r *run) ruleStates(end time.Time) []*state {
+	var out []*state
+	for i := range r.rules {
+		begin := func(episode int) time.Time { return time.Unix(int64(episode*seconds(r.period)-r.offset(i)), 0) }
+		name := fmt.Sprintf("Rule%d", i)
+		for e := (int(r.loaded.Unix()) + r.offset(i)) / seconds(r.period); begin(e).Before(end); e++ {
+			half, next := begin(e).Add(r.period/2), begin(e+1)
+			if half.After(r.loaded) {
+				out = append(out, &state{group: name, episode: e, firing: true, begin: maxTime(begin(e), r.loaded), end: half, rule: true},
+					&state{group: name, episode: e, begin: half, end: next, rule: true})
+			}
+		}
+	}
+	return out
+}
+
+// TestRandomFaults has alerts of a client and of rules that fire, are resolved and are silenced, while Alertmanagers, the
+// ruler, the row store, Redis and the receiver fail. CHAOS_SEED is the seed, CHAOS=long takes 15 minutes.
+func TestRandomFaults(t *testing.T) {
+	t.Parallel()
+	seed := time.Now().UnixNano()
+	if n, err := strconv.ParseInt(os.Getenv("CHAOS_SEED"), 10, 64); err == nil {
+		seed = n
+	}
+	t.Logf("CHAOS_SEED=%d", seed)
+	r := newRun(t, seed)
+	begin := time.Now()
+	changing, freeze := context.WithCancel(r.ctx)
+	sending, stop := context.WithCancel(r.ctx)
+	var changes, sender sync.WaitGroup
+	defer func() {
+		freeze()
+		changes.Wait()
+		stop()
+		sender.Wait()
+	}()
+	sender.Go(func() { r.send(sending) })
+	for i := range 6 {
+		rnd := rand.New(rand.NewSource(seed + int64(i)))
+		changes.Go(func() { r.flap(changing, rnd, fmt.Sprintf("Client%d", i), r.least, r.most) })
+	}
+	silences := rand.New(rand.NewSource(seed - 1))
+	changes.Go(func() {
+		for i := 0; changing.Err() == nil; i++ {
+			r.silence(changing, silences, fmt.Sprintf("Silenced%d-", i), r.least, r.most/6)
+		}
+	})
+	r.received("Client0") // the first notification, without a fault
+	for n := 0; time.Since(begin) < r.total; n++ { // every second time without a pause
+		r.disturb(4)
+		if n%2 == 0 {
+			_ = sleep(r.ctx, r.calm/10)
+			r.disturb(4)
+		}
+		_ = sleep(r.ctx, r.calm)
+	}
+	freeze()
+	changes.Wait()
+	r.settle()
+	time.Sleep(2 * groupInterval)
+	r.check(begin, time.Now())
+}
+
+// received waits until a group was notified.
+func (r *run) received(group string) {
+	r.t.Helper()
+	kit.Eventually(r.t, 90*time.Second, func() error {
+		r.ledger.mu.Lock()
+		defer r.ledger.mu.Unlock()
+		if r.ledger.known(group, time.Now()) == nil {
+			return fmt.Errorf("no notification of %s", group)
+		}
+		return nil
+	})
+}
+
+// settle waits until the receiver knows the last state of each alert of the client, and each alert of a rule that lasts.
+func (r *run) settle() {
+	r.t.Helper()
+	kit.Eventually(r.t, 4*time.Minute+r.calm, func() error {
+		r.ledger.mu.Lock()
+		defer r.ledger.mu.Unlock()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for group, a := range r.alerts {
+			known := r.ledger.known(group, time.Now())
+			if known == nil && a.firing || known != nil && known.firing != a.firing {
+				return fmt.Errorf("the alert of %s is %s: the last notification is %v", group, status(a.firing), known)
+			}
+		}
+		return nil
+	})
+}
+
+// check checks what was received.
+func (r *run) check(begin, end time.Time) {
+	r.t.Helper()
+	l := r.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.states = append(l.states, r.ruleStates(end)...)
+	missed, checked := l.missed(end)
+	repeated, calm := l.repeated(begin, end)
+	for what, list := range map[string][]string{"missed": missed, "never existed": l.invented(), "silenced": l.unsilenced(),
+		"repeated": repeated, "not understood": r.receiver.errs} {
+		for _, text := range list {
+			r.t.Errorf("%s: %s", what, text)
+		}
+	}
+	all, again := l.duplicates()
+	r.t.Logf("%d faults; %d states, of which %d lasted long enough; %d notifications, of which %d were duplicates; %d silences; "+
+		"%s without a fault", len(l.troubles), len(l.states), checked, all, again, len(l.silences), calm.Round(time.Second))
+	if r.calm > 0 && (checked < 20 || calm < time.Minute || len(l.silences) == 0) {
+		r.t.Error("that is too little: nearly nothing was checked")
+	}
+	if r.t.Failed() {
+		for _, got := range l.receipts {
+			r.t.Logf("received: %s, answered: %t", got, got.answered)
+		}
+		for _, s := range l.states {
+			r.t.Logf("state: %s, silenced: %t", s, s.silenced)
+		}
+	}
+}
