@@ -36,8 +36,8 @@ type run struct {
 func newRun(t *testing.T, seed int64) *run {
 	t.Helper()
 	r := &run{ctx: t.Context(), rnd: rand.New(rand.NewSource(seed)), stores: map[string]*chaos.Proxy{}, rules: 3,
-		shortest: 2 * time.Second, longest: 6 * time.Second, least: 3 * time.Second, most: 18 * time.Second, period: 40 * time.Second,
-		total: 15 * time.Second}
+		shortest: 2 * time.Second, longest: 10 * time.Second, least: 3 * time.Second, most: 18 * time.Second, period: 40 * time.Second,
+		total: 25 * time.Second}
 	if os.Getenv("CHAOS") == "long" {
 		r.shortest, r.longest, r.least, r.most, r.period = 5*time.Second, 40*time.Second, 10*time.Second, 4*time.Minute, 4*time.Minute
 		r.calm, r.total = 100*time.Second, 13*time.Minute
@@ -114,7 +114,7 @@ func TestRandomFaults(t *testing.T) {
 			r.silence(changing, silences, fmt.Sprintf("Silenced%d-", i), r.least, r.most/6)
 		}
 	})
-	r.received("Client0") // the first notification, without a fault
+	r.received("Client0")                          // the first notification, without a fault
 	for n := 0; time.Since(begin) < r.total; n++ { // every second time without a pause
 		r.disturb(4)
 		if n%2 == 0 {
