@@ -104,10 +104,11 @@ e2e: build bin/skewed $(EMULATORS) $(KUBETOOLS) redis $(TOOLS)/prometheus-$(PROM
 deploy-check: build $(KUBETOOLS) $(TOOLS)/promtool-$(PROMETHEUS_VERSION)  ## check the files under deploy and compose.yaml against their schemas
 	PALLIUM=$(CURDIR)/bin/pallium $(DEPLOYENV) $(GO) test -vet=off -count=1 ./test/deploy
 
-chaos: build bin/skewed $(EMULATORS) redis  ## the long chaos tests: hostile tenants, many series killed, and tenants at their limit, ten minutes each, and a cluster, about an hour and a half, and the model-based test, two hours; CHAOS_SEED and MODEL_SEED reproduce one
+chaos: build bin/skewed $(EMULATORS) redis  ## the long chaos tests: hostile tenants, many series killed, and tenants at their limit, ten minutes each, Alertmanagers with random faults, a quarter of an hour, and a cluster, about an hour and a half, and the model-based test, two hours; CHAOS_SEED and MODEL_SEED reproduce one
 	PALLIUM=$(CURDIR)/bin/pallium CHAOS=long $(GO) test -vet=off -count=1 -timeout 1h -v -run 'TestHostileTenants|TestKillManySeries' ./test/chaos
 	CHAOS=long $(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 1h -v -run 'TestAtItsLimit' ./test/cluster
 	PALLIUM=$(CURDIR)/bin/pallium CHAOS=long $(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 1h -v ./test/ruler
+	CHAOS=long $(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 1h -v ./test/alertmanager
 	PALLIUM=$(CURDIR)/bin/pallium CHAOS=long $(CLUSTERENV) $(GO) test -vet=off -count=1 -timeout 4h -v ./test/chaos/cluster
 	MODEL=$${MODEL:-1h} $(MAKE) model
 	STORM_PUBLICATIONS=1000 $(GO) test -vet=off -count=1 -timeout 1h -v -run 'TestPublicationStorm' ./backend/store

@@ -190,6 +190,22 @@ func (l *ledger) known(group string, until time.Time) *receipt {
 	return nil
 }
 
+// findings returns what must not have happened between two times.
+func (l *ledger) findings(begin, end time.Time) []string {
+	missed, _ := l.missed(end)
+	repeated, _ := l.repeated(begin, end)
+	var out []string
+	for _, kind := range []struct {
+		name string
+		list []string
+	}{{"missed", missed}, {"never existed", l.invented()}, {"silenced", l.unsilenced()}, {"repeated", repeated}} {
+		for _, text := range kind.list {
+			out = append(out, kind.name+": "+text)
+		}
+	}
+	return out
+}
+
 // missed returns the states that lasted long enough, and that the receiver did not know when they ended. checked is the
 // number of those that lasted long enough.
 func (l *ledger) missed(end time.Time) (missed []string, checked int) {

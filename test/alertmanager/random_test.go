@@ -168,14 +168,11 @@ func (r *run) check(begin, end time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.states = append(l.states, r.ruleStates(end)...)
-	missed, checked := l.missed(end)
-	repeated, calm := l.repeated(begin, end)
-	for what, list := range map[string][]string{"missed": missed, "never existed": l.invented(), "silenced": l.unsilenced(),
-		"repeated": repeated, "not understood": r.receiver.errs} {
-		for _, text := range list {
-			r.t.Errorf("%s: %s", what, text)
-		}
+	for _, text := range append(l.findings(begin, end), r.receiver.errs...) {
+		r.t.Error(text)
 	}
+	_, checked := l.missed(end)
+	_, calm := l.repeated(begin, end)
 	all, again := l.duplicates()
 	r.t.Logf("%d faults; %d states, of which %d lasted long enough; %d notifications, of which %d were duplicates; %d silences; "+
 		"%s without a fault", len(l.troubles), len(l.states), checked, all, again, len(l.silences), calm.Round(time.Second))
