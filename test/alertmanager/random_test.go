@@ -93,6 +93,7 @@ func TestRandomFaults(t *testing.T) {
 	}
 	t.Logf("CHAOS_SEED=%d", seed)
 	r := newRun(t, seed)
+	defer r.show()
 	begin := time.Now()
 	changing, freeze := context.WithCancel(r.ctx)
 	sending, stop := context.WithCancel(r.ctx)
@@ -179,12 +180,19 @@ func (r *run) check(begin, end time.Time) {
 	if r.calm > 0 && (checked < 20 || calm < time.Minute || len(l.silences) == 0) {
 		r.t.Error("that is too little: nearly nothing was checked")
 	}
-	if r.t.Failed() {
-		for _, got := range l.receipts {
-			r.t.Logf("received: %s, answered: %t", got, got.answered)
-		}
-		for _, s := range l.states {
-			r.t.Logf("state: %s, silenced: %t", s, s.silenced)
-		}
+}
+
+// show prints what happened, if the test has failed.
+func (r *run) show() {
+	if !r.t.Failed() {
+		return
+	}
+	r.ledger.mu.Lock()
+	defer r.ledger.mu.Unlock()
+	for _, got := range r.ledger.receipts {
+		r.t.Logf("received: %s, answered: %t", got, got.answered)
+	}
+	for _, s := range r.ledger.states {
+		r.t.Logf("state: %s, silenced: %t", s, s.silenced)
 	}
 }
