@@ -32,7 +32,7 @@ const (
 type write struct {
 	process string // that writes
 	key     string // of the row
-	kind    kind   // as of the first notification of a group: a row with an entry is sent
+	kind    kind   // as of the first notification of a group: if the row has an entry, it was sent
 }
 
 // hook is called before a write is forwarded, and again before the process gets the response, which answered tells. It
@@ -179,7 +179,7 @@ func (p *tap) kind(n schema.Notification) kind {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case n.Entry != "":
+	case n.Holder == "" && n.Entry != "":
 		return sent
 	case n.Holder == "":
 		return release

@@ -197,7 +197,7 @@ func (c *Claims) step(ctx context.Context, a *Attempt, w *wait) error {
 			return h.send(ctx, a)
 		}
 	}
-	if due, err := c.due(a, row.Entry, c.flushed(a.Key, row)); !due || err != nil {
+	if due, err := c.dueAfter(a, row); !due || err != nil {
 		return err
 	}
 	if row.Holder == "" && row.Failures > w.failures && row.Content == a.Content {
@@ -212,6 +212,23 @@ func (c *Claims) step(ctx context.Context, a *Attempt, w *wait) error {
 	}
 	w.poll = pollFirst
 	return c.claim(ctx, a, w, row)
+}
+
+// dueAfter decides whether a notification is due after what a row has. If a replica that claimed it for other alerts has
+// disappeared, the receiver may know these and not what is recorded: then alerts that fire are due, if this replica has
+// received them since it has seen that claim.
+func (c *Claims) dueAfter(a *Attempt, row schema.Notification) (bool, error) {
+	due, err := c.due(a, row.Entry, c.flushed(a.Key, row))
+	if due || err != nil || row.Holder == "" || row.Content == a.Content || !c.abandoned(a.Key) {
+		return due, err
+	}
+	c.mu.Lock()
+	seen := c.seen(a.Key)
+	c.mu.Unlock()
+	if !a.Updated.After(seen) {
+		return false, nil
+	}
+	return c.due(a, "", 0)
 }
 
 // due decides whether a notification is due after an entry that was flushed at a time in Unix milliseconds.
@@ -241,11 +258,15 @@ func (c *Claims) due(a *Attempt, entry string, flushed int64) (bool, error) {
 func (c *Claims) flushed(key string, row schema.Notification) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := c.opts.Now()
-	if k := c.known[key]; k != nil && time.UnixMilli(row.Flushed).After(now) {
-		return now.Add(k.seen - c.opts.Running()).UnixMilli()
+	if time.UnixMilli(row.Flushed).After(c.opts.Now()) {
+		return c.seen(key).UnixMilli()
 	}
 	return row.Flushed
+}
+
+// seen returns when this replica has first seen a row as it is. c.mu is locked.
+func (c *Claims) seen(key string) time.Time {
+	return c.opts.Now().Add(c.of(key).seen - c.opts.Running())
 }
 
 // read returns the row of a notification, after what this replica has sent is recorded in it.

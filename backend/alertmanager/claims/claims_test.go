@@ -259,6 +259,38 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// TestCrashUnrecorded crashes the holder between sending that alerts are resolved and `sent`, when the other replica has
+// only seen that they fire, which is what is recorded: the receiver must be told again, once.
+func TestCrashUnrecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(2)
+		flush := func(r *replica, alerts string) {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Second)
+			defer cancel()
+			a := r.attempt(alerts)
+			send := a.Send
+			a.Send = func(ctx context.Context) (string, time.Time, error) {
+				_, expires, err := send(ctx)
+				return alerts + time.Now().String(), expires, err // as Alertmanager's entries, which have a time
+			}
+			_ = r.Notify(ctx, a) // fails when the replica crashes
+		}
+		flush(w.replicas[0], "firing")
+		time.Sleep(20 * time.Second)
+		w.after = func(r *replica) { r.set(&r.dead, true) }
+		flush(w.replicas[0], "resolved")
+		w.after = nil
+		for range 6 {
+			flush(w.replicas[1], "firing")
+			time.Sleep(10 * time.Second)
+		}
+		row := w.rows["k"]
+		if !slices.Equal(w.sends, []string{"r0 firing", "r0 resolved", "r1 firing"}) || !strings.HasPrefix(row.Entry, "firing") || row.Holder != "" {
+			t.Errorf("sent %q, row %+v", w.sends, row)
+		}
+	})
+}
+
 // TestCut cuts the holder off from the row store while it retries: it stops before another one sends.
 func TestCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
