@@ -162,7 +162,7 @@ func (l *ledger) deadline(s *state) time.Time {
 		if t.total || l.overlaps(t) {
 			until = t.end.Add(after)
 		}
-		if t.begin.Before(at) && until.After(s.begin) {
+		if t.begin.Before(at) {
 			at = maxTime(at, until.Add(ordinary))
 		}
 	}

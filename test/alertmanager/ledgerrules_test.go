@@ -49,6 +49,7 @@ func TestLedger(t *testing.T) {
 		{name: "twice after a fault", states: []event{fires(0, 1)}, received: []event{fires(5, 1), fires(45, 1)}, troubles: []trouble{one}},
 		{name: "twice long after a fault", states: []event{fires(0, 1)}, received: []event{fires(5, 1), fires(90, 1)}, troubles: []trouble{one},
 			want: "repeated: g 1 firing"},
+		{name: "silenced", states: []event{fires(0, 1), resolved(60, 1)}, silenced: true},
 		{name: "while it was silenced", states: []event{fires(0, 1)}, received: []event{fires(15, 1)}, silenced: true, want: "silenced: g 1 firing"},
 		{name: "while silences could not be read", states: []event{fires(0, 1)}, received: []event{fires(125, 1)}, silenced: true, troubles: []trouble{store}},
 	} {
