@@ -29,7 +29,8 @@ func TestLedger(t *testing.T) {
 	}{
 		{name: "each state once", states: []event{fires(0, 1), resolved(60, 1), fires(120, 2)},
 			received: []event{fires(5, 1), resolved(65, 1), fires(125, 2)}},
-		{name: "a state that was not notified", states: []event{fires(0, 1), resolved(60, 1)}, received: []event{fires(5, 1)}, want: "missed: g 1 resolved"},
+		{name: "a state that was not notified", states: []event{fires(0, 1), resolved(60, 1)},
+			received: []event{fires(5, 1)}, want: "missed: g 1 resolved"},
 		{name: "a first state that was not notified", states: []event{fires(0, 1)}, want: "missed: g 1 firing"},
 		{name: "too short", states: []event{fires(0, 1), resolved(10, 1)}},
 		{name: "resolved although it fires", states: []event{fires(0, 1), resolved(60, 1), fires(70, 2)},
@@ -37,8 +38,10 @@ func TestLedger(t *testing.T) {
 		{name: "delayed by a fault of a process", states: []event{fires(0, 1), resolved(60, 1)}, troubles: []trouble{one}},
 		{name: "too late after a fault of a process", states: []event{fires(0, 1)}, troubles: []trouble{one}, want: "missed: g 1 firing"},
 		{name: "delayed by a fault of all", states: []event{fires(0, 1), resolved(160, 1)}, troubles: []trouble{all}},
-		{name: "delayed by two that overlap", states: []event{fires(0, 1), resolved(75, 1)}, troubles: []trouble{one, {begin: at(5), end: at(6)}}},
-		{name: "of a state that was never", states: []event{fires(0, 1)}, received: []event{fires(5, 1), fires(6, 2)}, want: "never existed: g 2 firing"},
+		{name: "delayed by two that overlap", states: []event{fires(0, 1), resolved(75, 1)},
+			troubles: []trouble{one, {begin: at(5), end: at(6)}}},
+		{name: "of a state that was never", states: []event{fires(0, 1)}, received: []event{fires(5, 1), fires(6, 2)},
+			want: "never existed: g 2 firing"},
 		{name: "of a state to come", states: []event{fires(0, 1), resolved(20, 1)}, received: []event{fires(5, 1), resolved(19, 1)},
 			want: "never existed: g 1 resolved"},
 		{name: "resolved and never notified before", states: []event{fires(0, 1), resolved(10, 1)}, received: []event{resolved(15, 1)},
@@ -50,8 +53,10 @@ func TestLedger(t *testing.T) {
 		{name: "twice long after a fault", states: []event{fires(0, 1)}, received: []event{fires(5, 1), fires(90, 1)}, troubles: []trouble{one},
 			want: "repeated: g 1 firing"},
 		{name: "silenced", states: []event{fires(0, 1), resolved(60, 1)}, silenced: true},
-		{name: "while it was silenced", states: []event{fires(0, 1)}, received: []event{fires(15, 1)}, silenced: true, want: "silenced: g 1 firing"},
-		{name: "while silences could not be read", states: []event{fires(0, 1)}, received: []event{fires(125, 1)}, silenced: true, troubles: []trouble{store}},
+		{name: "while it was silenced", states: []event{fires(0, 1)}, received: []event{fires(15, 1)}, silenced: true,
+			want: "silenced: g 1 firing"},
+		{name: "while silences could not be read", states: []event{fires(0, 1)}, received: []event{fires(125, 1)}, silenced: true,
+			troubles: []trouble{store}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := &ledger{silences: map[string][2]time.Time{}}
