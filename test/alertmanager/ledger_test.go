@@ -169,6 +169,13 @@ func (l *ledger) deadline(s *state) time.Time {
 	return at
 }
 
+// lasted reports whether an alert fired so long in an episode, which has ended, that this must have been notified.
+func (l *ledger) lasted(group string, episode int) bool {
+	return slices.ContainsFunc(l.states, func(s *state) bool {
+		return s.group == group && s.episode == episode && s.firing && !s.silenced && !l.deadline(s).After(s.end)
+	})
+}
+
 func (l *ledger) overlaps(t *trouble) bool {
 	return slices.ContainsFunc(l.troubles, func(o *trouble) bool { return o != t && o.begin.Before(t.end) && t.begin.Before(o.end) })
 }
