@@ -37,7 +37,7 @@ func newRun(t *testing.T, seed int64) *run {
 	t.Helper()
 	r := &run{ctx: t.Context(), rnd: rand.New(rand.NewSource(seed)), stores: map[string]*chaos.Proxy{}, rules: 3,
 		shortest: 2 * time.Second, longest: 10 * time.Second, least: 3 * time.Second, most: 18 * time.Second, period: 40 * time.Second,
-		total: 25 * time.Second}
+		total: 20 * time.Second}
 	if os.Getenv("CHAOS") == "long" {
 		r.shortest, r.longest, r.least, r.most, r.period = 5*time.Second, 40*time.Second, 10*time.Second, 4*time.Minute, 4*time.Minute
 		r.calm, r.total = 100*time.Second, 13*time.Minute
