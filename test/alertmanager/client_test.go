@@ -20,13 +20,14 @@ type unreliable struct {
 	ledger *ledger
 
 	mu      sync.Mutex
-	mode    string // "": it answers 200
+	rnd     *rand.Rand
+	mode    string // "": it answers 200, half of the time after a while
 	changed chan struct{}
 	errs    []string // of what it could not read
 }
 
-func newUnreliable(t *testing.T, l *ledger) *unreliable {
-	u := &unreliable{ledger: l, changed: make(chan struct{})}
+func newUnreliable(t *testing.T, l *ledger, seed int64) *unreliable {
+	u := &unreliable{ledger: l, rnd: rand.New(rand.NewSource(seed)), changed: make(chan struct{})}
 	u.Server = httptest.NewServer(http.HandlerFunc(u.serve))
 	t.Cleanup(u.Close)
 	return u
@@ -48,10 +49,14 @@ func (u *unreliable) serve(w http.ResponseWriter, q *http.Request) {
 		u.errs = append(u.errs, err.Error())
 	}
 	mode, changed := u.mode, u.changed
+	delay := max(0, between(u.rnd, -answerTime, answerTime))
 	u.mu.Unlock()
 	got := u.ledger.got(r)
 	switch mode {
 	case "":
+		if sleep(q.Context(), delay) != nil {
+			panic(http.ErrAbortHandler) // the sender has died
+		}
 		u.ledger.answer(got)
 	case "answers 500":
 		w.WriteHeader(http.StatusInternalServerError)

@@ -19,6 +19,8 @@ type fault struct {
 	part string // which has at most one fault at a time
 	do   func() error
 	undo func() error
+	// sending is set if the fault begins when a notification is on its way.
+	sending bool
 }
 
 // pick returns a random fault.
@@ -47,7 +49,7 @@ func (r *run) victims() []string {
 func (r *run) processFault() fault {
 	list := r.victims()
 	f := fault{part: "alertmanager", undo: func() error { return r.restart(list...) },
-		trouble: trouble{after: afterProcess, total: len(list) == replicaCount}}
+		trouble: trouble{after: afterProcess, total: len(list) == replicaCount}, sending: r.rnd.Intn(3) > 0}
 	switch r.rnd.Intn(3) {
 	case 0:
 		f.name = "SIGKILL"
@@ -140,6 +142,12 @@ func (r *run) disturb(most int) {
 		all.Go(func() {
 			if sleep(r.ctx, before) != nil {
 				return
+			}
+			if f.sending {
+				select {
+				case <-r.ledger.next():
+				case <-time.After(r.longest):
+				}
 			}
 			r.t.Logf("%s: %s for %s", clock(time.Now()), f.name, lasts.Round(time.Millisecond))
 			end := r.ledger.fault(f.trouble)

@@ -17,9 +17,11 @@ const (
 	groupInterval = 5 * time.Second
 	repeatAlerts  = 3 * time.Second // how often the client sends its alerts
 
+	answerTime = 2 * time.Second // that the receiver may take
+
 	// ordinary is how long a notification may take without a fault: the alert is repeated, a flush comes, and one more if
 	// another replica has flushed less than group_interval ago. It is doubled, because test machines are busy.
-	ordinary = 2 * (repeatAlerts + 2*groupInterval)
+	ordinary = 2 * (repeatAlerts + 2*groupInterval + answerTime)
 	// After the fault of a process its claim must be taken over, and the flush after that may be the one that notifies.
 	afterProcess = claimLife + 2*groupInterval
 	// After a fault of the row store the last replica may just have begun to wait for those before it.
@@ -93,6 +95,7 @@ type ledger struct {
 	troubles []*trouble
 	// silences are the times from which and until which a group was certainly silenced.
 	silences map[string][2]time.Time
+	arrived  chan struct{} // closed when the next notification arrives
 }
 
 // begin begins a state of a group, and ends the one before it.
@@ -120,7 +123,16 @@ func (l *ledger) got(r receipt) *receipt {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.receipts = append(l.receipts, &r)
+	close(l.arrived)
+	l.arrived = make(chan struct{})
 	return &r
+}
+
+// next returns a channel that is closed when the next notification arrives, which is not answered yet.
+func (l *ledger) next() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.arrived
 }
 
 // answer notes that a notification is answered with 200.

@@ -38,7 +38,7 @@ func TestLedger(t *testing.T) {
 		{name: "delayed by a fault of a process", states: []event{fires(0, 1), resolved(60, 1)}, troubles: []trouble{one}},
 		{name: "too late after a fault of a process", states: []event{fires(0, 1)}, troubles: []trouble{one}, want: "missed: g 1 firing"},
 		{name: "delayed by a fault of all", states: []event{fires(0, 1), resolved(160, 1)}, troubles: []trouble{all}},
-		{name: "delayed by two that overlap", states: []event{fires(0, 1), resolved(75, 1)},
+		{name: "delayed by two that overlap", states: []event{fires(0, 1), resolved(79, 1)},
 			troubles: []trouble{one, {begin: at(5), end: at(6)}}},
 		{name: "of a state that was never", states: []event{fires(0, 1)}, received: []event{fires(5, 1), fires(6, 2)},
 			want: "never existed: g 2 firing"},
@@ -59,7 +59,7 @@ func TestLedger(t *testing.T) {
 			troubles: []trouble{store}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			l := &ledger{silences: map[string][2]time.Time{}}
+			l := &ledger{silences: map[string][2]time.Time{}, arrived: make(chan struct{})}
 			for _, s := range c.states {
 				l.begin(&state{group: "g", episode: s.episode, firing: s.firing, begin: at(s.second), silenced: c.silenced})
 			}

@@ -36,14 +36,14 @@ type run struct {
 func newRun(t *testing.T, seed int64) *run {
 	t.Helper()
 	r := &run{ctx: t.Context(), rnd: rand.New(rand.NewSource(seed)), stores: map[string]*chaos.Proxy{}, rules: 3,
-		shortest: 2 * time.Second, longest: 10 * time.Second, least: 3 * time.Second, most: 18 * time.Second, period: 40 * time.Second,
-		total: 20 * time.Second}
+		shortest: 2 * time.Second, longest: 8 * time.Second, least: 3 * time.Second, most: 18 * time.Second, period: 40 * time.Second,
+		total: 15 * time.Second}
 	if os.Getenv("CHAOS") == "long" {
 		r.shortest, r.longest, r.least, r.most, r.period = 5*time.Second, 40*time.Second, 10*time.Second, 4*time.Minute, 4*time.Minute
 		r.calm, r.total = 100*time.Second, 13*time.Minute
 	}
-	l := &ledger{silences: map[string][2]time.Time{}}
-	r.receiver = newUnreliable(t, l)
+	l := &ledger{silences: map[string][2]time.Time{}, arrived: make(chan struct{})}
+	r.receiver = newUnreliable(t, l, seed)
 	s := newSystem(t, nil, func(process, store string) string {
 		r.stores[process] = chaos.NewProxy(t, "127.0.0.1", store, seed)
 		return r.stores[process].Addr
