@@ -15,7 +15,8 @@ import (
 )
 
 // put adds alerts as Alertmanager's API does, which is too large to be built for every tenant that only receives alerts.
-// Alerts are added even if others have invalid times or labels; a request that is not of the form of the API is rejected. One request is served at a time, so that its rejections are known.
+// Alerts are added even if others have invalid times or labels; a request that is not of the form of the API is rejected.
+// One request is served at a time, so that its rejections are known.
 func (in *instance) put(ctx context.Context, body []byte) *Response {
 	var list models.PostableAlerts
 	if err := json.Unmarshal(body, &list); err != nil {

@@ -50,7 +50,8 @@ const (
 
 // ErrTooMany is returned for a request with too many series, or with too many items:
 // series, samples, histograms, exemplars and metadata together.
-var ErrTooMany = fmt.Errorf("request has more than %d series, or more than %d items (series, samples and metadata together); send fewer per request",
+var ErrTooMany = fmt.Errorf("request has more than %d series, or more than %d items (series, samples and metadata together); "+
+	"send fewer per request",
 	maxSeries, maxItems)
 
 // ErrTooLarge is returned for a request that is too large after it is decompressed and

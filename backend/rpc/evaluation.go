@@ -93,7 +93,8 @@ func checkRequest(r *evaluation.Request, in *wire.EvaluationRequest) error {
 	case r.Part != nil && r.Part.End < r.Part.Start:
 		return errors.New("the last step of the part is before the first")
 	case r.Shard != nil && (r.Part == nil || r.Shard.Of < 1):
-		return fmt.Errorf("invalid shard: one of %d shards (at least 1 is required), for a part: %t (true is required)", r.Shard.Of, r.Part != nil)
+		return fmt.Errorf("invalid shard: one of %d shards (at least 1 is required), for a part: %t (true is required)",
+			r.Shard.Of, r.Part != nil)
 	case in.Timeout < 0 || in.Timeout > math.MaxInt64/int64(time.Millisecond):
 		return fmt.Errorf("timeout of %d ms", in.Timeout) // it would overflow, and the evaluation would have no timeout
 	}

@@ -219,7 +219,8 @@ func (r *Ruler) Run(ctx context.Context) {
 	case <-time.After(grace + abandonAfter):
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.opts.Logger.Warn("rule evaluations did not end after they were canceled: stopping without waiting for them", "evaluations", r.schedule.active)
+		r.opts.Logger.Warn("rule evaluations did not end after they were canceled: stopping without waiting for them",
+			"evaluations", r.schedule.active)
 	}
 }
 

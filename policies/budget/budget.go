@@ -193,8 +193,8 @@ func (s *Sharer) Step(ctx context.Context) {
 	if err != nil {
 		s.exchanges.WithLabelValues("error").Inc()
 		if !s.failing {
-			s.o.Logger.Warn("failed to share rate limits with other gateways: keeping the last shares for a while (attribute keep), then every gateway allows an "+
-				"equal part of each limit; a tenant that sends to only one gateway may then get 429 below its limit",
+			s.o.Logger.Warn("failed to share rate limits with other gateways: keeping the last shares for a while (attribute keep), "+
+				"then every gateway allows an equal part of each limit; a tenant that sends to only one gateway may then get 429 below its limit",
 				"keep", s.o.Keep, "gateways", s.gateways, "err", err)
 		}
 		s.failing = true

@@ -172,7 +172,8 @@ func (f functions) join(sep string, s []string) (string, error) {
 func (f functions) layout(texts ...string) error {
 	for _, text := range texts {
 		if len(text) > maxLayout {
-			return f.fail("a text that is parsed as the layout of a time, as a time or as a number has %d bytes, the limit is %d: shorten it", len(text), maxLayout)
+			return f.fail("a text that is parsed as the layout of a time, as a time or as a number has %d bytes, the limit is %d: shorten it",
+				len(text), maxLayout)
 		}
 		if err := f.work(1 + int64(len(text))/elemsInStep); err != nil {
 			return err

@@ -193,7 +193,8 @@ func (h *Holder) write(ctx context.Context, i int, a action, old schema.Share) (
 	}
 	if err != nil && ctx.Err() == nil {
 		h.metrics.failures.Inc()
-		h.opts.Logger.Warn("a write of a share of the rule groups failed, or its outcome is unknown: reading the row again", "share", i, "err", err)
+		h.opts.Logger.Warn("a write of a share of the rule groups failed, or its outcome is unknown: reading the row again",
+			"share", i, "err", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
