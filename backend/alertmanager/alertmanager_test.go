@@ -13,7 +13,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/index"
+	"github.com/palliumhq/pallium/backend/schema"
 )
 
 func one(name string) map[string]string { return map[string]string{"alertname": name} }
@@ -287,6 +291,33 @@ func TestUnknownPath(t *testing.T) {
 		}
 		if _, err := s.replicas[0].Serve(context.Background(), "acme", &Request{Method: http.MethodGet, Path: "/other"}); err == nil {
 			t.Error("another prefix is accepted")
+		}
+	})
+}
+
+// TestUnrecorded has a replica that disappeared with a claim, and may have sent that an alert fires: that it is resolved is
+// notified once.
+func TestUnrecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 2)
+		defer s.close()
+		s.configure("acme", testConfig)
+		ix, err := index.New(index.Options{Rows: s.rows, Registerer: prometheus.NewRegistry()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := schema.NotificationKey("acme", `{}:{alertname="A"}`, "hook", "webhook", 0)
+		lost := schema.Notification{Holder: "gone/1", Number: 1, Sequence: 1, Content: 1, Expires: time.Now().Add(time.Hour).UnixMilli()}
+		if ok, err := ix.Alertmanagers.ReplaceNotification(t.Context(), key, schema.Notification{}, lost); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		for range 5 {
+			s.fire("acme", -time.Second, one("A"))
+			time.Sleep(time.Minute)
+		}
+		s.want("after a lost claim", "A resolved")
+		if row, err := ix.Alertmanagers.Notification(t.Context(), key); err != nil || row.Holder != "" || row.Number != 2 {
+			t.Errorf("the row is %+v, %v", row, err)
 		}
 	})
 }

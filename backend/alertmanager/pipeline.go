@@ -134,8 +134,10 @@ func (s *claimStage) Exec(ctx context.Context, l *slog.Logger, alerts ...*alert.
 	notifying, admit := s.admission(ctx)
 	n := &notification{claimStage: s, logger: l, alerts: alerts, most: max(interval, notify.MinTimeout)}
 	attempt := &claims.Attempt{Key: schema.NotificationKey(s.tenant, group, s.receiver.GroupName, s.receiver.Integration, s.receiver.Idx),
-		Content: content(alerts), Flushed: flushed, Updated: updated(alerts), Interval: interval, Position: s.opts.Position(s.tenant),
-		Due: func(entry string) (bool, bool, error) { return n.due(ctx, entry) }, Admit: admit, Send: n.send}
+		Content: content(alerts), Flushed: flushed, Updated: updated(alerts), Learned: learned(alerts, flushed),
+		Interval: interval, Position: s.opts.Position(s.tenant),
+		Due: func(entry string) (bool, bool, error) { return n.due(ctx, entry) }, Unsure: func() (string, error) { return n.unsure(ctx) },
+		Admit: admit, Send: n.send}
 	if err := s.opts.Claims.Notify(notifying, attempt); err != nil {
 		return ctx, nil, err
 	}
@@ -148,6 +150,19 @@ func updated(alerts []*alert.Alert) time.Time {
 	for _, a := range alerts {
 		if !a.Resolved() && a.UpdatedAt.After(last) {
 			last = a.UpdatedAt
+		}
+	}
+	return last
+}
+
+// learned returns when the state of an alert was learned last: when it was received, or its end passed.
+func learned(alerts []*alert.Alert, now time.Time) time.Time {
+	var last time.Time
+	for _, a := range alerts {
+		for _, t := range []time.Time{a.UpdatedAt, a.EndsAt} {
+			if t.After(last) && !t.After(now) {
+				last = t
+			}
 		}
 	}
 	return last
@@ -192,6 +207,27 @@ func (n *notification) due(ctx context.Context, entry string) (due, first bool, 
 	return len(list) > 0, reason == notify.ReasonFirstNotification, nil
 }
 
+// unsure returns an entry of the notification log in which those alerts fire that are resolved, and no others.
+func (n *notification) unsure(ctx context.Context) (entry string, err error) {
+	ctx, _, err = n.decide(ctx, "")
+	if err != nil {
+		return "", err
+	}
+	resolved, _ := notify.ResolvedAlerts(ctx)
+	return n.record(notify.WithResolvedAlerts(notify.WithFiringAlerts(ctx, resolved), nil))
+}
+
+// record returns an entry of the notification log for the alerts that the context has.
+func (n *notification) record(ctx context.Context) (entry string, err error) {
+	log, err := newLog("")
+	if err != nil {
+		return "", err
+	}
+	log.SetBroadcast(func(b []byte) { entry = string(b) })
+	_, _, err = notify.NewSetNotifiesStage(log, n.receiver).Exec(ctx, n.logger, n.alerts...)
+	return entry, err
+}
+
 func (n *notification) decide(ctx context.Context, entry string) (context.Context, []*alert.Alert, error) {
 	log, err := newLog(entry)
 	if err != nil {
@@ -218,16 +254,10 @@ func (n *notification) send(ctx context.Context) (entry string, expires time.Tim
 		return "", time.Time{}, err
 	}
 	retry := notify.NewRetryStage(n.recorded(), n.receiver.GroupName, n.opts.notify, eventrecorder.NopRecorder())
-	ctx, list, err = retry.Exec(ctx, n.logger, list...)
-	if err != nil {
+	if ctx, _, err = retry.Exec(ctx, n.logger, list...); err != nil {
 		return "", time.Time{}, err
 	}
-	log, err := newLog("")
-	if err != nil {
-		return "", time.Time{}, err
-	}
-	log.SetBroadcast(func(b []byte) { entry = string(b) })
-	if _, _, err = notify.NewSetNotifiesStage(log, n.receiver).Exec(ctx, n.logger, list...); err != nil {
+	if entry, err = n.record(ctx); err != nil {
 		return "", time.Time{}, err
 	}
 	var e nflogpb.MeshEntry

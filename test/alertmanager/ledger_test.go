@@ -34,6 +34,8 @@ const (
 	afterRuler = 30 * time.Second
 	// A ruler that was not running when an alert resolved does not resolve it: the alert ends by itself.
 	alertEnd = 4 * time.Minute
+	// unsureTime is how long replicas may wait before they notify after a replica disappeared with a claim.
+	unsureTime = 3 * time.Minute
 	// flushLife is how long the flush of a group may last.
 	flushLife = groupInterval + 45*time.Second
 )
@@ -251,7 +253,8 @@ func (l *ledger) missed(end time.Time) (missed []string, checked int) {
 }
 
 // invented returns the notifications of states that never existed, or not yet, and resolutions without a notification
-// before that the alert fires. After a fault a resolution may have been sent that is not recorded; then the alert is still
+// before that the alert fires. After a fault a replica may have disappeared before it sent that an alert fires; others cannot
+// know that, and notify that it is resolved. After a fault a resolution may have been sent that is not recorded; then the alert is still
 // known to fire, and the next resolution comes without another notification before.
 func (l *ledger) invented() []string {
 	var out []string
@@ -263,7 +266,7 @@ func (l *ledger) invented() []string {
 		if !exists {
 			out = append(out, fmt.Sprintf("%s: the alert was never in this state", r))
 		}
-		if fired[r.group] = fired[r.group] || r.firing; !fired[r.group] {
+		if fired[r.group] = fired[r.group] || r.firing; !fired[r.group] && !l.near(r.at.Add(-unsureTime), r.at) {
 			out = append(out, fmt.Sprintf("%s: it was not notified before that the alert fires", r))
 		}
 		before := resolved[r.group]
@@ -277,6 +280,13 @@ func (l *ledger) invented() []string {
 		}
 	}
 	return out
+}
+
+// storeFailed reports whether a notification at a time may have been sent without a claim.
+func (l *ledger) storeFailed(at time.Time) bool {
+	return slices.ContainsFunc(l.troubles, func(t *trouble) bool {
+		return t.store && t.begin.Before(at) && t.end.Add(t.after).After(at)
+	})
 }
 
 // near reports whether a fault may have had an effect between two times.

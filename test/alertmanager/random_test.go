@@ -145,7 +145,7 @@ func (r *run) received(group string) {
 }
 
 // settle waits until the receiver knows the last state of each alert of the client. One alert may be known to fire although
-// it was resolved, if all replicas that knew of the notification were killed before it was recorded.
+// it was resolved, if it was notified without a claim, and all replicas that knew of that were killed before it was recorded.
 func (r *run) settle() {
 	r.t.Helper()
 	for deadline := time.Now().Add(4*time.Minute + r.calm); ; time.Sleep(100 * time.Millisecond) {
@@ -165,7 +165,8 @@ func (r *run) settle() {
 }
 
 // unsettled returns the alerts of which the receiver does not know the last state, and of these apart the ones that are
-// resolved and of which a notification near a fault may not have been recorded, since they fired only for a short time.
+// resolved and of which a notification during a fault of the row store may not have been recorded, since they fired only for
+// a short time.
 func (r *run) unsettled() (late, lost []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -178,7 +179,7 @@ func (r *run) unsettled() (late, lost []string) {
 			continue
 		}
 		what := fmt.Sprintf("%s, which is %s: the last notification is %v", group, status(a.firing), known)
-		if a.firing || !l.near(known.at, known.at) || l.lasted(group, known.episode) {
+		if a.firing || !l.storeFailed(known.at) || l.lasted(group, known.episode) {
 			late = append(late, what)
 			continue
 		}

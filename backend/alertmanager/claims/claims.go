@@ -35,6 +35,8 @@ const (
 	// claimKept is for how long the row of a claim is kept at least. That of a holder that crashed would stay otherwise, if the
 	// group never notifies again.
 	claimKept = 24 * time.Hour
+	// learnTime is how long a replica needs at most to learn the state of alerts: senders repeat them every minute or so.
+	learnTime = 2 * time.Minute
 	// releaseTime limits the time in which a claim is given up, and recordTime that in which a flush waits until what
 	// it sent is recorded. After it Run continues.
 	releaseTime = 5 * time.Second
@@ -51,6 +53,9 @@ var (
 	ErrEarly = errors.New("another replica notified about this group less than group_interval ago; trying again at the next flush")
 	// ErrFailed is returned if the replica that held the claim could not send the same alerts.
 	ErrFailed = errors.New("another replica failed to send this notification; trying again at the next flush")
+	// ErrUnsure is returned if a replica disappeared with a claim for other alerts of the group, and this replica may not
+	// know the newest state of the alerts.
+	ErrUnsure = errors.New("another replica disappeared while it notified about other alerts of this group; trying again at the next flush")
 
 	errLost     = errors.New("the claim of the notification could not be renewed in time, or was taken over")
 	errRecorded = errors.New("another replica recorded a notification of this group meanwhile")
@@ -121,6 +126,7 @@ type Attempt struct {
 	Content uint64 // hash of the firing and resolved alerts
 	Flushed time.Time
 	Updated time.Time // when the firing alerts were received last; zero: none fires
+	Learned time.Time // when the state of an alert was learned last: when it was received, or its end has passed
 	// Interval is the group interval.
 	Interval time.Duration
 	// Position is the place of this replica among those of the tenant, from 0.
@@ -128,6 +134,8 @@ type Attempt struct {
 	// Due reports whether a notification is due, if entry was sent last (empty: nothing was), and whether it is the
 	// first one about these alerts.
 	Due func(entry string) (due, first bool, err error)
+	// Unsure returns an entry after which a notification about all of the alerts is due, whatever their states are.
+	Unsure func() (string, error)
 	// Admit waits until the tenant may send one more notification. It is called once, before the first claim. Nil: nothing
 	// limits it.
 	Admit func(ctx context.Context) error
@@ -182,53 +190,76 @@ type wait struct {
 	claim *holding
 }
 
+// answered notes that the row store answered.
+func (w *wait) answered(now time.Duration, row schema.Notification) {
+	w.reached, w.position = now, false
+	if !w.began {
+		w.began, w.failures = true, row.Failures
+	}
+}
+
 // step reads the row, and does what follows from it.
 func (c *Claims) step(ctx context.Context, a *Attempt, w *wait) error {
 	row, err := c.read(ctx, a.Key)
 	if err != nil {
 		return c.unread(ctx, a, w, err)
 	}
-	w.reached, w.position = c.opts.Running(), false
-	if !w.began {
-		w.began, w.failures = true, row.Failures
-	}
+	w.answered(c.opts.Running(), row)
 	if h := w.claim; h != nil {
 		if w.claim = nil; row == h.row {
 			return h.send(ctx, a)
 		}
 	}
-	if due, err := c.dueAfter(a, row); !due || err != nil {
+	due, err := c.due(a, row.Entry, c.flushed(a.Key, row))
+	if err != nil || !due && !a.others(row) {
 		return err
 	}
 	if row.Holder == "" && row.Failures > w.failures && row.Content == a.Content {
 		return ErrFailed
 	}
 	if row.Holder != "" && !c.abandoned(a.Key) {
-		if !w.waited {
-			w.waited = true
-			c.opts.Metrics.waited.Inc()
-		}
+		c.waits(w)
 		return errAgain
+	}
+	if !due {
+		due, err = c.unsure(a)
+	}
+	if !due || err != nil {
+		return err
 	}
 	w.poll = pollFirst
 	return c.claim(ctx, a, w, row)
 }
 
-// dueAfter decides whether a notification is due after what a row has. If a replica that claimed it for other alerts has
-// disappeared, the receiver may know these and not what is recorded: then alerts that fire are due, if this replica has
-// received them since it has seen that claim.
-func (c *Claims) dueAfter(a *Attempt, row schema.Notification) (bool, error) {
-	due, err := c.due(a, row.Entry, c.flushed(a.Key, row))
-	if due || err != nil || row.Holder == "" || row.Content == a.Content || !c.abandoned(a.Key) {
-		return due, err
+// waits counts that a notification waits for another replica, once.
+func (c *Claims) waits(w *wait) {
+	if !w.waited {
+		w.waited = true
+		c.opts.Metrics.waited.Inc()
 	}
+}
+
+// others reports whether a row is claimed for other alerts, which are on their way to the receiver.
+func (a *Attempt) others(row schema.Notification) bool {
+	return row.Holder != "" && row.Content != a.Content
+}
+
+// unsure decides whether a notification is due that is not due after what is recorded, when a replica that claimed it for
+// other alerts has disappeared: the receiver may know those. So everything is due, once this replica knows something newer
+// than that claim, or had the time to learn it.
+func (c *Claims) unsure(a *Attempt) (bool, error) {
 	c.mu.Lock()
-	seen := c.seen(a.Key)
+	seen, since := c.seen(a.Key), c.opts.Running()-c.of(a.Key).seen
 	c.mu.Unlock()
-	if !a.Updated.After(seen) {
-		return false, nil
+	if !a.Learned.After(seen) && since < learnTime {
+		return false, ErrUnsure
 	}
-	return c.due(a, "", 0)
+	entry, err := a.Unsure()
+	if err != nil {
+		return false, err
+	}
+	due, _, err := a.Due(entry)
+	return due, err
 }
 
 // due decides whether a notification is due after an entry that was flushed at a time in Unix milliseconds.
@@ -332,7 +363,7 @@ func (c *Claims) claim(ctx context.Context, a *Attempt, w *wait, row schema.Noti
 	next.Holder, next.Number, next.Sequence, next.Content = holder, row.Number+1, row.Sequence+1, a.Content
 	next.Expires = max(row.Expires, c.opts.Now().Add(claimKept).UnixMilli())
 	began := c.opts.Running()
-	h := &holding{Claims: c, key: a.Key, row: next, until: began + sendLife}
+	h := &holding{Claims: c, key: a.Key, row: next, until: began + sendLife, unsure: a.others(row)}
 	held, err := c.replace(ctx, a.Key, row, next)
 	if err != nil {
 		w.claim = h

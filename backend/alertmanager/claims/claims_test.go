@@ -135,7 +135,8 @@ func (r *replica) ReplaceNotification(ctx context.Context, key string, old, next
 // attempt returns the attempt to notify about alerts. Entries are the alerts that were sent.
 func (r *replica) attempt(alerts string) *Attempt {
 	w := r.world
-	a := &Attempt{Key: "k", Content: uint64(len(alerts)), Flushed: time.Now(), Updated: time.Now(), Interval: 10 * time.Second, Position: r.position}
+	a := &Attempt{Key: "k", Content: uint64(len(alerts)), Flushed: time.Now(), Updated: time.Now(), Learned: time.Now(),
+		Interval: 10 * time.Second, Position: r.position, Unsure: func() (string, error) { return "unsure", nil }}
 	a.Due = func(entry string) (due, first bool, err error) {
 		return !strings.Contains(entry, alerts), entry == "", nil
 	}
@@ -287,6 +288,51 @@ func TestCrashUnrecorded(t *testing.T) {
 		row := w.rows["k"]
 		if !slices.Equal(w.sends, []string{"r0 firing", "r0 resolved", "r1 firing"}) || !strings.HasPrefix(row.Entry, "firing") || row.Holder != "" {
 			t.Errorf("sent %q, row %+v", w.sends, row)
+		}
+	})
+}
+
+// TestCrashResolved crashes the holder between sending that alerts fire and `sent`, which all replicas have forgotten when
+// the alerts are resolved: the receiver must be told that, also if the first attempts fail.
+func TestCrashResolved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(3)
+		w.after = func(r *replica) { r.set(&r.dead, true) }
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_ = w.replicas[0].Notify(ctx, w.replicas[0].attempt("firing"))
+		w.after, w.fails = nil, errors.New("the receiver is away")
+		var errs []error
+		flush := func(r *replica, learned time.Time) {
+			ctx, cancel := context.WithTimeout(t.Context(), 55*time.Second)
+			defer cancel()
+			a := r.attempt("resolved")
+			a.Learned = learned
+			a.Due = func(entry string) (due, first bool, err error) { return strings.Contains(entry, "unsure"), false, nil }
+			errs = append(errs, r.Notify(ctx, a))
+		}
+		known := time.Now()
+		flush(w.replicas[1], known) // has to learn the state first
+		if !errors.Is(errs[0], ErrUnsure) || len(w.sends) != 1 {
+			t.Errorf("errors %v, sent %q", errs, w.sends)
+		}
+		for range 3 { // after two minutes it tries
+			time.Sleep(40 * time.Second)
+			flush(w.replicas[1], known)
+		}
+		if err := errs[len(errs)-1]; !errors.Is(err, w.fails) {
+			t.Errorf("after two minutes: %v", err)
+		}
+		w.mu.Lock()
+		w.fails = nil
+		w.mu.Unlock()
+		flush(w.replicas[2], time.Now())
+		for range 3 {
+			time.Sleep(10 * time.Second)
+			flush(w.replicas[2], time.Now())
+		}
+		if row := w.rows["k"]; !slices.Equal(w.sends, []string{"r0 firing", "r2 resolved"}) || row.Entry != "resolved" || row.Holder != "" {
+			t.Errorf("errors %v, sent %q, row %+v", errs, w.sends, row)
 		}
 	})
 }

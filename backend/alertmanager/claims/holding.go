@@ -15,6 +15,8 @@ type holding struct {
 	key   string
 	row   schema.Notification // as it was last written
 	until time.Duration       // when sending must have stopped
+	// unsure is set if the receiver may know other alerts than those that are recorded: that must not be forgotten.
+	unsure bool
 }
 
 // send sends the notification while the claim is renewed, and then records it or gives up the claim.
@@ -103,14 +105,19 @@ func (h *holding) again(ctx context.Context) error {
 	return errAgain
 }
 
-// release gives up the claim. The claim ends by itself if that fails.
+// release gives up the claim. The claim ends by itself if that fails, or if the receiver may know other alerts than those
+// that are recorded.
 func (h *holding) release(ctx context.Context, failed bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
 	for {
 		next := h.row
-		next.Holder = ""
 		next.Sequence++
+		if h.unsure {
+			next.Content = 0 // the claim ends as if the replica had disappeared
+		} else {
+			next.Holder = ""
+		}
 		if failed {
 			next.Failures++
 		}
@@ -122,7 +129,7 @@ func (h *holding) release(ctx context.Context, failed bool) {
 			return
 		}
 		row, err := h.look(ctx, h.key)
-		if err == nil && row.Holder != h.row.Holder {
+		if err == nil && (row.Holder != h.row.Holder || row == next) {
 			return
 		}
 		if err == nil {
