@@ -90,8 +90,8 @@ func (b *backend) buildAlertmanager(context.Context) error {
 	return nil
 }
 
-// recordTime is how long the Alertmanager may take at the end to record what was sent.
-const recordTime = 5 * time.Second
+// recordTime is how long the Alertmanager may take at the end to send what is on its way, and to record what was sent.
+const recordTime = 15 * time.Second
 
 // runAlertmanager runs the Alertmanagers of tenants until ctx ends.
 func (b *backend) runAlertmanager(ctx context.Context) {

@@ -31,6 +31,8 @@ const (
 	idleAfter = 10 * time.Minute
 	// cleanInterval is how often expired silences are forgotten. The compactor deletes their rows.
 	cleanInterval = time.Hour
+	// watchedAtOnce is how many tenants are looked at at the same time.
+	watchedAtOnce = 16
 	// startTime limits the start of an instance.
 	startTime = 10 * time.Second
 )
@@ -223,12 +225,29 @@ func (a *Alertmanagers) Run(ctx context.Context) {
 		if clean {
 			cleaned = a.opts.Running()
 		}
-		for t, s := range a.list() {
-			if err := a.watch(ctx, t, s, clean); err != nil && ctx.Err() == nil {
+		a.watchAll(ctx, clean)
+	}
+}
+
+// watchAll looks at all tenants, some at a time: one may have to wait.
+func (a *Alertmanagers) watchAll(ctx context.Context, clean bool) {
+	var wg sync.WaitGroup
+	room := make(chan struct{}, watchedAtOnce)
+	for t, s := range a.list() {
+		room <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-room }()
+			err := a.watch(ctx, t, s, clean)
+			switch {
+			case err == nil || ctx.Err() != nil:
+			case errors.Is(err, pace.ErrTooMuch):
+				a.opts.Logger.Debug("a tenant's Alertmanager waits for CPU time before it changes its configuration", "tenant", t)
+			default:
 				a.opts.Logger.Warn("could not follow the changes of a tenant's Alertmanager; retrying", "tenant", t, "err", err)
 			}
-		}
+		})
 	}
+	wg.Wait()
 }
 
 // watch looks at one tenant.

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/index"
 )
 
@@ -53,14 +54,14 @@ type instance struct {
 	silences *silences
 	silencer *silence.Silencer
 	groups   marker.GroupMarker
-	sending  *semaphore.Weighted // see maxSending
+	carrying *semaphore.Weighted // see maxCarried
 	attempts attempts
 
 	putting sync.Mutex // while alerts are added
 	used    atomic.Int64
 
-	reloading sync.Mutex // held while a configuration is read and compiled
-	mu        sync.Mutex // held while the running configuration is replaced, and to stop
+	reloading chan struct{} // has an element while a configuration is read and compiled
+	mu        sync.Mutex    // held while the running configuration is replaced, and to stop
 	stopped   atomic.Bool
 	current   atomic.Pointer[running]
 	api       atomic.Pointer[apiv2.API]
@@ -71,6 +72,7 @@ type instance struct {
 type running struct {
 	settings   index.AlertmanagerSettings // from which it was compiled
 	compiled   *Compiled
+	routes     *dispatch.Route
 	matching   int // the most routes that can match an alert
 	inhibitor  *inhibit.Inhibitor
 	dispatcher *dispatch.Dispatcher
@@ -88,7 +90,8 @@ func (r *running) same(s index.AlertmanagerSettings) bool {
 // newInstance starts the Alertmanager of a tenant. It returns an error if its settings or silences cannot be read.
 func newInstance(ctx context.Context, o *Options, t tenant.ID) (*instance, error) {
 	in := &instance{tenant: t, opts: o, logger: tenantLogger(o.Logger, t), registry: prometheus.NewRegistry(),
-		groups: marker.NewGroupMarker(), sending: semaphore.NewWeighted(maxSending)}
+		groups: marker.NewGroupMarker(), carrying: semaphore.NewWeighted(maxCarried),
+		reloading: make(chan struct{}, 1)}
 	var err error
 	in.silences, err = newSilences(t, o.Store, silence.Options{Retention: silenceRetention, Logger: in.logger, Metrics: in.registry,
 		EventRecorder: eventrecorder.NopRecorder(), Limits: silence.Limits{
@@ -121,32 +124,23 @@ func newInstance(ctx context.Context, o *Options, t tenant.ID) (*instance, error
 // reload runs the stored configuration. It was valid when it was stored; if it is not any more, the running
 // configuration stays, and without one the tenant's alerts are kept without notifications.
 func (in *instance) reload(ctx context.Context) error {
-	in.reloading.Lock()
-	defer in.reloading.Unlock()
+	select {
+	case in.reloading <- struct{}{}:
+		defer func() { <-in.reloading }()
+	case <-ctx.Done():
+		return fmt.Errorf("wait for another change of the configuration: %w", context.Cause(ctx))
+	}
 	old := in.current.Load()
-	change, err := in.opts.Store.SettingsChange(ctx, in.tenant)
+	settings, different, err := in.stored(ctx, old)
+	if err != nil || !different {
+		return err
+	}
+	turn, err := in.opts.Pace.Begin(ctx, in.tenant, pace.Configuration)
 	if err != nil {
 		return err
 	}
-	if old != nil && old.runs(change, in.opts.Running()) {
-		return nil
-	}
-	settings, err := in.opts.Store.Settings(ctx, in.tenant)
-	if err != nil {
-		return err
-	}
-	if old != nil && old.failed == nil && old.same(settings) {
-		kept := *old
-		kept.settings.Change = settings.Change
-		in.current.Store(&kept)
-		return nil
-	}
-	turn, err := in.opts.Pace.Begin(ctx, in.tenant)
-	if err != nil {
-		return err
-	}
+	defer turn.End()
 	compiled, err := in.opts.Compile(in.tenant, settings)
-	turn.End()
 	next := &running{settings: settings, compiled: compiled}
 	if err != nil {
 		in.opts.metrics.invalid.Inc()
@@ -173,6 +167,22 @@ func (in *instance) reload(ctx context.Context) error {
 	return nil
 }
 
+// stored returns the stored settings, and whether they differ from those that run.
+func (in *instance) stored(ctx context.Context, old *running) (s index.AlertmanagerSettings, different bool, err error) {
+	change, err := in.opts.Store.SettingsChange(ctx, in.tenant)
+	if err != nil || old != nil && old.runs(change, in.opts.Running()) {
+		return s, false, err
+	}
+	s, err = in.opts.Store.Settings(ctx, in.tenant)
+	if different = old == nil || old.failed != nil || !old.same(s); err != nil || different {
+		return s, different, err
+	}
+	kept := *old
+	kept.settings.Change = s.Change
+	in.current.Store(&kept)
+	return s, false, nil
+}
+
 // runs reports whether the configuration with a change is running, or has failed less than a minute ago.
 func (r *running) runs(change uint64, now time.Duration) bool {
 	if r.failed != nil {
@@ -189,7 +199,7 @@ func (in *instance) start(old, next *running) {
 	}
 	in.attempts.keep(next.compiled.Integrations)
 	routes := dispatch.NewRoute(next.compiled.Config.Route, nil)
-	next.matching = 1
+	next.routes, next.matching = routes, 1
 	routes.Walk(func(r *dispatch.Route) {
 		if r.Continue {
 			next.matching++

@@ -2,13 +2,17 @@ package alertmanager
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/alertmanager/alert"
 	"github.com/prometheus/alertmanager/nflog/nflogpb"
 	"github.com/prometheus/alertmanager/notify"
 
@@ -47,7 +51,8 @@ func TestOverdrawn(t *testing.T) {
 	})
 }
 
-// TestRoom checks that flushes beyond the number of integrations at the same time wait, for as long as a flush may take.
+// TestRoom checks that flushes of a receiver beyond the number at the same time wait, for as long as a flush may take, and
+// that those of another receiver do not.
 func TestRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -57,31 +62,35 @@ func TestRoom(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !in.sending.TryAcquire(maxSending - 1) {
-			t.Fatal("there is no room")
-		}
+		release := make(chan struct{})
+		stuck := notify.StageFunc(func(ctx context.Context, _ *slog.Logger, _ ...*alert.Alert) (context.Context, []*alert.Alert, error) {
+			<-release
+			return ctx, nil, nil
+		})
 		integration := notify.NewIntegration(s, s, "webhook", 0, "hook")
 		stage := &claimStage{instance: in, integration: &integration, receiver: &nflogpb.Receiver{GroupName: "hook", Integration: "webhook"}}
-		flushed := 0
-		try := func(n int) error {
+		for _, c := range []struct{ integrations, most int }{{1, 200}, {100, 20}, {5000, 1}} {
+			hook := in.flushing(slices.Repeat([]*claimStage{stage}, c.integrations), stuck)
+			var wg sync.WaitGroup
+			for range c.most {
+				wg.Go(func() {
+					if _, _, err := hook.Exec(t.Context(), in.logger); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			synctest.Wait()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			_, _, err := in.flushing(slices.Repeat([]*claimStage{stage}, n), notify.MultiStage{}).Exec(ctx, in.logger)
-			flushed++
-			return err
-		}
-		if err := try(1); err != nil {
-			t.Errorf("one integration: %v", err)
-		}
-		if err := try(2); err == nil {
-			t.Error("two integrations had room for one")
-		}
-		in.sending.Release(maxSending - 1)
-		if err := try(3 * maxSending); err != nil {
-			t.Errorf("a receiver with many integrations: %v", err)
-		}
-		if !in.sending.TryAcquire(maxSending) {
-			t.Errorf("after %d flushes there is not all of the room", flushed)
+			if _, _, err := hook.Exec(ctx, in.logger); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%d integrations: one more flush than %d: %v", c.integrations, c.most, err)
+			}
+			cancel()
+			if _, _, err := in.flushing([]*claimStage{stage}, notify.MultiStage{}).Exec(t.Context(), in.logger); err != nil {
+				t.Errorf("another receiver: %v", err)
+			}
+			close(release)
+			wg.Wait()
+			release = make(chan struct{})
 		}
 	})
 }

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/palliumhq/pallium/backend/alertmanager/claims"
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
@@ -58,26 +59,59 @@ func (in *instance) pipeline(c *Compiled, routes *dispatch.Route, inhibitor *inh
 		}
 		muting := notify.MultiStage{notify.NewMuteStage(inhibitor, m), notify.NewTimeActiveStage(intervener, groups, m),
 			notify.NewTimeMuteStage(intervener, groups, m), notify.NewMuteStage(silencer, m)}
-		out[name] = in.flushing(claiming, notify.MultiStage{notify.StageFunc(in.refreshStage), in.paced(claiming, muting), fan})
+		out[name] = in.flushing(claiming, notify.MultiStage{notify.StageFunc(in.refreshStage),
+			in.paced(claiming, notify.MultiStage{muting, notify.StageFunc(digestStage)}), fan})
 	}
 	return out
 }
 
-// maxSending is how many integrations notify at the same time, or wait to do so. The others wait until they have ended, for
-// as long as a flush may take.
-const maxSending = 2000
+const (
+	// maxFlushes is how many groups are notified to a receiver at the same time, and maxSending how many integrations of it.
+	// Others wait until these have ended, for as long as a flush may take. A receiver that does not answer does not delay
+	// the others.
+	maxFlushes = 200
+	maxSending = 2000
+	// maxCarried is the greatest number of alerts in notifications that are on their way at the same time, each alert counted
+	// for each notification: it bounds their memory.
+	maxCarried = 100_000
+)
 
-// flushing returns a stage that waits until there is room for the integrations of a receiver.
+// flushing returns a stage that waits until there is room for one more flush to a receiver.
 func (in *instance) flushing(list []*claimStage, next notify.Stage) notify.Stage {
-	weight := int64(min(len(list), maxSending))
+	most := max(1, min(maxFlushes, maxSending/max(1, len(list))))
+	room := make(chan struct{}, most)
 	return notify.StageFunc(func(ctx context.Context, l *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
-		if err := in.sending.Acquire(ctx, weight); err != nil {
-			return ctx, nil, missed(list, fmt.Errorf("wait for the end of other notifications of the tenant, of which at most %d are sent "+
-				"at the same time: %w", maxSending, err))
+		select {
+		case room <- struct{}{}:
+		case <-ctx.Done():
+			return ctx, nil, missed(list, fmt.Errorf("wait for other notifications to the receiver, of which at most %d are sent "+
+				"at the same time: %w", most, context.Cause(ctx)))
 		}
-		defer in.sending.Release(weight)
+		defer func() { <-room }()
 		return next.Exec(ctx, l, alerts...)
 	})
+}
+
+// digest is what claims need to know of the alerts of a flush, for all integrations of the receiver.
+type digest struct {
+	content          uint64
+	updated, learned time.Time
+}
+
+type digestKey struct{}
+
+// digestStage adds the digest of the alerts to the context.
+func digestStage(ctx context.Context, _ *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
+	now := flushedAt(ctx)
+	return context.WithValue(ctx, digestKey{}, digest{content(alerts), updated(alerts), learned(alerts, now)}), alerts, nil
+}
+
+// flushedAt returns when the flush began.
+func flushedAt(ctx context.Context) time.Time {
+	if now, ok := notify.Now(ctx); ok {
+		return now
+	}
+	return time.Now()
 }
 
 // missed records for all integrations of a receiver that a notification was not sent. It returns its argument.
@@ -91,7 +125,7 @@ func missed(list []*claimStage, err error) error {
 // paced returns a stage that computes within the CPU time of the tenant.
 func (in *instance) paced(list []*claimStage, next notify.Stage) notify.Stage {
 	return notify.StageFunc(func(ctx context.Context, l *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
-		turn, err := in.opts.Pace.Begin(ctx, in.tenant)
+		turn, err := in.opts.Pace.Begin(ctx, in.tenant, pace.Notifications)
 		if err != nil {
 			return ctx, nil, missed(list, err)
 		}
@@ -126,15 +160,16 @@ func (s *claimStage) Exec(ctx context.Context, l *slog.Logger, alerts ...*alert.
 	if !ok || !known {
 		return ctx, nil, errors.New("group key or route missing")
 	}
-	flushed, ok := notify.Now(ctx)
+	d, ok := ctx.Value(digestKey{}).(digest)
 	if !ok {
-		flushed = time.Now()
+		return ctx, nil, errors.New("digest of the alerts missing")
 	}
+	flushed := flushedAt(ctx)
 	interval := s.intervals[route]
 	notifying, admit := s.admission(ctx)
 	n := &notification{claimStage: s, logger: l, alerts: alerts, most: max(interval, notify.MinTimeout)}
 	attempt := &claims.Attempt{Key: schema.NotificationKey(s.tenant, group, s.receiver.GroupName, s.receiver.Integration, s.receiver.Idx),
-		Content: content(alerts), Flushed: flushed, Updated: updated(alerts), Learned: learned(alerts, flushed),
+		Content: d.content, Flushed: flushed, Updated: d.updated, Learned: d.learned,
 		Interval: interval, Position: s.opts.Position(s.tenant),
 		Due: func(entry string) (bool, bool, error) { return n.due(ctx, entry) }, Unsure: func() (string, error) { return n.unsure(ctx) },
 		Admit: admit, Send: n.send}
@@ -194,7 +229,10 @@ type notification struct {
 // due decides with Alertmanager's own rule.
 func (n *notification) due(ctx context.Context, entry string) (due, first bool, err error) {
 	n.last = entry
-	turn, err := n.opts.Pace.Begin(ctx, n.tenant)
+	if err := n.stillAudible(ctx); err != nil {
+		return false, false, err
+	}
+	turn, err := n.begin(ctx)
 	if err != nil {
 		return false, false, n.missed(err)
 	}
@@ -228,6 +266,42 @@ func (n *notification) record(ctx context.Context) (entry string, err error) {
 	return entry, err
 }
 
+// begin waits until the tenant may decide about the alerts.
+func (n *notification) begin(ctx context.Context) (*pace.Turn, error) {
+	const each = 3 * time.Microsecond // for an alert, at most
+	turn, err := n.opts.Pace.Begin(ctx, n.tenant, pace.Notifications)
+	if err == nil {
+		turn.Limit(time.Duration(len(n.alerts)) * each)
+	}
+	return turn, err
+}
+
+// muteAgain is after how long since the flush began silences are applied again before a notification is sent.
+const muteAgain = 5 * time.Second
+
+var errMuted = errors.New("a silence was added while the notification waited: notifying about the others at the next flush")
+
+// stillAudible checks that no silence was added while the notification waited for limits or for another replica.
+func (n *notification) stillAudible(ctx context.Context) error {
+	if n.opts.Now().Sub(flushedAt(ctx)) < muteAgain {
+		return nil
+	}
+	if _, _, err := n.refreshStage(ctx, n.logger); err != nil {
+		return err
+	}
+	turn, err := n.begin(ctx)
+	if err != nil {
+		return n.missed(err)
+	}
+	defer turn.End()
+	for _, a := range n.alerts {
+		if n.silencer.Mutes(ctx, a.Labels) {
+			return errMuted
+		}
+	}
+	return nil
+}
+
 func (n *notification) decide(ctx context.Context, entry string) (context.Context, []*alert.Alert, error) {
 	log, err := newLog(entry)
 	if err != nil {
@@ -245,17 +319,35 @@ func newLog(entry string) (*nflog.Log, error) {
 	return log, nil
 }
 
+// notSent returns an error that says that another replica may try at once, if only a limit of this one was in the way.
+func notSent(err error) error {
+	if errors.Is(err, pace.ErrTooMuch) {
+		return fmt.Errorf("%w: %w", claims.ErrNotSent, err)
+	}
+	return err
+}
+
 // send sends with Alertmanager's retries, and returns the entry for the notification log.
 func (n *notification) send(ctx context.Context) (entry string, expires time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, n.most)
 	defer cancel()
+	carried := min(int64(len(n.alerts)), maxCarried)
+	if err := n.carrying.Acquire(ctx, carried); err != nil {
+		return "", time.Time{}, fmt.Errorf("wait for other notifications of the tenant with many alerts: %w", err)
+	}
+	defer n.carrying.Release(carried)
+	turn, err := n.begin(ctx)
+	if err != nil {
+		return "", time.Time{}, notSent(n.missed(err))
+	}
 	ctx, list, err := n.decide(ctx, n.last)
+	turn.End()
 	if err != nil {
 		return "", time.Time{}, err
 	}
 	retry := notify.NewRetryStage(n.recorded(), n.receiver.GroupName, n.opts.notify, eventrecorder.NopRecorder())
 	if ctx, _, err = retry.Exec(ctx, n.logger, list...); err != nil {
-		return "", time.Time{}, err
+		return "", time.Time{}, notSent(err)
 	}
 	if entry, err = n.record(ctx); err != nil {
 		return "", time.Time{}, err

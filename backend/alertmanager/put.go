@@ -12,6 +12,15 @@ import (
 	"github.com/prometheus/alertmanager/alert"
 	apiv2 "github.com/prometheus/alertmanager/api/v2"
 	"github.com/prometheus/alertmanager/api/v2/models"
+
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
+)
+
+const (
+	// maxLabels is the greatest size of the labels of an alert in bytes.
+	maxLabels = 8 << 10
+	// turnWait is for how long a request may wait for the tenant's CPU time.
+	turnWait = 5 * time.Second
 )
 
 // put adds alerts as Alertmanager's API does, which is too large to be built for every tenant that only receives alerts.
@@ -31,11 +40,14 @@ func (in *instance) put(ctx context.Context, body []byte) *Response {
 	var errs error
 	for _, a := range apiv2.OpenAPIAlertsToAlerts(ctx, list) {
 		complete(a, now, timeout)
-		if err := a.Validate(); err != nil {
+		if err := errors.Join(a.Validate(), checkLabels(a)); err != nil {
 			errs = errors.Join(errs, err)
 			continue
 		}
 		valid = append(valid, a)
+	}
+	if err := in.route(ctx, valid); err != nil {
+		return text(http.StatusTooManyRequests, err.Error())
 	}
 	in.putting.Lock()
 	defer in.putting.Unlock()
@@ -53,6 +65,37 @@ func (in *instance) put(ctx context.Context, body []byte) *Response {
 		return text(http.StatusBadRequest, errs.Error())
 	}
 	return &Response{Code: http.StatusOK}
+}
+
+// checkLabels limits the labels of an alert, which the matchers of all routes are compared with.
+func checkLabels(a *alert.Alert) error {
+	n := 0
+	for name, value := range a.Labels {
+		n += len(name) + len(value)
+	}
+	if n > maxLabels {
+		return fmt.Errorf("the labels of the alert %.64q have %d bytes, the limit is %d: shorten them, or use annotations",
+			a.Name(), n, maxLabels)
+	}
+	return nil
+}
+
+// route finds the routes of alerts in the tenant's CPU time, before the dispatcher does it again outside of it.
+func (in *instance) route(ctx context.Context, alerts []*alert.Alert) error {
+	ctx, cancel := context.WithTimeout(ctx, turnWait)
+	defer cancel()
+	turn, err := in.opts.Pace.Begin(ctx, in.tenant, pace.Alerts)
+	if err != nil {
+		return err
+	}
+	defer turn.End()
+	routes := in.current.Load().routes
+	began := time.Now()
+	for _, a := range alerts {
+		routes.Match(a.Labels)
+	}
+	turn.Total(2 * time.Since(began))
+	return nil
 }
 
 // complete sets the times that an alert lacks, and removes empty labels.

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 	"github.com/palliumhq/pallium/backend/index"
 )
 
@@ -50,7 +52,17 @@ func (a *Alertmanagers) Serve(ctx context.Context, t tenant.ID, r *Request) (*Re
 	if refused := in.admit(r.Method, path, r.Body); refused != nil {
 		return refused, nil
 	}
-	request, err := http.NewRequestWithContext(ctx, r.Method, "http://alertmanager"+path, bytes.NewReader(r.Body))
+	return in.serve(ctx, r, path)
+}
+
+// serve answers a request for Alertmanager's own API.
+func (in *instance) serve(ctx context.Context, r *Request, path string) (*Response, error) {
+	handler, err := in.handler()
+	if err != nil {
+		return nil, err
+	}
+	out := &recorder{header: http.Header{}}
+	request, err := http.NewRequest(r.Method, "http://alertmanager"+path, bytes.NewReader(r.Body))
 	if err != nil {
 		return nil, fmt.Errorf("request to the Alertmanager: %w", err)
 	}
@@ -60,20 +72,40 @@ func (a *Alertmanagers) Serve(ctx context.Context, t tenant.ID, r *Request) (*Re
 	if r.Method == http.MethodGet {
 		request.Header.Set("Accept", "application/json")
 	}
-	handler, err := in.handler()
-	if err != nil {
-		return nil, err
+	serve := func(ctx context.Context) { handler.ServeHTTP(out, request.WithContext(ctx)) }
+	switch {
+	case strings.HasPrefix(path, "/api/v2/silence"):
+		return in.serveSilences(ctx, out, request.Method, func() { serve(ctx) })
+	case strings.HasPrefix(path, "/api/v2/alerts"):
+		return in.list(ctx, out, serve), nil
 	}
-	out := &recorder{header: http.Header{}}
-	serve := func() { handler.ServeHTTP(out, request) }
-	if strings.HasPrefix(path, "/api/v2/silence") {
-		return in.serveSilences(ctx, out, request.Method, serve)
-	}
-	serve()
+	serve(ctx)
 	if strings.HasPrefix(path, "/api/v2/status") && out.code == http.StatusOK {
 		return in.status(out)
 	}
 	return out.response(), nil
+}
+
+// listTime limits how long a list of alerts may take.
+const listTime = 10 * time.Second
+
+// list serves a list of alerts in the tenant's CPU time.
+func (in *instance) list(ctx context.Context, out *recorder, serve func(context.Context)) *Response {
+	waiting, cancel := context.WithTimeout(ctx, turnWait)
+	defer cancel()
+	turn, err := in.opts.Pace.Begin(waiting, in.tenant, pace.Requests)
+	if err != nil {
+		return text(http.StatusTooManyRequests, err.Error())
+	}
+	defer turn.End()
+	serving, cancel := context.WithTimeout(ctx, listTime)
+	defer cancel()
+	serve(serving)
+	if serving.Err() != nil && ctx.Err() == nil {
+		return text(http.StatusUnprocessableEntity, fmt.Sprintf("listing the alerts takes more than %s: use fewer or simpler inhibition rules "+
+			"and routes", listTime))
+	}
+	return out.response()
 }
 
 // serveSilences answers a request for silences, from the row store. A change is stored before the response.

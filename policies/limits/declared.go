@@ -194,9 +194,9 @@ func alertmanagerLimits() []Description {
 			Meaning: "silences; those that expired in the last five days count, too"},
 		{Name: "max_alertmanager_silence_bytes", Default: 16 << 10, Unit: Bytes, Zero: unlimited, Meaning: "size of one silence"},
 		{Name: "alertmanager_cpus", Default: 0.25, Unit: CPUs, Zero: unlimited,
-			Meaning: "CPUs that the Alertmanager of the tenant may use on average, on each of its replicas, to decide which notifications " +
-				"are sent and to execute templates. Notifications beyond that wait until the next flush of their group is due, and are " +
-				"dropped then"},
+			Meaning: "CPUs that the Alertmanager of the tenant may use on average, on each of its replicas, for notifications, and as many " +
+				"each for alerts that it receives, lists of alerts, and configurations. What needs more waits, and is then tried again " +
+				"later or rejected"},
 		{Name: "notifications_per_second", Default: 10., Unit: PerSecond, Zero: unlimited,
 			Meaning: "notifications of each integration, such as `email`. Notifications beyond that wait until the next flush of their group " +
 				"is due, and are dropped then"},

@@ -176,7 +176,7 @@ type Limits struct {
 	// MaxAlertmanagerSilenceBytes: size of one silence.
 	// 0 means unlimited.
 	MaxAlertmanagerSilenceBytes int `yaml:"max_alertmanager_silence_bytes" json:"max_alertmanager_silence_bytes"`
-	// AlertmanagerCpus: CPUs that the Alertmanager of the tenant may use on average, on each of its replicas, to decide which notifications are sent and to execute templates. Notifications beyond that wait until the next flush of their group is due, and are dropped then.
+	// AlertmanagerCpus: CPUs that the Alertmanager of the tenant may use on average, on each of its replicas, for notifications, and as many each for alerts that it receives, lists of alerts, and configurations. What needs more waits, and is then tried again later or rejected.
 	// 0 means unlimited.
 	AlertmanagerCpus float64 `yaml:"alertmanager_cpus" json:"alertmanager_cpus"`
 	// NotificationsPerSecond: notifications of each integration, such as `email`. Notifications beyond that wait until the next flush of their group is due, and are dropped then.

@@ -35,6 +35,10 @@ const (
 	// claimKept is for how long the row of a claim is kept at least. That of a holder that crashed would stay otherwise, if the
 	// group never notifies again.
 	claimKept = 24 * time.Hour
+	// maxKnown is the number of notifications in memory above which they are forgotten sooner.
+	maxKnown = 100_000
+	// lingerTime is for how long a notification that is on its way may last after it was canceled.
+	lingerTime = 10 * time.Second
 	// learnTime is how long a replica needs at most to learn the state of alerts: senders repeat them every minute or so.
 	learnTime = 2 * time.Minute
 	// releaseTime limits the time in which a claim is given up, and recordTime that in which a flush waits until what
@@ -44,6 +48,8 @@ const (
 	// pollFirst and pollMost are how often a replica looks at a claim of another one.
 	pollFirst = 250 * time.Millisecond
 	pollMost  = 2 * time.Second
+	// pollLate is instead of pollMost after a claim could have ended: who sends has a receiver that does not answer.
+	pollLate = 8 * time.Second
 	// earlySlack is how much earlier than the group interval another replica may flush.
 	earlySlack = time.Second
 )
@@ -53,6 +59,8 @@ var (
 	ErrEarly = errors.New("another replica notified about this group less than group_interval ago; trying again at the next flush")
 	// ErrFailed is returned if the replica that held the claim could not send the same alerts.
 	ErrFailed = errors.New("another replica failed to send this notification; trying again at the next flush")
+	// ErrNotSent is wrapped by the error of Send if nothing was sent because of a limit of this replica: others may try.
+	ErrNotSent = errors.New("the notification was not sent")
 	// ErrUnsure is returned if a replica disappeared with a claim for other alerts of the group, and this replica may not
 	// know the newest state of the alerts.
 	ErrUnsure = errors.New("another replica disappeared while it notified about other alerts of this group; trying again at the next flush")
@@ -96,6 +104,7 @@ type Claims struct {
 
 	mu       sync.Mutex
 	attempts uint64
+	active   int               // notifications that are on their way
 	known    map[string]*known // by key of the row
 }
 
@@ -161,7 +170,8 @@ func New(o Options) *Claims {
 // Notify sends a notification if one is due and no other replica has sent it. It waits while another replica holds the
 // claim. It returns nil if the notification was sent, by whichever replica, or is not due.
 func (c *Claims) Notify(ctx context.Context, a *Attempt) error {
-	w := &wait{poll: pollFirst, reached: c.opts.Running()}
+	began := c.opts.Running()
+	w := &wait{poll: pollFirst, reached: began}
 	for {
 		err := c.step(ctx, a, w)
 		if !errors.Is(err, errAgain) {
@@ -170,7 +180,11 @@ func (c *Claims) Notify(ctx context.Context, a *Attempt) error {
 		if err := sleep(ctx, w.poll); err != nil {
 			return err
 		}
-		w.poll = min(2*w.poll, pollMost)
+		if c.opts.Running()-began > claimLife {
+			w.poll = min(2*w.poll, pollLate)
+		} else {
+			w.poll = min(2*w.poll, pollMost)
+		}
 	}
 }
 
@@ -239,67 +253,6 @@ func (c *Claims) waits(w *wait) {
 	}
 }
 
-// others reports whether a row is claimed for other alerts, which are on their way to the receiver.
-func (a *Attempt) others(row schema.Notification) bool {
-	return row.Holder != "" && row.Content != a.Content
-}
-
-// unsure decides whether a notification is due that is not due after what is recorded, when a replica that claimed it for
-// other alerts has disappeared: the receiver may know those. So everything is due, once this replica knows something newer
-// than that claim, or had the time to learn it.
-func (c *Claims) unsure(a *Attempt) (bool, error) {
-	c.mu.Lock()
-	seen, since := c.seen(a.Key), c.opts.Running()-c.of(a.Key).seen
-	c.mu.Unlock()
-	if !a.Learned.After(seen) && since < learnTime {
-		return false, ErrUnsure
-	}
-	entry, err := a.Unsure()
-	if err != nil {
-		return false, err
-	}
-	due, _, err := a.Due(entry)
-	return due, err
-}
-
-// due decides whether a notification is due after an entry that was flushed at a time in Unix milliseconds.
-func (c *Claims) due(a *Attempt, entry string, flushed int64) (bool, error) {
-	due, first, err := a.Due(entry)
-	if err != nil || !due {
-		return false, err
-	}
-	if entry == "" {
-		return true, nil
-	}
-	last := time.UnixMilli(flushed)
-	earliest := last.Add(a.Interval - min(earlySlack, a.Interval/10))
-	switch {
-	case a.Flushed.Before(last): // it does not know what was notified
-		return false, ErrEarly
-	case !first && a.Flushed.Before(earliest):
-		return false, ErrEarly
-	case first && !a.Updated.After(last): // the alerts were resolved, which this replica has not received
-		return false, ErrEarly
-	}
-	return true, nil
-}
-
-// flushed returns when the entry of a row was flushed, in Unix milliseconds, but not later than this replica has first
-// seen the row: the clock of the one that has written it may be fast.
-func (c *Claims) flushed(key string, row schema.Notification) int64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if time.UnixMilli(row.Flushed).After(c.opts.Now()) {
-		return c.seen(key).UnixMilli()
-	}
-	return row.Flushed
-}
-
-// seen returns when this replica has first seen a row as it is. c.mu is locked.
-func (c *Claims) seen(key string) time.Time {
-	return c.opts.Now().Add(c.of(key).seen - c.opts.Running())
-}
-
 // read returns the row of a notification, after what this replica has sent is recorded in it.
 func (c *Claims) read(ctx context.Context, key string) (schema.Notification, error) {
 	if err := c.record(ctx, key); err != nil {
@@ -350,10 +303,13 @@ func (c *Claims) abandoned(key string) bool {
 // claim claims a notification whose row may be claimed, and sends it.
 func (c *Claims) claim(ctx context.Context, a *Attempt, w *wait, row schema.Notification) error {
 	if a.Admit != nil && !w.admitted {
+		began := c.opts.Running()
 		if err := a.Admit(ctx); err != nil {
 			return err
 		}
-		w.admitted = true
+		if w.admitted = true; c.opts.Running()-began > pollMost {
+			return errAgain // decide again after a wait
+		}
 	}
 	c.mu.Lock()
 	c.attempts++

@@ -566,3 +566,29 @@ func TestAdmitted(t *testing.T) {
 		}
 	})
 }
+
+// TestLinger checks that a notification on its way ends after it was canceled, and that Flush waits for it, but not for
+// longer than lingerTime.
+func TestLinger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for takes, want := range map[time.Duration]int{5 * time.Second: 1, time.Minute: 0} {
+			w := newWorld(1)
+			w.takes = takes
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			done := make(chan error)
+			go func() { done <- w.replicas[0].Notify(ctx, w.replicas[0].attempt("a")) }()
+			time.Sleep(time.Second)
+			cancel()
+			began := time.Now()
+			ending, stop := context.WithTimeout(t.Context(), 20*time.Second)
+			if err := w.replicas[0].Flush(ending); err != nil || time.Since(began) > lingerTime+time.Second {
+				t.Errorf("Flush took %s: %v", time.Since(began), err)
+			}
+			stop()
+			if row := w.rows["k"]; len(w.sends) != want || row.Holder != "" || (row.Entry == "a") != (want == 1) {
+				t.Errorf("taking %s: sent %q, row %+v", takes, w.sends, row)
+			}
+			<-done
+		}
+	})
+}

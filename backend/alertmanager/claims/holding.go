@@ -3,6 +3,7 @@ package claims
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/palliumhq/pallium/backend/schema"
@@ -21,7 +22,11 @@ type holding struct {
 
 // send sends the notification while the claim is renewed, and then records it or gives up the claim.
 func (h *holding) send(ctx context.Context, a *Attempt) error {
-	sending, cancel := context.WithCancelCause(ctx)
+	h.count(1)
+	defer h.count(-1)
+	lasting, stop := linger(ctx)
+	defer stop()
+	sending, cancel := context.WithCancelCause(lasting)
 	renewed := make(chan struct{})
 	go func() {
 		defer close(renewed)
@@ -41,12 +46,36 @@ func (h *holding) send(ctx context.Context, a *Attempt) error {
 		h.release(ctx, false)
 		h.opts.Metrics.lost.Inc()
 		return errAgain
-	case ctx.Err() != nil:
+	case lasting.Err() != nil:
 		h.release(ctx, false)
 	default:
-		h.release(ctx, true)
+		h.release(ctx, !errors.Is(err, ErrNotSent))
 	}
 	return err
+}
+
+// count counts the notifications that are on their way.
+func (c *Claims) count(n int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.active += n
+	return c.active
+}
+
+// linger returns a context that lasts for lingerTime longer than ctx, if ctx is canceled before its deadline, so that a
+// notification that is on its way can end when a configuration changes or the process stops.
+func linger(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(claimKept)
+	}
+	lasting, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
+	stop := context.AfterFunc(ctx, func() {
+		if sleep(lasting, lingerTime) == nil {
+			cancel()
+		}
+	})
+	return lasting, func() { stop(); cancel() }
 }
 
 // renew renews the claim until the context ends. It cancels the sending if the claim is lost, or if somebody else has
@@ -278,8 +307,14 @@ func (c *Claims) Run(ctx context.Context) {
 	}
 }
 
-// Flush records what is not recorded yet, at the end of the process.
+// Flush waits for notifications that are on their way, and records what is not recorded yet, at the end of the process.
+// All calls of Notify must have been canceled.
 func (c *Claims) Flush(ctx context.Context) error {
+	for c.count(0) > 0 {
+		if err := sleep(ctx, pollFirst); err != nil {
+			return fmt.Errorf("wait for notifications that are on their way: %w", err)
+		}
+	}
 	var errs error
 	for _, key := range c.tidy() {
 		errs = errors.Join(errs, c.record(ctx, key))
@@ -292,11 +327,15 @@ func (c *Claims) tidy() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []string
+	kept := time.Hour
+	if len(c.known) > maxKnown {
+		kept = 2 * learnTime // what is forgotten is read again; it is missed only if the row store does not answer
+	}
 	for key, k := range c.known {
 		switch {
 		case k.unwritten:
 			out = append(out, key)
-		case c.opts.Running()-k.used > time.Hour:
+		case c.opts.Running()-k.used > kept:
 			delete(c.known, key)
 		}
 	}

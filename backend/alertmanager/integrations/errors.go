@@ -77,6 +77,8 @@ func (s secrets) add(value string) {
 	if value = strings.TrimSpace(value); len(value) >= minSecret {
 		s[value] = struct{}{}
 		s[url.QueryEscape(value)] = struct{}{}
+		s[url.PathEscape(value)] = struct{}{}
+		s[(&url.URL{Path: value}).EscapedPath()] = struct{}{}
 		quoted := strconv.Quote(value)
 		s[quoted[1:len(quoted)-1]] = struct{}{} // as in an error that quotes it
 	}

@@ -42,6 +42,7 @@ type kind struct {
 	conf     any // pointer to the configuration
 	resolved notify.ResolvedSender
 	http     *commoncfg.HTTPClientConfig // nil: the integration does not use HTTP
+	late     bool                        // the notifier executes templates after it has received a response
 	headers  bool                        // the notifier adds credentials as headers of its own, also after a redirect
 	api      *url.URL                    // the address of the API, if the notifier does not pass its context to requests
 	// build makes a notifier that dials with d only.
@@ -97,6 +98,7 @@ func kindsOf(r config.Receiver) ([]kind, error) {
 		if k.name != "email" && k.http == nil {
 			return nil, fmt.Errorf("receiver %q: %s[%d]: %w", r.Name, k.name, k.index, errNoHTTP)
 		}
+		ks[i].late = k.name == "jira" || k.name == "wechat"
 		ks[i].headers = k.name == "rocketchat" // X-Auth-Token and X-User-Id, set by its round tripper on every hop
 	}
 	if n := configured(r); n != len(ks) {

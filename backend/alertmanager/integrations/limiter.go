@@ -42,11 +42,16 @@ type TenantLimiter struct {
 	rates    Rates
 	limiters map[string]*Limiter
 	kept     int // idle notifiers of all integrations
+
+	late chan struct{} // an element for each attempt that executes templates without a turn
 }
+
+// maxLate is how many attempts of a tenant may execute templates after a response at the same time.
+const maxLate = 2
 
 // NewTenantLimiter returns the limiters of a tenant.
 func NewTenantLimiter(r Rates) *TenantLimiter {
-	return &TenantLimiter{rates: r, limiters: map[string]*Limiter{}}
+	return &TenantLimiter{rates: r, limiters: map[string]*Limiter{}, late: make(chan struct{}, maxLate)}
 }
 
 // Of returns the limiter of an integration.

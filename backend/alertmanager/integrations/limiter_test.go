@@ -11,6 +11,8 @@ import (
 
 	"github.com/prometheus/alertmanager/notify"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 )
 
 func TestLimiter(t *testing.T) {
@@ -158,7 +160,7 @@ func TestPacedIntegration(t *testing.T) {
 	for range is {
 		<-arrived // both at the same time: neither holds the turn while it waits for the response
 	}
-	turn, err := o.Pace.Begin(t.Context(), o.Tenant)
+	turn, err := o.Pace.Begin(t.Context(), o.Tenant, pace.Notifications)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -66,6 +66,14 @@ func (p *pool) Notify(ctx context.Context, alerts ...*alert.Alert) (bool, error)
 	case <-ctx.Done():
 		return true, fmt.Errorf("waiting for one of %d concurrent attempts: %w", cap(p.slots), context.Cause(ctx))
 	}
+	if p.kind.late {
+		select {
+		case p.options.Limiter.late <- struct{}{}:
+			defer func() { <-p.options.Limiter.late }()
+		case <-ctx.Done():
+			return true, fmt.Errorf("waiting for one of %d concurrent attempts by %s: %w", maxLate, name, context.Cause(ctx))
+		}
+	}
 	started := time.Now()
 	p.options.Metrics.notifications.WithLabelValues(name).Inc()
 	retry, err := p.attempt(ctx, alerts)
@@ -81,7 +89,7 @@ func (p *pool) Notify(ctx context.Context, alerts ...*alert.Alert) (bool, error)
 // are executed later, with the response to a first request, are charged at the end. An exceeded limit of the templates
 // is not recoverable: another attempt with the same alerts would exceed it too.
 func (p *pool) attempt(ctx context.Context, alerts []*alert.Alert) (retry bool, err error) {
-	turn, err := p.options.Pace.Begin(ctx, p.options.Tenant)
+	turn, err := p.options.Pace.Begin(ctx, p.options.Tenant, pace.Notifications)
 	if err != nil {
 		return !errors.Is(err, pace.ErrTooMuch), err
 	}

@@ -1,6 +1,6 @@
 // Package pace shares the CPU time of a process between the tenants of its Alertmanagers. What a tenant's
 // Alertmanager computes, such as which alerts are silenced and the texts of templates, is done one piece at a time, and
-// takes at most a number of CPUs on average. A tenant that needs more waits; other tenants do not.
+// takes at most a number of CPUs on average, for each kind of work. A tenant that needs more waits; other tenants do not.
 package pace
 
 import (
@@ -23,22 +23,40 @@ const (
 	least = 200 * time.Microsecond
 )
 
+// Kind is what work is for. Each kind has CPU time of its own, so that neither notifications nor lists of alerts keep a
+// tenant from sending alerts, or from changing the configuration.
+type Kind string
+
+// The kinds.
+const (
+	Notifications Kind = "notifications"
+	Alerts        Kind = "alerts"   // that are received
+	Requests      Kind = "requests" // lists of alerts
+	Configuration Kind = "configuration"
+)
+
 // ErrTooMuch is wrapped by the error of work that could not begin in time because the tenant has used its CPU time.
-var ErrTooMuch = errors.New("the notifications of the tenant need more CPU time than alertmanager_cpus allows")
+var ErrTooMuch = errors.New("the Alertmanager of the tenant needs more CPU time than alertmanager_cpus allows")
 
 // Pace limits the work of tenants. It is safe for concurrent use.
 type Pace struct {
 	cpus    func(tenant.ID) float64
-	worked  prometheus.Counter
-	waited  prometheus.Counter
-	dropped prometheus.Counter
+	worked  *prometheus.CounterVec
+	waited  *prometheus.CounterVec
+	dropped *prometheus.CounterVec
 
 	mu     sync.Mutex
-	shares map[tenant.ID]*share
+	shares map[of]*share
 	sweep  int // number of shares at which those that are not needed are removed
 }
 
-// share is what is known of one tenant.
+// of is whose share it is, and for what.
+type of struct {
+	tenant tenant.ID
+	kind   Kind
+}
+
+// share is what is known of one tenant and kind.
 type share struct {
 	turn  chan struct{} // holds an element while somebody works
 	users int           // callers that work or wait; guarded by Pace.mu
@@ -50,15 +68,15 @@ type share struct {
 
 // New returns a Pace. cpus returns the limit of a tenant; 0 is no limit.
 func New(cpus func(tenant.ID) float64, r prometheus.Registerer) *Pace {
-	auto := promauto.With(r)
-	return &Pace{cpus: cpus, shares: map[tenant.ID]*share{}, sweep: 64,
-		worked: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_work_seconds_total",
-			Help: "CPU time, approximately, of deciding which notifications are sent, and of templates."}),
-		waited: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_work_delay_seconds_total",
-			Help: "Time for which notifications waited because their tenant had used its CPU time (alertmanager_cpus)."}),
-		dropped: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_work_dropped_total",
-			Help: "Pieces of work that were not done because their tenant had used its CPU time (alertmanager_cpus); they are tried " +
-				"again at the next flush of the group."}),
+	auto, kinds := promauto.With(r), []string{"kind"}
+	return &Pace{cpus: cpus, shares: map[of]*share{}, sweep: 64,
+		worked: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_alertmanager_work_seconds_total",
+			Help: "CPU time, approximately, of Alertmanagers of tenants, by what it was for."}, kinds),
+		waited: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_alertmanager_work_delay_seconds_total",
+			Help: "Time for which work waited because its tenant had used its CPU time (alertmanager_cpus), by what it was for."}, kinds),
+		dropped: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_alertmanager_work_dropped_total",
+			Help: "Pieces of work that were not done because their tenant had used its CPU time (alertmanager_cpus), by what they " +
+				"were for. Notifications are tried again at the next flush of their group."}, kinds),
 	}
 }
 
@@ -66,8 +84,9 @@ func New(cpus func(tenant.ID) float64, r prometheus.Registerer) *Pace {
 type Turn struct {
 	pace  *Pace
 	share *share
-	cpus  float64
+	kind  Kind
 	began time.Time
+	most  time.Duration // that is charged; 0: no limit
 
 	once sync.Once
 	took time.Duration
@@ -76,8 +95,8 @@ type Turn struct {
 // Begin waits until the tenant may work. The work must be computation only, and must be ended with End. Begin waits
 // until the context ends for other work of the tenant. If the tenant would have to wait for CPU time until after the
 // deadline of the context, Begin returns at once an error that wraps ErrTooMuch.
-func (p *Pace) Begin(ctx context.Context, t tenant.ID) (*Turn, error) {
-	s := p.enter(t)
+func (p *Pace) Begin(ctx context.Context, t tenant.ID, k Kind) (*Turn, error) {
+	s := p.enter(of{t, k})
 	select {
 	case s.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -85,20 +104,26 @@ func (p *Pace) Begin(ctx context.Context, t tenant.ID) (*Turn, error) {
 		return nil, fmt.Errorf("wait for other work of the tenant's Alertmanager: %w", context.Cause(ctx))
 	}
 	cpus := p.cpus(t)
-	if err := p.wait(ctx, s, cpus); err != nil {
+	if err := p.wait(ctx, s, k, cpus); err != nil {
 		<-s.turn
 		p.leave(s)
 		return nil, err
 	}
-	return &Turn{pace: p, share: s, cpus: cpus, began: time.Now()}, nil
+	return &Turn{pace: p, share: s, kind: k, began: time.Now()}, nil
 }
+
+// Limit sets the most that is charged for the work: it takes longer on a machine that is busy with other work.
+func (t *Turn) Limit(most time.Duration) { t.most = most }
 
 // End ends the work. Calls after the first one do nothing.
 func (t *Turn) End() {
 	t.once.Do(func() {
 		t.took = max(time.Since(t.began), least)
+		if t.most > 0 {
+			t.took = min(t.took, max(t.most, least))
+		}
 		t.share.charge(t.took)
-		t.pace.worked.Add(t.took.Seconds())
+		t.pace.worked.WithLabelValues(string(t.kind)).Add(t.took.Seconds())
 		<-t.share.turn
 		t.pace.leave(t.share)
 	})
@@ -110,24 +135,24 @@ func (t *Turn) Total(d time.Duration) {
 	t.End()
 	if more := d - t.took; more > 0 {
 		t.share.charge(more)
-		t.pace.worked.Add(more.Seconds())
+		t.pace.worked.WithLabelValues(string(t.kind)).Add(more.Seconds())
 	}
 }
 
 // wait waits until the tenant has no debt.
-func (p *Pace) wait(ctx context.Context, s *share, cpus float64) error {
+func (p *Pace) wait(ctx context.Context, s *share, k Kind, cpus float64) error {
 	debt := s.debt(cpus, time.Now())
 	if debt <= 0 {
 		return nil
 	}
 	d := time.Duration(float64(debt) / cpus)
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
-		p.dropped.Inc()
-		return fmt.Errorf("%w (%g on each replica): use simpler templates, fewer groups or a longer group_interval, "+
-			"or ask the operator for a higher limit", ErrTooMuch, cpus)
+		p.dropped.WithLabelValues(string(k)).Inc()
+		return fmt.Errorf("%w (%g on each replica, %s): use simpler templates, fewer groups or a longer group_interval, "+
+			"or ask the operator for a higher limit", ErrTooMuch, cpus, k)
 	}
 	began := time.Now()
-	defer func() { p.waited.Add(time.Since(began).Seconds()) }()
+	defer func() { p.waited.WithLabelValues(string(k)).Add(time.Since(began).Seconds()) }()
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -163,14 +188,14 @@ func (s *share) charge(d time.Duration) {
 }
 
 // enter returns the share of a tenant, which stays until leave.
-func (p *Pace) enter(t tenant.ID) *share {
+func (p *Pace) enter(o of) *share {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := p.shares[t]
+	s := p.shares[o]
 	if s == nil {
 		p.clean()
 		s = &share{turn: make(chan struct{}, 1)}
-		p.shares[t] = s
+		p.shares[o] = s
 	}
 	s.users++
 	return s
@@ -189,10 +214,10 @@ func (p *Pace) clean() {
 		return
 	}
 	now := time.Now()
-	for t, s := range p.shares {
-		cpus := p.cpus(t)
+	for o, s := range p.shares {
+		cpus := p.cpus(o.tenant)
 		if s.users == 0 && -s.debt(cpus, now) >= time.Duration(float64(burst)*cpus) {
-			delete(p.shares, t)
+			delete(p.shares, o)
 		}
 	}
 	p.sweep = max(64, 2*len(p.shares))

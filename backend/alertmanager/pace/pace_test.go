@@ -21,7 +21,7 @@ func newPace(cpus float64) *Pace {
 
 // work works for a time, and reports the error of Begin.
 func work(ctx context.Context, p *Pace, t tenant.ID, d time.Duration) error {
-	turn, err := p.Begin(ctx, t)
+	turn, err := p.Begin(ctx, t, Notifications)
 	if err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func TestShare(t *testing.T) {
 		for range 100 {
 			wg.Go(func() {
 				for {
-					turn, err := p.Begin(ctx, "heavy")
+					turn, err := p.Begin(ctx, "heavy", Notifications)
 					if err != nil {
 						return
 					}
@@ -103,7 +103,7 @@ func TestTooMuch(t *testing.T) {
 func TestTotal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPace(1)
-		turn, err := p.Begin(t.Context(), "a")
+		turn, err := p.Begin(t.Context(), "a", Notifications)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,7 +112,7 @@ func TestTotal(t *testing.T) {
 		time.Sleep(time.Hour)
 		turn.Total(3 * time.Second)
 		turn.Total(time.Second)
-		s := p.shares["a"]
+		s := p.shares[of{"a", Notifications}]
 		if debt := s.debt(1, s.at.Add(0)); debt != -burst+3*time.Second {
 			t.Errorf("the balance is %s", -debt)
 		}
@@ -147,20 +147,20 @@ func TestUnlimited(t *testing.T) {
 func TestCanceled(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	p := newPace(0.01)
-	turn, err := p.Begin(t.Context(), "a")
+	turn, err := p.Begin(t.Context(), "a", Notifications)
 	if err != nil {
 		t.Fatal(err)
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := p.Begin(gone, "a"); !errors.Is(err, context.Canceled) {
+	if _, err := p.Begin(gone, "a", Notifications); !errors.Is(err, context.Canceled) {
 		t.Errorf("waiting for a turn: %v", err)
 	}
 	turn.Total(time.Minute)
-	if _, err := p.Begin(gone, "a"); !errors.Is(err, context.Canceled) {
+	if _, err := p.Begin(gone, "a", Notifications); !errors.Is(err, context.Canceled) {
 		t.Errorf("waiting for CPU time: %v", err)
 	}
-	if n := p.shares["a"].users; n != 0 {
+	if n := p.shares[of{"a", Notifications}].users; n != 0 {
 		t.Errorf("%d users are left", n)
 	}
 }

@@ -61,7 +61,7 @@ func Defaults() Limits {
 		Matchers:       10_000,
 		MatcherBytes:   16 << 10,
 		RouteLabels:    10_000,
-		Instructions:   100_000,
+		Instructions:   20_000,
 		GroupInterval:  time.Second,
 		RepeatInterval: time.Second,
 		Retention:      30 * 24 * time.Hour, // logRetention of package alertmanager

@@ -187,7 +187,7 @@ func (a *api) set(x *request) error {
 func (a *api) check(x *request, yaml []byte, s index.AlertmanagerSettings) ([]string, error) {
 	ctx, cancel := context.WithTimeout(x.R.Context(), checkWait)
 	defer cancel()
-	turn, err := a.Pace.Begin(ctx, x.Tenant)
+	turn, err := a.Pace.Begin(ctx, x.Tenant, pace.Configuration)
 	if err != nil && x.R.Context().Err() == nil {
 		return nil, &exchange.Error{Code: http.StatusTooManyRequests, Text: "the configuration was not checked: " + err.Error()}
 	}

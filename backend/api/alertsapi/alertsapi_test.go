@@ -142,7 +142,7 @@ func TestAPI(t *testing.T) {
 			t.Errorf("%s with a configuration that is not valid: %d %s", method, code, text)
 		}
 	}
-	turn, err := work.Begin(t.Context(), "a")
+	turn, err := work.Begin(t.Context(), "a", pace.Configuration)
 	if err != nil {
 		t.Fatal(err)
 	}
