@@ -256,3 +256,35 @@ func TestErrors(t *testing.T) {
 		})
 	}
 }
+
+// TestLate checks that integrations which execute templates after a response make few attempts of a tenant at the same time.
+func TestLate(t *testing.T) {
+	arrived, proceed := make(chan struct{}), make(chan struct{})
+	s := start(t, func(w http.ResponseWriter, r request) {
+		if strings.HasPrefix(r.path, "/wechat/gettoken") {
+			arrived <- struct{}{}
+			<-proceed
+		}
+		service(w, r)
+	})
+	list := "wechat_configs:\n" + strings.Repeat("- {api_url: 'http://a.example/wechat/', api_secret: wechat-secret, corp_id: c, agent_id: '1', to_user: u}\n", 4)
+	is := build(t, receiver(t, list), optionsOf(s, allow(t, "127.0.0.1")))
+	done := make(chan error)
+	for i := range maxLate {
+		go func() { _, err := is[i].Notify(flush(t), firing()); done <- err }()
+	}
+	for range maxLate {
+		<-arrived
+	}
+	ctx, cancel := context.WithCancel(flush(t))
+	cancel()
+	if _, err := is[maxLate].Notify(ctx, firing()); err == nil || !strings.Contains(err.Error(), "2 concurrent attempts by wechat") {
+		t.Errorf("one more attempt: %v", err)
+	}
+	close(proceed)
+	for range maxLate {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
