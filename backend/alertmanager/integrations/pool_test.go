@@ -276,8 +276,8 @@ func TestLate(t *testing.T) {
 	for range maxLate {
 		<-arrived
 	}
-	ctx, cancel := context.WithCancel(flush(t))
-	cancel()
+	ctx, cancel := context.WithTimeout(flush(t), 50*time.Millisecond)
+	defer cancel()
 	if _, err := is[maxLate].Notify(ctx, firing()); err == nil || !strings.Contains(err.Error(), "2 concurrent attempts by wechat") {
 		t.Errorf("one more attempt: %v", err)
 	}
