@@ -592,3 +592,26 @@ func TestLinger(t *testing.T) {
 		}
 	})
 }
+
+// TestForgets checks that what is known of notifications is forgotten after an hour, and sooner if there are many, but not
+// what is not recorded yet.
+func TestForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(1)
+		c := w.replicas[0].Claims
+		for n, kept := range map[int]time.Duration{10: time.Hour, maxKnown + 10: 2 * learnTime} {
+			for i := range n {
+				c.saw(fmt.Sprint(n, "/", i), schema.Notification{Number: 1})
+			}
+			c.sent("unrecorded", &sent{entry: "e"})
+			time.Sleep(kept)
+			if c.tidy(); len(c.known) != n+1 {
+				t.Errorf("of %d, %d are known after %s", n, len(c.known), kept)
+			}
+			time.Sleep(time.Second)
+			if unwritten := c.tidy(); len(c.known) != 1 || !slices.Equal(unwritten, []string{"unrecorded"}) {
+				t.Errorf("of %d, %d are known a second later, and not recorded are %q", n, len(c.known), unwritten)
+			}
+		}
+	})
+}

@@ -18,6 +18,8 @@ func TestHide(t *testing.T) {
 		"passport":                         "<secret>",
 		"the password pass":                "the <secret>word <secret>",
 		"https://a/?k=a+b%2Fc":             "https://a/?k=<secret>",
+		"https://a/a%20b%2Fc/send":         "https://a/<secret>/send",
+		"https://a/bot/a%20b/c":            "https://a/bot/<secret>",
 		`field "line\nbreak\x00" is wrong`: `field "<secret>" is wrong`,
 		"xyz":                              "xyz",
 		"\xff":                             "\uFFFD",
