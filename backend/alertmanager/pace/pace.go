@@ -69,7 +69,7 @@ type share struct {
 // New returns a Pace. cpus returns the limit of a tenant; 0 is no limit.
 func New(cpus func(tenant.ID) float64, r prometheus.Registerer) *Pace {
 	auto, kinds := promauto.With(r), []string{"kind"}
-	return &Pace{cpus: cpus, shares: map[of]*share{}, sweep: 64,
+	p := &Pace{cpus: cpus, shares: map[of]*share{}, sweep: 64,
 		worked: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_alertmanager_work_seconds_total",
 			Help: "CPU time, approximately, of Alertmanagers of tenants, by what it was for."}, kinds),
 		waited: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_alertmanager_work_delay_seconds_total",
@@ -78,6 +78,12 @@ func New(cpus func(tenant.ID) float64, r prometheus.Registerer) *Pace {
 			Help: "Pieces of work that were not done because their tenant had used its CPU time (alertmanager_cpus), by what they " +
 				"were for. Notifications are tried again at the next flush of their group."}, kinds),
 	}
+	for _, k := range []Kind{Notifications, Alerts, Requests, Configuration} { // so that each counts from 0
+		p.worked.WithLabelValues(string(k))
+		p.waited.WithLabelValues(string(k))
+		p.dropped.WithLabelValues(string(k))
+	}
+	return p
 }
 
 // Turn is a piece of work that has begun.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -178,4 +179,13 @@ func TestManyTenants(t *testing.T) {
 			t.Errorf("%d shares are kept", n)
 		}
 	})
+}
+
+// TestMetrics checks that all counters exist from the start: an increase from nothing is not seen.
+func TestMetrics(t *testing.T) {
+	r := prometheus.NewRegistry()
+	New(func(tenant.ID) float64 { return 0 }, r)
+	if n, err := testutil.GatherAndCount(r); err != nil || n != 12 {
+		t.Errorf("%d series: %v", n, err)
+	}
 }
