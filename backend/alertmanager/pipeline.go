@@ -247,6 +247,11 @@ func (n *notification) due(ctx context.Context, entry string) (due, first bool, 
 
 // unsure returns an entry of the notification log in which those alerts fire that are resolved, and no others.
 func (n *notification) unsure(ctx context.Context) (entry string, err error) {
+	turn, err := n.begin(ctx)
+	if err != nil {
+		return "", n.missed(err)
+	}
+	defer turn.End()
 	ctx, _, err = n.decide(ctx, "")
 	if err != nil {
 		return "", err
