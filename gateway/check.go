@@ -12,8 +12,9 @@ import (
 
 const maxParams = 1000
 
-const pathNotCanonical = "the path is not in canonical form: remove empty, . and .. segments and all of % \\ ; and control characters, " +
-	"even if they are escaped, and escape only characters that need it, as UTF-8"
+const pathNotCanonical = "the path is not in canonical form: remove empty segments, the segments . and .., the characters % \\ and ;, " +
+	"and control characters, " +
+	"escaped or not; escape only characters that need it, as UTF-8"
 
 // checkTarget rejects a request target that is not a path.
 func checkTarget(r *http.Request) *rejection {

@@ -131,7 +131,7 @@ func (a *Alertmanagers) get(ctx context.Context, t tenant.ID) (*instance, error)
 }
 
 // errDead is returned for a slot that was removed meanwhile.
-var errDead = errors.New("the slot of the tenant was removed")
+var errDead = errors.New("the tenant's Alertmanager was removed from this process")
 
 func (a *Alertmanagers) getFrom(ctx context.Context, t tenant.ID, s *slot) (*instance, error) {
 	s.mu.Lock()

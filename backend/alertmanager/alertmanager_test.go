@@ -205,7 +205,7 @@ func TestLimits(t *testing.T) {
 		if code, text := s.call(0, "acme", http.MethodPost, "/api/v2/silences", silence); code != 200 {
 			t.Errorf("silence: %d %s", code, text)
 		}
-		const want = `"the tenant has max_alertmanager_silences (1) silences already; silences that expired in the last 5 days count: `
+		const want = `"the tenant has max_alertmanager_silences (1) silences already; silences that expired in the last 5 days count as well: `
 		if code, text := s.call(0, "acme", http.MethodPost, "/api/v2/silences", silence); code != 400 || !strings.HasPrefix(text, want) {
 			t.Errorf("another silence: %d %s", code, text)
 		}

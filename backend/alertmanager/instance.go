@@ -144,8 +144,8 @@ func (in *instance) reload(ctx context.Context) error {
 	next := &running{settings: settings, compiled: compiled}
 	if err != nil {
 		in.opts.metrics.invalid.Inc()
-		in.opts.Logger.Warn("the stored Alertmanager configuration of a tenant is not valid: it does not run", "tenant", in.tenant,
-			"runs_the_one_before", old != nil, "err", err)
+		in.opts.Logger.Warn("the stored Alertmanager configuration of a tenant is not valid and is not used", "tenant", in.tenant,
+			"previous_one_runs", old != nil, "err", err)
 		if old != nil {
 			kept := *old
 			kept.failed, kept.failedOf, kept.failedAt = err, settings.Change, in.opts.Running()

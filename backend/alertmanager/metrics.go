@@ -19,8 +19,8 @@ func newMetrics(r prometheus.Registerer, a *Alertmanagers) metrics {
 		started: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_starts_total",
 			Help: "Alertmanagers of tenants that were started."}),
 		invalid: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_invalid_configurations_total",
-			Help: "Stored configurations that could not be run: the one before stays, or no notifications are sent."}),
+			Help: "Stored configurations that are not valid: the previous one keeps running or, if there is none, no notifications are sent."}),
 		refreshFailures: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_silence_refresh_failures_total",
-			Help: "Notifications before which the silences could not be read from the row store; those in memory were applied."}),
+			Help: "Notifications for which the current silences could not be read from the row store: the silences in memory were applied."}),
 	}
 }

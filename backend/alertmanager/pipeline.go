@@ -284,7 +284,7 @@ func (n *notification) begin(ctx context.Context) (*pace.Turn, error) {
 // muteAgain is after how long since the flush began silences are applied again before a notification is sent.
 const muteAgain = 5 * time.Second
 
-var errMuted = errors.New("a silence was added while the notification waited: notifying about the others at the next flush")
+var errMuted = errors.New("a silence was added while the notification waited: notifying about the remaining alerts at the next flush")
 
 // stillAudible checks that no silence was added while the notification waited for limits or for another replica.
 func (n *notification) stillAudible(ctx context.Context) error {

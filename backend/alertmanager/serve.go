@@ -44,7 +44,7 @@ func (a *Alertmanagers) Serve(ctx context.Context, t tenant.ID, r *Request) (*Re
 	}
 	path, ok := strings.CutPrefix(r.Path, Prefix)
 	if !ok {
-		return nil, fmt.Errorf("the path %s is not one of the Alertmanager", r.Path)
+		return nil, fmt.Errorf("the Alertmanager's API has no path %s", r.Path)
 	}
 	if base, _, _ := strings.Cut(path, "?"); r.Method == http.MethodPost && base == "/api/v2/alerts" {
 		return in.put(ctx, r.Body), nil
@@ -131,7 +131,7 @@ func changed(out *recorder, err error) *Response {
 	case errors.Is(err, index.ErrSilenceChanged):
 		return text(http.StatusConflict, err.Error())
 	case err != nil:
-		return text(http.StatusServiceUnavailable, "the silence could not be stored; it may be stored later: "+err.Error())
+		return text(http.StatusServiceUnavailable, "writing the silence failed, but it may still be stored: "+err.Error())
 	}
 	return out.response()
 }

@@ -179,6 +179,6 @@ func (in *instance) explainLimit(out *recorder) {
 	}
 	out.body.Reset()
 	_ = json.NewEncoder(&out.body).Encode(fmt.Sprintf("the tenant has max_alertmanager_silences (%d) silences already; silences that expired "+
-		"in the last %d days count: change an existing one, wait, or ask the operator for a higher limit",
+		"in the last %d days count as well: change an existing one, wait, or ask the operator for a higher limit",
 		in.opts.Limits(in.tenant).MaxAlertmanagerSilences, silenceRetention/(24*time.Hour))) // a string and a buffer: no error
 }

@@ -95,7 +95,7 @@ func New(o Options) *Sender {
 		s.metrics.dropped.WithLabelValues(reason)
 	}
 	promauto.With(o.Registerer).NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ruler_alerts_queued",
-		Help: "Alerts that wait to be sent to Alertmanagers, or for the response to a request."},
+		Help: "Alerts that are queued for Alertmanagers, or were sent in a request without a response so far."},
 		func() float64 { return float64(s.queued()) + float64(s.inFlight.Load()) })
 	return s
 }

@@ -112,7 +112,7 @@ func NewTarget(
 	settings := c.client(serverName)
 	switch {
 	case (c.Username == "") != (c.PasswordFile == ""):
-		return nil, errors.New("username and password_file need each other")
+		return nil, errors.New("username and password_file must be set together")
 	case (c.TLS.CertFile == "") != (c.TLS.KeyFile == ""):
 		return nil, errors.New("tls needs both cert_file and key_file")
 	case settings.Validate() != nil:
@@ -220,7 +220,7 @@ func (t *Target) addresses(ctx context.Context) ([]string, error) {
 	t.mu.Lock()
 	t.resolving, t.resolvedAt = false, now
 	if err == nil && len(found) == 0 {
-		err = errors.New("the name has no addresses")
+		err = errors.New("the name resolves to no addresses")
 	}
 	if t.failed = err; err == nil {
 		t.known = found

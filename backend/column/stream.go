@@ -87,7 +87,7 @@ func (r *reader) openSparse(n int) error {
 		return err
 	}
 	if r.mode == modeSparse {
-		return corrupt("sparse stream in a sparse stream")
+		return corrupt("a sparse stream contains a sparse stream")
 	}
 	if err := r.checkCount(); err != nil {
 		return err
@@ -132,7 +132,7 @@ func (r *reader) varint() (int64, bool) {
 func (r *reader) nextGap() error {
 	v, n := binary.Uvarint(r.b[r.gaps:r.gapEnd])
 	if n <= 0 || v > 1<<40 {
-		return corrupt("gap in a sparse stream")
+		return corrupt("invalid gap in a sparse stream")
 	}
 	r.gaps += n
 	r.gap = int(v)
@@ -226,7 +226,7 @@ func (r *reader) fillVarints(dst []int64, base int64) error {
 		if z >= 0x80 {
 			var n int
 			if z, n = binary.Uvarint(b[pos-1 : r.end]); n <= 0 {
-				return corrupt("number in a stream of varints")
+				return corrupt("invalid number in a stream of varints")
 			}
 			pos += n - 1
 		}
@@ -251,7 +251,7 @@ func (r *reader) fillPacked(dst []int64, base int64) error {
 	r.pos++
 	step, ok := r.varint()
 	if !ok || k > maxLow {
-		return corrupt("packed block of %d bits", k)
+		return corrupt("packed block has an invalid width of %d bits", k)
 	}
 	r.level += step
 	base += r.level
@@ -281,7 +281,7 @@ func (r *reader) fillPacked(dst []int64, base int64) error {
 		}
 		v, ok := r.varint()
 		if !ok {
-			return corrupt("number in a packed block")
+			return corrupt("invalid number in a packed block")
 		}
 		dst[i] = v + base
 		escapes--

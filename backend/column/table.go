@@ -65,7 +65,7 @@ func Open(payload []byte, day int64) (*Table, error) {
 	h := header{r: reader{b: payload, pos: 1, end: end}, t: &Table{b: payload, day: day * series.DayMillis}}
 	count := h.uvarint(uint64(end))
 	if h.bad || count > min(maxSeries, uint64(end)/2) {
-		return nil, corrupt("number of series")
+		return nil, corrupt("invalid number of series")
 	}
 	h.t.entries = make([]entry, count)
 	for i := range h.t.entries {
@@ -74,7 +74,7 @@ func Open(payload []byte, day int64) (*Table, error) {
 		}
 	}
 	if h.bad {
-		return nil, corrupt("header of a table")
+		return nil, corrupt("invalid header of a table")
 	}
 	return h.t, h.place(h.r.pos, end)
 }
@@ -124,7 +124,7 @@ func (h *header) readEntry(i int) error {
 		hi := lo + int64(h.uvarint(uint64(series.DayMillis)))
 		n := h.uvarint(maxPayload)
 		if h.bad || hi >= series.DayMillis || n < 2 {
-			return corrupt("histogram chunk in the header of series %d", i)
+			return corrupt("invalid histogram chunk in the header of series %d", i)
 		}
 		if enc != chunkenc.EncHistogram && enc != chunkenc.EncFloatHistogram {
 			return newer("histogram chunk of encoding %d in series %d", enc, i)
@@ -133,7 +133,7 @@ func (h *header) readEntry(i int) error {
 		end = hi
 	}
 	if h.bad {
-		return corrupt("header of series %d", i)
+		return corrupt("invalid header of series %d", i)
 	}
 	return nil
 }
@@ -144,12 +144,12 @@ func (h *header) readFloats(i int) error {
 	e.timesN = uint32(h.byte())
 	e.times = uint32(h.r.pos)
 	if int(e.timesN) > min(maxInlineTimes, h.r.end-h.r.pos) {
-		return corrupt("times in the header of series %d", i)
+		return corrupt("invalid times in the header of series %d", i)
 	}
 	h.r.pos += int(e.timesN)
 	e.values = uint32(h.uvarint(maxPayload))
 	if h.bad {
-		return corrupt("header of series %d", i)
+		return corrupt("invalid header of series %d", i)
 	}
 	if e.codec < codecConstant || e.codec > codecOffset {
 		return newer("series %d has codec %d", i, e.codec)
@@ -216,7 +216,7 @@ func (t *Table) Histograms(i int) ([]series.Chunk, error) {
 		data := t.b[p.at : p.at+p.n : p.at+p.n]
 		out[k] = series.Chunk{MinTime: p.min, MaxTime: p.max, Samples: int(binary.BigEndian.Uint16(data)), Encoding: p.encoding, Data: data}
 		if out[k].Samples == 0 || p.min <= before {
-			return nil, corrupt("histogram chunk %d of series %d", k, i)
+			return nil, corrupt("invalid histogram chunk %d of series %d", k, i)
 		}
 		before = p.max
 	}

@@ -84,7 +84,7 @@ func (r *timesReader) open(b []byte, pos, end int) error {
 	n, ok1 := in.uvarint()
 	start, ok2 := in.uvarint()
 	if !ok1 || !ok2 || n == 0 || n > uint64(series.DayMillis) || start >= uint64(series.DayMillis) {
-		return corrupt("header of a timestamp column")
+		return corrupt("invalid header of a timestamp column")
 	}
 	r.n, r.read, r.last, r.grid, r.mode = int(n), 0, int64(start), int64(start), timesSteps
 	if n == 1 {
@@ -103,7 +103,7 @@ func (r *timesReader) open(b []byte, pos, end int) error {
 	}
 	step, ok := in.uvarint()
 	if !ok || step == 0 || step >= uint64(series.DayMillis) {
-		return corrupt("step of a timestamp column")
+		return corrupt("invalid step of a timestamp column")
 	}
 	r.step = int64(step)
 	return in.open(b, in.pos, end, r.n-1)

@@ -74,7 +74,7 @@ func (t *Table) decode(e *entry, x []int64, dst []float64) error {
 func (r *integerReader) open(b []byte, pos, end, n int) (exceptions int, err error) {
 	in := &r.stream
 	if pos >= end {
-		return 0, corrupt("values without an exponent")
+		return 0, corrupt("values lack an exponent")
 	}
 	in.b, in.pos, in.end = b, pos+1, end
 	r.exponent = int(int8(b[pos]))
@@ -85,13 +85,13 @@ func (r *integerReader) open(b []byte, pos, end, n int) (exceptions int, err err
 	first, ok2 := in.varint()
 	exceptions = in.pos
 	if !ok1 || !ok2 || g == 0 || !r.skipExceptions() {
-		return 0, corrupt("header of the values")
+		return 0, corrupt("invalid header of the values")
 	}
 	r.g, r.first = int64(g), first
 	if r.codec == codecDoD {
 		var ok bool
 		if r.step, ok = in.varint(); !ok {
-			return 0, corrupt("first step of the values")
+			return 0, corrupt("invalid first step of the values")
 		}
 	}
 	return exceptions, in.open(b, in.pos, end, n-1)

@@ -130,7 +130,7 @@ func New(o Options) *Compactor {
 	c.metrics = newMetrics(o.Registerer)
 	promauto.With(o.Registerer).NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_compactor_days_expiry_waiting",
 		Help: "Days beyond retention that are not deleted yet: unless a retention was lowered, only a few days are deleted in 24 " +
-			"hours, since the clock may be wrong."}, func() float64 { return float64(c.visits.waiting()) })
+			"hours, because the clock may be wrong."}, func() float64 { return float64(c.visits.waiting()) })
 	c.failing = newFailures(o.Interval, c.metrics)
 	c.work = progress.NewWorker(progress.Options{
 		Metric:  "pallium_compactor_stalled_seconds",

@@ -94,7 +94,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		unreadable: auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_compactor_unreadable_packs",
 			Help: "L0 packs that cannot be opened; the day of the tenants in them is not compacted."}),
 		failing: auto.NewGaugeVec(prometheus.GaugeOpts{Name: "pallium_compactor_failing_days",
-			Help: "Days of a tenant that cannot be compacted. At most 100 tenants have a series; the others are in one series."},
+			Help: "Days of a tenant that cannot be compacted. At most 100 tenants have a series of their own; the others share one."},
 			[]string{"tenant"}),
 	}
 }

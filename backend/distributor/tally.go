@@ -323,7 +323,8 @@ func (t *tally) unavailable() error {
 	}
 	for i := range t.counts {
 		if all := t.rejected[i]; len(all) > 0 && t.final(i) == fateUndecided {
-			return fmt.Errorf("%w: one ingester accepted series %s, others reject it: %s", ErrUnavailable, t.batch.Entries[i].Labels, all[0].message)
+			return fmt.Errorf("%w: one ingester accepted series %s, others rejected it: %s",
+				ErrUnavailable, t.batch.Entries[i].Labels, all[0].message)
 		}
 	}
 	return fmt.Errorf("%w: no response from ingesters", ErrUnavailable)

@@ -109,7 +109,8 @@ func decodeTenantDeletions(raw []byte) (tenantDeletions, error) {
 	of := tenantDeletions{last: st.Last, pruned: st.Pruned}
 	for i, r := range st.Pruned {
 		if r[0] > r[1] || i > 0 && r[0] <= st.Pruned[i-1][1] || r[1] > st.Last {
-			return of, fmt.Errorf("range %d to %d of pruned deletions is reversed, is not above the range before it or exceeds the last deletion",
+			return of, fmt.Errorf("range %d to %d of pruned deletions ends before it starts, does not come after the previous range, or exceeds "+
+				"the last deletion",
 				r[0], r[1])
 		}
 	}

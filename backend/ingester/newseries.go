@@ -119,7 +119,7 @@ func (ing *Ingester) where() string {
 	if ing.opts.Replication == 1 {
 		return ""
 	}
-	return ing.on() + ", which has a part of the tenant's series"
+	return ing.on() + ", which stores a part of the tenant's series"
 }
 
 // localSeriesLimit returns this ingester's part of a tenant's series limit; 0 =

@@ -83,7 +83,8 @@ func NewAccount(bytes int64, reg prometheus.Registerer) *Account {
 		rejected: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_memory_rejected_requests_total",
 			Help: "Requests rejected for lack of memory, by the limit that was reached: tenant, process."}, []string{"limit"}),
 		ended: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_memory_ended_requests_total",
-			Help: "Reads ended when the process was nearly out of memory: each time the largest read of the tenant whose reads held most."}),
+			Help: "Reads ended when the process was nearly out of memory: each time, the largest read of the tenant whose reads used the most " +
+				"memory."}),
 	}
 	for _, limit := range []string{"tenant", "process"} {
 		a.rejected.WithLabelValues(limit)

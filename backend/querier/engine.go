@@ -57,7 +57,7 @@ func NewEngine(p switches.Parsers, logger *slog.Logger, reg prometheus.Registere
 		engines: map[engineKey]*promql.Engine{},
 		queries: auto.NewCounter(
 			prometheus.CounterOpts{Name: "pallium_querier_queries_total",
-				Help: "Evaluations of PromQL queries, of their parts and of shards that were started."},
+				Help: "Evaluations that were started, of whole PromQL queries and of their parts and shards."},
 		),
 		exceeded: auto.NewCounterVec(
 			prometheus.CounterOpts{Name: "pallium_querier_limited_queries_total", Help: "PromQL queries that exceeded a limit, by limit."},

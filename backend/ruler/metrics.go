@@ -28,24 +28,25 @@ func newMetrics(reg prometheus.Registerer, r *Ruler) metrics {
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "pallium_ruler_groups", Help: "Rule groups that this ruler evaluates."},
 		func() float64 { return float64(r.size()) })
 	m := metrics{
-		due: counter("pallium_ruler_group_evaluations_due_total", "Slots of rule groups, evaluated or missed."),
+		due: counter("pallium_ruler_group_evaluations_due_total", "Scheduled evaluations of rule groups that were due, whether they took "+
+			"place or were missed."),
 		done: counter("pallium_ruler_group_evaluations_done_total",
 			"Evaluations of rule groups that ended, whether their rules failed or not."),
 		missed: counter("pallium_ruler_group_evaluations_missed_total",
-			"Slots of rule groups that were skipped because the evaluation before them lasted too long."),
+			"Scheduled evaluations of rule groups that were skipped because the previous evaluation took too long."),
 		late: counter("pallium_ruler_group_evaluations_late_total",
 			"Evaluations of rule groups that began later than a quarter of their interval."),
 		evaluations:  counter("pallium_ruler_rule_evaluations_total", "Evaluations of rules."),
 		syncFailures: counter("pallium_ruler_sync_failures_total", "Failed reads of rules, of their versions, or of deletions of tenants."),
 		failures: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_ruler_rule_failures_total",
-			Help: "Failed evaluations of rules, by whether the tenant's rules, data and limits are the reason, or unavailable data."},
+			Help: "Failed evaluations of rules, by reason: user (the tenant's rules, data or limits) or operator (data that was unavailable)."},
 			[]string{"reason"}),
 		takeovers: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_ruler_group_takeovers_total",
 			Help: "Rule groups taken over from another ruler or an earlier process: continued exactly, restored after a longer gap, " +
 				"or failed and tried again."}, []string{"result"}),
 	}
 	m.delay = auto.NewHistogram(prometheus.HistogramOpts{Name: "pallium_ruler_group_evaluation_delay_seconds",
-		Help:    "Time from a slot of a rule group until its evaluation began; without takeovers.",
+		Help:    "Time between the scheduled and the actual start of evaluations of rule groups, except for the first one after a takeover.",
 		Buckets: []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}})
 	for _, reason := range []string{reasonUser, reasonOperator} {
 		m.failures.WithLabelValues(reason)

@@ -49,7 +49,7 @@ func (r *Ruler) syncAll(ctx context.Context) {
 		versions, err = r.opts.Rules.Versions(ctx, ids)
 	}
 	if err != nil {
-		r.syncFailed(ctx, "could not read which tenants have rules: the known rules stay", "", err)
+		r.syncFailed(ctx, "could not read which tenants have rules: keeping the known rules", "", err)
 		return
 	}
 	r.mu.Lock()
@@ -79,7 +79,7 @@ func (r *Ruler) sync(ctx context.Context, id tenant.ID, do task) {
 	if do.woken {
 		versions, err := r.opts.Rules.Versions(ctx, []tenant.ID{id})
 		if err != nil {
-			r.syncFailed(ctx, "could not read the version of a tenant's rules: the known rules stay", id, err)
+			r.syncFailed(ctx, "could not read the version of a tenant's rules: keeping the known rules", id, err)
 			do.listed = false
 		} else {
 			do.listed, do.version = true, versions[id]
@@ -98,7 +98,7 @@ func (r *Ruler) tenant(ctx context.Context, id tenant.ID, read bool) *rulerTenan
 	if read {
 		var err error
 		if gone, err = r.opts.Deleted(ctx, id); err != nil {
-			r.syncFailed(ctx, "could not read whether a tenant was deleted: its rules stay", id, err)
+			r.syncFailed(ctx, "could not read whether a tenant was deleted: keeping its rules", id, err)
 		}
 	}
 	r.mu.Lock()
@@ -137,7 +137,7 @@ func (r *Ruler) read(ctx context.Context, t *rulerTenant, version string) bool {
 		return nil
 	})
 	if err != nil {
-		r.syncFailed(ctx, "could not read the rules of a tenant: the known rules stay", t.id, err)
+		r.syncFailed(ctx, "could not read the rules of a tenant: keeping the known rules", t.id, err)
 		return false
 	}
 	defs = definitions(t.id, set.Groups, before, r.opts.Count)

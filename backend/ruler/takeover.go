@@ -370,7 +370,7 @@ func (s recordingSet) note() {
 	}
 }
 
-var errNotRestored = errors.New("the times since which alerts are active could not be restored; retrying at the next evaluation")
+var errNotRestored = errors.New("could not restore the times at which alerts became active; retrying at the next evaluation")
 
 // restoreLate restores the alerts of a group that had no ruler for long, after its second
 // evaluation. If the read fails, it is tried again after the next evaluation.

@@ -102,7 +102,7 @@ func (k *checker) checkGroup(g *Group) {
 		k.add("fields query_offset and evaluation_delay are the same: set only query_offset")
 	}
 	if k.Tenant != "" && slices.ContainsFunc(g.SourceTenants, func(t string) bool { return t != string(k.Tenant) }) {
-		k.add("field source_tenants may contain only the own tenant %q: rules across tenants are not supported", k.Tenant)
+		k.add("field source_tenants may contain only this tenant, %q: rules across tenants are not supported", k.Tenant)
 	}
 	for _, p := range k.unread[-1] {
 		k.add("%s", p.text)

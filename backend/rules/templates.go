@@ -130,7 +130,7 @@ func (w *walk) loop(n *parse.RangeNode, dot value) error {
 		}
 	}
 	if w.loops++; w.loops > maxLoops {
-		return fmt.Errorf("more than %d ranges are inside each other", maxLoops)
+		return fmt.Errorf("ranges are nested more than %d levels deep", maxLoops)
 	}
 	outside := w.repeats
 	w.repeats *= v.count

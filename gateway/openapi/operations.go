@@ -88,7 +88,7 @@ func otherOperations() map[string]description {
 		priced  = pricedArguments(timeout, limit, back, stats)
 		ranged  = append([]argument{query.needed(), start.needed(), end.needed(), step}, priced...)
 
-		selector  = argument{name: "selector", text: "Series selector. Without it all series count."}
+		selector  = argument{name: "selector", text: "Series selector. Without it, all series are counted."}
 		method    = argument{name: "count_method", text: "Which series count: inmemory (default) or active."}
 		label     = argument{name: "label", text: "Label name."}
 		searching = searchArguments(match, start, end, limit)
@@ -140,8 +140,10 @@ func at() argument { return argument{name: "time", text: "Unix seconds or RFC 33
 func pricedArguments(query ...argument) []argument {
 	return append(query,
 		argument{name: "cost", kind: "boolean", text: "Add the estimated and the actual cost to the response."},
-		argument{name: "max_series", kind: "integer", text: "Most series that all selectors together may select; at most max_query_series."},
-		argument{name: "max_samples_read", kind: "integer", text: "Most samples that the query may read; at most max_query_samples."},
+		argument{name: "max_series", kind: "integer", text: "Maximum number of series that all selectors together may select; not above " +
+			"max_query_series."},
+		argument{name: "max_samples_read", kind: "integer", text: "Maximum number of samples that the query may read; not above " +
+			"max_query_samples."},
 		argument{name: "max_query_duration", text: "Duration after which the query fails; at most query_timeout."},
 	)
 }
@@ -151,7 +153,7 @@ func searchArguments(selection ...argument) []argument {
 	return append([]argument{
 		{name: "search[]", repeated: true, text: "Text to search for. Names that match one of them are listed."},
 		{name: "fuzz_alg", text: "Algorithm of fuzzy matches: subsequence or jarowinkler."},
-		{name: "fuzz_threshold", kind: "integer", text: "Least similarity of fuzzy matches, 0 to 100."},
+		{name: "fuzz_threshold", kind: "integer", text: "Minimum similarity of fuzzy matches, 0 to 100."},
 		{name: "case_sensitive", kind: "boolean", text: "Whether upper and lower case differ."},
 		{name: "sort_by", text: "Order: alpha or score."}, {name: "sort_dir", text: "Direction: asc or dsc."},
 		{name: "include_score", kind: "boolean", text: "Add the similarity."},

@@ -20,7 +20,7 @@ func ruleOperations() map[string]description {
 			argument{name: "state", repeated: true, text: "Only alerting rules in this state: inactive, pending, firing or unknown."},
 			argument{name: "exclude_alerts", kind: "boolean", text: "Leave out the active alerts."},
 			argument{name: "group_limit", kind: "integer", text: "Maximum number of groups in the response."},
-			argument{name: "group_next_token", text: "The groupNextToken of the response before, for the next groups."}),
+			argument{name: "group_next_token", text: "The groupNextToken of the previous response, to get the next groups."}),
 		"alerts":                json("List active alerts."),
 		"rule_namespaces":       yamlText("List the groups of rules of all namespaces."),
 		"rule_namespace":        yamlText("List the groups of rules of a namespace."),

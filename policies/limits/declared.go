@@ -141,7 +141,7 @@ func syntaxLimits() []Description {
 		{Name: "promql_unquoted_utf8_names", Default: false, Unit: Switch, Zero: "such names must be quoted",
 			Meaning: "whether names with letters of all alphabets and dots may be written without quotes"},
 		{Name: "promql_delayed_name_removal", Default: false, Unit: Switch, Zero: "functions and operators drop it at once",
-			Meaning: "whether the metric name is dropped at the end of a query; the query is then not divided at days"},
+			Meaning: "whether the metric name is dropped at the end of a query; the query is then not divided by days"},
 		{Name: "promql_type_and_unit_labels", Default: false, Unit: Switch, Zero: "they follow from the name of the metric",
 			Meaning: "whether annotations about the types of metrics follow from the label `__type__`"},
 		{Name: "promql_per_step_stats", Default: false, Unit: Switch, Zero: "`stats=all` has no samples of steps",
@@ -191,15 +191,16 @@ func alertmanagerLimits() []Description {
 		{Name: "max_alertmanager_groups", Default: 10_000, Unit: Count, Zero: unlimited,
 			Meaning: "groups of alerts in the Alertmanager; alerts of a further group are not notified"},
 		{Name: "max_alertmanager_silences", Default: 1000, Unit: Count, Zero: unlimited,
-			Meaning: "silences; those that expired in the last five days count, too"},
+			Meaning: "silences, including those that expired in the last five days"},
 		{Name: "max_alertmanager_silence_bytes", Default: 16 << 10, Unit: Bytes, Zero: unlimited, Meaning: "size of one silence"},
 		{Name: "alertmanager_cpus", Default: 0.25, Unit: CPUs, Zero: unlimited,
-			Meaning: "CPUs that the Alertmanager of the tenant may use on average, on each of its replicas, for notifications, and as many " +
-				"each for alerts that it receives, lists of alerts, and configurations. What needs more waits, and is then tried again " +
-				"later or rejected"},
+			Meaning: "CPUs that the Alertmanager of the tenant may use on average, on each of its replicas, for each of four kinds of work: " +
+				"notifications, alerts that it receives, lists of alerts, and configurations. Work beyond that waits, and is then " +
+				"retried later or rejected"},
 		{Name: "notifications_per_second", Default: 10., Unit: PerSecond, Zero: unlimited,
-			Meaning: "notifications of each integration, such as `email`. Notifications beyond that wait until the next flush of their group " +
-				"is due, and are dropped then"},
-		{Name: "notification_burst", Default: 100, Unit: Count, Zero: second, Meaning: "notifications of each integration that are sent at once"},
+			Meaning: "notifications of each integration, such as `email`. Further ones wait, and are dropped when the next flush of their " +
+				"group is due"},
+		{Name: "notification_burst", Default: 100, Unit: Count, Zero: second, Meaning: "notifications of each integration that may be sent at " +
+			"once"},
 	}
 }

@@ -116,7 +116,7 @@ type Limits struct {
 	// PromQLUnquotedUTF8Names: whether names with letters of all alphabets and dots may be written without quotes.
 	// False means such names must be quoted.
 	PromQLUnquotedUTF8Names bool `yaml:"promql_unquoted_utf8_names" json:"promql_unquoted_utf8_names"`
-	// PromQLDelayedNameRemoval: whether the metric name is dropped at the end of a query; the query is then not divided at days.
+	// PromQLDelayedNameRemoval: whether the metric name is dropped at the end of a query; the query is then not divided by days.
 	// False means functions and operators drop it at once.
 	PromQLDelayedNameRemoval bool `yaml:"promql_delayed_name_removal" json:"promql_delayed_name_removal"`
 	// PromQLTypeAndUnitLabels: whether annotations about the types of metrics follow from the label `__type__`.
@@ -170,19 +170,19 @@ type Limits struct {
 	// MaxAlertmanagerGroups: groups of alerts in the Alertmanager; alerts of a further group are not notified.
 	// 0 means unlimited.
 	MaxAlertmanagerGroups int `yaml:"max_alertmanager_groups" json:"max_alertmanager_groups"`
-	// MaxAlertmanagerSilences: silences; those that expired in the last five days count, too.
+	// MaxAlertmanagerSilences: silences, including those that expired in the last five days.
 	// 0 means unlimited.
 	MaxAlertmanagerSilences int `yaml:"max_alertmanager_silences" json:"max_alertmanager_silences"`
 	// MaxAlertmanagerSilenceBytes: size of one silence.
 	// 0 means unlimited.
 	MaxAlertmanagerSilenceBytes int `yaml:"max_alertmanager_silence_bytes" json:"max_alertmanager_silence_bytes"`
-	// AlertmanagerCpus: CPUs that the Alertmanager of the tenant may use on average, on each of its replicas, for notifications, and as many each for alerts that it receives, lists of alerts, and configurations. What needs more waits, and is then tried again later or rejected.
+	// AlertmanagerCpus: CPUs that the Alertmanager of the tenant may use on average, on each of its replicas, for each of four kinds of work: notifications, alerts that it receives, lists of alerts, and configurations. Work beyond that waits, and is then retried later or rejected.
 	// 0 means unlimited.
 	AlertmanagerCpus float64 `yaml:"alertmanager_cpus" json:"alertmanager_cpus"`
-	// NotificationsPerSecond: notifications of each integration, such as `email`. Notifications beyond that wait until the next flush of their group is due, and are dropped then.
+	// NotificationsPerSecond: notifications of each integration, such as `email`. Further ones wait, and are dropped when the next flush of their group is due.
 	// 0 means unlimited.
 	NotificationsPerSecond float64 `yaml:"notifications_per_second" json:"notifications_per_second"`
-	// NotificationBurst: notifications of each integration that are sent at once.
+	// NotificationBurst: notifications of each integration that may be sent at once.
 	// 0 means one second's worth.
 	NotificationBurst int `yaml:"notification_burst" json:"notification_burst"`
 }

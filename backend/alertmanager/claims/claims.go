@@ -66,7 +66,7 @@ var (
 	ErrUnsure = errors.New("another replica disappeared while it notified about other alerts of this group; trying again at the next flush")
 
 	errLost     = errors.New("the claim of the notification could not be renewed in time, or was taken over")
-	errRecorded = errors.New("another replica recorded a notification of this group meanwhile")
+	errRecorded = errors.New("another replica recorded a notification of this group in the meantime")
 )
 
 // Store has the rows of notifications; index.Alertmanagers implements it.

@@ -15,7 +15,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		taken: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_claim_takeovers_total",
 			Help: "Notifications whose claim was taken over from another replica, which may have sent them."}),
 		waited: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_claim_waits_total",
-			Help: "Notifications that another replica was sending at the time."}),
+			Help: "Notifications that were not sent at once, because another replica was sending them."}),
 		lost: auto.NewCounter(prometheus.CounterOpts{Name: "pallium_alertmanager_claims_lost_total",
 			Help: "Notifications whose sending was stopped, because the claim could not be renewed or another replica had sent them."}),
 		unwritten: auto.NewGauge(prometheus.GaugeOpts{Name: "pallium_alertmanager_unrecorded_notifications",

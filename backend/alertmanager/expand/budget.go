@@ -69,7 +69,7 @@ func (b *budget) work(steps int64) error {
 	}
 	if b.steps += max(0, steps); b.steps > int64(b.limits.Steps) {
 		return b.fail("the templates of one notification take more than %d steps: "+
-			"use fewer ranges inside each other and shorter texts, or group fewer alerts", b.limits.Steps)
+			"use fewer nested ranges and shorter texts, or group fewer alerts", b.limits.Steps)
 	}
 	if b.steps >= b.nextClock {
 		return b.clock()
@@ -120,7 +120,7 @@ func (b *budget) use(n int64) error {
 // enter counts a call of a template.
 func (b *budget) enter() error {
 	if b.depth++; b.depth > b.limits.Depth {
-		return b.fail("more than %d templates call each other", b.limits.Depth)
+		return b.fail("calls of templates are nested more than %d levels deep", b.limits.Depth)
 	}
 	return b.use(blankBytes) // of a blank template, whose text nothing else counts
 }

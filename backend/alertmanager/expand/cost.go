@@ -34,7 +34,7 @@ func (c *cost) add(o cost, times int) {
 func textCost(text []byte) int64 { return int64(len(text)) / bytesPerUnit }
 
 // errTooDeep is an error without the name of the template.
-var errTooDeep = fmt.Errorf("more than %d templates call each other", maxChain)
+var errTooDeep = fmt.Errorf("calls of templates are nested more than %d levels deep", maxChain)
 
 // analysis computes the costs of templates that call each other.
 type analysis struct {
@@ -65,7 +65,7 @@ func (a *analysis) of(name string) (int64, error) {
 		return 0, err
 	}
 	if n > maxTemplate {
-		return 0, fmt.Errorf("template %q is too complicated: use fewer ranges and template actions inside each other", name)
+		return 0, fmt.Errorf("template %q is too complicated: use fewer nested ranges and template actions", name)
 	}
 	a.known[name] = n
 	return n, nil

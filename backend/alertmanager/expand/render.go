@@ -74,7 +74,7 @@ func (f *Files) render(t *Templates, text Text, extra map[string]any, data *temp
 	execute := t.template.ExecuteTextString
 	if text.HTML {
 		if n, err := newAnalysis(f.costs).sum(p.costs[""]); err != nil || n > maxAnalysis {
-			return fmt.Errorf("%s: the text is too complicated: use fewer ranges and template actions inside each other", text.Name)
+			return fmt.Errorf("%s: the text is too complicated: use fewer nested ranges and template actions", text.Name)
 		}
 		execute = t.template.ExecuteHTMLString
 	}

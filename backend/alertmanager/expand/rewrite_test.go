@@ -27,11 +27,11 @@ func TestRejectedTexts(t *testing.T) {
 		"a large text":                {strings.Repeat("x", maxText+1), "the limit is 262144"},
 		"many actions":                {strings.Repeat("{{.}}", maxActions+1), "the limit is 10000"},
 		"many calls":                  {strings.Repeat("{{template \"x\"}}", maxCalls+1), "the limit is 200"},
-		"nested ranges":               {nested("{{range .}}", "{{end}}", 6), "more than 5 ranges"},
-		"nested branches":             {nested("{{if .}}", "{{end}}", 300), "more than 200 actions"},
-		"nested parentheses":          {"{{" + nested("(", ")", 1)[:1] + nested("(", ")", 300)[1:300] + "." + strings.Repeat(")", 300) + "}}", "more than 200 actions"},
+		"nested ranges":               {nested("{{range .}}", "{{end}}", 6), "ranges are nested more than 5 levels"},
+		"nested branches":             {nested("{{if .}}", "{{end}}", 300), "nested more than 200 levels"},
+		"nested parentheses":          {"{{" + nested("(", ")", 1)[:1] + nested("(", ")", 300)[1:300] + "." + strings.Repeat(")", 300) + "}}", "nested more than 200 levels"},
 		"very many parentheses":       {"{{" + strings.Repeat("(", 20000) + "." + strings.Repeat(")", 20000) + "}}", "max expression depth"},
-		"a chain of else":             {"{{if .}}" + strings.Repeat("{{else if .}}", 300) + "{{end}}", "more than 200 actions"},
+		"a chain of else":             {"{{if .}}" + strings.Repeat("{{else if .}}", 300) + "{{end}}", "nested more than 200 levels"},
 		"a long argument of a method": {"{{ .Values.Join \"" + strings.Repeat("x", 2000) + "\" }}", "the limit is 1024"},
 	} {
 		if out, err := Rewrite("field", c.text); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -65,7 +65,7 @@ func TestRejectedFiles(t *testing.T) {
 		"a name of the root":             {define("\x00", "x"), "is reserved"},
 		"white space":                    {define("w", strings.Repeat(" ", 65)), "65 bytes of white space"},
 		"defined twice":                  {define("a", "x") + define("a", "y"), "multiple definition"},
-		"a long chain":                   {chain, "more than 20 templates call each other"},
+		"a long chain":                   {chain, "calls of templates are nested more than 20 levels deep"},
 		"a chain that fails as HTML":     {fails, "too complicated"},
 		"many templates":                 {many, "1000"},
 		"an analysis without end": {define("a", "<script>`${`{{ template \"b\" }}") + define("b", strings.Repeat("{{ range 2 }}", 5)+strings.Repeat("<a href='{{.}}'>", 500)+strings.Repeat("{{ end }}", 5)) +

@@ -120,7 +120,7 @@ func (w *writer) node(n parse.Node) {
 		w.branch("with", &n.BranchNode, "")
 	case *parse.RangeNode:
 		if w.ranges++; w.ranges > maxRanges {
-			w.fail(n, "more than %d ranges are inside each other", maxRanges)
+			w.fail(n, "ranges are nested more than %d levels deep", maxRanges)
 			return
 		}
 		outside := w.cost
@@ -143,7 +143,7 @@ func (w *writer) node(n parse.Node) {
 // branch writes an if, a with or a range.
 func (w *writer) branch(keyword string, n *parse.BranchNode, stage string) {
 	if w.depth++; w.depth > maxNesting {
-		w.fail(n, "more than %d actions or parentheses are inside each other", maxNesting)
+		w.fail(n, "actions or parentheses are nested more than %d levels deep", maxNesting)
 		return
 	}
 	w.open(keyword + " " + w.pipe(n.Pipe, stage))
@@ -282,7 +282,7 @@ func (w *writer) operand(n parse.Node) string {
 		return w.operand(n.Node) + "." + strings.Join(n.Field, ".")
 	case *parse.PipeNode:
 		if w.depth++; w.depth > maxNesting {
-			w.fail(n, "more than %d actions or parentheses are inside each other", maxNesting)
+			w.fail(n, "actions or parentheses are nested more than %d levels deep", maxNesting)
 			return ""
 		}
 		inner := w.pipe(n, "")

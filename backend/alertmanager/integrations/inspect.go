@@ -19,7 +19,7 @@ func inspect(conf any) (secrets, error) {
 	i.walk(reflect.ValueOf(conf), "")
 	if c, ok := conf.(*config.SNSConfig); ok && (c.Sigv4.AccessKey == "" || c.Sigv4.SecretKey == "") {
 		i.errs = append(i.errs, errors.New(
-			"sigv4.access_key and sigv4.secret_key are required: the credentials of this process are not those of the tenant"))
+			"sigv4.access_key and sigv4.secret_key are required: the credentials of the server are not used for notifications of tenants"))
 	}
 	return i.found, errors.Join(i.errs...)
 }

@@ -71,12 +71,12 @@ func New(cpus func(tenant.ID) float64, r prometheus.Registerer) *Pace {
 	auto, kinds := promauto.With(r), []string{"kind"}
 	p := &Pace{cpus: cpus, shares: map[of]*share{}, sweep: 64,
 		worked: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_alertmanager_work_seconds_total",
-			Help: "CPU time, approximately, of Alertmanagers of tenants, by what it was for."}, kinds),
+			Help: "Approximate CPU time that Alertmanagers of tenants used, by kind of work."}, kinds),
 		waited: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_alertmanager_work_delay_seconds_total",
-			Help: "Time for which work waited because its tenant had used its CPU time (alertmanager_cpus), by what it was for."}, kinds),
+			Help: "Time that work waited because its tenant had used up its CPU time (alertmanager_cpus), by kind of work."}, kinds),
 		dropped: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_alertmanager_work_dropped_total",
-			Help: "Pieces of work that were not done because their tenant had used its CPU time (alertmanager_cpus), by what they " +
-				"were for. Notifications are tried again at the next flush of their group."}, kinds),
+			Help: "Pieces of work that were not done because their tenant had used up its CPU time (alertmanager_cpus), by kind of " +
+				"work. Notifications are retried at the next flush of their group."}, kinds),
 	}
 	for _, k := range []Kind{Notifications, Alerts, Requests, Configuration} { // so that each counts from 0
 		p.worked.WithLabelValues(string(k))

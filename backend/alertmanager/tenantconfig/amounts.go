@@ -27,7 +27,8 @@ const (
 func (c *checker) secretBytes(value, path string) bool {
 	c.resolvedBytes += len(value)
 	if c.resolvedBytes > maxSecretBytes {
-		c.problems.add(path, "the values of all secrets have more than %d bytes together, each counted for every reference to it: "+
+		c.problems.add(path, "the values of all secrets have more than %d bytes together, where each value counts once for each reference to "+
+			"it: "+
 			"use fewer references or shorter values", maxSecretBytes)
 		return false
 	}

@@ -292,7 +292,7 @@ func (v *values) route(r *config.Route, path string) {
 	least(r.GroupInterval, "group_interval", l.GroupInterval)
 	least(r.RepeatInterval, "repeat_interval", l.RepeatInterval)
 	if d := r.RepeatInterval; d != nil && l.Retention > 0 && time.Duration(*d) > l.Retention {
-		v.warnings.add(join(path, "repeat_interval"), "%s is longer than the notification log keeps an entry: the notification is repeated "+
+		v.warnings.add(join(path, "repeat_interval"), "%s is longer than the retention of the notification log: notifications are repeated "+
 			"after %s", *d, model.Duration(l.Retention))
 	}
 }

@@ -46,7 +46,8 @@ func (a *api) receivers(x *request) (list []alertmanager.Receiver, warnings []st
 	warnings = []string{}
 	if n := len(replies) - len(answers); n > 0 {
 		a.Logger.Warn("could not ask all replicas of a tenant's Alertmanager for their attempts to notify", "tenant", x.Tenant, "err", errs)
-		warnings = append(warnings, fmt.Sprintf("%d of %d replicas of the Alertmanager could not be asked: what only they have sent is missing",
+		warnings = append(warnings, fmt.Sprintf("%d of %d replicas of the Alertmanager did not respond: notifications that only they sent are "+
+			"missing",
 			n, len(replies)))
 	}
 	if why := answers[0].Failed; why != "" {

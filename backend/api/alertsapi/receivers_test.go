@@ -63,7 +63,7 @@ func TestReceivers(t *testing.T) {
 		"failures of two":     {[]Reply{replica(5, 0, 2, "first"), replica(7, 0, 3, "second")}, 200, []string{`:07:00Z","lastNotifyAttemptError":"second","failedNotifyAttempts":5`}},
 		"recovered":           {[]Reply{replica(5, 1, 2, "first"), replica(7, 7, 0, "")}, 200, []string{`"lastNotifyAttempt":"2026-12-01T10:07:00Z","lastNotifySuccess":"2026-12-01T10:07:00Z","failedNotifyAttempts":0`}},
 		"failed after it":     {[]Reply{replica(8, 1, 2, "again"), replica(7, 7, 0, "")}, 200, []string{`:08:00Z","lastNotifyAttemptError":"again","lastNotifySuccess":"2026-12-01T10:07:00Z","failedNotifyAttempts":2`}},
-		"one is down":         {[]Reply{down, replica(7, 0, 1, "second"), old}, 200, []string{`"second"`, `"2 of 3 replicas of the Alertmanager could not be asked`}},
+		"one is down":         {[]Reply{down, replica(7, 0, 1, "second"), old}, 200, []string{`"second"`, `"2 of 3 replicas of the Alertmanager did not respond`}},
 		"all are down":        {[]Reply{down, old}, 503, []string{"the Alertmanager could not be read"}},
 		"not decodable":       {[]Reply{{Response: &alertmanager.Response{Code: 200, Body: []byte("x")}}}, 503, []string{"the Alertmanager could not be read"}},
 		"it does not run":     {[]Reply{{Response: &alertmanager.Response{Code: 200, Body: []byte(`{"receivers":[],"failed":"no secret slack"}`)}}}, 200, []string{`"the stored configuration does not run: no secret slack"`, `"data":[]`}},

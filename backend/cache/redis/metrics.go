@@ -37,7 +37,7 @@ func newMetrics(reg prometheus.Registerer, queued func() float64) *metrics {
 		}, []string{"result"}),
 		puts: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "pallium_results_cache_redis_puts_total",
-			Help: "Values for the results cache in Redis, by result. All but stored are dropped.",
+			Help: "Values to be written to the results cache in Redis, by result. Those with another result than stored were dropped.",
 		}, []string{"result"}),
 	}
 	auto.NewGaugeFunc(prometheus.GaugeOpts{

@@ -194,7 +194,7 @@ func (c *Cache) open(ctx context.Context, id tenant.ID, key string, commands []*
 				return value, hit
 			}
 			result = invalid
-			c.log.warn("ignoring values of the results cache in Redis that this cluster did not store under their name", "err", err)
+			c.log.warn("ignoring values in the results cache in Redis that this cluster did not store under their keys", "err", err)
 		}
 	}
 	return nil, result

@@ -39,7 +39,7 @@ func NotesOf(all annotations.Annotations, query string) (list []Note, joinable b
 
 // errUnjoinable marks annotations that were received as text and for which NotesOf returned
 // joinable = false.
-var errUnjoinable = errors.New("annotation with a state")
+var errUnjoinable = errors.New("annotation that must not be joined with those of other steps")
 
 // Unjoinable reports whether annotations that Answer.Result returned must not be joined
 // with those of other steps.

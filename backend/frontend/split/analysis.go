@@ -94,7 +94,7 @@ func (a *analysis) selector(n *parser.VectorSelector, at place) {
 	// the engine warns, and additions and subtractions drop the result; at the first step of a part
 	// it would do neither.
 	if at.hints != "" && n.SkipHistogramBuckets {
-		a.couple("%s of histograms of which only the count and sum are read compares counter resets with the step before", at.hints)
+		a.couple("%s of histograms without their buckets finds counter resets by comparison with the previous step", at.hints)
 	}
 }
 
@@ -114,7 +114,7 @@ func (a *analysis) subquery(n *parser.SubqueryExpr, at place) order {
 		a.movedAt()
 	}
 	if n.Timestamp == nil && n.Range.Milliseconds() < at.step {
-		a.couple("a subquery is also evaluated between its windows, which are shorter than the step")
+		a.couple("the range of a subquery is shorter than the step, and the subquery is also evaluated outside of its ranges")
 	}
 	inner := place{step: n.Step.Milliseconds(), moved: at.moved || n.Timestamp != nil || n.OriginalOffset != 0}
 	if inner.step <= 0 {

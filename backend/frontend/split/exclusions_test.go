@@ -56,7 +56,7 @@ func TestExclusions(t *testing.T) {
 		},
 		"error between the windows of a subquery": {
 			load: "load 1m\n  a 1x200\n  b{n=\"1\"} _x29 1x3 _x200\n  b{n=\"2\"} _x29 1x3 stale",
-			text: "max_over_time((a + on() b)[5m:1m])", step: hour, end: 2 * hour, reason: "between its windows",
+			text: "max_over_time((a + on() b)[5m:1m])", step: hour, end: 2 * hour, reason: "outside of its ranges",
 		},
 		"@ in a subquery with offset": {
 			load: "load 1m\n  x 0+1x300", text: "max_over_time((x @ 6000)[7m:30m] offset -1m)", step: 7 * minute, end: 4 * hour, reason: "@ inside",

@@ -29,13 +29,15 @@ func TestSplittable(t *testing.T) {
 
 func TestNotSplittable(t *testing.T) {
 	for text, reason := range map[string]string{
-		"start_timestamp(x)":                          "the function start_timestamp is not known to be splittable",
-		"sort_by_label(x, \"a\")":                     "sort_by_label warns only if a range has more than one step",
-		"sum(sort_desc(x))":                           "sort_desc warns only if a range has more than one step",
-		"x + on(a) info(y)":                           "info joins the series of the whole range",
-		"max_over_time(x[1m:1m])":                     "a subquery is also evaluated between its windows, which are shorter than the step",
-		"max_over_time(max_over_time(x[1m:])[1h:2m])": "a subquery is also evaluated between its windows, which are shorter than the step",
-		"topk(scalar(k), sum by (a) (x))":             "the parameter of topk is checked for all steps at once",
+		"start_timestamp(x)":      "the function start_timestamp is not known to be splittable",
+		"sort_by_label(x, \"a\")": "sort_by_label warns only if a range has more than one step",
+		"sum(sort_desc(x))":       "sort_desc warns only if a range has more than one step",
+		"x + on(a) info(y)":       "info joins the series of the whole range",
+		"max_over_time(x[1m:1m])": "the range of a subquery is shorter than the step, and the subquery is also evaluated " +
+			"outside of its ranges",
+		"max_over_time(max_over_time(x[1m:])[1h:2m])": "the range of a subquery is shorter than the step, and the subquery is also evaluated " +
+			"outside of its ranges",
+		"topk(scalar(k), sum by (a) (x))": "the parameter of topk is checked for all steps at once",
 		"sum(avg by (a) (x))": "sum depends on the order of the groups of another aggregation, " +
 			"which depends on the range",
 	} {

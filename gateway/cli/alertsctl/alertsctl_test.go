@@ -195,7 +195,7 @@ func TestUsages(t *testing.T) {
 		{"silence add a=b -duration 2 -comment c", "", 2, `-duration "2" must be a duration greater than 0`, ""},
 		{"silence add a=b -duration 0s -comment c", "", 2, "greater than 0", ""},
 		{"silence add a=b -duration 2h -comment c -start soon", "", 2, `-start "soon" must be a time such as`, ""},
-		{"silence add a=b -duration 2h -comment c -start 2026-01-01T00:00:00Z", "", 2, "is over: set a later -start or a longer -duration", ""},
+		{"silence add a=b -duration 2h -comment c -start 2026-01-01T00:00:00Z", "", 2, "is in the past: set a later -start or a longer -duration", ""},
 		{"silence add a=~.* -duration 2h -comment c", "", 2, "all matchers match alerts without these labels", ""},
 		{"silence add {} -duration 2h -comment c", "", 2, "is not a matcher", ""},
 		{"silence add a=b -duraton 2h", "", 2, "did you mean -duration?", ""},

@@ -120,10 +120,10 @@ func (s silences) begin(text string) (time.Time, error) {
 }
 
 func (s silences) add(fs *flag.FlagSet) action {
-	duration := fs.String("duration", "", "for `how long` alerts are silenced, such as 2h or 1d12h")
+	duration := fs.String("duration", "", "`duration` of the silence, such as 2h or 1d12h")
 	comment := fs.String("comment", "", "`text` that says why")
-	author := fs.String("author", "", "`name` of who silences (default $USER)")
-	start := fs.String("start", "", "`time` of the beginning: RFC 3339, Unix seconds, or a duration from now such as 1h (default now)")
+	author := fs.String("author", "", "`name` of the person who silences the alerts (default $USER)")
+	start := fs.String("start", "", "`time` when the silence begins: RFC 3339, Unix seconds, or a duration from now such as 1h (default now)")
 	quiet := fs.Bool("q", false, "print only the ID, for scripts")
 	return func(ctx context.Context, c *client, args []string) error {
 		sil := silence{Comment: *comment, CreatedBy: cmp.Or(*author, c.Env("USER"))}
@@ -147,7 +147,7 @@ func (s silences) add(fs *flag.FlagSet) action {
 			return err
 		}
 		if sil.EndsAt = sil.StartsAt.Add(d); !sil.EndsAt.After(s.now()) {
-			return command.Misused("the silence would end at %s, which is over: set a later -start or a longer -duration", stamp(sil.EndsAt))
+			return command.Misused("the silence would end at %s, which is in the past: set a later -start or a longer -duration", stamp(sil.EndsAt))
 		}
 		all := true
 		for _, m := range found {
@@ -271,7 +271,7 @@ func (s silences) show(fs *flag.FlagSet) action {
 }
 
 func (s silences) update(fs *flag.FlagSet) action {
-	duration := fs.String("duration", "", "for `how long` from now, or from its beginning if that is later, the silence lasts")
+	duration := fs.String("duration", "", "new `duration` of the silence, from now or, if it has not begun yet, from its beginning")
 	comment := fs.String("comment", "", "new comment, a `text` that says why")
 	quiet := fs.Bool("q", false, "print only the ID, for scripts")
 	return func(ctx context.Context, c *client, args []string) error {

@@ -19,7 +19,7 @@ type client struct {
 func newClient(fs *flag.FlagSet) *client {
 	c := &client{Client: tenantclient.Client{Scopes: "rules:read,rules:write", Shows: "'pallium rules list' shows the groups"}}
 	c.Flags(fs)
-	fs.StringVar(&c.override, "override-protection", "", "`namespaces` that are changed although they are protected, separated by commas")
+	fs.StringVar(&c.override, "override-protection", "", "protected `namespaces` that may be changed, separated by commas")
 	return c
 }
 

@@ -36,7 +36,7 @@ type source struct {
 func sourceFlags(fs *flag.FlagSet) *source {
 	s := &source{}
 	fs.StringVar(&s.namespace, "namespace", "", namespaceUsage)
-	fs.BoolVar(&s.builtin, "builtin", false, "the rules on Pallium's own metrics that are part of this binary, instead of files; "+
+	fs.BoolVar(&s.builtin, "builtin", false, "use the built-in rules on Pallium's own metrics instead of files; "+
 		"their namespace is "+builtinNamespace+" by default")
 	return s
 }
