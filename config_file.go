@@ -35,8 +35,8 @@ func LoadConfig(path string, env func(string) (string, bool)) (Config, error) {
 	return c, nil
 }
 
-// decodeConfig decodes one YAML document into a configuration. An error contains, as far as
-// it has them, the line, the key, the value, and the allowed values.
+// decodeConfig decodes one YAML document into a configuration. An error contains the line, the
+// key, the value, and the allowed values, as far as they are known.
 func decodeConfig(data []byte, env func(string) (string, bool), c *Config) error {
 	var doc, next yaml.Node
 	vars := newVariables(env)

@@ -11,7 +11,8 @@ import (
 
 // Ruler configures the ruler.
 type Ruler struct {
-	// Alertmanagers receive the alerts. Empty means those of Pallium itself, which "local" as the URL means, too.
+	// Alertmanagers receive the alerts. If there are none, Pallium's own Alertmanagers receive them. The URL
+	// "local" also stands for Pallium's own Alertmanagers.
 	Alertmanagers []alerts.Config `yaml:"alertmanagers"`
 	// GeneratorURL is the link in alerts to their expression, with {tenant} and {expr}; empty means the path
 	// of Prometheus' own page below external_url.

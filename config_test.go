@@ -216,7 +216,8 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// TestRejectedAtStart checks that a process does not start with a mistake in its configuration, and leaves nothing running.
+// TestRejectedAtStart checks that a process with a mistake in its configuration does not start, and leaves nothing
+// running or open.
 func TestRejectedAtStart(t *testing.T) {
 	table := Bigtable{Project: "p", Instance: "i"}
 	tests := []struct {

@@ -36,7 +36,7 @@ import (
 var builtinRules []byte
 
 func main() {
-	// As Alertmanager does: matchers are UTF-8, or else classic ones.
+	// As in Alertmanager: matchers are parsed as UTF-8 matchers first, and as classic ones if that fails.
 	compat.InitFromFlags(slog.New(slog.DiscardHandler), featurecontrol.NoopFlags{})
 	os.Exit(runCommand(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

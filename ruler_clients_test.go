@@ -54,7 +54,8 @@ func calls(t *testing.T, file string) []call {
 	return out
 }
 
-// TestAlertmanagerClients repeats the recorded requests of clients through the edge, as a new tenant each.
+// TestAlertmanagerClients sends the recorded requests of clients of Alertmanager's API to the edge, with a new tenant
+// for each client, and checks the responses.
 func TestAlertmanagerClients(t *testing.T) {
 	noLeaks(t)
 	p := start(t, testConfig(t), All, nil)
@@ -79,7 +80,8 @@ func TestAlertmanagerClients(t *testing.T) {
 	}
 }
 
-// TestRuleClients repeats the recorded requests of clients through the edge, as a new tenant each.
+// TestRuleClients sends the recorded requests of clients of the rules API to the edge, with a new tenant for each
+// client, and checks the responses.
 func TestRuleClients(t *testing.T) {
 	noLeaks(t)
 	p := start(t, testConfig(t), All, nil)

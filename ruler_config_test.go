@@ -20,8 +20,8 @@ func (p *running) ruleKey(id, scopes string) string {
 	return key.Token
 }
 
-// TestRuleConfiguration checks that a tenant configures rules through the edge, which another one neither sees nor deletes,
-// and that they are there after a restart.
+// TestRuleConfiguration checks that a tenant can configure rules through the edge, that another tenant neither sees nor
+// deletes them, and that they exist after a restart.
 func TestRuleConfiguration(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)

@@ -64,7 +64,7 @@ func newRouter(table []routes.Route, own ownHandlers) (*router, error) {
 			for _, path := range rt.Paths {
 				r.mux.MethodFunc(m, path, func(http.ResponseWriter, *http.Request) {})
 				r.routes[m+" "+path] = rt
-				r.allow[path] = strings.TrimPrefix(r.allow[path]+", "+m, ", ") // of all routes with the path
+				r.allow[path] = strings.TrimPrefix(r.allow[path]+", "+m, ", ") // the methods of all routes with this path
 			}
 			if !seen[m] {
 				seen[m] = true

@@ -1,8 +1,7 @@
 // Package clock decides whether this process's clock is reliable enough for
 // deletions. Retention and sweeps use the wall clock, and a clock that is far ahead
 // would delete everything. The clock is therefore compared with the running time of
-// the process, with other clocks, and with the times at which packs were
-// sealed.
+// the process, with other clocks, and with the times at which packs were sealed.
 package clock
 
 import (
@@ -53,7 +52,7 @@ type Guard struct {
 	mu    sync.Mutex
 	known map[string]time.Time // source's clock at running time 0, for sources that responded
 	seal  time.Time            // when the newest known pack was sealed
-	off   bool                 // whether the state that was logged last is "not trusted"
+	off   bool                 // whether the last logged state is "not trusted"
 }
 
 // New returns a guard. Without sources the clock is trusted until it jumps; with
@@ -134,8 +133,8 @@ func (g *Guard) Ask(ctx context.Context) {
 	_, _ = g.Now() // logs a change of state
 }
 
-// SawSeals records when the newest pack that is not compacted yet was sealed; zero if
-// there is none.
+// SawSeals records the time at which the newest pack that is not compacted yet was sealed. The
+// time is zero if there is no such pack.
 func (g *Guard) SawSeals(newest time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -104,9 +104,9 @@ func (v *visits) setWaiting(one *visit, days int) {
 }
 
 // visit expires a tenant's days, restamps cells after the retention was raised, forgets
-// deletions of series, and deletes expired silences and notifications, if any of these
-// may be due. `all` expires all days beyond
-// retention, without the limit for 24 hours.
+// deletions of series, and deletes expired silences and notifications. It skips what is not
+// due. If `all` is set, it expires all days beyond the retention, without the limit for 24
+// hours.
 func (c *Compactor) visit(ctx context.Context, t tenant.ID, now time.Time, all bool) error {
 	keep, err := c.opts.Retention(ctx, t)
 	if err != nil {

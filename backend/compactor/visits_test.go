@@ -217,8 +217,8 @@ func TestSweepVisits(t *testing.T) {
 	}
 }
 
-// TestSweepNotifications checks that a sweep deletes the expired notifications of a tenant whose Alertmanager does not
-// run, once a day.
+// TestSweepNotifications checks that once a day, a sweep deletes the expired notifications of a tenant, even if its
+// Alertmanager is not running.
 func TestSweepNotifications(t *testing.T) {
 	x := newWorld(t, wrap{})
 	x.Want["a"] = nil

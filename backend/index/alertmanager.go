@@ -12,14 +12,15 @@ import (
 )
 
 // Alertmanagers gives access to the rows of tenants' Alertmanagers: configurations, secrets, silences and
-// notifications. docs/alertmanager.md has the protocol of notifications.
+// notifications. docs/alertmanager.md describes the protocol of notifications.
 type Alertmanagers struct{ table }
 
-// AlertmanagerSettings is what a tenant has configured. A tenant that never configured anything has the zero value.
+// AlertmanagerSettings are the settings of a tenant's Alertmanager. They are zero for a tenant that never configured
+// anything.
 type AlertmanagerSettings struct {
-	Change  uint64 // differs after every change; 0: there never was one
+	Change  uint64 // random number of the last change; 0 if there was none
 	Config  schema.AlertmanagerConfig
-	Exists  bool              // there is a configuration
+	Exists  bool              // whether a configuration is stored
 	Secrets map[string][]byte // encrypted, by name
 }
 
@@ -39,7 +40,7 @@ func (s *Alertmanagers) Settings(ctx context.Context, t tenant.ID) (Alertmanager
 	return out, nil
 }
 
-// add adds what a cell of the row contains.
+// add adds the content of a cell of the row.
 func (a *AlertmanagerSettings) add(c rows.Cell) (err error) {
 	switch c.Qualifier {
 	case schema.ChangeQualifier:
@@ -85,7 +86,7 @@ func (s *Alertmanagers) DeleteSecret(ctx context.Context, t tenant.ID, name stri
 	return s.set(ctx, t, rows.DeleteColumn(rows.System, schema.AlertmanagerSecretPrefix+name))
 }
 
-// set writes one cell of the settings, and a new change. The last writer wins.
+// set writes one cell of the settings, and a new number of the last change. Of concurrent writes, the last one wins.
 func (s *Alertmanagers) set(ctx context.Context, t tenant.ID, m rows.Mutation) error {
 	err := s.rows.Mutate(ctx, rows.RowMutation{Key: schema.AlertmanagerKey(t), Mutations: []rows.Mutation{m, newChange()}})
 	if err != nil {
@@ -112,13 +113,13 @@ func (s *Alertmanagers) lastChange(ctx context.Context, key string, t tenant.ID)
 	return change, nil
 }
 
-// SilencesChange returns a number that differs after every change of the tenant's silences; 0: there never was one.
+// SilencesChange returns the random number of the last change of the tenant's silences, or 0 if there was none.
 func (s *Alertmanagers) SilencesChange(ctx context.Context, t tenant.ID) (uint64, error) {
 	return s.lastChange(ctx, schema.SilencesKey(t), t)
 }
 
-// Silences returns the silences of a tenant by ID, and their change. A silence that cannot be decoded is an error:
-// without it, notifications would be sent that a user has silenced.
+// Silences returns the silences of a tenant by ID, and the number of their last change. It returns an error if a
+// silence cannot be decoded: without that silence, Pallium would send notifications that a user has silenced.
 func (s *Alertmanagers) Silences(ctx context.Context, t tenant.ID) (list map[string]schema.Silence, change uint64, err error) {
 	list = map[string]schema.Silence{}
 	var broken error
@@ -142,14 +143,15 @@ func (s *Alertmanagers) Silences(ctx context.Context, t tenant.ID) (list map[str
 	return list, change, nil
 }
 
-// ErrSilenceChanged is returned for a change of a silence that another change has overtaken.
+// ErrSilenceChanged is returned for a change of a silence that another request has changed in the meantime.
 var ErrSilenceChanged = errors.New("the silence was changed by another request at the same time; read it and try again")
 
-// maxSilenceAttempts is how often a change of silences is attempted. Each conflict means that another one succeeded.
+// maxSilenceAttempts is the maximum number of attempts to change silences. Each conflict means that another change
+// succeeded.
 const maxSilenceAttempts = 30
 
-// SetSilences writes silences by ID, together. It returns ErrSilenceChanged if one of them was changed later. Equal
-// silences that are stored already are not an error.
+// SetSilences writes all silences of the list, which maps IDs to silences, or none. It returns ErrSilenceChanged if a
+// different silence is stored that is not older. It is not an error if an equal silence is already stored.
 func (s *Alertmanagers) SetSilences(ctx context.Context, t tenant.ID, list map[string]schema.Silence) error {
 	var last error
 	for i := range maxSilenceAttempts {
@@ -187,7 +189,7 @@ func (s *Alertmanagers) SetSilences(ctx context.Context, t tenant.ID, list map[s
 		maxSilenceAttempts), last)
 }
 
-// unchanged is the condition that a row has had no change since the given one.
+// unchanged returns the condition that the given change is still the last one of the row.
 func unchanged(change uint64) rows.Condition {
 	if change == 0 {
 		return rows.Absent(rows.System, schema.ChangeQualifier)
@@ -195,8 +197,8 @@ func unchanged(change uint64) rows.Condition {
 	return rows.ValueIs(rows.System, schema.ChangeQualifier, schema.EncodeChange(change))
 }
 
-// ForgetSilences deletes silences that expired before a time in Unix milliseconds, unless silences are changed at the
-// same time. It does not count as a change: replicas forget the same silences themselves.
+// ForgetSilences deletes the silences that expired before a time in Unix milliseconds. It deletes nothing if silences
+// are changed concurrently. The number of the last change stays: replicas forget expired silences themselves.
 func (s *Alertmanagers) ForgetSilences(ctx context.Context, t tenant.ID, before int64) error {
 	list, change, err := s.Silences(ctx, t)
 	if err != nil {

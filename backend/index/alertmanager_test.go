@@ -15,7 +15,8 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// TestAlertmanagerSettings follows the configuration and the secrets of two tenants.
+// TestAlertmanagerSettings checks that the configuration and the secrets of a tenant can be set and deleted, that each
+// write changes the number of the last change, and that another tenant does not see them.
 func TestAlertmanagerSettings(t *testing.T) {
 	ix, ctx := open(t), t.Context()
 	a := ix.Alertmanagers
@@ -46,8 +47,8 @@ func TestAlertmanagerSettings(t *testing.T) {
 	}
 }
 
-// TestSilences checks conditional writes of silences, concurrent ones, unknown outcomes, and that expired ones are
-// forgotten.
+// TestSilences checks that silences are written unless newer ones are stored, that concurrent writes are repeated,
+// that a write with an unknown outcome succeeds, and that expired silences are deleted.
 func TestSilences(t *testing.T) {
 	ix, ctx := open(t), t.Context()
 	a := ix.Alertmanagers
@@ -93,7 +94,8 @@ func TestSilences(t *testing.T) {
 	}
 }
 
-// TestNotifications checks the conditional writes of notifications, and which ones are forgotten.
+// TestNotifications checks that a notification is replaced only if the stored one is the expected one, and that only
+// expired notifications are deleted.
 func TestNotifications(t *testing.T) {
 	ix, ctx := open(t), t.Context()
 	a := ix.Alertmanagers
@@ -128,8 +130,8 @@ func TestNotifications(t *testing.T) {
 	}
 }
 
-// TestForgetManyNotifications checks that more notifications are forgotten than are read at once, and that those that
-// have not expired stay.
+// TestForgetManyNotifications checks that all expired notifications are deleted, also if there are more than one read
+// returns, and that the others stay.
 func TestForgetManyNotifications(t *testing.T) {
 	ix, ctx := open(t), t.Context()
 	const all = 2*forgetBatch + 10
@@ -161,7 +163,7 @@ func (c changing) CheckAndMutate(ctx context.Context, key string, condition rows
 	return c.Store.CheckAndMutate(ctx, key, condition, then, otherwise)
 }
 
-// TestForgetChangedSilence checks that a silence which is changed while expired ones are deleted is not deleted.
+// TestForgetChangedSilence checks that an expired silence is not deleted if a concurrent request changes it.
 func TestForgetChangedSilence(t *testing.T) {
 	mem, err := rowsmemory.Open()
 	must(t, nil, err)
@@ -177,7 +179,7 @@ func TestForgetChangedSilence(t *testing.T) {
 	}
 }
 
-// TestSilencesFaults writes silences over a row store whose calls fail, before and after they have succeeded.
+// TestSilencesFaults checks that silences are written if a call of the row store fails, whether it had an effect or not.
 func TestSilencesFaults(t *testing.T) {
 	for n := range 6 {
 		for _, kind := range []faults.Kind{faults.Rejected, faults.Lost} {

@@ -52,7 +52,7 @@ type Index struct {
 	Leases      *Leases
 	Rules       *Rules
 	Shares      *Shares
-	// Alertmanagers has the rows of tenants' Alertmanagers.
+	// Alertmanagers gives access to the rows of tenants' Alertmanagers.
 	Alertmanagers *Alertmanagers
 
 	codec *schema.Codec

@@ -10,7 +10,8 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// Notification returns the notification in a row, by a key of schema.NotificationKey; zero if nothing was ever sent.
+// Notification returns the notification of the row with a key, which schema.NotificationKey returns. The notification is
+// zero if the row does not exist.
 func (s *Alertmanagers) Notification(ctx context.Context, key string) (schema.Notification, error) {
 	var out schema.Notification
 	var broken error
@@ -26,8 +27,8 @@ func (s *Alertmanagers) Notification(ctx context.Context, key string) (schema.No
 	return out, nil
 }
 
-// ReplaceNotification writes next if the row is still old, and reports whether it was. After an error the row may or
-// may not have been written.
+// ReplaceNotification writes `next` if the row still contains `old`, and reports whether it did. After an error, the
+// row may or may not have been written.
 func (s *Alertmanagers) ReplaceNotification(ctx context.Context, key string, old, next schema.Notification) (bool, error) {
 	condition := rows.Absent(rows.System, schema.NotificationQualifier)
 	if old != (schema.Notification{}) {
@@ -41,7 +42,7 @@ func (s *Alertmanagers) ReplaceNotification(ctx context.Context, key string, old
 	return held, nil
 }
 
-// forgetBatch is the greatest number of notifications in memory while expired ones are deleted.
+// forgetBatch is the maximum number of notifications that are in memory while expired ones are deleted.
 const forgetBatch = 1000
 
 // ForgetNotifications deletes the notifications of a tenant that expired before a time in Unix milliseconds.
@@ -65,14 +66,14 @@ func (s *Alertmanagers) ForgetNotifications(ctx context.Context, t tenant.ID, be
 	}
 }
 
-// storedNotification is the row of a notification.
+// storedNotification is a notification with the key of its row.
 type storedNotification struct {
 	key   string
 	value []byte
 }
 
-// expired returns the first forgetBatch notifications in a range that may be deleted. Those that cannot be decoded are
-// not among them: a newer version may have written them.
+// expired returns the first forgetBatch notifications in a range that expired before a time in Unix milliseconds. It
+// skips notifications that cannot be decoded: a newer version may have written them.
 func (s *Alertmanagers) expired(ctx context.Context, in rows.Range, before int64) ([]storedNotification, error) {
 	var out []storedNotification
 	err := s.rows.ReadRows(ctx, []rows.Range{in}, system(schema.NotificationQualifier), func(r rows.Row) bool {

@@ -143,8 +143,8 @@ type Request struct {
 // Begin returns an empty holding. The caller must call Close.
 func (a *Account) Begin(r Request) *Holding { return &Holding{account: a, req: r} }
 
-// take adds n bytes to a holding that has already taken the number of bytes in `held`, or only `least` bytes
-// if more would exceed a limit. It returns the number of bytes added. An error counts as one rejection.
+// take adds n bytes to a holding, or only `least` bytes if n would exceed a limit. `held` is the number of bytes
+// that the holding has already. It returns the number of bytes added. An error counts as one rejection.
 func (a *Account) take(h *Holding, n, least, held int64) (int64, error) {
 	if a == nil || a.limit <= 0 && h.req.Limit <= 0 {
 		return n, nil
@@ -178,9 +178,9 @@ func (a *Account) take(h *Holding, n, least, held int64) (int64, error) {
 	return n, nil
 }
 
-// admit checks whether a tenant may hold n more bytes for a request that already has
-// the number of bytes in `held`. With an error it returns whose limit was reached, as
-// in the metric of rejections. The caller holds a.mu.
+// admit checks whether a tenant may take n more bytes for a request that already has
+// `held` bytes. With an error, it returns the limit that was reached, as a label value of
+// the metric of rejections. a.mu must be locked.
 func (a *Account) admit(h *Holding, s *share, n, held int64) (limit string, err error) {
 	if h.req.Internal {
 		if a.limit > 0 && a.used+a.internal+n > a.limit {

@@ -332,8 +332,8 @@ func TestEndHeaviestStuck(t *testing.T) {
 	empty(t, a)
 }
 
-// TestRejectedCount checks that each rejection is counted once, and none for a request that fits although the
-// step in which holdings grow does not.
+// TestRejectedCount checks that each rejection is counted once. A request that fits is not counted, even if the
+// step by which holdings grow does not fit.
 func TestRejectedCount(t *testing.T) {
 	for _, c := range []struct {
 		limit string

@@ -47,7 +47,7 @@ func (h *Holding) Take(n int64) error {
 	}
 	held := h.held.Load()
 	if missing := h.used + n - held; missing > 0 {
-		// in steps, but near the limit only the missing bytes
+		// takes whole steps, or only the missing bytes near the limit
 		got, err := h.account.take(h, (missing+step-1)/step*step, missing, held)
 		if err != nil {
 			return err

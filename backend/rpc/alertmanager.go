@@ -12,16 +12,16 @@ import (
 
 // Alertmanager is the Alertmanager that the server calls.
 type Alertmanager interface {
-	// Serve answers a request of a tenant, with the whole body in one message. An error means that the tenant's
-	// Alertmanager is not running here.
+	// Serve answers a request of a tenant, with the whole body in one message. It returns an error if the tenant's
+	// Alertmanager is not running in this process.
 	Serve(ctx context.Context, id tenant.ID, r *wire.AlertmanagerRequest) (*wire.AlertmanagerResponse, error)
-	// Changed makes it read the configuration of a tenant now.
+	// Changed makes the Alertmanager read the configuration of a tenant now.
 	Changed(ctx context.Context, id tenant.ID) error
-	// Told remembers what another replica has sent; see package claims.
+	// Told remembers a notification that another replica has sent; see package claims.
 	Told(key, entry string, flushed int64)
 }
 
-// maxAlertmanagerBody is the greatest size of a request that one process sends to another.
+// maxAlertmanagerBody is the maximum size of a request to an Alertmanager that one process sends to another, in bytes.
 const maxAlertmanagerBody = 64 << 20
 
 // ServeAlertmanager registers an Alertmanager. It must be called before Serve.
@@ -101,7 +101,7 @@ func (p *Peer) Alertmanager(ctx context.Context, id tenant.ID, r *wire.Alertmana
 	for rest := r.Body; ; part = new(wire.AlertmanagerRequest) {
 		n := min(len(rest), partBytes)
 		part.Body, rest = rest[:n], rest[n:]
-		if err := stream.Send(part); err != nil && !errors.Is(err, io.EOF) { // Recv has the error of a stream that ended
+		if err := stream.Send(part); err != nil && !errors.Is(err, io.EOF) { // Recv returns the error of a stream that has ended
 			return nil, wire.Error(err)
 		}
 		if len(rest) == 0 {
@@ -114,7 +114,7 @@ func (p *Peer) Alertmanager(ctx context.Context, id tenant.ID, r *wire.Alertmana
 	return answered(stream)
 }
 
-// answered returns the response of a stream.
+// answered joins the messages of a stream to the response.
 func answered(stream wire.Alertmanager_ServeClient) (*wire.AlertmanagerResponse, error) {
 	first, err := stream.Recv()
 	if err != nil {
@@ -139,7 +139,7 @@ func (p *Peer) AlertmanagerChanged(ctx context.Context, id tenant.ID) error {
 	return wire.Error(err)
 }
 
-// AlertmanagerTold tells the Alertmanager of the peer what was sent; see package claims.
+// AlertmanagerTold tells the Alertmanager of the peer about a notification that was sent; see package claims.
 func (p *Peer) AlertmanagerTold(ctx context.Context, id tenant.ID, key, entry string, flushed int64) error {
 	_, err := p.alertmanager().Told(ctx, &wire.ToldRequest{Tenant: string(id), Key: []byte(key), Entry: []byte(entry), Flushed: flushed})
 	return wire.Error(err)

@@ -12,7 +12,7 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// echoing is an Alertmanager that repeats requests.
+// echoing is an Alertmanager whose responses repeat the requests.
 type echoing struct {
 	changed []tenant.ID
 	told    string
@@ -32,7 +32,8 @@ func (e *echoing) Changed(_ context.Context, id tenant.ID) error {
 
 func (e *echoing) Told(key, entry string, flushed int64) { e.told = fmt.Sprint(key, entry, flushed) }
 
-// TestAlertmanager sends requests with small and large bodies, changes and news to the Alertmanager of a peer.
+// TestAlertmanager checks that requests with small and large bodies, changed configurations and sent notifications
+// reach the Alertmanager of a peer.
 func TestAlertmanager(t *testing.T) {
 	e := &echoing{}
 	p, stop := serveCalls(t, func(s *Server) { s.ServeAlertmanager(e) })

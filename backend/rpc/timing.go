@@ -19,8 +19,8 @@ func encodeTiming(r *timing.Report) *wire.EvaluationTiming {
 	return out
 }
 
-// decodeTiming returns the report of another process. It ignores times of kinds that this version
-// does not know; kinds are the indexes of Times. `in` is nil if the process has an older version.
+// decodeTiming returns the timing report of another process. The index of a time is its kind; times of
+// kinds that this version does not know are ignored. `in` is nil if the process has an older version.
 func decodeTiming(in *wire.EvaluationTiming) timing.Report {
 	if in == nil {
 		return timing.Report{}

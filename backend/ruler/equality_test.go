@@ -24,8 +24,8 @@ import (
 const testTenant = "t1"
 
 // inPrometheus evaluates groups as Prometheus does after a reload, from a time on for a while.
-// If restart is set, it does so as after a restart: it also evaluates the last evaluation time before from, and
-// restores alerts after the second evaluation.
+// If restart is set, it evaluates them as after a restart: it also evaluates the last evaluation time before `from`,
+// and restores alerts after the second evaluation.
 func inPrometheus(t *testing.T, d *database, groups []rulefmt.RuleGroup, n *notifications, from, to time.Time, restart bool) []*rules.Group {
 	t.Helper()
 	external, err := url.Parse("http://example.com")
@@ -167,7 +167,7 @@ func equality(t *testing.T, seed uint64, moves string) {
 	}
 	ours, theirs := newDatabase(t), newDatabase(t)
 	for _, d := range []*database{ours, theirs} {
-		// There are no samples from before the rules existed: a takeover may repeat evaluations of times before that.
+		// There are no samples from before the rules existed, because a takeover may repeat evaluations at such times.
 		d.input(seed, start, start.Add(length+time.Minute))
 	}
 	source, n, want := &fakeRules{}, &notifications{}, &notifications{}
@@ -243,7 +243,7 @@ func compare(t *testing.T, ours, theirs *database, got, want *notifications, eve
 // move lets groups move between rulers at random times until end.
 func move(t *testing.T, m *member, d *database, source *fakeRules, n *notifications, rng *rand.Rand, crash bool, end time.Time) *member {
 	t.Helper()
-	time.Sleep(2 * time.Minute) // a takeover may repeat evaluations of times before the rules existed
+	time.Sleep(2 * time.Minute) // so that a takeover does not repeat evaluations at times before the rules existed
 	for number := uint64(2); ; number++ {
 		pause := time.Duration(rng.Int64N(int64(4 * time.Minute)))
 		if time.Until(end) < pause+time.Minute {

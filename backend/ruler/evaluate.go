@@ -45,12 +45,12 @@ func (e operatorError) Unwrap() error { return e.error }
 
 var errLease = errors.New("the lease of this share of rule groups has ended: another ruler evaluates the group")
 
-// maxLate is the number of slots that are evaluated late, because they passed while a group was taken over, waited for
-// takeovers or a lease, or evaluated earlier ones.
+// maxLate is the maximum number of past slots that one evaluation of a group catches up on. Slots pass while the group
+// is taken over, waits for takeovers or a lease, or evaluates earlier slots.
 const maxLate = 30
 
-// evaluate evaluates a group at the slots from first to slot. It returns the last slot that was evaluated, and after how
-// long that slot must be tried again, or 0.
+// evaluate evaluates a group at the slots from `first` to `slot`. It returns the last slot that was evaluated, and the
+// time after which that slot must be retried, or 0 if it need not be.
 func (r *Ruler) evaluate(ctx context.Context, g *group, first, slot time.Time) (last time.Time, again time.Duration) {
 	if _, _, ok := r.opts.Shares.Lease(g.share); !ok {
 		return slot, min(g.interval, time.Second)
@@ -81,8 +81,8 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, first, slot time.Time) (
 	return r.evaluateSlots(ctx, g, first, slot, end), 0
 }
 
-// evaluateSlots evaluates a group at the slots from first to slot, and at those up to end that have passed meanwhile. It
-// returns the last one.
+// evaluateSlots evaluates a group at the slots from `first` to `slot`, and at later slots up to `end` that have passed
+// in the meantime. It returns the last slot that was evaluated.
 func (r *Ruler) evaluateSlots(ctx context.Context, g *group, first, slot, end time.Time) time.Time {
 	late := &lateAlerts{byRule: map[string]map[uint64]*rules.Alert{}}
 	for at := first; !at.After(end) && ctx.Err() == nil; at = at.Add(g.interval) {

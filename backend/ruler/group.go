@@ -43,7 +43,7 @@ type group struct {
 	deleted   time.Time // of a ghost: when the group was deleted
 	counted   time.Time // last slot in the metrics
 	missed    time.Time // last slot that was counted as missed
-	last      time.Time // slot of the last evaluation; zero: the last slot is still to be evaluated
+	last      time.Time // slot of the last evaluation; zero if the last slot must still be evaluated
 
 	takeover *takeover // pending
 	rules    *rules.Group

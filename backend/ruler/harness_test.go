@@ -100,14 +100,14 @@ func (d *database) append(ls labels.Labels, t int64, v float64, fh *histogram.Fl
 	}
 }
 
-// activeSince writes what a ruler that evaluated the alert A until `end` left of it.
+// activeSince writes the samples of a ruler that evaluated the alert A, which became active at `since`, until `end`.
 func (d *database) activeSince(since, end time.Time) {
 	for at := since; at.Before(end); at = at.Add(15 * time.Second) {
 		d.append(labels.FromStrings("__name__", "ALERTS_FOR_STATE", "alertname", "A", "a", "b"), at.UnixMilli(), float64(since.Unix()), nil)
 	}
 }
 
-// reference records what Prometheus' groups append.
+// reference records the samples that Prometheus' groups append.
 type reference struct{ *database }
 
 type referenceAppender struct {

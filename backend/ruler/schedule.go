@@ -17,8 +17,8 @@ type schedule struct {
 	turns   []*rulerTenant // tenants with queued groups
 	active  int            // evaluations in progress
 	taking  int            // takeovers among them
-	// delayed is until when a takeover or the lack of a lease may have delayed evaluations. Slots that passed until
-	// then are evaluated late.
+	// delayed is the time until which a takeover or the lack of a lease may have delayed evaluations. Slots that
+	// passed before this time are evaluated late instead of being missed.
 	delayed time.Time
 }
 
@@ -36,7 +36,7 @@ type rulerTenant struct {
 	taking  int
 }
 
-// queue has the groups of a tenant that are due.
+// queue contains the groups of a tenant that are due.
 type queue struct{ known, takeovers []*group }
 
 func (q *queue) len() int { return len(q.known) + len(q.takeovers) }
@@ -49,7 +49,8 @@ func (q *queue) push(g *group) {
 	q.known = append(q.known, g)
 }
 
-// pop returns the next group, a takeover if it may be one, or nil.
+// pop removes and returns the next group, or nil if there is none. It returns takeovers, before other groups, only if
+// `takeover` is set.
 func (q *queue) pop(takeover bool) *group {
 	list := &q.known
 	if takeover && len(q.takeovers) > 0 {
@@ -174,7 +175,7 @@ func (r *Ruler) dispatch() {
 	s.turns = append(kept, s.turns...)
 }
 
-// half is how many of n evaluations may be takeovers.
+// half returns the number of evaluations, of n, that may be takeovers.
 func half(n int) int { return max(1, n/2) }
 
 // start begins the evaluation of a group. r.mu is locked.
@@ -207,12 +208,12 @@ type run struct {
 	hold        *heldShare
 	takeover    bool
 	first, last time.Time
-	// again is after how long the last slot has to be tried again; zero means at the next slot.
+	// again is the time after which the last slot must be retried; zero means that it is not retried.
 	again time.Duration
 }
 
-// slots returns the first and the last slot that a group evaluates now. They are equal unless slots passed while the
-// group waited for takeovers or for a lease. r.mu is locked.
+// slots returns the first and the last slot that a group evaluates now. They differ if slots passed while the group
+// waited for takeovers or for a lease. r.mu is locked.
 func (r *Ruler) slots(g *group, now time.Time) (first, slot time.Time) {
 	slot = g.slot(now)
 	next := g.last.Add(g.interval)
@@ -231,7 +232,7 @@ func (r *Ruler) slots(g *group, now time.Time) (first, slot time.Time) {
 // count updates the metrics of due evaluations. r.mu is locked.
 func (r *Ruler) count(g *group, run run, now time.Time) {
 	if run.last.Equal(g.counted) {
-		return // tried again
+		return // the slot is retried
 	}
 	due := 1
 	if counted := later(g.counted, g.last); !counted.IsZero() {

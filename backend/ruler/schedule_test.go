@@ -133,7 +133,8 @@ func slotsOf(t *testing.T, pushed []string, name string) []int {
 	return slices.Compact(out)
 }
 
-// TestWaiting checks that no slot of a group is skipped while takeovers of other groups take long, or while its share has no valid lease.
+// TestWaiting checks that no slot of a group is skipped while takeovers of other groups take long, or while the lease of
+// the group's share is not valid.
 func TestWaiting(t *testing.T) {
 	for _, c := range []struct {
 		what       string

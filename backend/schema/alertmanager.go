@@ -15,8 +15,8 @@ func AlertmanagerKey(t tenant.ID) string { return TenantPrefix(t) + string(kindA
 // SilencesKey returns the key of the row with the silences of a tenant.
 func SilencesKey(t tenant.ID) string { return TenantPrefix(t) + string(kindSilences) }
 
-// NotificationKey returns the key of the row of a notification: of a group of alerts, a receiver, and an
-// integration of the receiver with its position among those of its kind.
+// NotificationKey returns the key of the row of a notification: of a group of alerts to an integration of a receiver.
+// position is the index of the integration among the receiver's integrations of the same kind.
 func NotificationKey(t tenant.ID, group, receiver, integration string, position uint32) string {
 	h := sha256.New()
 	for _, s := range []string{group, receiver, integration} {
@@ -32,17 +32,17 @@ func NotificationPrefix(t tenant.ID) string { return TenantPrefix(t) + string(ki
 
 // Qualifiers of the rows of an Alertmanager.
 const (
-	ChangeQualifier             = "v"  // of AlertmanagerKey and SilencesKey: u64, random, another one after every change
+	ChangeQualifier             = "v"  // of AlertmanagerKey and SilencesKey: random u64, replaced by every change
 	AlertmanagerConfigQualifier = "c"  // of AlertmanagerKey: AlertmanagerConfig
 	AlertmanagerSecretPrefix    = "s/" // of AlertmanagerKey, before the name: a secret, encrypted
 	SilencePrefix               = "s/" // of SilencesKey, before the ID: Silence
 	NotificationQualifier       = "n"  // of NotificationKey: Notification
 )
 
-// EncodeChange returns the value of a cell ChangeQualifier.
+// EncodeChange returns the value of a cell with the qualifier ChangeQualifier.
 func EncodeChange(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
 
-// DecodeChange decodes the value of a cell ChangeQualifier.
+// DecodeChange decodes the value of a cell with the qualifier ChangeQualifier.
 func DecodeChange(value []byte) (uint64, error) {
 	if len(value) != 8 {
 		return 0, fmt.Errorf("%w: change has %d bytes instead of 8", ErrCorrupt, len(value))
@@ -82,8 +82,8 @@ func DecodeAlertmanagerConfig(value []byte) (AlertmanagerConfig, error) {
 
 // Silence is a silence as Alertmanager's peers exchange it.
 type Silence struct {
-	Mesh    string // MeshSilence of Alertmanager's silencepb, with its length before it
-	Updated int64  // Unix nanoseconds: when it was changed last; a change with an earlier time is not applied
+	Mesh    string // length-prefixed MeshSilence of Alertmanager's silencepb
+	Updated int64  // Unix nanoseconds: time of the last change; changes with an earlier time are not applied
 	Expires int64  // Unix milliseconds: when the silence may be removed
 }
 
@@ -103,17 +103,17 @@ func DecodeSilence(value []byte) (Silence, error) {
 	return s, r.end("silence")
 }
 
-// Notification is the state of a notification: who sends it, and what was sent. One that was never sent has no row, and
-// is the zero Notification.
+// Notification is the state of a notification: the process that is sending it, and the last notification that was sent.
+// If none was ever sent, there is no row, and the Notification is zero.
 type Notification struct {
-	Holder   string // unique for each claim; empty: nobody sends
-	Number   uint64 // of claims, from 1
+	Holder   string // process with the claim, unique for each claim; empty: no process is sending
+	Number   uint64 // of the claim, from 1
 	Sequence uint64 // increased by every write of the row, from 1
 	Content  uint64 // hash of the firing and resolved alerts of the claim
 	Failures uint64 // claims that ended without a notification
-	Flushed  int64  // Unix milliseconds: when the alerts of Entry were flushed, by the clock of the sender
+	Flushed  int64  // Unix milliseconds: time of the flush whose notification is Entry, by the clock of the sender
 	Expires  int64  // Unix milliseconds: when the row may be deleted
-	Entry    string // MeshEntry of Alertmanager's nflogpb, with its length before it; empty: nothing was sent
+	Entry    string // length-prefixed MeshEntry of Alertmanager's nflogpb; empty: nothing was sent
 }
 
 // Encode returns the value of the notification's cell. Equal notifications have equal values.

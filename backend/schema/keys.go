@@ -27,7 +27,7 @@ const (
 	kindGarbage      = 'G'
 	kindLease        = 'L'
 	kindErasure      = 'E'
-	kindRules        = 'R' // of a tenant, and without a tenant
+	kindRules        = 'R' // in keys of a tenant, and in keys without a tenant
 	kindShare        = 'P'
 	kindAlertmanager = 'A'
 	kindSilences     = 'S'

@@ -177,7 +177,8 @@ func ruleLimits() []Description {
 	}
 }
 
-// alertmanagerLimits returns the limits of a tenant's Alertmanager. Those of the configuration apply when it is stored.
+// alertmanagerLimits returns the limits of a tenant's Alertmanager. The limits of the configuration are checked when a
+// configuration is stored.
 func alertmanagerLimits() []Description {
 	return []Description{
 		{Name: "max_alertmanager_config_bytes", Default: int64(1 << 20), Unit: Bytes, Zero: unlimited,

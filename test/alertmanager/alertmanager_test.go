@@ -1,5 +1,5 @@
-// Package alertmanager tests Alertmanagers as processes of a cluster: a receiver gets one notification for each group of
-// alerts, and at least one while rulers and Alertmanagers are killed and the row store is away.
+// Package alertmanager tests Alertmanagers as processes of a cluster. A receiver gets exactly one notification for each
+// group of alerts, and at least one while rulers and Alertmanagers are killed or the row store cannot be reached.
 package alertmanager
 
 import (
@@ -33,7 +33,7 @@ type receiver struct {
 	*httptest.Server
 	mu    sync.Mutex
 	count map[string]int
-	hold  map[string]chan struct{} // closed when a notification of the alert arrives, which is then not answered
+	hold  map[string]chan struct{} // by alert: closed when a notification arrives, which then gets no response
 }
 
 func newReceiver(t *testing.T) *receiver {
@@ -73,13 +73,13 @@ func (r *receiver) got(key string) int {
 
 // system is a cluster with a ruler and three Alertmanagers.
 type system struct {
-	*receiver // nil: the test has its own
+	*receiver // nil if the test has its own
 	t         *testing.T
 	c         *cluster.Cluster
 	key       string // of the tenant acme
 }
 
-// newSystem starts a cluster. through returns the address at which an Alertmanager reaches the row store.
+// newSystem starts a cluster. The function `through` returns the address at which an Alertmanager reaches the row store.
 func newSystem(t *testing.T, r *receiver, through func(alertmanager, store string) string) *system {
 	t.Helper()
 	binary := os.Getenv("REDIS_SERVER")
@@ -124,7 +124,7 @@ func newSystem(t *testing.T, r *receiver, through func(alertmanager, store strin
 
 func alertmanagers() []string { return []string{"alertmanager-1", "alertmanager-2", "alertmanager-3"} }
 
-// do sends a request with the key, and fails the test if the status is not want.
+// do sends a request with the key, and fails the test unless the status is `want`.
 func (s *system) do(method, path, contentType, body string, want int) string {
 	s.t.Helper()
 	code, text := programs.Do(s.t, method, s.c.Edges[0]+path, s.key, contentType, strings.NewReader(body))
@@ -157,7 +157,7 @@ func (s *system) receivers() string {
 	return s.do(http.MethodGet, "/api/v1/alerts/receivers", "", "", http.StatusOK)
 }
 
-// arrives waits for a notification.
+// arrives waits until a notification with the key has arrived.
 func (s *system) arrives(key string, within time.Duration) {
 	s.t.Helper()
 	kit.Eventually(s.t, within, func() error {
@@ -168,7 +168,7 @@ func (s *system) arrives(key string, within time.Duration) {
 	})
 }
 
-// exactly checks how often something was notified.
+// exactly checks the number of notifications with the key.
 func (s *system) exactly(what, key string, want int) {
 	s.t.Helper()
 	if n := s.got(key); n != want {
@@ -194,10 +194,11 @@ func (s *system) start(names ...string) {
 	}
 }
 
-// flushes is a few group intervals, after which a duplicate would have arrived.
+// flushes is a few group intervals. A duplicate notification would arrive within this time.
 const flushes = 15 * time.Second
 
-// TestAlertmanagers follows alerts from a rule and from a client to a receiver.
+// TestAlertmanagers checks the notifications of alerts of a rule and of a client: one for each group without a failure,
+// none while an alert is silenced, and at least one while processes are killed or the row store cannot be reached.
 func TestAlertmanagers(t *testing.T) {
 	var stores []*chaos.Proxy
 	s := newSystem(t, newReceiver(t), func(_, store string) string {
@@ -209,7 +210,7 @@ func TestAlertmanagers(t *testing.T) {
 	rules := "name: g\ninterval: 2s\nrules:\n- {alert: Rule, expr: vector(1), labels: {severity: critical, zone: a}}\n"
 	s.do(http.MethodPost, "/prometheus/config/v1/rules/n", "application/yaml", rules, http.StatusAccepted)
 
-	// Without a failure there is one notification of each group.
+	// Without a failure, there is one notification for each group.
 	s.arrives("Rule firing", 90*time.Second)
 	for i := range 5 {
 		s.fire(fmt.Sprintf(`"alertname":"Client%d"`, i), false)
@@ -236,16 +237,16 @@ func TestAlertmanagers(t *testing.T) {
 		t.Errorf("receivers: %s", text)
 	}
 
-	// One Alertmanager is killed, and the ruler.
+	// One Alertmanager and the ruler are killed.
 	s.signal(syscall.SIGKILL, "alertmanager-1", "ruler-1")
-	if text := s.receivers(); !strings.Contains(text, "1 of 3 replicas of the Alertmanager could not be asked") {
+	if text := s.receivers(); !strings.Contains(text, "1 of 3 replicas of the Alertmanager did not respond") {
 		t.Errorf("receivers without a replica: %s", text)
 	}
 	s.fire(`"alertname":"OneKilled"`, false)
 	s.arrives("OneKilled firing", time.Minute)
 	s.start("ruler-1", "alertmanager-1")
 
-	// All are killed while a notification is on its way.
+	// All Alertmanagers are killed while a notification is being sent.
 	held := make(chan struct{})
 	s.mu.Lock()
 	s.hold["AllKilled"] = held
@@ -275,7 +276,7 @@ func TestAlertmanagers(t *testing.T) {
 	s.exactly("after all were killed", "AllKilled firing", before+1)
 	s.exactly("one killed", "OneKilled firing", 1)
 
-	// The row store is away.
+	// The row store cannot be reached.
 	for _, p := range stores {
 		p.Set(chaos.Hang)
 	}

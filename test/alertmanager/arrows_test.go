@@ -31,25 +31,26 @@ const arrowsConfig = `alertmanager_config: |
   - {name: unread, webhook_configs: [{url: "http://%s/hook"}]}
 `
 
-// The groups of alerts of TestArrows, by the arrow of the protocol at which their holder is killed.
+// The groups of alerts of TestArrows. Each is named after the step of the protocol at which the holder of the group's
+// claim is killed.
 const (
-	unclaimed  = "Unclaimed"  // it has decided to send, and its claim has not reached the row store
-	unread     = "Unread"     // it has the claim and a connection to the receiver, which has not read the request
-	unrecorded = "Unrecorded" // the receiver has answered 200, and `sent` has not reached the row store
-	recorded   = "Recorded"   // `sent` is in the row store, and the response has not reached the holder
+	unclaimed  = "Unclaimed"  // the holder has decided to send, but its claim has not reached the row store
+	unread     = "Unread"     // the holder has the claim and a connection to the receiver, but the receiver has not read the request
+	unrecorded = "Unrecorded" // the receiver has responded with 200, but the write `sent` has not reached the row store
+	recorded   = "Recorded"   // the write `sent` is in the row store, but its response has not reached the holder
 )
 
-// arrows holds one process, the victim, at each arrow.
+// arrows delays the writes of one process, the victim, so that it waits at each of the steps.
 type arrows struct {
 	victim string
-	groups map[string]string // by key of the row
+	groups map[string]string // names, by key of the row
 
 	mu      sync.Mutex
 	killed  bool
-	held    map[string]int          // writes of the victim that were held, by group
-	passed  map[string]map[kind]int // writes of the victim that the row store has answered, by group
+	held    map[string]int          // number of the victim's delayed writes, by group
+	passed  map[string]map[kind]int // number of the victim's writes to which the row store has responded, by group
 	reached map[string]chan struct{}
-	finish  chan struct{} // closed when the write `sent` of the group recorded may reach the row store
+	finish  chan struct{} // closed when the write `sent` of the group `recorded` may reach the row store
 }
 
 func newArrows(victim string) *arrows {
@@ -69,7 +70,7 @@ func newArrows(victim string) *arrows {
 
 var errReserved = errors.New("the test lets only one process claim this notification")
 
-// hook implements hook for the taps of all processes.
+// hook is the hook of the taps of all processes.
 func (a *arrows) hook(ctx context.Context, w write, answered bool) error {
 	name := a.groups[w.key]
 	a.mu.Lock()
@@ -100,7 +101,7 @@ func (a *arrows) hook(ctx context.Context, w write, answered bool) error {
 	return nil
 }
 
-// hold keeps a write until the process has given up waiting for its response, or has died.
+// hold delays a write until the process stops waiting for the response, or is killed.
 func (a *arrows) hold(ctx context.Context, name string) error {
 	a.mu.Lock()
 	a.held[name]++
@@ -112,7 +113,7 @@ func (a *arrows) hold(ctx context.Context, name string) error {
 	return ctx.Err()
 }
 
-// deaf is a listener that keeps its first connection and never reads from it. Later ones are accepted as usual.
+// deaf is a listener that accepts its first connection but never reads from it. Later connections are served.
 type deaf struct {
 	net.Listener
 	once    sync.Once
@@ -136,7 +137,8 @@ func (d *deaf) Accept() (net.Conn, error) {
 	return d.Listener.Accept()
 }
 
-// newDeaf returns the address of a receiver that counts with r, except that it never reads from its first connection.
+// newDeaf returns the address of a receiver that never reads from its first connection. r counts the notifications of
+// the others. The channel is closed when the first connection was accepted.
 func newDeaf(t *testing.T, r *receiver, reached chan struct{}) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -157,7 +159,7 @@ func newDeaf(t *testing.T, r *receiver, reached chan struct{}) string {
 	return l.Addr().String()
 }
 
-// metric returns a counter of a process, the sum of all its label values.
+// metric returns the value of a counter of a process, summed over all labels.
 func (s *system) metric(process, name string) int {
 	s.t.Helper()
 	_, text := programs.Do(s.t, http.MethodGet, s.c.Process(process).Admin+"/metrics", "", "", nil)
@@ -176,9 +178,9 @@ func (s *system) metric(process, name string) int {
 	return int(sum)
 }
 
-// TestArrows kills an Alertmanager at each arrow of claim, send and sent, of four groups at the same moment, with the other
-// replicas alive. The receiver gets each notification once, and twice only if the holder died between the answer of the
-// receiver and the write `sent`.
+// TestArrows kills one Alertmanager while it is at four different steps of the protocol (claim, send, sent) for four
+// groups, with the other replicas alive. The receiver gets each notification once. It gets a notification twice only if the
+// holder was killed between the response of the receiver and the write `sent`.
 func TestArrows(t *testing.T) {
 	t.Parallel()
 	a := newArrows("alertmanager-1")
@@ -191,7 +193,7 @@ func TestArrows(t *testing.T) {
 	s.fire(`"alertname":"Unrecorded"`, false)
 	kit.Receive(t, "the claim is held", a.reached[unclaimed])
 	kit.Receive(t, "the write of what was sent is held", a.reached[unrecorded])
-	// The attempt to send ends after ten seconds, so these two come last.
+	// An attempt to send ends after ten seconds, so the test waits for these two groups last.
 	s.fire(`"alertname":"Unread"`, false)
 	s.fire(`"alertname":"Recorded"`, false)
 	kit.Receive(t, "the holder has connected to the receiver", a.reached[unread])
@@ -208,18 +210,19 @@ func TestArrows(t *testing.T) {
 	a.mu.Unlock()
 
 	if want := "map[] map[claim:1 sent:1]"; passed != want {
-		t.Errorf("of the groups %s and %s the holder wrote %s, want %s", unclaimed, recorded, passed, want)
+		t.Errorf("the holder's completed writes for the groups %s and %s are %s, want %s", unclaimed, recorded, passed, want)
 	}
 	if claimed != 1 || ended != 0 {
-		t.Errorf("of the group %s the holder wrote %d claims, and %d ends of claims, want 1 and 0", unread, claimed, ended)
+		t.Errorf("the holder wrote %[2]d claims and %[3]d ends of claims for the group %[1]s, want 1 and 0", unread, claimed, ended)
 	}
 	if written != 0 {
-		t.Errorf("of the group %s the holder wrote that it was sent", unrecorded)
+		t.Errorf("the holder recorded the notification of the group %s as sent", unrecorded)
 	}
 	if attempts != 3 {
 		t.Errorf("the holder has made %d attempts to notify, want 3: %s, %s and %s", attempts, unread, unrecorded, recorded)
 	}
-	for name, want := range map[string]int{unread: 0, unrecorded: 1, recorded: 1} { // another replica may have sent the first group by now
+	// Another replica may have notified about the group `unclaimed` by now.
+	for name, want := range map[string]int{unread: 0, unrecorded: 1, recorded: 1} {
 		s.exactly("when the holder was killed", name+" firing", want)
 	}
 	s.start(a.victim)
@@ -238,6 +241,6 @@ func TestArrows(t *testing.T) {
 	taken := s.metric("alertmanager-2", "pallium_alertmanager_claim_takeovers_total") +
 		s.metric("alertmanager-3", "pallium_alertmanager_claim_takeovers_total")
 	if taken != 2 {
-		t.Errorf("%d claims were taken over, want 2: of the groups %s and %s", taken, unread, unrecorded)
+		t.Errorf("%d claims were taken over, want 2: those of the groups %s and %s", taken, unread, unrecorded)
 	}
 }

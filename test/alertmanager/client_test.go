@@ -14,16 +14,16 @@ import (
 	"time"
 )
 
-// unreliable is a webhook receiver that notes what it gets in a ledger, and can be made to fail.
+// unreliable is a webhook receiver that records its notifications in a ledger, and can be made to fail.
 type unreliable struct {
 	*httptest.Server
 	ledger *ledger
 
 	mu      sync.Mutex
 	rnd     *rand.Rand
-	mode    string // "": it answers 200, half of the time after a while
+	mode    string // "": it responds with 200, half of the time after a delay
 	changed chan struct{}
-	errs    []string // of what it could not read
+	errs    []string // errors of requests that it could not read
 }
 
 func newUnreliable(t *testing.T, l *ledger, seed int64) *unreliable {
@@ -33,7 +33,7 @@ func newUnreliable(t *testing.T, l *ledger, seed int64) *unreliable {
 	return u
 }
 
-// set changes what the receiver does. Notifications that hang are closed.
+// set changes the mode of the receiver. It closes the connections of notifications that hang.
 func (u *unreliable) set(mode string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -55,7 +55,7 @@ func (u *unreliable) serve(w http.ResponseWriter, q *http.Request) {
 	switch mode {
 	case "":
 		if sleep(q.Context(), delay) != nil {
-			panic(http.ErrAbortHandler) // the sender has died
+			panic(http.ErrAbortHandler) // the sender has closed the connection
 		}
 		u.ledger.answer(got)
 	case "answers 500":
@@ -95,7 +95,7 @@ func read(q *http.Request) (receipt, error) {
 	return r, nil
 }
 
-// client has alerts and sends them as Prometheus does: again and again while they fire, and also after they are resolved.
+// client sends alerts as Prometheus does: repeatedly while they fire, and also after they are resolved.
 type client struct {
 	*system
 	ledger *ledger
@@ -104,7 +104,7 @@ type client struct {
 	alerts map[string]*posted // by group
 }
 
-// posted is an alert as the API takes it.
+// posted is an alert in a request to the API.
 type posted struct {
 	Labels      map[string]string `json:"labels"`
 	Annotations map[string]string `json:"annotations"`
@@ -132,7 +132,7 @@ func (c *client) change(group string, silenced bool) {
 	c.ledger.begin(&state{group: group, episode: a.episode, firing: a.firing, begin: now, silenced: silenced})
 }
 
-// unsilence notes that the state of a group is not silenced any more.
+// unsilence records that the current state of a group is no longer silenced.
 func (c *client) unsilence(group string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -156,7 +156,7 @@ func (c *client) send(ctx context.Context) {
 		if body, err := json.Marshal(list); err != nil {
 			c.t.Error(err)
 		} else if len(list) > 0 {
-			_, _ = c.request(ctx, http.MethodPost, c.c.Edges[i%2]+"/alertmanager/api/v2/alerts", string(body)) // repeated
+			_, _ = c.request(ctx, http.MethodPost, c.c.Edges[i%2]+"/alertmanager/api/v2/alerts", string(body)) // the next iteration sends the alerts again
 		}
 		_ = sleep(ctx, repeatAlerts)
 	}
@@ -164,7 +164,7 @@ func (c *client) send(ctx context.Context) {
 
 // request returns the body of a response with the status 200.
 func (c *client) request(ctx context.Context, method, url, body string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // as Prometheus by default
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // Prometheus' default
 	defer cancel()
 	q, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
@@ -184,7 +184,7 @@ func (c *client) request(ctx context.Context, method, url, body string) (string,
 	return string(text), err
 }
 
-// flap changes the alert of a group at random times until the context ends.
+// flap makes the alert of a group fire and resolve at random times until the context ends.
 func (c *client) flap(ctx context.Context, rnd *rand.Rand, group string, least, most time.Duration) {
 	for {
 		c.change(group, false)
@@ -194,8 +194,8 @@ func (c *client) flap(ctx context.Context, rnd *rand.Rand, group string, least, 
 	}
 }
 
-// silence silences a group before its alert fires for the first time, changes the alert, and deletes the silence. The
-// alert fires then until the end of the run.
+// silence silences a group before its alert fires for the first time, lets the alert fire, resolve and fire again, and
+// deletes the silence. The alert then fires until the end of the run.
 func (c *client) silence(ctx context.Context, rnd *rand.Rand, group string, least, most time.Duration) {
 	path := c.c.Edges[0] + "/alertmanager/api/v2/silence"
 	var id string
@@ -208,13 +208,13 @@ func (c *client) silence(ctx context.Context, rnd *rand.Rand, group string, leas
 			id = made.SilenceID
 			break
 		}
-		group += "x" // a silence that was perhaps stored would silence it for ever
+		group += "x" // the failed request may have stored a silence that is never deleted
 		if sleep(ctx, time.Second) != nil {
 			return
 		}
 	}
 	c.ledger.silence(group, time.Now(), time.Time{})
-	for range 3 { // fires, is resolved, fires
+	for range 3 { // fires, resolves, fires
 		c.change(group, true)
 		_ = sleep(ctx, between(rnd, least, most))
 	}
@@ -228,8 +228,8 @@ func (c *client) silence(ctx context.Context, rnd *rand.Rand, group string, leas
 	c.unsilence(group)
 }
 
-// expired deletes a silence, and reports whether it is certainly deleted. An attempt whose response was lost may have
-// deleted it.
+// expired deletes a silence, and reports whether it is certainly deleted. After an error it reads the silence, because the
+// request may have deleted it.
 func (c *client) expired(ctx context.Context, url string) bool {
 	if _, err := c.request(ctx, http.MethodDelete, url, ""); err == nil {
 		return true
@@ -238,7 +238,7 @@ func (c *client) expired(ctx context.Context, url string) bool {
 	return err == nil && strings.Contains(text, `"state":"expired"`)
 }
 
-// silence notes from when or until when a group was certainly silenced.
+// silence records the time from which, or until which, a group was certainly silenced.
 func (l *ledger) silence(group string, from, until time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -13,13 +13,13 @@ import (
 	chaos "github.com/palliumhq/pallium/test/chaos/cluster"
 )
 
-// fault is what can be done to a part of the system, and undone.
+// fault is a fault of one part of the system that can be started and ended.
 type fault struct {
 	trouble
-	part string // which has at most one fault at a time
+	part string // part of the system; each part has at most one fault at a time
 	do   func() error
 	undo func() error
-	// sending is set if the fault begins when a notification is on its way.
+	// sending is set if the fault begins while a notification is being sent.
 	sending bool
 }
 
@@ -81,7 +81,7 @@ func (r *run) receiverFault() fault {
 		do: func() error { return set(mode) }, undo: func() error { return set("") }}
 }
 
-// redisFault pauses Redis, or stops it; then it is empty afterwards.
+// redisFault pauses Redis, or stops it. After a stop, Redis is empty.
 func (r *run) redisFault() fault {
 	f := fault{trouble: trouble{name: "SIGSTOP redis", after: afterRedis, total: true}, part: "redis",
 		do:   func() error { return r.c.Signal("redis", syscall.SIGSTOP) },
@@ -110,7 +110,7 @@ func each(names []string, f func(name string) error) error {
 	return nil
 }
 
-// restart starts processes. One that ends because another fault lasts is started again, as by its supervisor.
+// restart starts processes. A process that ends because of another fault is started again, as a supervisor would do.
 func (r *run) restart(names ...string) error {
 	return each(names, func(name string) error {
 		var err error
@@ -124,7 +124,8 @@ func (r *run) restart(names ...string) error {
 	})
 }
 
-// disturb has some faults of different parts, at most `most`, which may overlap, and returns when they are over.
+// disturb causes at most `most` faults of different parts of the system, which may overlap, and returns when all have
+// ended.
 func (r *run) disturb(most int) {
 	n := 1 + r.rnd.Intn(most)
 	var all sync.WaitGroup

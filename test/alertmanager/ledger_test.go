@@ -7,48 +7,48 @@ import (
 	"time"
 )
 
-// Times of the product (docs/alertmanager.md) and of the test, from which follows when a notification must have arrived.
+// Times of Pallium (docs/alertmanager.md) and of the test. They determine when a notification must have arrived.
 const (
-	claimLife     = 30 * time.Second // after which another replica takes a claim over
-	unreachable   = 10 * time.Second // of the row store, after which replicas send without claims
-	positionDelay = 15 * time.Second // for which a replica then waits for each one before it
+	claimLife     = 30 * time.Second // another replica takes over a claim after this time
+	unreachable   = 10 * time.Second // replicas send without claims if the row store does not respond for this time
+	positionDelay = 15 * time.Second // a replica without a claim waits this time for each replica before it
 	replicaCount  = 3
-	attemptTime   = 10 * time.Second // after which the attempts of one flush end, if group_interval is shorter
+	attemptTime   = 10 * time.Second // the attempts of one flush end after this time, or after group_interval if that is longer
 	groupInterval = 5 * time.Second
-	repeatAlerts  = 3 * time.Second // how often the client sends its alerts
+	repeatAlerts  = 3 * time.Second // interval at which the client sends its alerts
 
-	answerTime = 2 * time.Second // that the receiver may take
+	answerTime = 2 * time.Second // maximum response time of the receiver
 
-	// ordinary is how long a notification may take without a fault: the alert is repeated, a flush comes, and one more if
-	// another replica has flushed less than group_interval ago. It is doubled, because test machines are busy.
+	// ordinary is the maximum delay of a notification without a fault: the client sends the alert, a flush follows, and a
+	// second one if another replica has flushed less than group_interval before. The sum is doubled for busy machines.
 	ordinary = 2 * (repeatAlerts + 2*groupInterval + answerTime)
-	// After the fault of a process its claim must be taken over, and the flush after that may be the one that notifies.
+	// After a fault of a process, its claim must be taken over, and only the flush after that may notify.
 	afterProcess = claimLife + 2*groupInterval
-	// After a fault of the row store the last replica may just have begun to wait for those before it.
+	// After a fault of the row store, the last replica may just have begun to wait for those before it.
 	afterStore = unreachable + (replicaCount-1)*positionDelay + groupInterval
-	// After a fault of the receiver an attempt may hang, whose failure is that of all replicas until the next flush.
+	// After a fault of the receiver, an attempt may hang. If it fails, no replica retries before the next flush.
 	afterReceiver = attemptTime + 2*groupInterval
-	// After a fault of Redis processes register again and read the ring, within some heartbeats.
+	// After a fault of Redis, processes register again and read the ring, within a few heartbeats.
 	afterRedis = 30 * time.Second
-	// After a fault of the ruler its share is taken over within 15 seconds.
+	// After a fault of the ruler, its share is taken over within 15 seconds.
 	afterRuler = 30 * time.Second
-	// A ruler that was not running when an alert resolved does not resolve it: the alert ends by itself.
+	// A ruler that was not running when an alert was resolved does not send the resolution: the alert ends at its endsAt.
 	alertEnd = 4 * time.Minute
-	// unsureTime is how long replicas may wait before they notify after a replica disappeared with a claim.
+	// unsureTime is the time that replicas may wait before they notify, after a replica with a claim has disappeared.
 	unsureTime = 3 * time.Minute
-	// flushLife is how long the flush of a group may last.
+	// flushLife is the maximum duration of a flush of a group.
 	flushLife = groupInterval + 45*time.Second
 )
 
-// state is a time during which an alert fired, or was resolved. Each alert is a group of its own.
+// state is a period in which an alert fired or was resolved. Each alert is in a group of its own.
 type state struct {
 	group   string
-	episode int // from 1, or of a rule the number of its period
+	episode int // counted from 1; for an alert of a rule, the number of the period
 	firing  bool
 	begin   time.Time
-	end     time.Time // zero: it lasts
+	end     time.Time // zero if the state has not ended
 	rule    bool
-	// silenced is set if the whole state was silenced.
+	// silenced is set if the alert was silenced during the whole state.
 	silenced bool
 }
 
@@ -78,29 +78,29 @@ func (r *receipt) String() string {
 	return fmt.Sprintf("%s %d %s at %s", r.group, r.episode, status(r.firing), clock(r.at))
 }
 
-// trouble is a fault while it lasted.
+// trouble is a fault with its begin and end.
 type trouble struct {
 	name       string
 	begin, end time.Time
-	after      time.Duration // for which it may delay notifications
-	total      bool          // no notification may be possible while it lasts
-	store      bool          // silences cannot be read
-	rules      bool          // only alerts of rules are concerned
+	after      time.Duration // time after its end during which notifications may be delayed
+	total      bool          // whether it may prevent all notifications while it lasts
+	store      bool          // whether silences cannot be read
+	rules      bool          // whether it affects only alerts of rules
 }
 
-// ledger is what happened in a run, and checks it. It is safe for concurrent use; the checks expect that nothing happens
-// any more.
+// ledger records the events of a run, and checks them. Recording is safe for concurrent use. The checks must only be called
+// when the run has ended.
 type ledger struct {
 	mu       sync.Mutex
 	states   []*state
 	receipts []*receipt
 	troubles []*trouble
-	// silences are the times from which and until which a group was certainly silenced.
+	// silences contains the begin and the end of the time in which a group was certainly silenced.
 	silences map[string][2]time.Time
 	arrived  chan struct{} // closed when the next notification arrives
 }
 
-// begin begins a state of a group, and ends the one before it.
+// begin records the begin of a state of a group, which ends the previous state.
 func (l *ledger) begin(s *state) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -120,7 +120,7 @@ func (l *ledger) last(group string) *state {
 	return nil
 }
 
-// got notes a notification, and returns it.
+// got records a notification, and returns it.
 func (l *ledger) got(r receipt) *receipt {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,21 +130,21 @@ func (l *ledger) got(r receipt) *receipt {
 	return &r
 }
 
-// next returns a channel that is closed when the next notification arrives, which is not answered yet.
+// next returns a channel that is closed when the next notification arrives, before the receiver responds to it.
 func (l *ledger) next() <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.arrived
 }
 
-// answer notes that a notification is answered with 200.
+// answer records that the receiver responds to a notification with 200.
 func (l *ledger) answer(r *receipt) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r.answered = true
 }
 
-// fault notes the begin of a fault, and returns a function that notes its end.
+// fault records the begin of a fault, and returns a function that records its end.
 func (l *ledger) fault(t trouble) func() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -157,9 +157,9 @@ func (l *ledger) fault(t trouble) func() {
 	}
 }
 
-// deadline returns when the receiver must know a state, if it lasts for so long. A fault of one process, or of the
-// connections to the row store, delays a notification from its begin on, since other replicas take over; others, and
-// all that overlap, delay it from their end on.
+// deadline returns the time at which the receiver must have been notified of a state, if the state lasts until then. A
+// fault of one process, or of the connections to the row store, delays a notification by `after` from the begin of the
+// fault, because other replicas take over. Other faults, and faults that overlap, delay it by `after` from their end.
 func (l *ledger) deadline(s *state) time.Time {
 	at := s.begin.Add(ordinary)
 	list := slices.Clone(l.troubles)
@@ -183,7 +183,7 @@ func (l *ledger) deadline(s *state) time.Time {
 	return at
 }
 
-// lasted reports whether an alert fired so long in an episode, which has ended, that this must have been notified.
+// lasted reports whether an alert fired so long in an episode, which has ended, that a notification must have been sent.
 func (l *ledger) lasted(group string, episode int) bool {
 	return slices.ContainsFunc(l.states, func(s *state) bool {
 		return s.group == group && s.episode == episode && s.firing && !s.silenced && !l.deadline(s).After(s.end)
@@ -201,7 +201,7 @@ func maxTime(a, b time.Time) time.Time {
 	return b
 }
 
-// known returns the last notification of a group that was answered until a time, or nil.
+// known returns the last notification of a group to which the receiver had responded with 200 at a time, or nil.
 func (l *ledger) known(group string, until time.Time) *receipt {
 	for _, r := range slices.Backward(l.receipts) {
 		if r.group == group && r.answered && !r.at.After(until) {
@@ -211,7 +211,7 @@ func (l *ledger) known(group string, until time.Time) *receipt {
 	return nil
 }
 
-// findings returns what must not have happened between two times.
+// findings returns descriptions of the events between two times that must not have happened.
 func (l *ledger) findings(begin, end time.Time) []string {
 	missed, _ := l.missed(end)
 	repeated, _ := l.repeated(begin, end)
@@ -227,10 +227,10 @@ func (l *ledger) findings(begin, end time.Time) []string {
 	return out
 }
 
-// missed returns the states that lasted long enough, and that the receiver did not know when they ended. checked is the
-// number of those that lasted long enough.
+// missed returns the states that lasted past their deadline, but of which the receiver was not notified before they
+// ended. `checked` is the number of states that lasted past their deadline.
 func (l *ledger) missed(end time.Time) (missed []string, checked int) {
-	notified := map[string]bool{} // by group: its last firing state lasted long enough
+	notified := map[string]bool{} // by group: whether its last firing state lasted past the deadline
 	for _, s := range l.states {
 		until := s.end
 		if until.IsZero() || until.After(end) {
@@ -241,21 +241,22 @@ func (l *ledger) missed(end time.Time) (missed []string, checked int) {
 			notified[s.group] = enough
 		}
 		if !enough || !notified[s.group] {
-			continue // who does not know that an alert fires is not told that it was resolved
+			continue // a receiver that was not notified of a firing alert is not notified of its resolution
 		}
 		checked++
 		if r := l.known(s.group, until); r == nil || r.firing != s.firing {
-			missed = append(missed, fmt.Sprintf("%s lasted until %s, and had to be notified until %s: the last notification is %v",
+			missed = append(missed, fmt.Sprintf("%s lasted until %s, and the receiver had to be notified until %s: the last notification is %v",
 				s, clock(until), clock(l.deadline(s)), r))
 		}
 	}
 	return missed, checked
 }
 
-// invented returns the notifications of states that never existed, or not yet, and resolutions without a notification
-// before that the alert fires. After a fault a replica may have disappeared before it sent that an alert fires; others cannot
-// know that, and notify that it is resolved. After a fault a resolution may have been sent that is not recorded; then the alert is still
-// known to fire, and the next resolution comes without another notification before.
+// invented returns the notifications of states that never existed, or did not exist yet, and the resolutions that were not
+// preceded by a notification that the alert fires. Such a resolution is allowed after a fault, for two reasons. A replica
+// may have disappeared before it sent that the alert fires, which other replicas cannot know. Or a resolution may have been
+// sent but not recorded: Pallium then still regards the alert as firing, and sends the next resolution without another
+// notification in between.
 func (l *ledger) invented() []string {
 	var out []string
 	fired, resolved := map[string]bool{}, map[string]*receipt{}
@@ -267,11 +268,11 @@ func (l *ledger) invented() []string {
 			out = append(out, fmt.Sprintf("%s: the alert was never in this state", r))
 		}
 		if fired[r.group] = fired[r.group] || r.firing; !fired[r.group] && !l.near(r.at.Add(-unsureTime), r.at) {
-			out = append(out, fmt.Sprintf("%s: it was not notified before that the alert fires", r))
+			out = append(out, fmt.Sprintf("%s: no notification before it said that the alert fires", r))
 		}
 		before := resolved[r.group]
 		if !r.firing && before != nil && before.episode < r.episode && !l.near(before.at, r.at) {
-			out = append(out, fmt.Sprintf("%s: the notification before was %s", r, before))
+			out = append(out, fmt.Sprintf("%s: the previous notification was %s", r, before))
 		}
 		if r.firing {
 			delete(resolved, r.group)
@@ -296,8 +297,8 @@ func (l *ledger) near(begin, end time.Time) bool {
 	})
 }
 
-// unsilenced returns the notifications of silenced groups. A replica that cannot read the row store applies the silences
-// that it knows; the flush may have begun a while before the notification.
+// unsilenced returns the notifications of silenced groups. It allows notifications while a replica cannot read the row store
+// and applies the silences in its memory, and notifications of a flush that began before the silence.
 func (l *ledger) unsilenced() []string {
 	var out []string
 	for _, r := range l.receipts {
@@ -308,13 +309,13 @@ func (l *ledger) unsilenced() []string {
 		if !slices.ContainsFunc(l.troubles, func(t *trouble) bool {
 			return t.store && t.begin.Before(r.at) && t.end.Add(flushLife).After(r.at)
 		}) {
-			out = append(out, fmt.Sprintf("%s: it was silenced since %s", r, clock(during[0])))
+			out = append(out, fmt.Sprintf("%s: the group was silenced since %s", r, clock(during[0])))
 		}
 	}
 	return out
 }
 
-// calm returns the times in which no fault has any effect, until a time.
+// calm returns the periods between two times in which no fault has any effect.
 func (l *ledger) calm(begin, end time.Time) [][2]time.Time {
 	var out [][2]time.Time
 	list := slices.Clone(l.troubles)
@@ -331,7 +332,8 @@ func (l *ledger) calm(begin, end time.Time) [][2]time.Time {
 	return out
 }
 
-// repeated returns the notifications in times without faults of what the receiver knew.
+// repeated returns the notifications that repeat an earlier one of the same state, in periods without an effect of faults.
+// `calm` is the total length of these periods.
 func (l *ledger) repeated(begin, end time.Time) (repeated []string, calm time.Duration) {
 	for _, c := range l.calm(begin, end) {
 		calm += c[1].Sub(c[0])
@@ -349,7 +351,8 @@ func (l *ledger) repeated(begin, end time.Time) (repeated []string, calm time.Du
 	return repeated, calm
 }
 
-// duplicates returns the number of notifications that were answered, and of those that the receiver had answered before.
+// duplicates returns the number of notifications to which the receiver responded with 200, and the number of those that
+// repeat an earlier one.
 func (l *ledger) duplicates() (all, again int) {
 	type what struct {
 		group   string

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// TestLedger checks that the ledger finds what a run must not have, and nothing else. Times are seconds.
+// TestLedger checks that the ledger finds the events that must not happen, and nothing else. Times are in seconds.
 func TestLedger(t *testing.T) {
 	start := time.Unix(1_000_000_000, 0)
 	at := func(n int) time.Time { return start.Add(time.Duration(n) * time.Second) }
@@ -25,7 +25,7 @@ func TestLedger(t *testing.T) {
 		received []event
 		troubles []trouble
 		silenced bool
-		want     string // finding; empty: there is none
+		want     string // expected finding; empty if none is expected
 	}{
 		{name: "each state once", states: []event{fires(0, 1), resolved(60, 1), fires(120, 2)},
 			received: []event{fires(5, 1), resolved(65, 1), fires(125, 2)}},

@@ -16,17 +16,17 @@ import (
 	"github.com/palliumhq/pallium/test/kit"
 )
 
-// run is a run with random faults.
+// run is a test run with random faults.
 type run struct {
 	*client
 	ctx      context.Context
 	rnd      *rand.Rand
 	receiver *unreliable
-	stores   map[string]*chaos.Proxy // of the Alertmanagers
+	stores   map[string]*chaos.Proxy // connections of the Alertmanagers
 
-	shortest, longest time.Duration // of a fault
+	shortest, longest time.Duration // duration of a fault
 	least, most       time.Duration // between two changes of an alert
-	period            time.Duration // of the alerts of rules, which fire half of it
+	period            time.Duration // alerts of rules fire for half of each period
 	calm              time.Duration // between faults
 	total             time.Duration
 	rules             int
@@ -83,8 +83,9 @@ func (r *run) ruleStates(end time.Time) []*state {
 	return out
 }
 
-// TestRandomFaults has alerts of a client and of rules that fire, are resolved and are silenced, while Alertmanagers, the
-// ruler, the row store, Redis and the receiver fail. CHAOS_SEED is the seed, CHAOS=long takes 15 minutes.
+// TestRandomFaults checks the notifications of alerts of a client and of rules. The alerts fire, are resolved and are
+// silenced while Alertmanagers, the ruler, the row store, Redis and the receiver fail. CHAOS_SEED is the seed of the run.
+// With CHAOS=long, the run takes 15 minutes.
 func TestRandomFaults(t *testing.T) {
 	t.Parallel()
 	seed := time.Now().UnixNano()
@@ -115,8 +116,8 @@ func TestRandomFaults(t *testing.T) {
 			r.silence(changing, silences, fmt.Sprintf("Silenced%d-", i), r.least, r.most/6)
 		}
 	})
-	r.received("Client0")                          // the first notification, without a fault
-	for n := 0; time.Since(begin) < r.total; n++ { // every second time almost without a pause
+	r.received("Client0")                          // the first notification, before any fault
+	for n := 0; time.Since(begin) < r.total; n++ { // in every second iteration, with almost no pause
 		r.disturb(4)
 		for i := 0; r.calm > 0 && i < 2*(n%2); i++ {
 			_ = sleep(r.ctx, r.calm/10)
@@ -131,7 +132,7 @@ func TestRandomFaults(t *testing.T) {
 	r.check(begin, time.Now())
 }
 
-// received waits until a group was notified.
+// received waits until the receiver has got a notification of a group.
 func (r *run) received(group string) {
 	r.t.Helper()
 	kit.Eventually(r.t, 90*time.Second, func() error {
@@ -144,8 +145,9 @@ func (r *run) received(group string) {
 	})
 }
 
-// settle waits until the receiver knows the last state of each alert of the client. One alert may be known to fire although
-// it was resolved, if it was notified without a claim, and all replicas that knew of that were killed before it was recorded.
+// settle waits until the receiver was notified of the last state of each alert of the client. At most one resolved alert may
+// still be firing for the receiver: if its last notification was sent without a claim, and all replicas that knew of the
+// notification were killed before it was recorded.
 func (r *run) settle() {
 	r.t.Helper()
 	for deadline := time.Now().Add(4*time.Minute + r.calm); ; time.Sleep(100 * time.Millisecond) {
@@ -164,9 +166,9 @@ func (r *run) settle() {
 	}
 }
 
-// unsettled returns the alerts of which the receiver does not know the last state, and of these apart the ones that are
-// resolved and of which a notification during a fault of the row store may not have been recorded, since they fired only for
-// a short time.
+// unsettled returns the alerts of whose last state the receiver was not notified, in two lists. `lost` contains the resolved
+// alerts that fired only for a short time: a notification of such an alert during a fault of the row store may not have been
+// recorded. `late` contains the others.
 func (r *run) unsettled() (late, lost []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -188,7 +190,7 @@ func (r *run) unsettled() (late, lost []string) {
 	return late, lost
 }
 
-// check checks what was received.
+// check checks the notifications of the run.
 func (r *run) check(begin, end time.Time) {
 	r.t.Helper()
 	l := r.ledger
@@ -205,7 +207,7 @@ func (r *run) check(begin, end time.Time) {
 		"%d were duplicates, and %d were not; %d silences; %s without a fault", len(l.troubles), len(l.states), checked, all, again,
 		len(l.receipts)-all, len(l.silences), calm.Round(time.Second))
 	if r.calm > 0 && (checked < 20 || calm < time.Minute || len(l.silences) == 0) {
-		r.t.Error("that is too little: nearly nothing was checked")
+		r.t.Error("too few states lasted past their deadline: nearly nothing was checked")
 	}
 }
 

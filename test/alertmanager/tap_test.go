@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// kind is what a write of a notification's row does.
+// kind is the kind of a write to the row of a notification.
 type kind string
 
 const (
@@ -30,18 +30,18 @@ const (
 
 // write is a conditional write of a notification's row, on its way to the row store.
 type write struct {
-	process string // that writes
+	process string // process that writes
 	key     string // of the row
-	kind    kind   // as of the first notification of a group: if the row has an entry, it was sent
+	kind    kind   // as for the first notification of a group, where an entry in the row means that it was sent
 }
 
-// hook is called before a write is forwarded, and again before the process gets the response, which answered tells. It
-// may block until the context ends, which is when the process has given up or has died. After an error the write is not
-// forwarded, or the response is not.
+// hook is called before a write is forwarded, and again, with `answered` set, before the response is forwarded. It may block
+// until the context ends, because the process has stopped waiting or was killed. After an error, the write or the response
+// is not forwarded.
 type hook func(ctx context.Context, w write, answered bool) error
 
-// tap is a gRPC proxy between an Alertmanager and the row store. It forwards every call as it is, and shows writes of
-// notifications to a hook.
+// tap is a gRPC proxy between an Alertmanager and the row store. It forwards every call unchanged, and
+// calls a hook for writes of notifications.
 type tap struct {
 	process string
 	addr    string
@@ -49,7 +49,7 @@ type tap struct {
 	hook    hook
 
 	mu     sync.Mutex
-	claims map[string]bool // by holder, of which there is one for each claim
+	claims map[string]bool // by holder, which is unique for each claim
 }
 
 // newTap returns a tap that listens until the test ends.
@@ -109,7 +109,7 @@ func (p *tap) forward(_ any, in grpc.ServerStream) error {
 			var message []byte
 			err := in.RecvMsg(&message)
 			if errors.Is(err, io.EOF) {
-				_ = out.CloseSend() // the response has the error
+				_ = out.CloseSend() // the response contains the error
 				return
 			}
 			if err != nil || out.SendMsg(&message) != nil {
@@ -132,7 +132,7 @@ func (p *tap) forward(_ any, in grpc.ServerStream) error {
 	}
 }
 
-// conditional forwards a conditional write, which the hook may hold.
+// conditional forwards a conditional write, which the hook may delay.
 func (p *tap) conditional(ctx context.Context, method string, in grpc.ServerStream) error {
 	var request, response []byte
 	if err := in.RecvMsg(&request); err != nil {
@@ -155,7 +155,7 @@ func (p *tap) conditional(ctx context.Context, method string, in grpc.ServerStre
 	return in.SendMsg(&response)
 }
 
-// decode returns the write of a notification's row that a request is, if it is one.
+// decode decodes a request, and reports whether it is a write of a notification's row.
 func (p *tap) decode(request []byte) (write, bool) {
 	var r bigtablepb.CheckAndMutateRowRequest
 	if err := proto.Unmarshal(request, &r); err != nil {

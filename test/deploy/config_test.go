@@ -224,7 +224,7 @@ func (cfg *config) writeURLs() []string {
 // results in Redis.
 func answers(has map[string]bool) bool { return has["querier"] || has["query-frontend"] }
 
-// encrypts reports whether a process with the roles uses secrets of receivers: it stores them, or sends with them.
+// encrypts reports whether a process with the roles uses secrets of receivers: to store them, or to send notifications.
 func encrypts(has map[string]bool) bool { return answers(has) || has["alertmanager"] }
 
 // serves checks that a URL refers to a service whose pods have the roles.

@@ -33,7 +33,7 @@ type watched struct {
 	*programs.Pallium
 	t    *testing.T
 	key  string // of the tenant pallium
-	team string // key of a tenant that writes, and whose queries and notifications exceed a limit
+	team string // key of a tenant that writes samples; its queries and notifications exceed limits
 
 	alerts string // key of the same tenant, for its Alertmanager
 	busy   string // key of a tenant whose requests exceed a limit

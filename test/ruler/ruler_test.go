@@ -28,10 +28,11 @@ import (
 const (
 	groups   = 40
 	interval = 2 * time.Second
-	takeover = 20 * time.Second // at most 15 s, and some for a busy machine
+	takeover = 20 * time.Second // 15 s, and 5 s more for a busy machine
 )
 
-// groupText is a group whose samples tell the slot at which they were evaluated, and of an alert that is always active.
+// groupText is the YAML of a group. Its recording rules write the time of the slot at which they were evaluated, and its
+// alert is always active.
 const groupText = `name: g%d
 interval: 2s
 rules:
@@ -148,7 +149,8 @@ func (s *system) get(path string, form url.Values, into any) error {
 	return json.Unmarshal([]byte(text), into)
 }
 
-// series returns the times (Unix milliseconds) and values of each series of a selector within a time, by the label group.
+// series returns the samples (time in Unix milliseconds, and value) of each series of a selector in a time range, by the
+// value of the label `group`.
 func (s *system) series(selector string, begin, end time.Time) map[string][][2]float64 {
 	s.t.Helper()
 	var answer struct {
@@ -177,7 +179,7 @@ func (s *system) series(selector string, begin, end time.Time) map[string][][2]f
 	return out
 }
 
-// healthy waits until every group was evaluated within the last intervals.
+// healthy waits until every group has been evaluated recently and all its rules are healthy.
 func (s *system) healthy() {
 	s.t.Helper()
 	kit.Eventually(s.t, 60*time.Second, func() error {
@@ -220,7 +222,7 @@ func (s *system) hasAll(name string) {
 	}
 }
 
-// fault is what is done to a ruler, or undoes it.
+// fault is an action that causes a fault of a ruler or ends it.
 type fault func(s *system, name string) error
 
 func stop(sig syscall.Signal) fault {
@@ -241,8 +243,8 @@ func rowStore(m chaos.Mode) fault {
 	}
 }
 
-// TestRulers kills, stops and pauses rulers, and cuts them off from the row store, one after the other, and then checks
-// every slot of every group. A ruler evaluates four groups at once, so that its own groups have to wait for takeovers.
+// TestRulers kills, stops and pauses rulers one after the other, and cuts them off from the row store. Then it checks every
+// slot of every group. A ruler evaluates at most four groups at once, so that its own groups must wait for takeovers.
 func TestRulers(t *testing.T) {
 	m := newManager(t)
 	s := newSystem(t, m)
@@ -287,14 +289,14 @@ func TestRulers(t *testing.T) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.resolved) > 0 || len(m.last) != groups || m.longest > 2*time.Minute {
-		t.Errorf("%d alerts were sent, want %d; resolved: %q; the longest time between two notifications of one alert is %s", len(m.last), groups, m.resolved,
+		t.Errorf("%d alerts were sent, want %d; resolved alerts, want none: %q; the longest time between two notifications of one alert is %s", len(m.last), groups, m.resolved,
 			m.longest)
 	}
 	t.Logf("the longest time between two notifications of one alert is %s", m.longest.Round(time.Millisecond))
 }
 
-// check checks that each group has a sample for each slot, with the time of the slot as its value, that rules saw the samples of the slot
-// before, and that alerts were firing all the time.
+// check checks that each group has a sample for each slot, with the time of the slot as its value, that rules could read the
+// samples of the previous slot, and that alerts were firing all the time.
 func (s *system) check(begin, end time.Time) {
 	s.t.Helper()
 	slots := 0
@@ -320,7 +322,7 @@ func (s *system) check(begin, end time.Time) {
 			for _, p := range points {
 				slots++
 				if gap := p[0] - previous; gap > interval.Seconds()+0.001 && previous > float64(begin.UnixMilli())/1000 || gap > 2*interval.Seconds() {
-					s.t.Errorf("%s of group %s has no sample for %.3f s before %.3f", selector, g, gap, p[0])
+					s.t.Errorf("%s of group %s has no sample in the %.3f s before %.3f", selector, g, gap, p[0])
 				}
 				if !valid(p[0], p[1]) {
 					s.t.Errorf("%s of group %s is %f at %.3f", selector, g, p[1], p[0])

@@ -39,7 +39,8 @@ func (a *analysis) call(n *parser.Call, nested bool) bool {
 	case "info": // reads series that are not in the expression
 		return false
 	case "histogram_count", "histogram_sum", "histogram_avg", "timestamp", "start_timestamp":
-		// The engine does not decode the buckets of their arguments; a shard, which evaluates the argument alone, would.
+		// The engine does not decode the histogram buckets of the arguments of these functions. A shard evaluates only
+		// the argument, and would decode them.
 		return false
 	}
 	for _, arg := range n.Args {

@@ -157,9 +157,9 @@ next:
 }
 
 // writeRecovered publishes a recovered manifest. It returns store.ErrConflict if the
-// day was published, expired or swept in the meantime. It raises the fence number: this
-// generation may have been published before, and replaced by a later one that is lost
-// now. An attempt that read the catalog at that time must not publish.
+// day was published, expired or swept in the meantime. It raises the fence number
+// because this generation may have been published before, and replaced by a later one that
+// is lost now. A compaction that read the catalog at that time must not publish its result.
 func (k *Checker) writeRecovered(ctx context.Context, c *index.Catalog, m schema.Manifest) error {
 	stamp, expiry, err := k.store.Stamp(ctx, c.Tenant, m.Day)
 	if err != nil {
@@ -178,8 +178,8 @@ func (k *Checker) writeRecovered(ctx context.Context, c *index.Catalog, m schema
 }
 
 // recoverL0 finds the L0 packs that are named by no receipt and by no garbage entry of
-// a consumed pack, and enters them into the index. A pack that was already compacted is compacted
-// again, which changes nothing.
+// a consumed pack, and enters them into the index. A pack that was already compacted is
+// compacted again, which changes nothing.
 func (k *Checker) recoverL0(ctx context.Context) error {
 	known := map[string]bool{}
 	err := k.index.Work.Each(ctx, func(d *index.DayWork) error {

@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/backend/store/storetest"
 )
 
-// TestAlertmanagerRows checks that silences and notifications are deleted when they have expired, that verify and a
-// rebuild of the index leave the rows of Alertmanagers as they are, and that those of a deleted tenant are erased.
+// TestAlertmanagerRows checks that expired silences and notifications are deleted, that verify and a rebuild of the index
+// do not change the rows of Alertmanagers, and that the rows of a deleted tenant are erased.
 func TestAlertmanagerRows(t *testing.T) {
 	x := storetest.New(t, storetest.Ports{})
 	ctx, a := t.Context(), x.Index.Alertmanagers

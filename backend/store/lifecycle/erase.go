@@ -49,7 +49,7 @@ func (k *Keeper) Erase(ctx context.Context, t tenant.ID) (index.Erased, error) {
 	return e, k.report(ctx, t, e)
 }
 
-// CleanAlertmanager deletes the silences and the notifications of a tenant that have expired.
+// CleanAlertmanager deletes the expired silences and notifications of a tenant.
 func (k *Keeper) CleanAlertmanager(ctx context.Context, t tenant.ID, now time.Time) error {
 	before := now.UnixMilli()
 	return errors.Join(k.index.Alertmanagers.ForgetSilences(ctx, t, before), k.index.Alertmanagers.ForgetNotifications(ctx, t, before))

@@ -20,7 +20,7 @@ type alert struct {
 	Status      struct{ SilencedBy, InhibitedBy, MutedBy []string }
 }
 
-// state returns why nobody is notified of an alert, or "active".
+// state returns the reason for which no receiver is notified of an alert, or "active".
 func (a *alert) state() string {
 	var why []string
 	for text, by := range map[string][]string{"silenced": a.Status.SilencedBy, "inhibited": a.Status.InhibitedBy, "muted": a.Status.MutedBy} {

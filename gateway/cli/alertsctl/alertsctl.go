@@ -1,6 +1,6 @@
 // Package alertsctl implements the commands `pallium alertmanager` and `pallium silence`, with which tenants configure
-// and use their Alertmanager. It sends requests to a gateway, with a key of the tenant, and checks configurations
-// without a server as the server does.
+// and use their Alertmanager. It sends requests to a gateway, with a key of the tenant. Without a server, it checks
+// configurations in the same way as the server.
 package alertsctl
 
 import (
@@ -17,7 +17,8 @@ import (
 const (
 	configPath  = "/api/v1/alerts"
 	secretsPath = "/api/v1/alerts/secrets"
-	// receiversPath lists receivers with their last attempts to notify, which Alertmanager's own API does not have.
+	// receiversPath is the path of the list of receivers with their last attempts to notify. Alertmanager's own API
+	// does not have these attempts.
 	receiversPath = "/api/v1/alerts/receivers"
 	apiPath       = "/alertmanager/api/v2"
 )
@@ -81,8 +82,8 @@ func verb(name, args, about string, least, most int, setup func(*flag.FlagSet) a
 	}}
 }
 
-// checkFlags rejects flags that are set to an empty text, such as an unset variable of the shell: they would select
-// the default.
+// checkFlags rejects flags that are set to an empty text, for example from an unset variable of the shell: an empty
+// text would select the default.
 func checkFlags(fs *flag.FlagSet) (err error) {
 	fs.Visit(func(f *flag.Flag) {
 		if value, ok := f.Value.(flag.Getter); ok && value.Get() == "" {
@@ -92,8 +93,8 @@ func checkFlags(fs *flag.FlagSet) (err error) {
 	return err
 }
 
-// call sends a request without a body. The URL and the key are checked here, and not earlier, because a command checks
-// its own arguments first.
+// call sends a request without a body. It checks the URL and the key, so that each command checks its own arguments
+// before them.
 func (c *client) call(ctx context.Context, method, path string) ([]byte, error) {
 	return c.send(ctx, tenantclient.Request{Method: method, Path: path})
 }

@@ -110,13 +110,14 @@ func (s *shell) run(line string) (code int, output string) {
 	return code, strings.ReplaceAll(out.String(), s.dir+"/", "FILE:")
 }
 
-// TestUsages runs command lines, right and wrong ones. Wrong ones name what is wrong and the way out, and send no change.
+// TestUsages runs correct and wrong command lines. The errors of wrong ones say what is wrong and what to do, and wrong
+// ones change nothing on the server.
 func TestUsages(t *testing.T) {
 	for _, c := range []struct {
 		line, typed string
 		code        int
 		want        string // parts of the output, separated by |
-		request     string // a part of the last request; empty: there is none
+		request     string // a part of the last request; empty: no request is sent
 	}{
 		{"alertmanager load FILE:am.yml FILE:a.tmpl", "", 0, "warning: route.matchers[0]: odd|stored the configuration with 1 template file\n", "POST /api/v1/alerts \"template_files\":\n    \"a.tmpl\": "},
 		{"alertmanager load", "", 2, "FILE is missing: name the file of the configuration, and then its template files", ""},
@@ -234,12 +235,12 @@ func TestUsages(t *testing.T) {
 			t.Errorf("pallium %s: the last request is %q, want %q", c.line, last, c.request)
 		}
 		if strings.Contains(out, "hunter2") || strings.Contains(out, "s3cret") {
-			t.Errorf("pallium %s shows a secret:\n%s", c.line, out)
+			t.Errorf("pallium %s printed a secret:\n%s", c.line, out)
 		}
 	}
 }
 
-// TestKey checks the errors without a key and with a wrong one.
+// TestKey checks the errors of commands that have no key or a wrong one.
 func TestKey(t *testing.T) {
 	s := newShell(t)
 	for key, want := range map[string]string{"": "'pallium token issue -scopes alerts:read,alerts:write' creates a key", "wrong": "wrong key"} {
@@ -250,7 +251,7 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// FuzzMatchers checks that arguments never end the parser, and that there is either an error or a matcher.
+// FuzzMatchers checks that the parser does not panic, and returns either an error or at least one matcher.
 func FuzzMatchers(f *testing.F) {
 	for _, text := range []string{`a="b"`, "a=b,c=~d", `{"x y"!~"z"}`, "=", "{}"} {
 		f.Add(text)

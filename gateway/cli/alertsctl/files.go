@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	// maxFile is the greatest size of a file that is read; it is the greatest size of a request.
+	// maxFile is the maximum size of a file that is read, which is also the maximum size of a request.
 	maxFile = 16 << 20 // bytes
-	// configName is the name of the file with the configuration that get writes.
+	// configName is the name of the file to which `pallium alertmanager get` writes the configuration.
 	configName = "alertmanager.yml"
 )
 
@@ -45,7 +45,7 @@ func readFile(sh *command.Shell, name string) (string, error) {
 	return string(data), nil
 }
 
-// cause returns an error of a file without the name of the file.
+// cause returns the cause of a file system error, without the name of the file.
 func cause(err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -54,8 +54,8 @@ func cause(err error) error {
 	return err
 }
 
-// document reads the file of a configuration and its template files. The names of templates are base names, as for
-// mimirtool.
+// document reads the file of a configuration and its template files. As in mimirtool, the name of a template file is
+// the base name of its path.
 func document(sh *command.Shell, args []string) (tenantconfig.Document, error) {
 	d := tenantconfig.Document{Templates: map[string]string{}}
 	if len(args) == 0 {
@@ -82,8 +82,8 @@ func document(sh *command.Shell, args []string) (tenantconfig.Document, error) {
 	return d, nil
 }
 
-// write writes a configuration and its template files to a directory. Files that are there already with another
-// content are an error, unless overwrite is set; then nothing is written.
+// write writes a configuration and its template files to a directory. If a file exists with another content, it returns
+// an error and writes nothing, unless overwrite is set.
 func write(dir string, d tenantconfig.Document, overwrite bool) ([]string, error) {
 	files := map[string]string{configName: d.Config}
 	for name, text := range d.Templates {
@@ -117,11 +117,11 @@ func write(dir string, d tenantconfig.Document, overwrite bool) ([]string, error
 	return names, nil
 }
 
-// fieldOfTemplate is the field of a template file in the errors of a configuration.
+// fieldOfTemplate matches the path of a template file in the errors of a configuration.
 var fieldOfTemplate = regexp.MustCompile(`template_files\["((?:[^"\\]|\\.)*)"\]`)
 
-// inWords returns an error of a configuration, whose paths are those of the document that is sent, in the words of the
-// command line.
+// inWords translates an error of a configuration. The error has paths of the document that is sent to the server; the
+// result has the names of files on the command line.
 func inWords(text string) string {
 	text = fieldOfTemplate.ReplaceAllString(text, `template file "$1"`)
 	return strings.ReplaceAll(text, "add it to template_files", "name its file on the command line, after the configuration")

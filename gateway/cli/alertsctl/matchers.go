@@ -15,7 +15,7 @@ import (
 	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
-// parseMatchers parses arguments that have one or more matchers each, with the parser that Alertmanager uses by default.
+// parseMatchers parses arguments, each of which contains one or more matchers, with Alertmanager's default parser.
 func parseMatchers(args []string) (labels.Matchers, error) {
 	parse := compat.FallbackMatchersParser(promslog.NewNopLogger())
 	var all labels.Matchers
@@ -38,7 +38,7 @@ func parseMatchers(args []string) (labels.Matchers, error) {
 	return all, nil
 }
 
-// filters adds matchers to the query of a list.
+// filters adds matchers as parameters to the query string of a request for a list.
 func filters(query url.Values, matchers labels.Matchers) {
 	for _, m := range matchers {
 		query.Add("filter", m.String())

@@ -17,13 +17,13 @@ import (
 	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
-// output says how a command prints what it read.
+// output is the format in which a command prints its result.
 type output struct {
 	format string
 	quiet  bool
 }
 
-// outputFlags declares -o, and -q if the bare values have a name.
+// outputFlags declares -o, and -q if `bare`, which names the values that -q prints, is not empty.
 func outputFlags(fs *flag.FlagSet, bare string) *output {
 	o := &output{}
 	fs.StringVar(&o.format, "o", "text", "output `format`: text, or json for the complete response of the server")
@@ -53,7 +53,7 @@ func (c *client) printJSON(body []byte) error {
 	return err
 }
 
-// decode decodes a response. The cause of an error is left out, because its text is about Go types.
+// decode decodes a response. Its error does not contain the cause, whose text is about Go types.
 func (c *client) decode(body []byte, into any) error {
 	if json.Unmarshal(body, into) != nil {
 		return c.Undecodable(nil)
@@ -82,8 +82,8 @@ func fields(w io.Writer, pairs ...string) error {
 	return out.Flush()
 }
 
-// printable returns a text that somebody wrote, in quotes if it has characters that would change the output, such as
-// tabs, line breaks and the escapes of terminals, or if it is empty.
+// printable returns a text that a user wrote. The text is in quotes if it is empty or contains characters that would
+// disturb the output, such as tabs, line breaks and terminal escapes.
 func printable(text string) string {
 	other := func(r rune) bool { return !unicode.IsPrint(r) }
 	if text == "" || strings.ContainsFunc(text, other) || strings.TrimSpace(text) != text {
@@ -92,7 +92,7 @@ func printable(text string) string {
 	return text
 }
 
-// stamp returns a time for people, in UTC.
+// stamp formats a time in UTC.
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // labelText returns labels in the notation of PromQL.

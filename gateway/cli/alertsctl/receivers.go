@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// receiver is a receiver with the last attempts of its integrations, as the server sends it.
+// receiver is a receiver with the last attempts of its integrations, in the server's JSON.
 type receiver struct {
 	Name         string
 	Active       bool
@@ -72,7 +72,8 @@ func (c *client) printReceivers(list []receiver) error {
 	return table(c.Out, []string{"RECEIVER", "INTEGRATION", "LAST ATTEMPT", "RESULT", "ERROR"}, rows)
 }
 
-// result returns in a few words what the last attempt of an integration, which is nil if the receiver has none, came to.
+// result returns the result of an integration's last attempt in a few words. The integration is nil if the receiver has
+// none.
 func (r *receiver) result(in *integration) string {
 	switch {
 	case in == nil:

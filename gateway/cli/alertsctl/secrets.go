@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/gateway/cli/tenantclient"
 )
 
-// maxSecret is the greatest size of a secret.
+// maxSecret is the maximum size of a secret.
 const maxSecret = 16 << 10 // bytes
 
 var secretName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
@@ -34,7 +34,7 @@ func checkSecretName(name string) error {
 func setSecret(fs *flag.FlagSet) action {
 	file := fs.String("value-file", "", "`file` with the value (default: standard input)")
 	return func(ctx context.Context, c *client, args []string) error {
-		if len(args) > 1 { // not repeated: it is probably the value
+		if len(args) > 1 { // the error does not repeat the argument, which is probably the value
 			return command.Misused("too many arguments: the value of a secret is not an argument, because others could see it: " +
 				"write it to standard input, or name a file with -value-file")
 		}
@@ -84,10 +84,10 @@ func readValue(ctx context.Context, sh *command.Shell, file string) (string, err
 	return strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r"), err
 }
 
-// maxTyped is the longest line that package term reads; it ignores what is typed after that.
+// maxTyped is the length of the longest line that package term reads, in bytes. It ignores the rest of a longer line.
 const maxTyped = 4096
 
-// typed reads a line from a terminal, which does not show it. term.ReadPassword would ignore ^D.
+// typed reads a line from a terminal without echo. It does not use term.ReadPassword, which ignores ^D.
 func typed(ctx context.Context, sh *command.Shell, terminal *os.File) (string, error) {
 	before, err := term.MakeRaw(int(terminal.Fd()))
 	if err != nil {

@@ -39,7 +39,7 @@ func (m matcher) String() string {
 	return nameText(m.Name) + kind.String() + strconv.Quote(m.Value)
 }
 
-// silence is a silence in JSON. Status is only received.
+// silence is a silence in JSON. Status is only in responses.
 type silence struct {
 	ID        string            `json:"id,omitempty"`
 	Matchers  []matcher         `json:"matchers"`
@@ -79,7 +79,7 @@ func checkIDs(ids []string) error {
 	return nil
 }
 
-// missing adds to the error of a silence that does not exist, which has no text, what to do.
+// missing replaces the error for a silence that does not exist, which the server sends without a text. Other errors stay.
 func missing(id string, err error) error {
 	var rejected *tenantclient.Error
 	if errors.As(err, &rejected) && rejected.Code == http.StatusNotFound {
@@ -167,7 +167,7 @@ func (s silences) add(fs *flag.FlagSet) action {
 	}
 }
 
-// said prints the ID of a silence, and what was done.
+// said prints the ID of a silence and, unless quiet is set, what was done.
 func (c *client) said(quiet bool, id, format string, args ...any) error {
 	text := printable(id)
 	if !quiet {
@@ -239,7 +239,7 @@ func (s silences) list(fs *flag.FlagSet) action {
 	}
 }
 
-// one reads a silence.
+// one reads the silence with an ID.
 func (c *client) one(ctx context.Context, id string) (s silence, body []byte, err error) {
 	if err := checkIDs([]string{id}); err != nil {
 		return s, nil, err

@@ -20,7 +20,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// test shows the routes and receivers of an alert, of a file or of the stored configuration.
+// test shows the routes and receivers of an alert, in the configuration of a file or in the stored one.
 func test(fs *flag.FlagSet) command.Action {
 	c := newClient(fs)
 	labels := labelFlag{}
@@ -51,7 +51,8 @@ func test(fs *flag.FlagSet) command.Action {
 	}
 }
 
-// testDocument returns the configuration to test. The texts of template files do not matter for routes.
+// testDocument returns the configuration to test, and its source for errors. Template files of a configuration in a file
+// are empty, because their content does not affect routes.
 func testDocument(ctx context.Context, c *client, args []string) (d tenantconfig.Document, from string, err error) {
 	if len(args) == 0 {
 		d, err = c.stored(ctx)
@@ -103,7 +104,7 @@ func show(sh *command.Shell, cfg *config.Config, labels model.LabelSet, expect s
 	return nil
 }
 
-// name finds the paths of a route and the routes below it.
+// name sets the paths, such as route.routes[0], of a route and of the routes below it.
 func name(r *dispatch.Route, at string, paths map[*dispatch.Route]string) {
 	paths[r] = at
 	for i, below := range r.Routes {
@@ -111,7 +112,7 @@ func name(r *dispatch.Route, at string, paths map[*dispatch.Route]string) {
 	}
 }
 
-// integrations returns the numbers of integrations of a receiver, such as "1 slack, 2 email".
+// integrations returns how many integrations of each kind a receiver has, such as "1 slack, 2 email".
 func integrations(cfg *config.Config, receiver string) string {
 	var out []string
 	for i := range cfg.Receivers {

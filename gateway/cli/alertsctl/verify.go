@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// verify checks a configuration as the server does, with the default limits of a tenant.
+// verify checks a configuration in the same way as the server, with the default limits of a tenant.
 func verify(*flag.FlagSet) command.Action {
 	return func(_ context.Context, sh *command.Shell, args []string) error {
 		d, err := document(sh, args)
@@ -36,7 +36,7 @@ func verify(*flag.FlagSet) command.Action {
 	}
 }
 
-// check checks a configuration and executes its templates for a sample.
+// check checks a configuration and executes its templates for sample alerts.
 func check(d tenantconfig.Document) (*tenantconfig.Checked, error) {
 	l := limits.Default()
 	checked, err := rehearsal.Check(d, rehearsal.Bounds(&l))

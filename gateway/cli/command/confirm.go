@@ -82,7 +82,7 @@ func Within[T any](ctx context.Context, do func() (T, error)) (T, error) {
 	}
 }
 
-// Shorten limits how much of a text is repeated in an error.
+// Shorten returns the beginning of a text, to be quoted in an error.
 func Shorten(s string) string {
 	const most = 200 // bytes
 	if len(s) <= most {

@@ -18,7 +18,7 @@ const (
 	maxSecretFile  = 4 << 10 // bytes
 )
 
-// Response is a response of a server that was read whole.
+// Response is a response of a server with its complete body.
 type Response struct {
 	Code   int
 	Status string // the code with its text
@@ -26,9 +26,9 @@ type Response struct {
 	Body   []byte
 }
 
-// Send sends a request that has a credential, and returns the response; a body of more than `most` bytes is an
-// error. The response is nil if there was none. The credential is never sent to another server, nor to a proxy
-// without encryption. `server` names the server in errors of reading; an error of sending is returned as it is.
+// Send sends a request that contains a credential, and returns the response, or nil if there was none. A body of more
+// than `most` bytes is an error. The credential is never sent to another server, or unencrypted to a proxy. `server`
+// names the server in errors of reading the response; errors of sending are returned unchanged.
 func Send(req *http.Request, most int, server string) (*Response, error) {
 	client := &http.Client{
 		Transport: &http.Transport{Proxy: proxyOf, DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, ForceAttemptHTTP2: true},

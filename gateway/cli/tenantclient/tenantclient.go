@@ -19,15 +19,15 @@ import (
 const (
 	maxAnswer  = 64 << 20 // bytes
 	defaultURL = "http://127.0.0.1:9009"
-	// maxText is the greatest length of an error of the server that is shown.
+	// maxText is the length to which errors of the server are shortened.
 	maxText = 16 << 10 // bytes
 )
 
 // Client sends requests to a gateway. Its exported fields must be set before Prepare.
 type Client struct {
 	*command.Shell
-	Scopes string // of a key that can do what the commands do, for the error without a key
-	Shows  string // what shows whether an interrupted request was carried out, such as "'pallium rules list' shows the groups"
+	Scopes string // scopes that the commands need, for the error if there is no key
+	Shows  string // says how to find out whether an interrupted request was carried out, such as "'pallium rules list' shows the groups"
 
 	url, tokenFile, tenant string
 	key                    string
@@ -39,10 +39,10 @@ type Request struct {
 	Path        string // with the query
 	ContentType string // of the body
 	Body        []byte
-	Header      http.Header // of the command; may be nil
+	Header      http.Header // additional header of the command; may be nil
 }
 
-// Error is a response that says that a request failed.
+// Error is the error of a request that the server answered with an error status.
 type Error struct {
 	Code int
 	Text string
@@ -158,8 +158,9 @@ func send(req *http.Request) ([]byte, error) {
 	return nil, &Error{Code: resp.Code, Text: text}
 }
 
-// errorText returns the text of an error in one of the forms that the APIs of a tenant have, or "": Prometheus' object,
-// Alertmanager's string or object, or plain text. Other servers respond to unknown paths with plain text, too.
+// errorText returns the text of an error response, or "" if it is none of Pallium's. The APIs of a tenant have four forms
+// of errors: Prometheus' JSON object, Alertmanager's JSON string or object, and plain text. Plain text that other servers
+// send for unknown paths is not accepted.
 func errorText(contentType string, body []byte) string {
 	var object struct{ Error, Message string }
 	var text string

@@ -27,7 +27,7 @@ func newTestClient(t *testing.T, env map[string]string, args ...string) *Client 
 	return c
 }
 
-// TestRequest checks what is sent, and which source of the key has precedence.
+// TestRequest checks the request that is sent, and the precedence of the sources of the key.
 func TestRequest(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(file, []byte("from-file\n"), 0o600); err != nil {
@@ -101,7 +101,8 @@ func TestWrongServers(t *testing.T) {
 	}
 }
 
-// TestErrorTexts checks that errors of all APIs of a tenant are shown, and those of other servers are not.
+// TestErrorTexts checks that the errors of all APIs of a tenant are shown, and that the responses of other servers lead
+// to a hint to check -url.
 func TestErrorTexts(t *testing.T) {
 	const other = "check that -url is a gateway of Pallium"
 	for _, tt := range []struct{ contentType, body, want string }{
@@ -133,7 +134,7 @@ func TestErrorTexts(t *testing.T) {
 	}
 }
 
-// FuzzErrorText checks that errors of a server are valid and bounded, whatever it sends.
+// FuzzErrorText checks that the texts of errors are valid UTF-8 and short, whatever the server sends.
 func FuzzErrorText(f *testing.F) {
 	f.Add("application/json", []byte(`{"error":"a"}`))
 	f.Add("application/json", []byte(`"a"`))
