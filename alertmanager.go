@@ -29,16 +29,16 @@ import (
 	"github.com/palliumhq/pallium/backend/wire"
 )
 
-// alerting has the parts of an Alertmanager.
+// alerting contains the parts of the Alertmanager role.
 type alerting struct {
 	*alertmanager.Alertmanagers
 	claims *claims.Claims
 }
 
-// replicasOfTenant is the number of processes that have a tenant's Alertmanager.
+// replicasOfTenant is the number of processes that run a tenant's Alertmanager.
 const replicasOfTenant = 3
 
-// secretKeys returns the keys of receivers' secrets, or nothing if there are none.
+// secretKeys returns the keys with which secrets of receivers are encrypted, or "" if none are configured.
 func (b *backend) secretKeys() (string, error) {
 	s := secret{name: "PALLIUM_SECRET_KEY", file: "secret-key", make: b.opts.Role == All}
 	if !s.make && !isSet(b.opts.Env, s.name) {
@@ -48,8 +48,8 @@ func (b *backend) secretKeys() (string, error) {
 	return text, err
 }
 
-// needAlertCompiler makes the compiler of Alertmanagers' configurations, which also checks them before they are stored,
-// unless it exists.
+// needAlertCompiler creates the compiler of Alertmanagers' configurations unless it exists. The compiler also checks
+// configurations before they are stored.
 func (b *backend) needAlertCompiler() error {
 	if b.alertCompiler != nil {
 		return nil
@@ -90,7 +90,8 @@ func (b *backend) buildAlertmanager(context.Context) error {
 	return nil
 }
 
-// recordTime is how long the Alertmanager may take at the end to send what is on its way, and to record what was sent.
+// recordTime is the maximum time that a stopping Alertmanager takes to complete notifications in progress, and to record
+// those that were sent.
 const recordTime = 15 * time.Second
 
 // runAlertmanager runs the Alertmanagers of tenants until ctx ends.
@@ -108,14 +109,14 @@ func (b *backend) runAlertmanager(ctx context.Context) {
 	}
 }
 
-// addAlertmanager adds the Alertmanager to the rpc server of a cluster.
+// addAlertmanager adds the Alertmanager to the RPC server of a process in a cluster.
 func (b *backend) addAlertmanager() {
 	if b.alerting != nil {
 		b.cluster.server.ServeAlertmanager(calledAlertmanager{b.alerting})
 	}
 }
 
-// calledAlertmanager is the Alertmanager that other processes call; it implements rpc.Alertmanager.
+// calledAlertmanager answers calls of other processes to this process's Alertmanager. It implements rpc.Alertmanager.
 type calledAlertmanager struct{ *alerting }
 
 // Serve implements rpc.Alertmanager.
@@ -132,8 +133,8 @@ func (c calledAlertmanager) Told(key, entry string, flushed int64) {
 	c.claims.Told(key, entry, flushed)
 }
 
-// replicas returns the processes that have a tenant's Alertmanager, in the order of their positions: the alive ones
-// with the highest hashes, in different zones as far as possible.
+// replicas returns the processes that run a tenant's Alertmanager, in the order of their positions. They are the alive
+// processes with the highest hashes, in different zones as far as possible.
 func replicas(r *ring.Ring, t tenant.ID) []ring.Instance {
 	type candidate struct {
 		ring.Instance
@@ -183,7 +184,7 @@ func (b *backend) hasAlertmanager(ctx context.Context, t tenant.ID) (bool, error
 	return slices.ContainsFunc(list, func(in ring.Instance) bool { return in.ID == b.id() }), err
 }
 
-// alertPosition returns the place of this process among the replicas of a tenant.
+// alertPosition returns the index of this process among the replicas of a tenant.
 func (b *backend) alertPosition(t tenant.ID) int {
 	if b.cluster == nil {
 		return 0
@@ -227,7 +228,7 @@ func (b *backend) forwardAlerts(ctx context.Context, t tenant.ID, r *alertmanage
 		}
 		errs = errors.Join(errs, fmt.Errorf("%s: %w", list[i].ID, err))
 		if r.Method != http.MethodGet && errors.Is(err, context.DeadlineExceeded) {
-			break // it may still be done
+			break // the replica may still carry out the request
 		}
 	}
 	return nil, fmt.Errorf("no replica of the Alertmanager answered: %w", errs)
@@ -251,8 +252,8 @@ func (b *backend) callReplica(ctx context.Context, t tenant.ID, r *alertmanager.
 	return &alertmanager.Response{Code: int(out.Code), ContentType: out.ContentType, Body: out.Body}, nil
 }
 
-// putAlerts sends alerts to all replicas. The response is that of the first one, if the majority has accepted them, or
-// else one that rejected them.
+// putAlerts sends alerts to all replicas. If the majority accepts them, it returns the first response that accepts them,
+// and otherwise a response that rejects them.
 func (b *backend) putAlerts(ctx context.Context, t tenant.ID, r *alertmanager.Request, list []ring.Instance,
 ) (*alertmanager.Response, error) {
 	type reply struct {
@@ -319,11 +320,11 @@ func (b *backend) sealSecret(t tenant.ID, name string, value []byte) ([]byte, er
 	return sealed, nil
 }
 
-// changeTime is how long the response to a new configuration waits until the replicas run it.
+// changeTime is the maximum time that the response to a new configuration waits until the replicas run it.
 const changeTime = 2 * time.Second
 
-// alertConfigChanged makes the replicas of a tenant read its configuration now. One that is not reached reads it
-// within ten seconds.
+// alertConfigChanged makes the replicas of a tenant read its configuration now. A replica that cannot be reached reads
+// it within ten seconds.
 func (b *backend) alertConfigChanged(t tenant.ID) {
 	done := make(chan struct{})
 	b.background.Go(func(ctx context.Context) {
@@ -339,7 +340,7 @@ func (b *backend) alertConfigChanged(t tenant.ID) {
 	}
 }
 
-// tellReplicas tells the other replicas of a tenant what was sent without a claim.
+// tellReplicas tells the other replicas of a tenant about a notification that was sent without a claim.
 func (b *backend) tellReplicas(key, entry string, flushed int64) {
 	t, ok := schema.TenantOf(key)
 	if b.cluster == nil || !ok {
@@ -353,7 +354,7 @@ func (b *backend) tellReplicas(key, entry string, flushed int64) {
 	})
 }
 
-// eachReplica calls the replicas of a tenant, and logs errors: what they are told, they find out later.
+// eachReplica calls the replicas of a tenant. It only logs errors, because a replica that was not reached finds out later.
 func (b *backend) eachReplica(ctx context.Context, t tenant.ID, call func(context.Context, *rpc.Peer) error,
 	own func(context.Context) error) {
 	if b.cluster == nil {

@@ -9,7 +9,7 @@ import (
 )
 
 // TestNothingArrives follows the advice of docs/alertmanager.md for a webhook on this machine, which is denied by
-// default: its error is in the API and on the page of the tenant, and in those of no other tenant.
+// default. The API and the page show the error to the tenant, and to no other tenant.
 func TestNothingArrives(t *testing.T) {
 	noLeaks(t)
 	hook := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the denied webhook was called") }))

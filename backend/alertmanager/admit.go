@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	// maxInstructions is the size of the regular expressions of one silence, or of the filters of one request.
-	// Alertmanager compiles them without a limit, and keeps those of silences.
+	// maxInstructions is the maximum size of the compiled regular expressions of one silence, or of the filters of one
+	// request. Alertmanager itself has no limit, and keeps the regular expressions of silences in memory.
 	maxInstructions = 500
-	// maxListed bounds a list of alerts: each alert is listed with the receivers of all routes that match it, in each
-	// of its groups.
+	// maxListed bounds the size of a list of alerts, in pairs of an alert and a receiver. Each alert is listed with the
+	// receivers of all routes that match it, in each of its groups.
 	maxListed = 5_000_000
 )
 
-// admit returns why a request would be too costly for Alertmanager's API, or nil.
+// admit returns the response that rejects a request because it is too costly for Alertmanager's API, or nil.
 func (in *instance) admit(method, path string, body []byte) *Response {
 	base, query, _ := strings.Cut(path, "?")
 	var err error
@@ -79,7 +79,7 @@ func checkFilters(query string) error {
 	return nil
 }
 
-// checkList checks how large a list of alerts may be.
+// checkList estimates the size of a list of alerts, and returns an error if it may be too large.
 func (in *instance) checkList(base string) error {
 	if !strings.HasPrefix(base, "/api/v2/alerts") {
 		return nil

@@ -1,4 +1,4 @@
-// Package alertmanager runs an Alertmanager for each tenant, of the packages of Prometheus' Alertmanager. Silences,
+// Package alertmanager runs an Alertmanager for each tenant, built from the packages of Prometheus' Alertmanager. Silences,
 // configurations and the notification log are in the row store; alerts are in memory, on all replicas of a tenant.
 // docs/alertmanager.md describes it.
 package alertmanager
@@ -25,19 +25,20 @@ import (
 )
 
 const (
-	// watchInterval is how often the configurations of running tenants are looked at.
+	// watchInterval is the interval at which the instances of tenants are checked for changes.
 	watchInterval = 10 * time.Second
-	// idleAfter is after how long without alerts and requests an instance stops.
+	// idleAfter is the time without alerts and requests after which an instance stops.
 	idleAfter = 10 * time.Minute
-	// cleanInterval is how often expired silences are forgotten. The compactor deletes their rows.
+	// cleanInterval is the interval at which expired silences are removed from memory. The compactor deletes them from
+	// the row store.
 	cleanInterval = time.Hour
-	// watchedAtOnce is how many tenants are looked at at the same time.
+	// watchedAtOnce is the number of tenants that are checked concurrently.
 	watchedAtOnce = 16
 	// startTime limits the start of an instance.
 	startTime = 10 * time.Second
 )
 
-// Store has the rows of Alertmanagers; index.Alertmanagers implements it.
+// Store reads and writes the rows of Alertmanagers. index.Alertmanagers implements it.
 type Store interface {
 	silenceStore
 	Settings(ctx context.Context, t tenant.ID) (index.AlertmanagerSettings, error)
@@ -46,13 +47,14 @@ type Store interface {
 
 // Compiled is a configuration that can run.
 type Compiled struct {
-	Config       *config.Config                  // with secrets and rewritten templates
+	Config       *config.Config                  // with the values of secrets and with rewritten templates
 	Shown        *config.Config                  // as the tenant wrote it, for the API
-	Integrations map[string][]notify.Integration // of receivers to which a route leads
-	Unused       map[string][]Kind               // integrations of the other receivers
-	Static       *template.Template              // for labels of routes, which have no templates
-	// Admission returns a context for one notification by an integration, and a function that waits until the rate of the
-	// tenant allows it. Before a wait, also one of a later attempt, delayed is called with a text for the tenant.
+	Integrations map[string][]notify.Integration // by receiver, of receivers to which a route leads
+	Unused       map[string][]Kind               // by receiver, of the other receivers
+	Static       *template.Template              // for labels of routes, in which templates are not allowed
+	// Admission returns a context for one notification by an integration, and a function that waits until the tenant's
+	// rate limit allows the notification. Before each wait, also before those of later attempts, it calls `delayed` with
+	// an error that describes the delay to the tenant.
 	Admission func(ctx context.Context, integration string, delayed func(error)) (context.Context, func(context.Context) error)
 	Refresh   func() // applies changed limits
 	Close     func() // closes connections
@@ -62,15 +64,15 @@ type Compiled struct {
 type Options struct {
 	Store  Store
 	Claims *claims.Claims
-	// Compile checks and builds a configuration; Fallback returns that of a tenant without one.
+	// Compile checks and builds a configuration. Fallback returns the configuration of a tenant that has none.
 	Compile  func(tenant.ID, index.AlertmanagerSettings) (*Compiled, error)
 	Fallback func(tenant.ID) (*Compiled, error)
 	Pace     *pace.Pace
 	Limits   func(tenant.ID) limits.Limits
-	// Position returns the place of this process among the replicas of a tenant, from 0, and a number that is not
-	// less than the number of replicas if it is none of them.
+	// Position returns the index of this process among the replicas of a tenant. It returns a number that is not less
+	// than the number of replicas if the process is not a replica.
 	Position func(tenant.ID) int
-	// Mine reports whether this process is a replica of a tenant; an error means that this is not known.
+	// Mine reports whether this process is a replica of a tenant. It returns an error if this is unknown.
 	Mine func(context.Context, tenant.ID) (bool, error)
 	// Deleted reports whether a tenant was deleted.
 	Deleted    func(context.Context, tenant.ID) (bool, error)
@@ -92,11 +94,11 @@ type Alertmanagers struct {
 	stopping bool
 }
 
-// slot is the place of a tenant's instance.
+// slot holds the instance of one tenant.
 type slot struct {
-	mu       sync.Mutex // held while it starts or stops
+	mu       sync.Mutex // held while the instance starts or stops
 	instance *instance
-	dead     bool // it is not in the map any more
+	dead     bool // the slot was removed from the map
 }
 
 // New returns Alertmanagers without tenants.
@@ -109,11 +111,11 @@ func New(o Options) *Alertmanagers {
 	}
 	a := &Alertmanagers{opts: o, tenants: map[tenant.ID]*slot{}}
 	a.opts.metrics = newMetrics(o.Registerer, a)
-	a.opts.notify = notify.NewMetrics(prometheus.NewRegistry(), featurecontrol.NoopFlags{}) // package integrations has ours
+	a.opts.notify = notify.NewMetrics(prometheus.NewRegistry(), featurecontrol.NoopFlags{}) // package integrations has Pallium's own metrics
 	return a
 }
 
-// get returns the instance of a tenant, which is started if it is not running.
+// get returns the instance of a tenant. It starts the instance if it is not running.
 func (a *Alertmanagers) get(ctx context.Context, t tenant.ID) (*instance, error) {
 	for {
 		a.mu.Lock()
@@ -130,7 +132,7 @@ func (a *Alertmanagers) get(ctx context.Context, t tenant.ID) (*instance, error)
 	}
 }
 
-// errDead is returned for a slot that was removed meanwhile.
+// errDead is returned for a slot that was removed in the meantime.
 var errDead = errors.New("the tenant's Alertmanager was removed from this process")
 
 func (a *Alertmanagers) getFrom(ctx context.Context, t tenant.ID, s *slot) (*instance, error) {
@@ -172,7 +174,7 @@ func (a *Alertmanagers) list() map[tenant.ID]*slot {
 	return out
 }
 
-// stop stops the instance of a tenant if the condition still holds.
+// stop stops the instance of a tenant if the condition is still true.
 func (a *Alertmanagers) stop(t tenant.ID, s *slot, condition func(*instance) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,7 +193,7 @@ func (a *Alertmanagers) stop(t tenant.ID, s *slot, condition func(*instance) boo
 	}
 }
 
-// Changed makes the process read the settings of a tenant now, if it runs.
+// Changed makes the tenant's instance, if it is running, read the settings now.
 func (a *Alertmanagers) Changed(ctx context.Context, t tenant.ID) error {
 	a.mu.Lock()
 	s := a.tenants[t]
@@ -208,8 +210,8 @@ func (a *Alertmanagers) Changed(ctx context.Context, t tenant.ID) error {
 	return in.reload(ctx)
 }
 
-// Run follows changes of configurations and of the ring, and stops what is not needed, until the context ends. Then it
-// stops everything.
+// Run follows changes of configurations and of the ring, and stops instances that are no longer needed, until the context
+// ends. Then it stops all instances.
 func (a *Alertmanagers) Run(ctx context.Context) {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
@@ -229,7 +231,7 @@ func (a *Alertmanagers) Run(ctx context.Context) {
 	}
 }
 
-// watchAll looks at all tenants, some at a time: one may have to wait.
+// watchAll calls watch for all tenants, for watchedAtOnce of them at a time, because one may have to wait.
 func (a *Alertmanagers) watchAll(ctx context.Context, clean bool) {
 	var wg sync.WaitGroup
 	room := make(chan struct{}, watchedAtOnce)
@@ -250,7 +252,8 @@ func (a *Alertmanagers) watchAll(ctx context.Context, clean bool) {
 	wg.Wait()
 }
 
-// watch looks at one tenant.
+// watch checks one tenant: it stops an instance that is no longer needed, and otherwise applies changed settings. If
+// `clean` is set, it also removes expired silences.
 func (a *Alertmanagers) watch(ctx context.Context, t tenant.ID, s *slot, clean bool) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
@@ -281,7 +284,7 @@ func (a *Alertmanagers) watch(ctx context.Context, t tenant.ID, s *slot, clean b
 	if !clean {
 		return nil
 	}
-	_, _ = in.silences.GC() // has no errors that matter: it is repeated
+	_, _ = in.silences.GC() // errors do not matter, because the call is repeated
 	return nil
 }
 

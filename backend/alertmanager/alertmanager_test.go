@@ -22,7 +22,7 @@ import (
 
 func one(name string) map[string]string { return map[string]string{"alertname": name} }
 
-// want checks what was sent since the last call.
+// want checks the notifications that were sent since the last call.
 func (s *site) want(what string, want ...string) {
 	s.t.Helper()
 	synctest.Wait()
@@ -31,8 +31,8 @@ func (s *site) want(what string, want ...string) {
 	}
 }
 
-// TestLife follows the alerts of a tenant on three replicas: grouping, a repetition, resolution, a silence by one
-// replica, inhibition, and a restart of all replicas.
+// TestLife checks the notifications of a tenant with three replicas: of grouped, repeated, resolved, silenced and
+// inhibited alerts, and after a restart of all replicas.
 func TestLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 3)
@@ -95,7 +95,8 @@ func TestLife(t *testing.T) {
 	})
 }
 
-// TestCrashed stops the replica that sends first, and then all but one: the others send.
+// TestCrashed checks that the remaining replicas send notifications after the replica that sends first was stopped, and
+// then after all replicas but one were stopped.
 func TestCrashed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 3)
@@ -115,7 +116,7 @@ func TestCrashed(t *testing.T) {
 	})
 }
 
-// TestStoreAway checks that alerts are notified without the row store, and that a silence is refused then.
+// TestStoreAway checks that, while the row store cannot be reached, notifications are sent and new silences are rejected.
 func TestStoreAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -145,8 +146,8 @@ func TestStoreAway(t *testing.T) {
 	})
 }
 
-// TestConfigurations checks that a configuration that is not valid leaves the one before, or none, and that tenants have
-// their own.
+// TestConfigurations checks that an invalid configuration does not replace the previous one, and that each tenant has a
+// configuration of its own.
 func TestConfigurations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -174,7 +175,7 @@ func TestConfigurations(t *testing.T) {
 	})
 }
 
-// TestLimits checks the limits of alerts, groups and silences.
+// TestLimits checks that the limits of alerts, groups and silences are enforced.
 func TestLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -188,7 +189,7 @@ func TestLimits(t *testing.T) {
 			!strings.Contains(text, "max_alertmanager_alerts is 2") {
 			t.Errorf("a third alert: %d %s", code, text)
 		}
-		s.fire("acme", time.Hour, one("A")) // known
+		s.fire("acme", time.Hour, one("A")) // known already, so that it is accepted
 		time.Sleep(5 * time.Second)
 		if got := s.take(); len(got) != 1 {
 			t.Errorf("with one group: sent %q", got)
@@ -212,7 +213,7 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-// TestFailing checks that a receiver that fails is tried again at the next flush.
+// TestFailing checks that a notification to a failing receiver is retried at the next flush.
 func TestFailing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 3)
@@ -232,8 +233,8 @@ func TestFailing(t *testing.T) {
 	})
 }
 
-// TestManyTenants creates, changes and deletes 1,000 tenants, half of them at a time: the race detector ends a process with
-// 8,128 goroutines, and each tenant has eight. Nothing stays.
+// TestManyTenants checks that the instances of 1,000 tenants notify, are reconfigured and stop without leaving goroutines
+// behind. It runs half of them at a time: each has eight goroutines, and the race detector ends a process with 8,128.
 func TestManyTenants(t *testing.T) {
 	const tenants, atOnce = 1000, 500
 	before := runtime.NumGoroutine()
@@ -283,7 +284,7 @@ func TestDeleted(t *testing.T) {
 	})
 }
 
-// TestUnknownPath checks a path that is not Alertmanager's.
+// TestUnknownPath checks that paths outside of Alertmanager's API are rejected.
 func TestUnknownPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -297,8 +298,8 @@ func TestUnknownPath(t *testing.T) {
 	})
 }
 
-// TestUnrecorded has a replica that disappeared with a claim, and may have sent that an alert fires: that it is resolved is
-// notified once.
+// TestUnrecorded checks that the resolution of an alert is sent once if a replica with a claim disappeared, which may have
+// sent that the alert fires.
 func TestUnrecorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 2)

@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/backend/index"
 )
 
-// TestCostly checks that requests are refused whose regular expressions or lists would take too much memory.
+// TestCostly checks that requests are rejected if their regular expressions or lists would take too much memory.
 func TestCostly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -58,7 +58,8 @@ func TestCostly(t *testing.T) {
 	})
 }
 
-// TestLostResolution checks that a replica which has not received a resolution does not notify that the alert fires.
+// TestLostResolution checks that a replica that has not received the resolution of an alert does not send that the alert
+// fires.
 func TestLostResolution(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 3)
@@ -79,7 +80,8 @@ func TestLostResolution(t *testing.T) {
 	})
 }
 
-// TestRetried checks that a stored configuration which did not compile is tried again, and that the status says why.
+// TestRetried checks that a stored configuration that could not be compiled is retried, and that the status contains the
+// error.
 func TestRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -108,7 +110,7 @@ func TestRetried(t *testing.T) {
 	})
 }
 
-// TestSame checks that a configuration that is stored again does not restart anything.
+// TestSame checks that storing the same configuration again does not restart the instance.
 func TestSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -126,7 +128,8 @@ func TestSame(t *testing.T) {
 	})
 }
 
-// TestStopAndGet checks that no instance survives which was started while its tenant was stopped.
+// TestStopAndGet checks that an instance that is started while the tenant's previous instance stops is in the list, so that
+// it is stopped later.
 func TestStopAndGet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -149,6 +152,6 @@ func TestStopAndGet(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Minute)
-		s.close() // synctest fails if a goroutine of an instance stays
+		s.close() // synctest fails the test if a goroutine of an instance still runs
 	})
 }

@@ -18,30 +18,30 @@ type integrationKey struct {
 	index          int
 }
 
-// is reports whether the key is that of an integration of its receiver.
+// is reports whether the key, of the same receiver, is the key of the integration.
 func (k integrationKey) is(in notify.Integration) bool {
 	return in.Name() == k.name && in.Index() == k.index
 }
 
-// attempt is the last attempt of an integration to notify, on this replica.
+// attempt is the last attempt of this replica to notify by an integration.
 type attempt struct {
 	began     time.Time
 	took      time.Duration
-	failure   string    // empty: it succeeded
-	succeeded time.Time // when the last attempt that succeeded ended; zero: none did
-	failures  int       // attempts that failed since then
+	failure   string    // empty if the attempt succeeded
+	succeeded time.Time // end of the last successful attempt; zero if there was none
+	failures  int       // number of failed attempts since then
 }
 
-// attempts has the last attempt of each integration, so that tenants can see why they are not notified. Integrations of
-// which nothing is known are not in it, nor are those that are not in the running configuration, which bounds it.
+// attempts records the last attempt of each integration, so that tenants can see why notifications do not arrive. It has
+// entries only for integrations of the running configuration, which bounds its size.
 type attempts struct {
 	mu         sync.Mutex
 	configured map[string][]notify.Integration // of the running configuration, by receiver
 	last       map[integrationKey]*attempt     // nil until the first attempt: many tenants are never notified
 }
 
-// change changes the entry of an integration, which is created if there is none. An attempt of a configuration that does
-// not run any more may end late: it is ignored if the running one does not have the integration.
+// change changes the entry of an integration, after creating it if necessary. It ignores an integration that is not in the
+// running configuration: an attempt of an earlier configuration may end late.
 func (a *attempts) change(key integrationKey, change func(*attempt)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -72,7 +72,7 @@ func (a *attempts) ended(key integrationKey, began time.Time, took time.Duration
 	})
 }
 
-// delayed records that an attempt waits for the tenant's rate limit, which is not a failure yet.
+// delayed records that an attempt waits for the tenant's rate limit. This does not count as a failure.
 func (a *attempts) delayed(key integrationKey, began time.Time, why error) {
 	a.change(key, func(last *attempt) { last.began, last.took, last.failure = began, 0, why.Error() })
 }
@@ -87,7 +87,7 @@ func (a *attempts) get(key integrationKey) attempt {
 	return attempt{}
 }
 
-// keep removes the integrations that are not in a configuration, which runs from now on.
+// keep sets the running configuration, and removes the entries of integrations that it does not have.
 func (a *attempts) keep(configured map[string][]notify.Integration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -97,8 +97,8 @@ func (a *attempts) keep(configured map[string][]notify.Integration) {
 	})
 }
 
-// recorded returns the integration of a stage as one that records each attempt. Alertmanager's retries call it, so that
-// a failure is known before they end.
+// recorded returns the integration of a stage with a notifier that records each attempt. Alertmanager's retries call the
+// notifier, so that a failure is visible before they end.
 func (s *claimStage) recorded() notify.Integration {
 	return notify.NewIntegration(&recordedNotifier{s}, s.integration, s.receiver.Integration, s.integration.Index(), s.receiver.GroupName)
 }
@@ -108,8 +108,8 @@ func (s *claimStage) key() integrationKey {
 	return integrationKey{s.receiver.GroupName, s.receiver.Integration, s.integration.Index()}
 }
 
-// admission returns the context of a notification, and a function that waits until the tenant may send it. What it waits
-// for is seen as the state of the integration.
+// admission returns the context of a notification, and a function that waits until the tenant may send the notification.
+// The reason of the wait is recorded as the state of the integration.
 func (s *claimStage) admission(ctx context.Context) (context.Context, func(context.Context) error) {
 	ctx, admit := s.compiled.Admission(ctx, s.integration.Name(), func(why error) { s.attempts.delayed(s.key(), s.opts.Now(), why) })
 	return ctx, func(ctx context.Context) error { return s.missed(admit(ctx)) }
@@ -132,7 +132,7 @@ func (r *recordedNotifier) Notify(ctx context.Context, alerts ...*alert.Alert) (
 	began, start := in.opts.Now(), in.opts.Running()
 	retry, err := r.stage.integration.Notify(ctx, alerts...)
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
-		return retry, err // by a new configuration, or for another replica: this says nothing about the receiver
+		return retry, err // canceled by a new configuration or in favor of another replica, so the receiver has not failed
 	}
 	in.attempts.ended(r.stage.key(), began, in.opts.Running()-start, err)
 	return retry, err

@@ -22,7 +22,7 @@ receivers:
 - {name: quiet}
 `
 
-// receivers returns what a replica answers, by receiver.
+// receivers returns the response of a replica to a request for the receivers, by receiver.
 func (s *site) receivers(replica int, id tenant.ID) map[string]Receiver {
 	s.t.Helper()
 	code, text := s.call(replica, id, http.MethodGet, "/receivers", "")
@@ -40,28 +40,28 @@ func (s *site) receivers(replica int, id tenant.ID) map[string]Receiver {
 	return out
 }
 
-// fail makes attempts fail, or succeed again.
+// fail makes attempts fail with an error, or succeed if it is nil.
 func (s *site) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fails = err
 }
 
-// limit makes notifications wait before they are sent.
+// limit sets the function that delays notifications before they are sent; nil for none.
 func (s *site) limit(admits func(ctx context.Context, delayed func(error)) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.admits = admits
 }
 
-// run makes attempts do something.
+// run sets the function that attempts call.
 func (s *site) run(does func(context.Context) (bool, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.does = does
 }
 
-// kept returns the number of integrations whose last attempt an instance has.
+// kept returns the number of integrations whose last attempt is recorded by the instance of a tenant.
 func (s *site) kept(id tenant.ID) int {
 	s.t.Helper()
 	in, err := s.replicas[0].get(context.Background(), id)
@@ -73,8 +73,8 @@ func (s *site) kept(id tenant.ID) int {
 	return len(in.attempts.last)
 }
 
-// TestAttempts follows the last attempt of a receiver that fails and recovers, over new configurations, and checks that
-// another tenant does not see it.
+// TestAttempts checks the last attempt of a receiver that fails and recovers while configurations change, and that another
+// tenant does not see it.
 func TestAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -112,15 +112,15 @@ func TestAttempts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		in.attempts.ended(integrationKey{"hook", "webhook", 0}, time.Now(), time.Second, nil) // of the configuration before
+		in.attempts.ended(integrationKey{"hook", "webhook", 0}, time.Now(), time.Second, nil) // of the previous configuration
 		if n := s.kept("acme"); n != 0 {
 			t.Errorf("%d attempts of integrations that do not exist are kept", n)
 		}
 	})
 }
 
-// TestAttemptsInProgress checks that a failure is seen while it is retried, and a delay while it lasts, and that an
-// attempt which a new configuration ends is not a failure of the receiver.
+// TestAttemptsInProgress checks that a failure is visible while the notification is retried, and a delay while it lasts.
+// An attempt that ends because of a new configuration does not count as a failure.
 func TestAttemptsInProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -155,12 +155,12 @@ func TestAttemptsInProgress(t *testing.T) {
 			in.FailedNotifyAttempts <= failures {
 			t.Errorf("with a short interval: %+v", in)
 		}
-		s.limit(nil) // nothing is in progress when the row store is closed
+		s.limit(nil) // so that no notification is in progress when the row store is closed
 		time.Sleep(time.Minute)
 	})
 }
 
-// TestFailedConfiguration checks that the answer says why a stored configuration does not run.
+// TestFailedConfiguration checks that the response contains the error of a stored configuration that cannot be run.
 func TestFailedConfiguration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)

@@ -35,21 +35,21 @@ receivers: [{name: hook, webhook_configs: [{url: "http://hook.example"}]}]
 inhibit_rules: [{source_matchers: [severity=critical], target_matchers: [severity=warning], equal: [zone]}]
 `
 
-// site is a cluster of replicas over one row store, with a receiver that notes what it gets.
+// site is a tenant's replicas with one row store, and a receiver that records its notifications.
 type site struct {
 	t        *testing.T
 	rows     rows.Store
 	replicas []*Alertmanagers
-	away     []*bool // the row store, for each replica
+	away     []*bool // by replica: whether the row store fails
 	limits   limits.Limits
 	cpus     map[tenant.ID]float64
-	admits   func(ctx context.Context, delayed func(error)) error // nil: nothing is limited
+	admits   func(ctx context.Context, delayed func(error)) error // nil if notifications are not limited
 	stop     []func()
 
 	mu    sync.Mutex
-	sent  []string // status, then the alerts with their states
+	sent  []string // notifications: the alerts with their states
 	fails error
-	does  func(context.Context) (retry bool, err error) // instead of noting a notification
+	does  func(context.Context) (retry bool, err error) // replaces the recording of a notification
 }
 
 // Notify implements notify.Notifier.
@@ -85,7 +85,7 @@ func (s *site) take() []string {
 	return out
 }
 
-// flaky is a row store that fails while away is set.
+// flaky is a row store whose calls fail while `away` is set.
 type flaky struct {
 	rows.Store
 	mu   *sync.Mutex
@@ -129,7 +129,7 @@ func newSite(t *testing.T, n int) *site {
 	return s
 }
 
-// start starts a replica, instead of the one of that number.
+// start starts replica i, or replaces it.
 func (s *site) start(i int) {
 	away := new(bool)
 	ix, err := index.New(index.Options{Rows: flaky{s.rows, &s.mu, away}, Registerer: prometheus.NewRegistry()})
@@ -183,7 +183,7 @@ func (s *site) close() {
 	}
 }
 
-// compile loads a configuration whose integrations are the site.
+// compile compiles a configuration in which the site is the notifier of all integrations.
 func (s *site) compile(_ tenant.ID, settings index.AlertmanagerSettings) (*Compiled, error) {
 	text := "route: {receiver: none}\nreceivers: [{name: none}]\n"
 	if settings.Exists {
@@ -233,7 +233,7 @@ func (s *site) call(replica int, id tenant.ID, method, path, body string) (int, 
 	return out.Code, string(out.Body)
 }
 
-// fire sends alerts to all replicas, with their end after a time from now.
+// fire sends alerts to all replicas. They end after the time `ends` from now.
 func (s *site) fire(id tenant.ID, ends time.Duration, labels ...map[string]string) {
 	s.t.Helper()
 	var list []map[string]any
@@ -251,7 +251,7 @@ func (s *site) fire(id tenant.ID, ends time.Duration, labels ...map[string]strin
 	}
 }
 
-// configure stores a configuration and tells the replicas.
+// configure stores a configuration and makes the replicas read it.
 func (s *site) configure(id tenant.ID, text string) {
 	s.t.Helper()
 	ix, err := index.New(index.Options{Rows: s.rows, Registerer: prometheus.NewRegistry()})

@@ -31,15 +31,15 @@ import (
 )
 
 const (
-	// alertGC is how often resolved alerts are forgotten.
+	// alertGC is the interval at which resolved alerts are removed from memory.
 	alertGC = time.Minute
-	// groupGC is how often empty groups are forgotten.
+	// groupGC is the interval at which empty groups are removed from memory.
 	groupGC = 30 * time.Second
-	// claimTime is for how long a flush may wait for claims of other replicas, in addition to the group interval.
+	// claimTime is the time that a flush may wait for claims of other replicas, in addition to the group interval.
 	claimTime = 45 * time.Second
-	// retryFailed is how often a stored configuration that does not compile is tried again.
+	// retryFailed is the interval at which the compilation of an invalid stored configuration is retried.
 	retryFailed = time.Minute
-	// apiIdle is for how long the API of a tenant, which takes more than a megabyte, is kept after a request.
+	// apiIdle is the time for which the API of a tenant, which takes more than a megabyte, is kept after a request.
 	apiIdle = time.Minute
 )
 
@@ -48,7 +48,7 @@ type instance struct {
 	tenant   tenant.ID
 	opts     *Options
 	logger   *slog.Logger
-	registry *prometheus.Registry // not exposed: it would have series for each tenant
+	registry *prometheus.Registry // not exposed, because it would have series for each tenant
 	alerts   *mem.Alerts
 	limits   *alertLimits
 	silences *silences
@@ -57,31 +57,31 @@ type instance struct {
 	carrying *semaphore.Weighted // see maxCarried
 	attempts attempts
 
-	putting sync.Mutex // while alerts are added
+	putting sync.Mutex // held while alerts are added
 	used    atomic.Int64
 
-	reloading chan struct{} // has an element while a configuration is read and compiled
-	mu        sync.Mutex    // held while the running configuration is replaced, and to stop
+	reloading chan struct{} // semaphore of the goroutine that reads and compiles a configuration
+	mu        sync.Mutex    // held while the running configuration is replaced or the instance is stopped
 	stopped   atomic.Bool
 	current   atomic.Pointer[running]
 	api       atomic.Pointer[apiv2.API]
-	asked     atomic.Int64 // when api was used last
+	asked     atomic.Int64 // time of the last use of api
 }
 
-// running is what is rebuilt for each configuration.
+// running contains the parts of an instance that are rebuilt for each configuration.
 type running struct {
-	settings   index.AlertmanagerSettings // from which it was compiled
+	settings   index.AlertmanagerSettings // settings from which it was compiled
 	compiled   *Compiled
 	routes     *dispatch.Route
-	matching   int // the most routes that can match an alert
+	matching   int // maximum number of routes that can match an alert
 	inhibitor  *inhibit.Inhibitor
 	dispatcher *dispatch.Dispatcher
-	failed     error // why the stored configuration is not running
+	failed     error // error of the stored configuration; nil if it is running
 	failedAt   time.Duration
-	failedOf   uint64 // change of that configuration
+	failedOf   uint64 // change number of the configuration that failed
 }
 
-// same reports whether settings differ only in their change, such as after a write of the same configuration.
+// same reports whether settings differ at most in their change number, as after a write of the same configuration.
 func (r *running) same(s index.AlertmanagerSettings) bool {
 	s.Change = r.settings.Change
 	return reflect.DeepEqual(s, r.settings)
@@ -121,8 +121,8 @@ func newInstance(ctx context.Context, o *Options, t tenant.ID) (*instance, error
 	return in, nil
 }
 
-// reload runs the stored configuration. It was valid when it was stored; if it is not any more, the running
-// configuration stays, and without one the tenant's alerts are kept without notifications.
+// reload runs the stored configuration. The configuration was valid when it was stored. If it is no longer valid, the
+// running configuration continues; if there is none, alerts are received, but no notifications are sent.
 func (in *instance) reload(ctx context.Context) error {
 	select {
 	case in.reloading <- struct{}{}:
@@ -167,7 +167,7 @@ func (in *instance) reload(ctx context.Context) error {
 	return nil
 }
 
-// stored returns the stored settings, and whether they differ from those that run.
+// stored returns the stored settings, and whether they differ from the settings of the running configuration.
 func (in *instance) stored(ctx context.Context, old *running) (s index.AlertmanagerSettings, different bool, err error) {
 	change, err := in.opts.Store.SettingsChange(ctx, in.tenant)
 	if err != nil || old != nil && old.runs(change, in.opts.Running()) {
@@ -183,7 +183,7 @@ func (in *instance) stored(ctx context.Context, old *running) (s index.Alertmana
 	return s, false, nil
 }
 
-// runs reports whether the configuration with a change is running, or has failed less than a minute ago.
+// runs reports whether the configuration with a change number is running, or has failed less than retryFailed ago.
 func (r *running) runs(change uint64, now time.Duration) bool {
 	if r.failed != nil {
 		return r.failedOf == change && now-r.failedAt < retryFailed
@@ -191,8 +191,8 @@ func (r *running) runs(change uint64, now time.Duration) bool {
 	return r.settings.Change == change
 }
 
-// start replaces the running configuration, in the order of Alertmanager: the inhibitor knows the alerts before the
-// dispatcher begins.
+// start replaces the running configuration. As in Alertmanager, the inhibitor processes the alerts before the dispatcher
+// starts.
 func (in *instance) start(old, next *running) {
 	if old != nil {
 		old.stop()
@@ -220,7 +220,7 @@ func (in *instance) start(old, next *running) {
 	}
 }
 
-// stop ends the notifications in progress, and what they use.
+// stop cancels the notifications in progress, and closes what they use.
 func (r *running) stop() {
 	r.inhibitor.Stop()
 	r.dispatcher.Stop()
@@ -232,7 +232,7 @@ func (in *instance) MaxNumberOfAggregationGroups() int {
 	return in.opts.Limits(in.tenant).MaxAlertmanagerGroups
 }
 
-// stop ends the instance. Alerts in memory are lost; whoever sends them sends them again.
+// stop stops the instance. Alerts in memory are lost, but their senders repeat them.
 func (in *instance) stop() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -247,7 +247,7 @@ func (in *instance) stop() {
 
 var errStopped = errors.New("the Alertmanager of the tenant is stopping; try again")
 
-// touch notes that the instance is used.
+// touch records that the instance is used now.
 func (in *instance) touch() { in.used.Store(int64(in.opts.Running())) }
 
 // idle reports whether the instance has no alerts and was not used for a time.
@@ -255,8 +255,8 @@ func (in *instance) idle(after time.Duration) bool {
 	return in.limits.count() == 0 && in.opts.Running()-time.Duration(in.used.Load()) >= after
 }
 
-// handler returns Alertmanager's API for the tenant, which is built for the first request: it takes more memory than
-// everything else of an instance. Its metrics would be registered twice, so each has a registry of its own.
+// handler returns Alertmanager's API for the tenant. The API is built when it is needed, because it takes more memory than
+// the rest of an instance. Each API has a registry of its own, because its metrics cannot be registered twice.
 func (in *instance) handler() (http.Handler, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -273,7 +273,7 @@ func (in *instance) handler() (http.Handler, error) {
 	return api.Handler, nil
 }
 
-// forget drops the API if it was not used for a while.
+// forget drops the API if it was not used for apiIdle.
 func (in *instance) forget() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -282,7 +282,7 @@ func (in *instance) forget() {
 	}
 }
 
-// update tells the API the running configuration.
+// update passes the running configuration to the API.
 func (in *instance) update(api *apiv2.API) {
 	api.Update(in.current.Load().compiled.Shown, func(ctx context.Context, set model.LabelSet) {
 		in.current.Load().inhibitor.Mutes(ctx, set)

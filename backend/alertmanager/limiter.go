@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// alertLimits rejects alerts beyond a tenant's limits. It implements the callback of Alertmanager's alert store, which
-// calls it with a lock held, except for PostDelete and PostGC.
+// alertLimits rejects alerts beyond a tenant's limits. It implements the callbacks of Alertmanager's alert store, which holds
+// a lock during all of them except PostDelete and PostGC.
 type alertLimits struct {
 	*silence.Silencer
 	limits func() (alerts, bytes int)
@@ -74,7 +74,7 @@ func (l *alertLimits) PostDelete(a *alert.Alert) {
 	delete(l.sizes, a.Fingerprint())
 }
 
-// take returns why an alert was rejected since the last call.
+// take returns the error of the last alert that was rejected since the previous call, or nil.
 func (l *alertLimits) take() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -7,8 +7,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// tenantLogger returns the logger of a tenant's Alertmanager. Its errors are those of the tenant's receivers, of which
-// there may be many: they are debug messages for the operator, and counted by integration.
+// tenantLogger returns the logger of a tenant's Alertmanager. Most of its errors are failures of the tenant's receivers,
+// which may be many. They are logged as debug messages, and metrics count them by integration.
 func tenantLogger(l *slog.Logger, t tenant.ID) *slog.Logger {
 	return slog.New(quiet{l.Handler()}).With("tenant", t)
 }

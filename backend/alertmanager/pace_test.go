@@ -19,7 +19,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestOverdrawn checks that a tenant which has used its CPU time is notified later, and that another tenant is not.
+// TestOverdrawn checks that notifications of a tenant that has used up its CPU time are delayed, and those of another tenant
+// are not.
 func TestOverdrawn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 2)
@@ -51,8 +52,8 @@ func TestOverdrawn(t *testing.T) {
 	})
 }
 
-// TestRoom checks that flushes of a receiver beyond the number at the same time wait, for as long as a flush may take, and
-// that those of another receiver do not.
+// TestRoom checks that flushes beyond the maximum number of concurrent flushes of a receiver wait, as long as a flush may
+// take, and that flushes of another receiver do not wait.
 func TestRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)

@@ -29,12 +29,12 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// logRetention is the longest time for which an entry of the notification log is kept. An entry is kept for twice the
-// repeat interval, so that it exists when the notification is repeated, but not longer.
+// logRetention is the maximum time for which an entry of the notification log is kept. Usually an entry is kept for twice
+// the repeat interval, so that it still exists when the notification is repeated.
 const logRetention = 30 * 24 * time.Hour
 
-// pipeline returns the stages of Alertmanager's own pipeline, except that silences are read from the row store before
-// they are applied, and that replicas agree by claims who sends.
+// pipeline returns the stages of Alertmanager's own pipeline, with two differences: silences are read from the row store
+// before they are applied, and replicas agree by claims on the one that sends.
 func (in *instance) pipeline(c *Compiled, routes *dispatch.Route, inhibitor *inhibit.Inhibitor, silencer *silence.Silencer,
 	groups marker.GroupMarker) notify.RoutingStage {
 	intervals := map[string][]timeinterval.TimeInterval{}
@@ -66,13 +66,13 @@ func (in *instance) pipeline(c *Compiled, routes *dispatch.Route, inhibitor *inh
 }
 
 const (
-	// maxFlushes is how many groups are notified to a receiver at the same time, and maxSending how many integrations of it.
-	// Others wait until these have ended, for as long as a flush may take. A receiver that does not answer does not delay
-	// the others.
+	// maxFlushes is the maximum number of groups that notify a receiver at the same time, and maxSending the maximum number
+	// of their notifications. Further groups wait, but not longer than a flush may take. The limits apply to each receiver,
+	// so that a receiver that does not respond does not delay the others.
 	maxFlushes = 200
 	maxSending = 2000
-	// maxCarried is the greatest number of alerts in notifications that are on their way at the same time, each alert counted
-	// for each notification: it bounds their memory.
+	// maxCarried is the maximum number of alerts in all notifications in progress, which bounds their memory. An alert
+	// counts once for each notification.
 	maxCarried = 100_000
 )
 
@@ -92,7 +92,7 @@ func (in *instance) flushing(list []*claimStage, next notify.Stage) notify.Stage
 	})
 }
 
-// digest is what claims need to know of the alerts of a flush, for all integrations of the receiver.
+// digest is a summary of the alerts of a flush, which the claims of all integrations of the receiver need.
 type digest struct {
 	content          uint64
 	updated, learned time.Time
@@ -106,7 +106,7 @@ func digestStage(ctx context.Context, _ *slog.Logger, alerts ...*alert.Alert) (c
 	return context.WithValue(ctx, digestKey{}, digest{content(alerts), updated(alerts), learned(alerts, now)}), alerts, nil
 }
 
-// flushedAt returns when the flush began.
+// flushedAt returns the time at which the flush began.
 func flushedAt(ctx context.Context) time.Time {
 	if now, ok := notify.Now(ctx); ok {
 		return now
@@ -114,7 +114,7 @@ func flushedAt(ctx context.Context) time.Time {
 	return time.Now()
 }
 
-// missed records for all integrations of a receiver that a notification was not sent. It returns its argument.
+// missed records for all integrations of a receiver that a notification was not sent because of err, and returns err.
 func missed(list []*claimStage, err error) error {
 	for _, s := range list {
 		_ = s.missed(err)
@@ -122,7 +122,7 @@ func missed(list []*claimStage, err error) error {
 	return err
 }
 
-// paced returns a stage that computes within the CPU time of the tenant.
+// paced returns a stage that executes `next` within the CPU time of the tenant.
 func (in *instance) paced(list []*claimStage, next notify.Stage) notify.Stage {
 	return notify.StageFunc(func(ctx context.Context, l *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
 		turn, err := in.opts.Pace.Begin(ctx, in.tenant, pace.Notifications)
@@ -134,7 +134,7 @@ func (in *instance) paced(list []*claimStage, next notify.Stage) notify.Stage {
 	})
 }
 
-// refreshStage reads the silences, if they have changed. Without the row store, those that are known are applied.
+// refreshStage reads the silences if they have changed. While the row store is unavailable, the silences in memory are used.
 func (in *instance) refreshStage(ctx context.Context, _ *slog.Logger, alerts ...*alert.Alert) (context.Context, []*alert.Alert, error) {
 	call, cancel := context.WithTimeout(ctx, refreshTime)
 	defer cancel()
@@ -144,7 +144,7 @@ func (in *instance) refreshStage(ctx context.Context, _ *slog.Logger, alerts ...
 	return ctx, alerts, ctx.Err()
 }
 
-// claimStage notifies by one integration of a receiver.
+// claimStage is the stage that notifies by one integration of a receiver.
 type claimStage struct {
 	*instance
 	compiled    *Compiled
@@ -179,7 +179,7 @@ func (s *claimStage) Exec(ctx context.Context, l *slog.Logger, alerts ...*alert.
 	return ctx, alerts, nil
 }
 
-// updated returns when the firing alerts were received last.
+// updated returns the time at which the firing alerts were last received.
 func updated(alerts []*alert.Alert) time.Time {
 	var last time.Time
 	for _, a := range alerts {
@@ -190,7 +190,7 @@ func updated(alerts []*alert.Alert) time.Time {
 	return last
 }
 
-// learned returns when the state of an alert was learned last: when it was received, or its end passed.
+// learned returns the latest time at which an alert was received or ended.
 func learned(alerts []*alert.Alert, now time.Time) time.Time {
 	var last time.Time
 	for _, a := range alerts {
@@ -222,11 +222,11 @@ type notification struct {
 	*claimStage
 	logger *slog.Logger
 	alerts []*alert.Alert
-	most   time.Duration // for all attempts to send
-	last   string        // entry of the last decision
+	most   time.Duration // maximum time of all attempts to send
+	last   string        // entry on which the last decision was based
 }
 
-// due decides with Alertmanager's own rule.
+// due decides with Alertmanager's own rule; see claims.Attempt.Due.
 func (n *notification) due(ctx context.Context, entry string) (due, first bool, err error) {
 	n.last = entry
 	if err := n.stillAudible(ctx); err != nil {
@@ -245,7 +245,8 @@ func (n *notification) due(ctx context.Context, entry string) (due, first bool, 
 	return len(list) > 0, reason == notify.ReasonFirstNotification, nil
 }
 
-// unsure returns an entry of the notification log in which those alerts fire that are resolved, and no others.
+// unsure returns an entry of the notification log in which the resolved alerts of the flush are firing, and no others. After
+// such an entry, a notification about all alerts is due.
 func (n *notification) unsure(ctx context.Context) (entry string, err error) {
 	turn, err := n.begin(ctx)
 	if err != nil {
@@ -260,7 +261,7 @@ func (n *notification) unsure(ctx context.Context) (entry string, err error) {
 	return n.record(notify.WithResolvedAlerts(notify.WithFiringAlerts(ctx, resolved), nil))
 }
 
-// record returns an entry of the notification log for the alerts that the context has.
+// record returns an entry of the notification log for the alerts of the context.
 func (n *notification) record(ctx context.Context) (entry string, err error) {
 	log, err := newLog("")
 	if err != nil {
@@ -273,7 +274,7 @@ func (n *notification) record(ctx context.Context) (entry string, err error) {
 
 // begin waits until the tenant may decide about the alerts.
 func (n *notification) begin(ctx context.Context) (*pace.Turn, error) {
-	const each = 3 * time.Microsecond // for an alert, at most
+	const each = 3 * time.Microsecond // maximum time of a decision for each alert
 	turn, err := n.opts.Pace.Begin(ctx, n.tenant, pace.Notifications)
 	if err == nil {
 		turn.Limit(time.Duration(len(n.alerts)) * each)
@@ -281,7 +282,7 @@ func (n *notification) begin(ctx context.Context) (*pace.Turn, error) {
 	return turn, err
 }
 
-// muteAgain is after how long since the flush began silences are applied again before a notification is sent.
+// muteAgain is the age of a flush from which silences are applied again before a notification is sent.
 const muteAgain = 5 * time.Second
 
 var errMuted = errors.New("a silence was added while the notification waited: notifying about the remaining alerts at the next flush")
@@ -315,7 +316,7 @@ func (n *notification) decide(ctx context.Context, entry string) (context.Contex
 	return notify.NewDedupStage(n.integration, log, n.receiver).Exec(ctx, n.logger, n.alerts...)
 }
 
-// newLog returns a notification log with one entry, or without one.
+// newLog returns a notification log with one entry, or with none if the entry is empty.
 func newLog(entry string) (*nflog.Log, error) {
 	log, err := nflog.New(nflog.Options{Retention: logRetention, Metrics: prometheus.NewRegistry(), SnapshotReader: strings.NewReader(entry)})
 	if err != nil {
@@ -324,7 +325,8 @@ func newLog(entry string) (*nflog.Log, error) {
 	return log, nil
 }
 
-// notSent returns an error that says that another replica may try at once, if only a limit of this one was in the way.
+// notSent wraps an error in claims.ErrNotSent, so that another replica may send at once, if it is the error of a limit of
+// this replica.
 func notSent(err error) error {
 	if errors.Is(err, pace.ErrTooMuch) {
 		return fmt.Errorf("%w: %w", claims.ErrNotSent, err)
@@ -332,7 +334,7 @@ func notSent(err error) error {
 	return err
 }
 
-// send sends with Alertmanager's retries, and returns the entry for the notification log.
+// send sends the notification with Alertmanager's retries, and returns the entry for the notification log.
 func (n *notification) send(ctx context.Context) (entry string, expires time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, n.most)
 	defer cancel()

@@ -17,15 +17,15 @@ import (
 )
 
 const (
-	// maxLabels is the greatest size of the labels of an alert in bytes.
+	// maxLabels is the maximum size of the labels of an alert in bytes.
 	maxLabels = 8 << 10
-	// turnWait is for how long a request may wait for the tenant's CPU time.
+	// turnWait is the maximum time that a request waits for the tenant's CPU time.
 	turnWait = 5 * time.Second
 )
 
-// put adds alerts as Alertmanager's API does, which is too large to be built for every tenant that only receives alerts.
-// Alerts are added even if others have invalid times or labels; a request that is not of the form of the API is rejected.
-// One request is served at a time, so that its rejections are known.
+// put adds alerts in the same way as Alertmanager's API, which takes too much memory for tenants that only receive alerts.
+// If some alerts have invalid times or labels, the others are added; a request that cannot be decoded is rejected. put serves
+// one request at a time, so that it can attribute rejected alerts to it.
 func (in *instance) put(ctx context.Context, body []byte) *Response {
 	var list models.PostableAlerts
 	if err := json.Unmarshal(body, &list); err != nil {
@@ -55,7 +55,7 @@ func (in *instance) put(ctx context.Context, body []byte) *Response {
 	if err := in.alerts.Put(ctx, valid...); err != nil {
 		return text(http.StatusInternalServerError, fmt.Sprintf("add the alerts: %v", err))
 	}
-	if in.stopped.Load() { // the alerts may be lost
+	if in.stopped.Load() { // the alerts may have been lost
 		return text(http.StatusServiceUnavailable, errStopped.Error())
 	}
 	if err := in.limits.take(); err != nil {
@@ -67,7 +67,7 @@ func (in *instance) put(ctx context.Context, body []byte) *Response {
 	return &Response{Code: http.StatusOK}
 }
 
-// checkLabels limits the labels of an alert, which the matchers of all routes are compared with.
+// checkLabels limits the size of the labels of an alert, because the matchers of all routes are compared with them.
 func checkLabels(a *alert.Alert) error {
 	n := 0
 	for name, value := range a.Labels {
@@ -80,7 +80,8 @@ func checkLabels(a *alert.Alert) error {
 	return nil
 }
 
-// route finds the routes of alerts in the tenant's CPU time, before the dispatcher does it again outside of it.
+// route charges the tenant for finding the routes of alerts: it finds them within the tenant's CPU time. The dispatcher finds
+// them again, without a charge.
 func (in *instance) route(ctx context.Context, alerts []*alert.Alert) error {
 	ctx, cancel := context.WithTimeout(ctx, turnWait)
 	defer cancel()

@@ -9,36 +9,36 @@ import (
 	"github.com/prometheus/alertmanager/notify"
 )
 
-// ReceiversPath is the path of a request that each replica answers for itself, with Receivers. It is not a path of the
-// API of tenants, whose answer is made from those of all replicas.
+// ReceiversPath is the path of an internal request, to which each replica responds with its Receivers. Tenants cannot
+// request it: the API merges the responses of all replicas for them.
 const ReceiversPath = Prefix + "/receivers"
 
-// Receivers are the receivers of a tenant, and what one replica knows about them.
+// Receivers contains the receivers of a tenant, with the last attempts of one replica.
 type Receivers struct {
 	Receivers []Receiver `json:"receivers"`
-	// Failed is why the stored configuration is not the running one; empty: it is.
+	// Failed is the error for which the stored configuration is not running; empty if it is running.
 	Failed string `json:"failed,omitempty"`
 }
 
 // Receiver is a receiver of the running configuration. The names in JSON are those of Grafana's API.
 type Receiver struct {
 	Name         string        `json:"name"`
-	Active       bool          `json:"active"` // a route leads to it
+	Active       bool          `json:"active"` // whether a route leads to it
 	Integrations []Integration `json:"integrations"`
 }
 
 // Integration is an integration of a receiver with its last attempt to notify.
 type Integration struct {
 	Kind
-	LastNotifyAttempt         time.Time `json:"lastNotifyAttempt,omitzero"` // when it began; zero: there was none
+	LastNotifyAttempt         time.Time `json:"lastNotifyAttempt,omitzero"` // begin of the attempt; zero if there was none
 	LastNotifyAttemptDuration string    `json:"lastNotifyAttemptDuration,omitempty"`
-	LastNotifyAttemptError    string    `json:"lastNotifyAttemptError,omitempty"` // empty: it succeeded
+	LastNotifyAttemptError    string    `json:"lastNotifyAttemptError,omitempty"` // empty if the attempt succeeded
 	LastNotifySuccess         time.Time `json:"lastNotifySuccess,omitzero"`
-	// FailedNotifyAttempts is the number of attempts that failed since the last one that succeeded.
+	// FailedNotifyAttempts is the number of failed attempts since the last successful one.
 	FailedNotifyAttempts int `json:"failedNotifyAttempts"`
 }
 
-// Kind identifies an integration among those of its receiver.
+// Kind identifies an integration of a receiver.
 type Kind struct {
 	Name         string `json:"name"` // such as "webhook"
 	Index        int    `json:"index"`
@@ -54,7 +54,7 @@ func KindsOf(list []notify.Integration) []Kind {
 	return out
 }
 
-// receivers answers a request for ReceiversPath.
+// receivers responds to a request for ReceiversPath.
 func (in *instance) receivers() (*Response, error) {
 	r := in.current.Load()
 	out := Receivers{Receivers: []Receiver{}}

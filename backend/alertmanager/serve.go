@@ -17,7 +17,7 @@ import (
 // Request is a request to the API of a tenant's Alertmanager.
 type Request struct {
 	Method      string
-	Path        string // begins with Prefix, and includes the query
+	Path        string // begins with Prefix, and includes the query string
 	ContentType string
 	Body        []byte
 }
@@ -32,8 +32,8 @@ type Response struct {
 // Prefix is the prefix of the paths of the API.
 const Prefix = "/alertmanager"
 
-// Serve answers a request of a tenant. An error means that the tenant's Alertmanager is not running here: another
-// replica can be tried, unless the request is a change whose outcome is unknown.
+// Serve responds to a request of a tenant. It returns an error if the tenant's Alertmanager is not running in this process.
+// The caller can then try another replica, unless the request is a change whose outcome is unknown.
 func (a *Alertmanagers) Serve(ctx context.Context, t tenant.ID, r *Request) (*Response, error) {
 	in, err := a.get(ctx, t)
 	if err != nil {
@@ -55,7 +55,7 @@ func (a *Alertmanagers) Serve(ctx context.Context, t tenant.ID, r *Request) (*Re
 	return in.serve(ctx, r, path)
 }
 
-// serve answers a request for Alertmanager's own API.
+// serve responds to a request to Alertmanager's own API.
 func (in *instance) serve(ctx context.Context, r *Request, path string) (*Response, error) {
 	handler, err := in.handler()
 	if err != nil {
@@ -86,10 +86,10 @@ func (in *instance) serve(ctx context.Context, r *Request, path string) (*Respon
 	return out.response(), nil
 }
 
-// listTime limits how long a list of alerts may take.
+// listTime is the maximum time to serve a list of alerts.
 const listTime = 10 * time.Second
 
-// list serves a list of alerts in the tenant's CPU time.
+// list serves a list of alerts within the tenant's CPU time.
 func (in *instance) list(ctx context.Context, out *recorder, serve func(context.Context)) *Response {
 	waiting, cancel := context.WithTimeout(ctx, turnWait)
 	defer cancel()
@@ -108,7 +108,8 @@ func (in *instance) list(ctx context.Context, out *recorder, serve func(context.
 	return out.response()
 }
 
-// serveSilences answers a request for silences, from the row store. A change is stored before the response.
+// serveSilences responds to a request about silences after reading them from the row store. A change is stored before the
+// response.
 func (in *instance) serveSilences(ctx context.Context, out *recorder, method string, serve func()) (*Response, error) {
 	if method == http.MethodGet {
 		if err := in.silences.refresh(ctx); err != nil {
@@ -125,7 +126,7 @@ func (in *instance) serveSilences(ctx context.Context, out *recorder, method str
 	return changed(out, err), nil
 }
 
-// changed returns the response to a change of silences, which was stored unless err is set.
+// changed returns the response to a change of silences. err is the error of storing the change.
 func changed(out *recorder, err error) *Response {
 	switch {
 	case errors.Is(err, index.ErrSilenceChanged):
@@ -140,7 +141,7 @@ func text(code int, message string) *Response {
 	return &Response{Code: code, ContentType: "text/plain; charset=utf-8", Body: []byte(message + "\n")}
 }
 
-// recorder is a http.ResponseWriter that keeps the response.
+// recorder is an http.ResponseWriter that records the response.
 type recorder struct {
 	header http.Header
 	code   int

@@ -13,7 +13,7 @@ import (
 	"github.com/palliumhq/pallium/backend/alertmanager/pace"
 )
 
-// many returns the labels of alerts that differ.
+// many returns the label sets of n different alerts.
 func many(name string, n int) []map[string]string {
 	var out []map[string]string
 	for i := range n {
@@ -22,15 +22,15 @@ func many(name string, n int) []map[string]string {
 	return out
 }
 
-// slowGroups is a configuration in which each alert is a group, and groups are notified every five minutes.
+// slowGroups is a configuration in which each alert is a group of its own, with a group interval of five minutes.
 const slowGroups = `
 route:
   {receiver: hook, group_by: ['...'], group_wait: 1s, group_interval: 5m, repeat_interval: 5m, routes: [{receiver: pager, matchers: [alertname=Page]}]}
 receivers: [{name: hook, webhook_configs: [{url: "http://hook.example"}]}, {name: pager, webhook_configs: [{url: "http://pager.example"}]}]
 `
 
-// TestBusyTenant checks that a tenant whose notifications have used its CPU time can send and list alerts, and change its
-// configuration.
+// TestBusyTenant checks that a tenant whose notifications have used up their CPU time can still send and list alerts, and
+// change its configuration.
 func TestBusyTenant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -38,7 +38,7 @@ func TestBusyTenant(t *testing.T) {
 		s.mu.Lock()
 		s.cpus["acme"] = 0.25
 		s.mu.Unlock()
-		s.run(func(ctx context.Context) (bool, error) { // as an integration with costly templates
+		s.run(func(ctx context.Context) (bool, error) { // like an integration with costly templates
 			turn, err := s.replicas[0].opts.Pace.Begin(ctx, "acme", pace.Notifications)
 			if err != nil {
 				return false, err
@@ -64,7 +64,7 @@ func TestBusyTenant(t *testing.T) {
 	})
 }
 
-// TestDeadReceiver checks that groups of a receiver that does not answer do not delay another receiver.
+// TestDeadReceiver checks that a receiver that does not respond does not delay notifications to another receiver.
 func TestDeadReceiver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -87,7 +87,7 @@ func TestDeadReceiver(t *testing.T) {
 	})
 }
 
-// TestOwnShare checks that a replica which may not send now is no reason for others not to.
+// TestOwnShare checks that another replica sends a notification that one replica cannot send because of its own limit.
 func TestOwnShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 3)
@@ -104,12 +104,12 @@ func TestOwnShare(t *testing.T) {
 		s.fire("acme", time.Hour, many("A", 1)...)
 		time.Sleep(time.Minute)
 		if n := calls.Load(); n != 2 {
-			t.Errorf("%d attempts, want one that a limit prevented, and one of another replica", n)
+			t.Errorf("%d attempts, want 2: one that a limit prevented, and one of another replica", n)
 		}
 	})
 }
 
-// TestSilencedMeanwhile checks that a silence applies to a notification that waits for the rate limit.
+// TestSilencedMeanwhile checks that a silence that is created while a notification waits for the rate limit applies to it.
 func TestSilencedMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -139,8 +139,8 @@ func TestSilencedMeanwhile(t *testing.T) {
 	})
 }
 
-// TestCostlyAlerts checks that alerts with large labels are rejected, that alerts are routed in the tenant's CPU time, and
-// that a tenant which has used it is told so.
+// TestCostlyAlerts checks that alerts with large labels are rejected, that the routing of alerts is charged as CPU time of the
+// tenant, and that a tenant that has used up its CPU time gets an error.
 func TestCostlyAlerts(t *testing.T) {
 	s := newSite(t, 1)
 	defer s.close()

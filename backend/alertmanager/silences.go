@@ -21,35 +21,35 @@ import (
 )
 
 const (
-	// refreshTime limits a read of silences before a notification.
+	// refreshTime is the timeout of a read of silences before a notification.
 	refreshTime = 5 * time.Second
-	// silenceRetention is for how long a silence is shown after it has ended, as in Alertmanager.
+	// silenceRetention is the time for which a silence is kept after it has ended, as in Alertmanager.
 	silenceRetention = 120 * time.Hour
 )
 
-// silenceStore has the silences of tenants; index.Alertmanagers implements it.
+// silenceStore reads and writes the silences of tenants. index.Alertmanagers implements it.
 type silenceStore interface {
 	Silences(ctx context.Context, t tenant.ID) (map[string]schema.Silence, uint64, error)
 	SilencesChange(ctx context.Context, t tenant.ID) (uint64, error)
 	SetSilences(ctx context.Context, t tenant.ID, list map[string]schema.Silence) error
 }
 
-// silences are the silences of a tenant in memory, and those in the row store.
+// silences keeps the silences of a tenant in memory and in the row store in sync.
 type silences struct {
 	*silence.Silences
 	tenant tenant.ID
 	store  silenceStore
 
-	begun atomic.Int64 // reads that have begun
+	begun atomic.Int64 // number of reads that have begun
 
-	turn    chan struct{} // has an element during a refresh and a change, which guards what follows
-	fresh   int64         // the last read that succeeded, by its number in begun
+	turn    chan struct{} // semaphore of refreshes and changes; guards the following fields
+	fresh   int64         // number (see begun) of the last successful read
 	loaded  bool
 	change  uint64
-	changed map[string]schema.Silence // by the change in progress
-	missing map[string]schema.Silence // changes in memory that are not known to be stored
-	failed  error                     // of a change that cannot be encoded
-	merging bool                      // changes come from the row store
+	changed map[string]schema.Silence // silences that the change in progress has changed
+	missing map[string]schema.Silence // silences that were changed in memory and may not be stored yet
+	failed  error                     // error of encoding a change
+	merging bool                      // whether the changes in memory come from the row store
 }
 
 func newSilences(t tenant.ID, store silenceStore, o silence.Options) (*silences, error) {
@@ -62,7 +62,7 @@ func newSilences(t tenant.ID, store silenceStore, o silence.Options) (*silences,
 	return s, nil
 }
 
-// note notes a change in memory. It is called while Silences is locked, by the goroutine that has the turn.
+// note records a change in memory. The goroutine with the turn calls it, while Alertmanager's silences are locked.
 func (s *silences) note(mesh []byte) {
 	if s.merging {
 		return
@@ -76,8 +76,8 @@ func (s *silences) note(mesh []byte) {
 		Expires: m.ExpiresAt.AsTime().UnixMilli()}
 }
 
-// refresh reads the silences from the row store, if they have changed. Calls at the same time share a read that has begun
-// after them: a tenant may have thousands of groups.
+// refresh reads the silences from the row store if they have changed. Concurrent calls share a read that begins after them,
+// because a tenant may have thousands of groups.
 func (s *silences) refresh(ctx context.Context) error {
 	asked := s.begun.Load()
 	if err := s.begin(ctx); err != nil {
@@ -90,7 +90,7 @@ func (s *silences) refresh(ctx context.Context) error {
 	return s.read(ctx)
 }
 
-// begin waits for the turn; end gives it back.
+// begin waits for the turn, and end releases it.
 func (s *silences) begin(ctx context.Context) error {
 	select {
 	case s.turn <- struct{}{}:
@@ -102,7 +102,7 @@ func (s *silences) begin(ctx context.Context) error {
 
 func (s *silences) end() { <-s.turn }
 
-// read is refresh with the turn. Changes that are not stored yet are stored first.
+// read does the work of refresh; the caller has the turn. It first stores the changes that are not stored yet.
 func (s *silences) read(ctx context.Context) error {
 	n := s.begun.Add(1)
 	if err := s.write(ctx); err != nil {
@@ -131,11 +131,11 @@ func (s *silences) read(ctx context.Context) error {
 	return nil
 }
 
-// write stores the changes that are only in memory.
+// write stores the changes that may exist only in memory.
 func (s *silences) write(ctx context.Context) error {
 	for id, v := range s.missing {
 		err := s.store.SetSilences(ctx, s.tenant, map[string]schema.Silence{id: v})
-		if err != nil && !errors.Is(err, index.ErrSilenceChanged) { // what has overtaken it is read next
+		if err != nil && !errors.Is(err, index.ErrSilenceChanged) { // the newer change is read next
 			return err
 		}
 		delete(s.missing, id)
@@ -143,8 +143,8 @@ func (s *silences) write(ctx context.Context) error {
 	return nil
 }
 
-// update runs a request that changes silences in memory, and stores the changes. If that fails, the request has failed,
-// but the change may be applied; it is stored later.
+// update executes a request that changes silences in memory, and stores the changes. If storing fails, the request fails, but
+// the change remains in memory, and is stored later.
 func (s *silences) update(ctx context.Context, request func()) error {
 	if err := s.begin(ctx); err != nil {
 		return err
@@ -172,7 +172,7 @@ func (s *silences) update(ctx context.Context, request func()) error {
 	return nil
 }
 
-// explainLimit replaces Alertmanager's error for too many silences, which does not say that expired ones count.
+// explainLimit replaces Alertmanager's error for too many silences, which does not say that expired silences count as well.
 func (in *instance) explainLimit(out *recorder) {
 	if out.code != http.StatusBadRequest || !strings.Contains(out.body.String(), "exceeded maximum number of silences") {
 		return
@@ -180,5 +180,5 @@ func (in *instance) explainLimit(out *recorder) {
 	out.body.Reset()
 	_ = json.NewEncoder(&out.body).Encode(fmt.Sprintf("the tenant has max_alertmanager_silences (%d) silences already; silences that expired "+
 		"in the last %d days count as well: change an existing one, wait, or ask the operator for a higher limit",
-		in.opts.Limits(in.tenant).MaxAlertmanagerSilences, silenceRetention/(24*time.Hour))) // a string and a buffer: no error
+		in.opts.Limits(in.tenant).MaxAlertmanagerSilences, silenceRetention/(24*time.Hour))) // encoding a string into a buffer returns no error
 }

@@ -36,8 +36,8 @@ func (s *slowSilences) Silences(context.Context, tenant.ID) (map[string]schema.S
 	return nil, 1, nil
 }
 
-// TestSharedRefresh checks that many groups share reads of the silences, and that each read has begun after the call that
-// it answers.
+// TestSharedRefresh checks that many concurrent calls of refresh share reads of the silences, and that each call uses a read
+// that began after it.
 func TestSharedRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &slowSilences{}
@@ -54,7 +54,7 @@ func TestSharedRefresh(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() { refresh(time.Second) })
 		time.Sleep(100 * time.Millisecond)
-		for range 1000 { // must not use the read that has begun before
+		for range 1000 { // must not use the read that is in progress
 			wg.Go(func() { refresh(1900 * time.Millisecond) })
 		}
 		wg.Wait()

@@ -11,11 +11,11 @@ import (
 	"gopkg.in/yaml.v2"
 )
 
-// Version is the version of Alertmanager whose packages run, as in go.mod.
+// Version is the version of Alertmanager in go.mod.
 const Version = "0.34.1"
 
-// status completes the response of the status: the version of Alertmanager, and the configuration without what
-// Alertmanager adds to it, because older versions of amtool do not know newer defaults.
+// status changes Alertmanager's response to a request for the status. It adds the version, and removes the defaults that
+// Alertmanager adds to the configuration, because older versions of amtool reject new ones.
 func (in *instance) status(out *recorder) (*Response, error) {
 	var body map[string]any
 	if err := json.Unmarshal(out.body.Bytes(), &body); err != nil {
@@ -39,8 +39,8 @@ func (in *instance) status(out *recorder) (*Response, error) {
 	return &Response{Code: http.StatusOK, ContentType: "application/json", Body: append(text, '\n')}, nil
 }
 
-// withoutDefaults returns a configuration as YAML, with its secrets hidden, without global options that have their
-// defaults, and without the labels that Alertmanager adds to receivers.
+// withoutDefaults returns a configuration as YAML with hidden secrets. It removes global options with default values, and the
+// labels that Alertmanager adds to receivers.
 func withoutDefaults(c *config.Config) (string, error) {
 	all, err := nodes(c)
 	if err != nil {
@@ -78,7 +78,7 @@ func withoutDefaults(c *config.Config) (string, error) {
 	return string(text), nil
 }
 
-// nodes returns a value as the nodes of its YAML.
+// nodes returns the YAML of a value as a tree.
 func nodes(v any) (yaml.MapSlice, error) {
 	text, err := yaml.Marshal(v)
 	if err != nil {
@@ -106,7 +106,7 @@ func prune(list, defaults yaml.MapSlice) yaml.MapSlice {
 	return out
 }
 
-// unlabeled returns a receiver without labels, if its name is the only one.
+// unlabeled returns a receiver without its labels, if the name is the only label.
 func unlabeled(r yaml.MapSlice) yaml.MapSlice {
 	var out yaml.MapSlice
 	for _, item := range r {

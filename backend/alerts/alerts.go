@@ -1,9 +1,8 @@
 // Package alerts sends the alerts of rules to Alertmanagers, in the format of their API v2.
 //
-// Prometheus' own package notifier keeps a goroutine and a queue of full capacity for each pair of a
-// sender and an Alertmanager for as long as it runs, and drops alerts after one failed request. With
-// a sender for every tenant both are too costly, so this package has its own queues: they exist only
-// while they contain alerts, and a failed request is repeated until its alerts have expired.
+// It does not use Prometheus' package notifier, which keeps a goroutine and a queue of full capacity for each pair of a sender
+// and an Alertmanager, and drops alerts after one failed request. A sender for every tenant would be too costly. The queues of
+// this package exist only while they contain alerts, and a failed request is repeated until its alerts have expired.
 package alerts
 
 import (
@@ -144,8 +143,8 @@ func (s *Sender) enqueue(k queueKey, alerts []*notifier.Alert) {
 // resolvedFor is how long a resolved alert waits for an Alertmanager. Prometheus repeats resolved alerts for as long.
 const resolvedFor = 15 * time.Minute
 
-// expiry returns when an alert is of no use any more: an active one at its end, since an Alertmanager
-// that receives it later would regard it as resolved.
+// expiry returns the time from which an alert is not sent any more. For an active alert this is its end, because an
+// Alertmanager that receives it later would regard it as resolved.
 func expiry(a *notifier.Alert, now time.Time) time.Time {
 	if a.EndsAt.After(now) {
 		return a.EndsAt

@@ -78,7 +78,7 @@ func (m *manager) set(address string, status int) {
 	m.status[address] = status
 }
 
-// names returns the names of the received alerts of an address, sorted; resolved ones have the suffix "-".
+// names returns the sorted names of the alerts that an address has received. Resolved alerts have the suffix "-".
 func (m *manager) names(address string) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -170,7 +170,8 @@ func value(m *dto.Metric, name string) string {
 	return ""
 }
 
-// TestTenants checks to which Alertmanagers the alerts of a tenant are sent.
+// TestTenants checks that the alerts of a tenant are sent to the Alertmanagers that name the tenant, or else to those that name
+// none.
 func TestTenants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Options{}, Config{URL: "http://general:1/am"}, Config{URL: "http://own:1/am", Tenants: []string{"a", "b"}},
@@ -191,8 +192,8 @@ func TestTenants(t *testing.T) {
 	})
 }
 
-// TestUnavailable checks that alerts wait for an Alertmanager that is unavailable, that only the last state of
-// an alert is sent, and that those that have expired are not.
+// TestUnavailable checks that alerts wait while an Alertmanager is unavailable, that only the last state of an alert is sent,
+// and that expired alerts are not sent.
 func TestUnavailable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Options{}, Config{URL: "http://up:1/am"}, Config{URL: "http://down:1/am"})
@@ -242,7 +243,7 @@ func TestReplacedInFlight(t *testing.T) {
 	})
 }
 
-// TestRejected checks that a rejected request is not repeated, but one that the Alertmanager limited is.
+// TestRejected checks that a rejected request is not repeated, except after status 429.
 func TestRejected(t *testing.T) {
 	for status, want := range map[int]string{400: "", 401: "", 404: "", 408: "x", 429: "x", 500: "x", 302: "x"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -273,7 +274,7 @@ func TestFull(t *testing.T) {
 				w.managers.set("m:1", http.StatusServiceUnavailable)
 				for i := range 5 {
 					w.Send(t.Context(), "a", active(fmt.Sprint(i)))
-					synctest.Wait() // the first is taken, and put back after the request has failed
+					synctest.Wait() // the first alert is taken from the queue, and put back after its request has failed
 				}
 				w.Send(t.Context(), "b", active("b"))
 				synctest.Wait()
@@ -291,7 +292,7 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// TestClose checks that Close sends what is queued, until its context ends, and that all goroutines end.
+// TestClose checks that Close sends the queued alerts until its context ends, and that all goroutines end.
 func TestClose(t *testing.T) {
 	for name, available := range map[string]bool{"available": true, "hanging": false} {
 		t.Run(name, func(t *testing.T) {
@@ -321,7 +322,8 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// TestNoTarget checks that alerts without an Alertmanager, or whose name has no address, are counted.
+// TestNoTarget checks that alerts are counted as dropped if the tenant has no Alertmanager, or if the Alertmanager's name has
+// no address.
 func TestNoTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Options{}, Config{URL: "dns+http://nowhere:1/am", Tenants: []string{"a"}})
@@ -351,7 +353,7 @@ func (c *changing) LookupNetIP(context.Context, string, string) ([]netip.Addr, e
 	return c.addresses, nil
 }
 
-// TestResolving checks how often a name is looked up, and that the last addresses are used while that fails.
+// TestResolving checks how often a name is looked up, and that the previous addresses are used while look-ups fail.
 func TestResolving(t *testing.T) {
 	now := time.Unix(1000, 0)
 	r := &changing{}
@@ -361,8 +363,8 @@ func TestResolving(t *testing.T) {
 	}
 	for i, step := range []struct {
 		wait    time.Duration
-		set     string // "": the look-up fails
-		want    string // "": an error
+		set     string // address that the look-up returns; "" if it fails
+		want    string // expected address; "" for an error
 		lookups int
 	}{
 		{0, "", "", 1}, {time.Second, "", "", 1}, {5 * time.Second, "192.0.2.1", "192.0.2.1:443", 2},
@@ -412,8 +414,8 @@ func TestNewTarget(t *testing.T) {
 	}
 }
 
-// TestCredentials checks the Authorization header over a real connection, and that a dialler that denies
-// the address prevents the request.
+// TestCredentials checks the Authorization header, that redirects are not followed, and that no request is sent to a denied
+// address.
 func TestCredentials(t *testing.T) {
 	got := make(chan string, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got <- r.Header.Get("Authorization") }))

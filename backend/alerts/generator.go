@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// Generator makes the URLs under which an alert's expression can be viewed. It is a URL with the
-// placeholders {tenant} and {expr}, which are replaced by the percent-encoded values.
+// Generator is the template of the URLs at which an alert's expression can be viewed: a URL with the placeholders {tenant} and
+// {expr}, which are replaced by the percent-encoded values.
 type Generator string
 
 // Check returns an error if the URLs would not be valid.
@@ -29,7 +29,7 @@ func (g Generator) URL(id tenant.ID, expr string) string {
 	return strings.NewReplacer("{tenant}", url.QueryEscape(string(id)), "{expr}", url.QueryEscape(expr)).Replace(string(g))
 }
 
-// Of returns alerts of a rule in the form in which they are sent.
+// Of converts the alerts of a rule to the form in which they are sent.
 func (g Generator) Of(id tenant.ID, expr string, list []*rules.Alert) []*notifier.Alert {
 	link := g.URL(id, expr)
 	out := make([]*notifier.Alert, len(list))

@@ -9,8 +9,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestLocal checks that alerts for Pallium's own Alertmanagers are posted with their tenant, and that their responses
-// are treated as those of others.
+// TestLocal checks that alerts for Pallium's own Alertmanagers are posted with their tenant, and that responses are treated
+// like those of other Alertmanagers.
 func TestLocal(t *testing.T) {
 	code, down := 200, false
 	var got []string

@@ -23,7 +23,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// Config describes an Alertmanager, or several with one DNS name.
+// Config is the configuration of an Alertmanager, or of several with one DNS name.
 type Config struct {
 	// URL is the base URL. With dns+ before the scheme, alerts are sent to every address of the host name;
 	// with dnssrv+, to every target of its SRV record, as in dnssrv+http://_web._tcp.alertmanager.
@@ -46,7 +46,7 @@ type TLS struct {
 	KeyFile  string `yaml:"key_file"`
 }
 
-// client returns the settings of the HTTP client. Redirects are not followed: most make a GET of a POST, whose
+// client returns the settings of the HTTP client. Redirects are not followed, because most turn a POST into a GET, whose
 // success would not mean that the alerts arrived.
 func (c *Config) client(serverName string) config.HTTPClientConfig {
 	out := config.DefaultHTTPClientConfig
@@ -69,7 +69,7 @@ type Resolver interface {
 
 // The ways in which a Target is resolved.
 const (
-	lookupNone = "" // by the dialer, for each connection
+	lookupNone = "" // the dialer looks up the name for each connection
 	lookupAll  = "dns"
 	lookupSRV  = "dnssrv"
 )
@@ -88,13 +88,13 @@ type Target struct {
 	post Post
 
 	mu         sync.Mutex
-	known      []string // host:port, of the last look-up that succeeded
-	failed     error    // of the last look-up
-	resolving  bool     // a caller looks up the name
+	known      []string // host:port addresses of the last successful look-up
+	failed     error    // error of the last look-up
+	resolving  bool     // whether a caller is looking up the name
 	resolvedAt time.Time
 }
 
-// NewTarget returns a Target whose connections are made by dial, which decides what is allowed.
+// NewTarget returns a Target that opens connections with `dial`, which may deny addresses.
 func NewTarget(
 	c Config, dial func(ctx context.Context, network, address string) (net.Conn, error), resolver Resolver, now func() time.Time,
 ) (*Target, error) {
@@ -125,20 +125,19 @@ func NewTarget(
 	return t, nil
 }
 
-// Local is the URL of the Alertmanagers that Pallium itself runs.
+// Local is the configured URL that stands for the Alertmanagers that Pallium itself runs.
 const Local = "local"
 
 // Post sends a request with alerts to the Alertmanager of a tenant, and returns the status and the text of the response.
 type Post func(ctx context.Context, id tenant.ID, body []byte) (code int, text string, err error)
 
-// NewLocal returns a Target for the Alertmanagers that Pallium itself runs: for all tenants, or only for those that are
-// named.
+// NewLocal returns a Target for the Alertmanagers that Pallium itself runs. If `tenants` is empty, it is for all tenants.
 func NewLocal(tenants []string, post Post) (*Target, error) {
 	t := &Target{name: Local, post: post}
 	return t, t.restrict(tenants)
 }
 
-// restrict sets the tenants of the target; without any it is for all.
+// restrict sets the tenants of the target. If the list is empty, the target is for all tenants.
 func (t *Target) restrict(tenants []string) error {
 	for _, name := range tenants {
 		id, err := tenant.ParseID(name)
@@ -150,7 +149,7 @@ func (t *Target) restrict(tenants []string) error {
 	return nil
 }
 
-// parseURL sets the URL, the name and how it is looked up.
+// parseURL sets the URL, the name, and the kind of look-up.
 func (t *Target) parseURL(text string) error {
 	if before, after, ok := strings.Cut(text, "+"); ok && (before == lookupAll || before == lookupSRV) {
 		t.lookup, text = before, after
@@ -193,8 +192,8 @@ const (
 	sendTime     = 10 * time.Second
 )
 
-// addresses returns the host:port of each Alertmanager of the target, from a look-up every 30 seconds. While
-// one caller looks up the name, and if the look-up fails, the addresses of the last one are used.
+// addresses returns the host:port of each Alertmanager of the target. It looks up the name at most every 30 seconds. While a
+// look-up is in progress, and after one that failed, it returns the previous addresses.
 func (t *Target) addresses(ctx context.Context) ([]string, error) {
 	if t.post != nil {
 		return []string{Local}, nil
@@ -258,7 +257,7 @@ func (t *Target) resolve(ctx context.Context) ([]string, error) {
 	return slices.Compact(out), err
 }
 
-// rejectedError is the error of a request that the Alertmanager rejected: it would reject a repetition, too.
+// rejectedError is the error of a request that the Alertmanager rejected. It would also reject a repetition.
 type rejectedError struct{ text string }
 
 // Error implements error.

@@ -1,6 +1,7 @@
-// Package claims lets the replicas of a tenant's Alertmanager agree which of them sends a notification. Each
-// notification (a group of alerts, a receiver and an integration) has a row in the row store, which a replica claims
-// before it sends, and in which it records what was sent. docs/alertmanager.md has the protocol.
+// Package claims lets the replicas of a tenant's Alertmanager agree on the replica that sends a notification. Each
+// notification (a group of alerts, a receiver and an integration) has a row in the row store. A replica claims the row
+// before it sends the notification, and records the notification in the row afterwards. docs/alertmanager.md describes the
+// protocol.
 package claims
 
 import (
@@ -17,59 +18,62 @@ import (
 )
 
 const (
-	// claimLife is how long a claim must not have changed before another replica takes it over.
+	// claimLife is the time without a change of a claim after which another replica takes it over.
 	claimLife = 30 * time.Second
-	// sendLife is how long a holder may send after the start of a successful renewal. It is shorter than claimLife, so
-	// that clocks may run at different speeds.
+	// sendLife is the time after the start of the last successful renewal during which the holder of a claim may send.
+	// It is shorter than claimLife because clocks run at different speeds.
 	sendLife = claimLife - 5*time.Second
-	// renewInterval is how often a claim is renewed, and renewAgain how soon after a failure.
+	// renewInterval is the interval between renewals of a claim, and renewAgain the interval after a failed renewal.
 	renewInterval = 8 * time.Second
 	renewAgain    = time.Second
 	// callTimeout limits a call of the row store.
 	callTimeout = 3 * time.Second
-	// unreachable is how long the row store must not have answered before replicas send without claims.
+	// unreachable is the time without a response of the row store after which replicas send without claims.
 	unreachable = 10 * time.Second
-	// positionDelay is how long a replica waits for each replica before it, when they send without claims: the
-	// peer timeout of Alertmanager.
+	// positionDelay is the time that a replica waits for each replica before it when they send without claims. It is
+	// Alertmanager's peer timeout.
 	positionDelay = 15 * time.Second
-	// claimKept is for how long the row of a claim is kept at least. That of a holder that crashed would stay otherwise, if the
-	// group never notifies again.
+	// claimKept is the minimum time that the row of a claim is kept. Without an expiry, the row of a holder that crashed
+	// would stay forever if the group never notifies again.
 	claimKept = 24 * time.Hour
-	// maxKnown is the number of notifications in memory above which they are forgotten sooner.
+	// maxKnown is the number of notifications in memory above which they are removed sooner.
 	maxKnown = 100_000
-	// lingerTime is for how long a notification that is on its way may last after it was canceled.
+	// lingerTime is the maximum time that a notification in progress continues after it was canceled.
 	lingerTime = 10 * time.Second
-	// learnTime is how long a replica needs at most to learn the state of alerts: senders repeat them every minute or so.
+	// learnTime is the time within which a replica receives the state of all alerts: senders repeat them about every minute.
 	learnTime = 2 * time.Minute
-	// releaseTime limits the time in which a claim is given up, and recordTime that in which a flush waits until what
-	// it sent is recorded. After it Run continues.
+	// releaseTime limits the time to give up a claim. recordTime limits the time that a flush waits until its
+	// notification is recorded; after that, Run continues to record it.
 	releaseTime = 5 * time.Second
 	recordTime  = 10 * time.Second
-	// pollFirst and pollMost are how often a replica looks at a claim of another one.
+	// pollFirst and pollMost are the shortest and the longest interval at which a replica reads the claim of another
+	// replica.
 	pollFirst = 250 * time.Millisecond
 	pollMost  = 2 * time.Second
-	// pollLate is instead of pollMost after a claim could have ended: who sends has a receiver that does not answer.
+	// pollLate replaces pollMost for a claim that lasts longer than a claim without renewals would: its holder waits for
+	// a receiver that does not respond.
 	pollLate = 8 * time.Second
-	// earlySlack is how much earlier than the group interval another replica may flush.
+	// earlySlack is the time by which the flush of another replica may be earlier than the group interval.
 	earlySlack = time.Second
 )
 
 var (
 	// ErrEarly is returned if another replica has sent a notification of the group less than one group interval ago.
 	ErrEarly = errors.New("another replica notified about this group less than group_interval ago; trying again at the next flush")
-	// ErrFailed is returned if the replica that held the claim could not send the same alerts.
+	// ErrFailed is returned if the replica with the claim failed to send a notification about the same alerts.
 	ErrFailed = errors.New("another replica failed to send this notification; trying again at the next flush")
-	// ErrNotSent is wrapped by the error of Send if nothing was sent because of a limit of this replica: others may try.
+	// ErrNotSent is wrapped by the error of Send if the notification was not sent because of a limit on this replica. Other
+	// replicas may try to send it.
 	ErrNotSent = errors.New("the notification was not sent")
 	// ErrUnsure is returned if a replica disappeared with a claim for other alerts of the group, and this replica may not
-	// know the newest state of the alerts.
+	// have received the newest state of the alerts yet.
 	ErrUnsure = errors.New("another replica disappeared while it notified about other alerts of this group; trying again at the next flush")
 
 	errLost     = errors.New("the claim of the notification could not be renewed in time, or was taken over")
 	errRecorded = errors.New("another replica recorded a notification of this group in the meantime")
 )
 
-// Store has the rows of notifications; index.Alertmanagers implements it.
+// Store reads and writes the rows of notifications. index.Alertmanagers implements it.
 type Store interface {
 	Notification(ctx context.Context, key string) (schema.Notification, error)
 	ReplaceNotification(ctx context.Context, key string, old, next schema.Notification) (bool, error)
@@ -78,14 +82,15 @@ type Store interface {
 // Options configure Claims. All fields but Now and Logger must be set.
 type Options struct {
 	Store Store
-	// ID identifies the process and its start, different for every start.
+	// ID identifies the process. It is different after every start.
 	ID string
 	// Running is a monotonic clock that continues while the machine is suspended.
 	Running func() time.Duration
 	Now     func() time.Time
 	Logger  *slog.Logger
 	Metrics *Metrics
-	// Tell tells the other replicas what was sent without a claim; they call Told. Default: nobody is told.
+	// Tell tells the other replicas about a notification that was sent without a claim; they call Told. If Tell is nil,
+	// they are not told.
 	Tell func(key, entry string, flushed int64)
 }
 
@@ -104,52 +109,52 @@ type Claims struct {
 
 	mu       sync.Mutex
 	attempts uint64
-	active   int               // notifications that are on their way
+	active   int               // number of notifications in progress
 	known    map[string]*known // by key of the row
 }
 
-// known is what a replica knows about a notification.
+// known is the knowledge of a replica about a notification.
 type known struct {
-	row  schema.Notification // as it was last read or written
+	row  schema.Notification // the row as it was last read or written
 	seen time.Duration       // when row was first read
-	used time.Duration       // when it was read or changed last
-	// sent is what this replica has sent last. unwritten is set until it is in the row.
+	used time.Duration       // when the row was last read or changed
+	// sent is the last notification that this replica sent. unwritten is set until it is recorded in the row.
 	sent      *sent
 	unwritten bool
-	told      *sent // by another replica, which sent without a claim
+	told      *sent // notification that another replica sent without a claim
 }
 
 // sent is a notification that was sent.
 type sent struct {
-	holder  string // of the claim; empty: it was sent without a claim
+	holder  string // holder of the claim; empty if it was sent without a claim
 	number  uint64 // of the claim
-	before  string // entry of the row before
+	before  string // entry of the row before this notification
 	entry   string
 	flushed int64
 	expires int64
 }
 
-// Attempt is what a replica wants to send.
+// Attempt is a notification that a replica wants to send.
 type Attempt struct {
 	Key     string // schema.NotificationKey
 	Content uint64 // hash of the firing and resolved alerts
 	Flushed time.Time
-	Updated time.Time // when the firing alerts were received last; zero: none fires
-	Learned time.Time // when the state of an alert was learned last: when it was received, or its end has passed
+	Updated time.Time // when the firing alerts were last received; zero if no alert fires
+	Learned time.Time // latest time at which an alert was received or ended
 	// Interval is the group interval.
 	Interval time.Duration
-	// Position is the place of this replica among those of the tenant, from 0.
+	// Position is the index of this replica among the tenant's replicas.
 	Position int
-	// Due reports whether a notification is due, if entry was sent last (empty: nothing was), and whether it is the
-	// first one about these alerts.
+	// Due reports whether a notification is due if `entry` was sent last (empty if none was sent), and whether it would
+	// be the first one about these alerts.
 	Due func(entry string) (due, first bool, err error)
-	// Unsure returns an entry after which a notification about all of the alerts is due, whatever their states are.
+	// Unsure returns an entry after which a notification about all alerts of the group is due, regardless of their states.
 	Unsure func() (string, error)
-	// Admit waits until the tenant may send one more notification. It is called once, before the first claim. Nil: nothing
-	// limits it.
+	// Admit waits until the tenant may send one more notification. It is called once, before the first claim. If it is
+	// nil, there is no limit.
 	Admit func(ctx context.Context) error
-	// Send sends. It returns the entry to be recorded, and until when that is needed. It must stop when its context
-	// ends.
+	// Send sends the notification. It returns the entry to be recorded, and the time at which the entry expires. It must
+	// stop when its context ends.
 	Send func(ctx context.Context) (entry string, expires time.Time, err error)
 }
 
@@ -168,7 +173,7 @@ func New(o Options) *Claims {
 }
 
 // Notify sends a notification if one is due and no other replica has sent it. It waits while another replica holds the
-// claim. It returns nil if the notification was sent, by whichever replica, or is not due.
+// claim. It returns nil if the notification was sent, by this or another replica, or is not due.
 func (c *Claims) Notify(ctx context.Context, a *Attempt) error {
 	began := c.opts.Running()
 	w := &wait{poll: pollFirst, reached: began}
@@ -194,17 +199,17 @@ var errAgain = errors.New("the notification must be read again")
 // wait is the state of Notify between steps.
 type wait struct {
 	poll     time.Duration
-	reached  time.Duration // when the row store answered last
+	reached  time.Duration // when the row store last responded
 	began    bool
-	failures uint64 // in the row when Notify began
+	failures uint64 // failures in the row when Notify began
 	waited   bool
-	position bool // waited for the replicas before this one, without the row store
+	position bool // whether it has waited for the replicas before this one, without the row store
 	admitted bool
-	// claim is set if the outcome of a claim is unknown: the row may be claim.row.
+	// claim is set while the outcome of a claim is unknown: the row may be equal to claim.row.
 	claim *holding
 }
 
-// answered notes that the row store answered.
+// answered records that the row store has responded.
 func (w *wait) answered(now time.Duration, row schema.Notification) {
 	w.reached, w.position = now, false
 	if !w.began {
@@ -212,7 +217,7 @@ func (w *wait) answered(now time.Duration, row schema.Notification) {
 	}
 }
 
-// step reads the row, and does what follows from it.
+// step reads the row and takes the next step: it waits, claims the row and sends, or ends.
 func (c *Claims) step(ctx context.Context, a *Attempt, w *wait) error {
 	row, err := c.read(ctx, a.Key)
 	if err != nil {
@@ -245,7 +250,7 @@ func (c *Claims) step(ctx context.Context, a *Attempt, w *wait) error {
 	return c.claim(ctx, a, w, row)
 }
 
-// waits counts that a notification waits for another replica, once.
+// waits counts a notification that waits for another replica, once.
 func (c *Claims) waits(w *wait) {
 	if !w.waited {
 		w.waited = true
@@ -253,7 +258,8 @@ func (c *Claims) waits(w *wait) {
 	}
 }
 
-// read returns the row of a notification, after what this replica has sent is recorded in it.
+// read returns the row of a notification. If this replica has sent a notification that is not recorded yet, it records it
+// first.
 func (c *Claims) read(ctx context.Context, key string) (schema.Notification, error) {
 	if err := c.record(ctx, key); err != nil {
 		return schema.Notification{}, err
@@ -261,7 +267,7 @@ func (c *Claims) read(ctx context.Context, key string) (schema.Notification, err
 	return c.look(ctx, key)
 }
 
-// look returns the row of a notification, and remembers it.
+// look reads the row of a notification, and remembers it.
 func (c *Claims) look(ctx context.Context, key string) (schema.Notification, error) {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -281,7 +287,8 @@ func (c *Claims) saw(key string, row schema.Notification) {
 	}
 }
 
-// of returns what is known about a notification, which is used now. c.mu is locked.
+// of returns the entry of a notification in `known`, and marks it as used now. It creates the entry if there is none. c.mu
+// must be locked.
 func (c *Claims) of(key string) *known {
 	k := c.known[key]
 	if k == nil {
@@ -292,7 +299,7 @@ func (c *Claims) of(key string) *known {
 	return k
 }
 
-// abandoned reports whether the row of a claim has not changed for the life of a claim.
+// abandoned reports whether the row of a claim has not changed for claimLife.
 func (c *Claims) abandoned(key string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -300,7 +307,7 @@ func (c *Claims) abandoned(key string) bool {
 	return k != nil && c.opts.Running()-k.seen >= claimLife
 }
 
-// claim claims a notification whose row may be claimed, and sends it.
+// claim claims the row of a notification, which nobody else holds, and sends the notification.
 func (c *Claims) claim(ctx context.Context, a *Attempt, w *wait, row schema.Notification) error {
 	if a.Admit != nil && !w.admitted {
 		began := c.opts.Running()

@@ -26,7 +26,7 @@ type rowStore struct {
 	rows map[string]schema.Notification
 }
 
-// replica is one replica with its way to the store and what it has sent.
+// replica is one replica with its connection to the store.
 type replica struct {
 	*Claims
 	store    *rowStore
@@ -35,9 +35,9 @@ type replica struct {
 
 	mu   sync.Mutex
 	rng  *rand.Rand
-	rate float64 // of calls that fail, hang, or fail after they have succeeded
+	rate float64 // fraction of calls that fail, hang, or return an error although they had an effect
 	cut  bool    // all calls hang
-	dead bool    // crashed: nothing reaches the outside any more
+	dead bool    // whether it has crashed: its calls and notifications have no effect any more
 }
 
 // world is a tenant with its replicas, and one receiver.
@@ -47,12 +47,12 @@ type world struct {
 	registry *prometheus.Registry
 
 	mu       sync.Mutex
-	sends    []string // replica and alerts
+	sends    []string // name of the replica and alerts, in the order of sending
 	sending  int
-	overlaps int // sends at the same time
+	overlaps int // number of sends that overlapped with another one
 	takes    time.Duration
 	fails    error
-	// before and after are called around a send.
+	// before and after are called before and after each send.
 	before, after func(*replica)
 }
 
@@ -87,7 +87,7 @@ func (r *replica) set(flag *bool, to bool) {
 	*flag = to
 }
 
-// fault returns what happens to a call: an error before it, or after it.
+// fault returns the fault of a call: `before` is an error without an effect of the call, `after` an error after it.
 func (r *replica) fault(ctx context.Context) (before, after error) {
 	r.mu.Lock()
 	hang, p, kind := r.cut || r.dead, r.rng.Float64(), r.rng.IntN(3)
@@ -132,7 +132,7 @@ func (r *replica) ReplaceNotification(ctx context.Context, key string, old, next
 	return true, after
 }
 
-// attempt returns the attempt to notify about alerts. Entries are the alerts that were sent.
+// attempt returns an attempt to notify about alerts. The entry that it records is the text of the alerts.
 func (r *replica) attempt(alerts string) *Attempt {
 	w := r.world
 	a := &Attempt{Key: "k", Content: uint64(len(alerts)), Flushed: time.Now(), Updated: time.Now(), Learned: time.Now(),
@@ -172,7 +172,7 @@ func (r *replica) attempt(alerts string) *Attempt {
 	return a
 }
 
-// notify lets all replicas notify about alerts, within a time, and returns their errors.
+// notify calls Notify of all replicas with a timeout, and returns their errors.
 func (w *world) notify(alerts string, within time.Duration) []error {
 	errs := make([]error, len(w.replicas))
 	var wg sync.WaitGroup
@@ -201,7 +201,8 @@ func (w *world) metric(name string) float64 {
 	return -1
 }
 
-// TestOnce checks that one replica sends if nothing fails, however long it takes, and that all others then know it.
+// TestOnce checks that exactly one replica sends if nothing fails, however long sending takes, and that the other replicas
+// regard the notification as sent.
 func TestOnce(t *testing.T) {
 	for _, takes := range []time.Duration{0, time.Second, 80 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
@@ -223,7 +224,7 @@ func TestOnce(t *testing.T) {
 	}
 }
 
-// TestClaimExpires checks that the row of a claim may be deleted after a day, also if nobody sends.
+// TestClaimExpires checks that the row of a claim expires after a day, also if the notification is never sent.
 func TestClaimExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(1)
@@ -236,7 +237,8 @@ func TestClaimExpires(t *testing.T) {
 	})
 }
 
-// TestCrash crashes the holder before and after it sends, and at the time of `sent`.
+// TestCrash checks that a notification is sent if its holder crashes: once if it crashes before it sends, and twice if it
+// crashes between sending and recording.
 func TestCrash(t *testing.T) {
 	for _, c := range []struct {
 		what  string
@@ -260,8 +262,8 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// TestCrashUnrecorded crashes the holder between sending that alerts are resolved and `sent`, when the other replica has
-// only seen that they fire, which is what is recorded: the receiver must be told again, once.
+// TestCrashUnrecorded crashes the holder after it has sent that alerts are resolved and before it has recorded this. The
+// other replica, and the row, only know that the alerts fire. The receiver must be notified again, once.
 func TestCrashUnrecorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(2)
@@ -272,9 +274,9 @@ func TestCrashUnrecorded(t *testing.T) {
 			send := a.Send
 			a.Send = func(ctx context.Context) (string, time.Time, error) {
 				_, expires, err := send(ctx)
-				return alerts + time.Now().String(), expires, err // as Alertmanager's entries, which have a time
+				return alerts + time.Now().String(), expires, err // like Alertmanager's entries, which contain a time
 			}
-			_ = r.Notify(ctx, a) // fails when the replica crashes
+			_ = r.Notify(ctx, a) // returns an error when the replica crashes
 		}
 		flush(w.replicas[0], "firing")
 		time.Sleep(20 * time.Second)
@@ -292,8 +294,9 @@ func TestCrashUnrecorded(t *testing.T) {
 	})
 }
 
-// TestCrashResolved crashes the holder between sending that alerts fire and `sent`, which all replicas have forgotten when
-// the alerts are resolved: the receiver must be told that, also if the first attempts fail.
+// TestCrashResolved crashes the holder after it has sent that alerts fire and before it has recorded this. When the alerts
+// are resolved, no replica knows about that notification. The receiver must still be notified of the resolution, also if
+// the first attempts fail.
 func TestCrashResolved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(3)
@@ -301,7 +304,7 @@ func TestCrashResolved(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_ = w.replicas[0].Notify(ctx, w.replicas[0].attempt("firing"))
-		w.after, w.fails = nil, errors.New("the receiver is away")
+		w.after, w.fails = nil, errors.New("the receiver is down")
 		var errs []error
 		flush := func(r *replica, learned time.Time) {
 			ctx, cancel := context.WithTimeout(t.Context(), 55*time.Second)
@@ -312,11 +315,11 @@ func TestCrashResolved(t *testing.T) {
 			errs = append(errs, r.Notify(ctx, a))
 		}
 		known := time.Now()
-		flush(w.replicas[1], known) // has to learn the state first
+		flush(w.replicas[1], known) // must receive the state of the alerts first
 		if !errors.Is(errs[0], ErrUnsure) || len(w.sends) != 1 {
 			t.Errorf("errors %v, sent %q", errs, w.sends)
 		}
-		for range 3 { // after two minutes it tries
+		for range 3 { // after two minutes, the replica notifies without knowing more
 			time.Sleep(40 * time.Second)
 			flush(w.replicas[1], known)
 		}
@@ -337,7 +340,7 @@ func TestCrashResolved(t *testing.T) {
 	})
 }
 
-// TestCut cuts the holder off from the row store while it retries: it stops before another one sends.
+// TestCut checks that a holder that is cut off from the row store while it retries stops before another replica sends.
 func TestCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(2)
@@ -359,7 +362,8 @@ func TestCut(t *testing.T) {
 	})
 }
 
-// TestStoreAway checks that a notification is sent without the row store, by the first replica, and recorded later.
+// TestStoreAway checks that the first replica sends a notification while the row store is unavailable, and records it
+// later.
 func TestStoreAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(3)
@@ -388,8 +392,8 @@ func TestStoreAway(t *testing.T) {
 	})
 }
 
-// TestToldLate checks that a process which has run for hours remembers what another replica has sent without a claim, and
-// forgets it later.
+// TestToldLate checks that a process that has run for hours remembers a notification that another replica has sent without
+// a claim, and removes it from memory an hour later.
 func TestToldLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(1)
@@ -408,8 +412,8 @@ func TestToldLate(t *testing.T) {
 	})
 }
 
-// TestFailure checks that a notification that fails is not sent by all replicas one after the other, and is tried
-// again at the next flush; and that a canceled one is not counted as a failure.
+// TestFailure checks that after a failed notification the other replicas do not try to send it before the next flush, and
+// that a canceled notification does not count as a failure.
 func TestFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(3)
@@ -437,7 +441,7 @@ func TestFailure(t *testing.T) {
 	})
 }
 
-// TestEarly checks that a replica does not notify less than one interval after another one.
+// TestEarly checks that a replica does not notify within one group interval after another replica has notified.
 func TestEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(2)
@@ -453,8 +457,8 @@ func TestEarly(t *testing.T) {
 	})
 }
 
-// TestStale checks that a flush before the recorded one does not notify, and that a fast clock of another replica does
-// not prevent notifications.
+// TestStale checks that a flush that is older than the recorded one does not notify, and that a fast clock of another
+// replica does not prevent notifications.
 func TestStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(2)
@@ -478,8 +482,9 @@ func TestStale(t *testing.T) {
 	})
 }
 
-// TestFaults sends 20 notifications over a row store whose calls fail, hang, or succeed with an error, while a replica
-// is cut off. None is lost, and there are no two at the same time while the row store answers.
+// TestFaults sends notifications through a row store whose calls fail, hang, or return errors although they had an effect,
+// while a replica is cut off. It checks that no notification is lost, and that no two replicas send at the same time while
+// the row store is available.
 func TestFaults(t *testing.T) {
 	duplicates := 0
 	for seed := range uint64(40) {
@@ -528,7 +533,7 @@ func TestFaults(t *testing.T) {
 	t.Logf("%d duplicates of %d notifications", duplicates, 40*20)
 }
 
-// sent returns how often a notification was sent.
+// sent returns how many times a notification about the alerts was sent.
 func (w *world) sent(alerts string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -541,8 +546,8 @@ func (w *world) sent(alerts string) int {
 	return n
 }
 
-// TestAdmitted checks that a notification which the tenant's rate does not allow is not claimed, and that it is admitted
-// once.
+// TestAdmitted checks that a notification that the tenant's rate limit does not allow is not claimed, and that a notification
+// is counted once by the rate limit.
 func TestAdmitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(2)
@@ -554,7 +559,7 @@ func TestAdmitted(t *testing.T) {
 			t.Errorf("error %v, rows %v, sent %q", err, w.rows, w.sends)
 		}
 		a.Admit = func(context.Context) error {
-			admitted++ // while it waited, another replica has claimed and failed
+			admitted++ // while it waits, another replica claims the notification and fails to send it
 			w.rows["k"] = schema.Notification{Number: 7}
 			return nil
 		}
@@ -567,7 +572,7 @@ func TestAdmitted(t *testing.T) {
 	})
 }
 
-// TestLinger checks that a notification on its way ends after it was canceled, and that Flush waits for it, but not for
+// TestLinger checks that a notification in progress is completed after it was canceled, and that Flush waits for it, but not
 // longer than lingerTime.
 func TestLinger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -593,8 +598,8 @@ func TestLinger(t *testing.T) {
 	})
 }
 
-// TestForgets checks that what is known of notifications is forgotten after an hour, and sooner if there are many, but not
-// what is not recorded yet.
+// TestForgets checks that notifications are removed from memory after an hour, and sooner if there are many, except for
+// those that are not recorded yet.
 func TestForgets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(1)

@@ -6,14 +6,14 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// others reports whether a row is claimed for other alerts, which are on their way to the receiver.
+// others reports whether a row is claimed for a notification about other alerts.
 func (a *Attempt) others(row schema.Notification) bool {
 	return row.Holder != "" && row.Content != a.Content
 }
 
-// unsure decides whether a notification is due that is not due after what is recorded, when a replica that claimed it for
-// other alerts has disappeared: the receiver may know those. So everything is due, once this replica knows something newer
-// than that claim, or had the time to learn it.
+// unsure decides whether to notify although no notification is due according to the row. A replica has disappeared with a
+// claim for other alerts, and may have sent a notification about them. Therefore a notification about all alerts is due, as
+// soon as this replica has received newer states than those of the claim, or had enough time to receive them.
 func (c *Claims) unsure(a *Attempt) (bool, error) {
 	c.mu.Lock()
 	seen, since := c.seen(a.Key), c.opts.Running()-c.of(a.Key).seen
@@ -29,7 +29,8 @@ func (c *Claims) unsure(a *Attempt) (bool, error) {
 	return due, err
 }
 
-// due decides whether a notification is due after an entry that was flushed at a time in Unix milliseconds.
+// due decides whether a notification is due. entry is the last notification, flushed the time of its flush in Unix
+// milliseconds.
 func (c *Claims) due(a *Attempt, entry string, flushed int64) (bool, error) {
 	due, first, err := a.Due(entry)
 	if err != nil || !due {
@@ -41,18 +42,18 @@ func (c *Claims) due(a *Attempt, entry string, flushed int64) (bool, error) {
 	last := time.UnixMilli(flushed)
 	earliest := last.Add(a.Interval - min(earlySlack, a.Interval/10))
 	switch {
-	case a.Flushed.Before(last): // it does not know what was notified
+	case a.Flushed.Before(last): // the flush is older than the last notification
 		return false, ErrEarly
 	case !first && a.Flushed.Before(earliest):
 		return false, ErrEarly
-	case first && !a.Updated.After(last): // the alerts were resolved, which this replica has not received
+	case first && !a.Updated.After(last): // the alerts were resolved, but this replica has not received that
 		return false, ErrEarly
 	}
 	return true, nil
 }
 
-// flushed returns when the entry of a row was flushed, in Unix milliseconds, but not later than this replica has first
-// seen the row: the clock of the one that has written it may be fast.
+// flushed returns the time at which the entry of a row was flushed, in Unix milliseconds. It is at most the time at which
+// this replica first read the row, because the clock of the replica that wrote it may be fast.
 func (c *Claims) flushed(key string, row schema.Notification) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -62,7 +63,7 @@ func (c *Claims) flushed(key string, row schema.Notification) int64 {
 	return row.Flushed
 }
 
-// seen returns when this replica has first seen a row as it is. c.mu is locked.
+// seen returns the time at which this replica first read the current content of a row. c.mu must be locked.
 func (c *Claims) seen(key string) time.Time {
 	return c.opts.Now().Add(c.of(key).seen - c.opts.Running())
 }

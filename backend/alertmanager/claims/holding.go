@@ -9,14 +9,14 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// holding is a claim that this replica holds. One goroutine uses it at a time: that of renew, and after it has ended
-// that of send.
+// holding is a claim of this replica. One goroutine uses it at a time: first that of renew, and after its end that of send.
 type holding struct {
 	*Claims
 	key   string
-	row   schema.Notification // as it was last written
-	until time.Duration       // when sending must have stopped
-	// unsure is set if the receiver may know other alerts than those that are recorded: that must not be forgotten.
+	row   schema.Notification // the row as it was last written
+	until time.Duration       // time at which sending must have stopped
+	// unsure is set if a replica that disappeared may have notified the receiver about other alerts than the recorded
+	// ones. This must remain visible in the row.
 	unsure bool
 }
 
@@ -54,7 +54,7 @@ func (h *holding) send(ctx context.Context, a *Attempt) error {
 	return err
 }
 
-// count counts the notifications that are on their way.
+// count adds n to the number of notifications in progress, and returns the new number.
 func (c *Claims) count(n int) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -62,8 +62,8 @@ func (c *Claims) count(n int) int {
 	return c.active
 }
 
-// linger returns a context that lasts for lingerTime longer than ctx, if ctx is canceled before its deadline, so that a
-// notification that is on its way can end when a configuration changes or the process stops.
+// linger returns a context that ends lingerTime after ctx if ctx is canceled before its deadline. So a notification in
+// progress can be completed when the configuration changes or the process stops.
 func linger(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -78,7 +78,7 @@ func linger(ctx context.Context) (context.Context, context.CancelFunc) {
 	return lasting, func() { stop(); cancel() }
 }
 
-// renew renews the claim until the context ends. It cancels the sending if the claim is lost, or if somebody else has
+// renew renews the claim until the context ends. It cancels the sending if the claim is lost, or if another replica has
 // recorded a notification.
 func (h *holding) renew(ctx context.Context, cancel context.CancelCauseFunc) {
 	next := renewInterval
@@ -105,7 +105,8 @@ func (h *holding) renew(ctx context.Context, cancel context.CancelCauseFunc) {
 	}
 }
 
-// again renews the claim once. errLost and errRecorded mean that sending must stop; after another error it is tried again.
+// again renews the claim once. After errLost and errRecorded, sending must stop. After other errors, the renewal is
+// retried.
 func (h *holding) again(ctx context.Context) error {
 	began := h.opts.Running()
 	next := h.row
@@ -134,8 +135,7 @@ func (h *holding) again(ctx context.Context) error {
 	return errAgain
 }
 
-// release gives up the claim. The claim ends by itself if that fails, or if the receiver may know other alerts than those
-// that are recorded.
+// release gives up the claim. If that fails, or if h.unsure is set, the claim is not given up, and expires.
 func (h *holding) release(ctx context.Context, failed bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
@@ -143,7 +143,7 @@ func (h *holding) release(ctx context.Context, failed bool) {
 		next := h.row
 		next.Sequence++
 		if h.unsure {
-			next.Content = 0 // the claim ends as if the replica had disappeared
+			next.Content = 0 // the claim expires as if this replica had disappeared
 		} else {
 			next.Holder = ""
 		}
@@ -167,7 +167,7 @@ func (h *holding) release(ctx context.Context, failed bool) {
 	}
 }
 
-// sent remembers what was sent, until it is recorded.
+// sent remembers a notification that was sent until it is recorded.
 func (c *Claims) sent(key string, s *sent) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -177,7 +177,7 @@ func (c *Claims) sent(key string, s *sent) {
 	}
 }
 
-// finish records what was sent. If that fails for some time, Run continues.
+// finish records the notification that was sent. If that fails for recordTime, Run continues to try.
 func (c *Claims) finish(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
 	defer cancel()
@@ -193,7 +193,7 @@ func (c *Claims) finish(ctx context.Context, key string) error {
 	}
 }
 
-// record writes what this replica has sent, if it is not in the row yet.
+// record writes the last notification of this replica to its row, unless the row contains it or a later one.
 func (c *Claims) record(ctx context.Context, key string) error {
 	for {
 		s := c.pending(key)
@@ -204,7 +204,7 @@ func (c *Claims) record(ctx context.Context, key string) error {
 		if err != nil {
 			return err
 		}
-		if row.Entry == s.entry || row.Number > s.number && row.Entry != s.before { // or another replica has sent later
+		if row.Entry == s.entry || row.Number > s.number && row.Entry != s.before { // or another replica has recorded a later one
 			c.recorded(key, s)
 			continue
 		}
@@ -239,7 +239,8 @@ func (c *Claims) recorded(key string, s *sent) {
 	}
 }
 
-// unread handles a row that could not be read: after some time the notification is sent without a claim.
+// unread handles a row that could not be read. If the row store is unavailable for some time, it sends the notification
+// without a claim.
 func (c *Claims) unread(ctx context.Context, a *Attempt, w *wait, err error) error {
 	if ctx.Err() != nil {
 		return err
@@ -252,7 +253,7 @@ func (c *Claims) unread(ctx context.Context, a *Attempt, w *wait, err error) err
 		if err := sleep(ctx, time.Duration(a.Position)*positionDelay); err != nil {
 			return err
 		}
-		return errAgain // the row store may answer now, or a replica before this one has sent
+		return errAgain // the row store may be available now, or a replica before this one may have sent the notification
 	}
 	entry, flushed := c.memory(a.Key)
 	if due, err := c.due(a, entry, flushed); !due || err != nil {
@@ -270,7 +271,7 @@ func (c *Claims) unread(ctx context.Context, a *Attempt, w *wait, err error) err
 	return nil
 }
 
-// Told remembers what another replica has sent without a claim.
+// Told remembers a notification that another replica has sent without a claim.
 func (c *Claims) Told(key, entry string, flushed int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -280,7 +281,7 @@ func (c *Claims) Told(key, entry string, flushed int64) {
 	}
 }
 
-// memory returns the last entry of a notification that this replica knows.
+// memory returns the last entry of a notification in the memory of this replica.
 func (c *Claims) memory(key string) (entry string, flushed int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -298,17 +299,18 @@ func (c *Claims) memory(key string) (entry string, flushed int64) {
 	return entry, flushed
 }
 
-// Run records what could not be recorded at once, and forgets what is not needed any more, until the context ends.
+// Run records notifications that could not be recorded at once, and removes notifications from memory that are no longer
+// needed, until the context ends.
 func (c *Claims) Run(ctx context.Context) {
 	for sleep(ctx, pollMost) == nil {
 		for _, key := range c.tidy() {
-			_ = c.record(ctx, key) // tried again
+			_ = c.record(ctx, key) // retried
 		}
 	}
 }
 
-// Flush waits for notifications that are on their way, and records what is not recorded yet, at the end of the process.
-// All calls of Notify must have been canceled.
+// Flush waits for notifications in progress, and records those that are not recorded yet. It is called at the end of the
+// process, when all calls of Notify have been canceled.
 func (c *Claims) Flush(ctx context.Context) error {
 	for c.count(0) > 0 {
 		if err := sleep(ctx, pollFirst); err != nil {
@@ -322,14 +324,16 @@ func (c *Claims) Flush(ctx context.Context) error {
 	return errs
 }
 
-// tidy forgets notifications that expired, and returns the keys of those that are not recorded.
+// tidy removes notifications that were not used for some time from memory, and returns the keys of those that are not
+// recorded yet.
 func (c *Claims) tidy() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []string
 	kept := time.Hour
 	if len(c.known) > maxKnown {
-		kept = 2 * learnTime // what is forgotten is read again; it is missed only if the row store does not answer
+		// A removed notification is read again when it is needed. It is missing only while the row store is unavailable.
+		kept = 2 * learnTime
 	}
 	for key, k := range c.known {
 		switch {

@@ -1,5 +1,6 @@
-// Package compiler makes a configuration that a tenant stored into one that an Alertmanager runs: it checks it, puts the
-// secrets in, rewrites the templates so that they are bounded, and builds the integrations of its receivers.
+// Package compiler compiles the stored configuration of a tenant for its Alertmanager: it checks the configuration, inserts
+// the values of secrets, rewrites the templates so that their execution is bounded, and builds the integrations of
+// receivers.
 package compiler
 
 import (
@@ -29,15 +30,16 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// executorIdle is for how long the executor of templates of an integration, which takes 340 KB, is kept after a notification.
+// executorIdle is the time for which an integration keeps its executor of templates, which takes 340 KB, after a
+// notification.
 const executorIdle = time.Minute
 
 // Options configure a Compiler. All must be set.
 type Options struct {
 	Egress      *egress.Rules
-	ExternalURL func(tenant.ID) string // of the Alertmanager, in templates
+	ExternalURL func(tenant.ID) string // URL of the Alertmanager in templates
 	Limits      func(tenant.ID) limits.Limits
-	Keys        string // of secrets, separated by white space; empty: the tenants have none
+	Keys        string // keys of secrets, separated by white space; empty if tenants cannot store secrets
 	Logger      *slog.Logger
 	Metrics     *integrations.Metrics
 	Pace        *pace.Pace
@@ -47,14 +49,14 @@ type Options struct {
 type Compiler struct {
 	opts Options
 	keys *secrets.Keys
-	// plain are the templates of tenants without template files: Alertmanager's own, which take 400 KB.
+	// plain contains Alertmanager's own templates, which take 400 KB. All tenants without template files share it.
 	plain *expand.Files
 
 	mu       sync.Mutex
 	limiters map[tenant.ID]*shared
 }
 
-// shared is the limiter of a tenant, which a new configuration takes over from the one before.
+// shared is the limiter of a tenant, which consecutive configurations share.
 type shared struct {
 	*integrations.TenantLimiter
 	users int
@@ -107,8 +109,8 @@ func (c *Compiler) Check(t tenant.ID, yaml []byte, s index.AlertmanagerSettings)
 	return checked.Warnings, nil
 }
 
-// Compile compiles the stored configuration of a tenant, or the fallback if there is none. Limits of its size apply
-// only when it is stored: a limit that is lowered later must not end notifications.
+// Compile compiles the stored configuration of a tenant, or the fallback if there is none. It does not check the limits of
+// its size, which apply when it is stored: lowering a limit later must not end notifications.
 func (c *Compiler) Compile(t tenant.ID, s index.AlertmanagerSettings) (*alertmanager.Compiled, error) {
 	if !s.Exists {
 		return c.Fallback(t)
@@ -137,7 +139,7 @@ func (c *Compiler) Compile(t tenant.ID, s index.AlertmanagerSettings) (*alertman
 	return compiled, nil
 }
 
-// Fallback returns the configuration of a tenant that has none. It is never stored.
+// Fallback returns the configuration for tenants that have none.
 func (c *Compiler) Fallback(t tenant.ID) (*alertmanager.Compiled, error) {
 	b, err := c.builder(t, nil)
 	if err != nil {
@@ -158,7 +160,7 @@ func (c *Compiler) resolved(b *builder, checked *rehearsal.Result, s index.Alert
 	for _, name := range checked.Secrets {
 		sealed, ok := s.Secrets[name]
 		if !ok {
-			continue // Resolve names it
+			continue // the error of Resolve names the secret
 		}
 		value, err := c.keys.Open(b.tenant, name, sealed)
 		if err != nil {
@@ -173,7 +175,7 @@ func (c *Compiler) resolved(b *builder, checked *rehearsal.Result, s index.Alert
 	return b.build(cfg)
 }
 
-// builder builds configurations with the same templates.
+// builder builds a configuration and its integrations, with the template files of a tenant.
 type builder struct {
 	*Compiler
 	tenant   tenant.ID
@@ -196,7 +198,7 @@ func (c *Compiler) builder(t tenant.ID, templates map[string]string) (*builder, 
 	return b, nil
 }
 
-// build builds the receivers that routes use, and checks the others.
+// build builds the receivers to which routes lead, and only checks the others.
 func (b *builder) build(cfg *config.Config) (*alertmanager.Compiled, error) {
 	functions := rehearsal.Functions(b.tenant)
 	executor := func() (integrations.Executor, error) { return b.files.New(b.external, expand.Defaults(), functions) }
@@ -241,7 +243,7 @@ func (c *Compiler) rates(t tenant.ID) integrations.Rates {
 	return integrations.Rates{Default: integrations.Rate{PerSecond: l.NotificationsPerSecond, Burst: l.NotificationBurst}}
 }
 
-// limiter returns the limiter of a tenant, which release gives back.
+// limiter returns the limiter of a tenant. Each call must be followed by a call of release.
 func (c *Compiler) limiter(t tenant.ID) *shared {
 	c.mu.Lock()
 	defer c.mu.Unlock()

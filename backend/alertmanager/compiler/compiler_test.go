@@ -42,7 +42,7 @@ func newCompiler(t *testing.T, keys string) *Compiler {
 	return c
 }
 
-// TestCompile compiles a configuration with a secret and a template, and sends with it.
+// TestCompile checks that a compiled configuration with a secret and a template sends the expected notification.
 func TestCompile(t *testing.T) {
 	var path, body string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -105,7 +105,7 @@ alertmanager_config: |
 	}
 }
 
-// TestErrors checks what is rejected, and the fallback.
+// TestErrors checks the errors of invalid configurations and keys, and the fallback.
 func TestErrors(t *testing.T) {
 	c := newCompiler(t, "")
 	if _, ok := c.Seal("acme", "x", []byte("y")); ok {

@@ -12,14 +12,14 @@ import (
 	"go.uber.org/goleak"
 )
 
-// most is the memory that an attempt may allocate, in bytes, also what is garbage at once: some times the limit of
-// bytes, because buffers grow in steps, and some bytes for each step.
+// most is the maximum of bytes that an attempt may allocate in total, including garbage. It is a multiple of the limit of
+// bytes, because buffers grow in steps, plus a few bytes for each step.
 const most = 40 << 20
 
-// attack is a text, or files, that would use much time, memory or stack.
+// attack is a text or a file that would use much time, memory or stack without limits.
 type attack struct {
 	text string
-	file string // definitions
+	file string // content of a template file
 	want string // part of the error
 }
 
@@ -28,7 +28,7 @@ const (
 	tooManyBytes = "produce more than 1048576 bytes"
 )
 
-// attacks are rejected when they are executed.
+// attacks returns attacks whose execution must fail.
 func attacks() map[string]attack {
 	double := "{{ $x := \"ab\" }}{{ range 100 }}{{ $x = %s }}{{ end }}"
 	long := "{{ $long := \"ab\" }}{{ range 15 }}{{ $long = print $long $long }}{{ end }}"
@@ -82,12 +82,12 @@ func attacks() map[string]attack {
 	return out
 }
 
-// TestAttacks checks that each attack ends with an error, of a limit, and within the memory that is allowed.
+// TestAttacks checks that each attack fails with the error of a limit, and does not allocate too much memory.
 func TestAttacks(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	for name, a := range attacks() {
 		for _, html := range []bool{false, true} {
-			l := Limits{Steps: 200_000, Bytes: 1 << 20, Depth: 100, Time: time.Hour} // the steps and bytes must be enough
+			l := Limits{Steps: 200_000, Bytes: 1 << 20, Depth: 100, Time: time.Hour} // so that the limits of steps and bytes end the attacks
 			templates := newTemplates(t, map[string]string{"f": a.file}, l)
 			text, err := Rewrite("field", a.text)
 			if err != nil {
@@ -107,7 +107,7 @@ func TestAttacks(t *testing.T) {
 				t.Errorf("%s, html %v: error %.300v, limit %v, want %q", name, html, err, templates.Err(), a.want)
 			}
 			if n := after.TotalAlloc - before.TotalAlloc; n > most {
-				t.Errorf("%s, html %v: allocated %d MiB in all", name, html, n>>20)
+				t.Errorf("%s, html %v: allocated %d MiB in total", name, html, n>>20)
 			}
 			if _, err := templates.Template().ExecuteTextString("{{ .Status | _bound_print }}", data); err == nil {
 				t.Errorf("%s: a template was executed after the error", name)

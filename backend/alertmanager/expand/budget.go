@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// Limits bound one notification attempt, all of its texts together.
+// Limits bound the execution of all texts of one notification attempt together.
 type Limits struct {
-	// Steps is the work: a node of a template that is executed is one step, and functions take steps for the
-	// bytes that they read.
+	// Steps bounds the work. Each executed node of a template is one step, and functions take steps for the bytes that
+	// they read.
 	Steps int
-	// Bytes is the size of the output and of the values that functions return, together.
+	// Bytes bounds the total size of the output and of the values that functions return.
 	Bytes int
-	// Depth is the number of templates that call each other.
+	// Depth bounds the depth of nested calls of templates.
 	Depth int
-	// Time is the time of execution. It only ends templates that run for much longer than their number of steps suggests.
-	// Steps is the limit that applies otherwise, because it does not depend on the load of the machine. Of the time between
-	// executions, such as that of requests, at most 0.1 s counts.
+	// Time bounds the time of execution. It only ends templates that run for much longer than their number of steps
+	// suggests: usually Steps is exceeded first, which does not depend on the load of the machine. Of each pause between
+	// executions, such as a request, at most 0.1 s counts.
 	Time time.Duration
 }
 
@@ -30,11 +30,12 @@ func Defaults() Limits {
 
 const (
 	stepsPerClock = 256                    // steps after which the clock is read
-	longestGap    = 100 * time.Millisecond // the most time between two readings that counts
+	longestGap    = 100 * time.Millisecond // maximum time between two readings of the clock that counts
 	bytesPerStep  = 32                     // bytes that a function copies in the time of a step
 )
 
-// budget counts what an attempt has used. Its first error is kept: after it, every template fails at once.
+// budget counts the steps, bytes and time that an attempt has used. After its first error, every template fails with that
+// error.
 type budget struct {
 	limits    Limits
 	now       func() time.Time
@@ -49,12 +50,12 @@ type budget struct {
 	err       error
 }
 
-// begin forgets what was used.
+// begin resets all counts.
 func (b *budget) begin(ctx context.Context) {
 	*b = budget{limits: b.limits, now: b.now, done: ctx.Done(), cause: func() error { return context.Cause(ctx) }}
 }
 
-// fail keeps the first error.
+// fail records the error, unless there is an earlier one, and returns the first error.
 func (b *budget) fail(format string, args ...any) error {
 	if b.err == nil {
 		b.err = fmt.Errorf(format, args...)
@@ -77,7 +78,7 @@ func (b *budget) work(steps int64) error {
 	return nil
 }
 
-// clock adds the time since its last call, at most a gap, and checks whether the attempt was cancelled.
+// clock adds the time since its last call, but at most longestGap, and checks whether the attempt was canceled.
 func (b *budget) clock() error {
 	b.nextClock = b.steps + stepsPerClock
 	now := b.now()
@@ -90,13 +91,13 @@ func (b *budget) clock() error {
 	}
 	select {
 	case <-b.done:
-		return b.fail("the notification was cancelled while its templates were executed: %w", b.cause())
+		return b.fail("the notification was canceled while its templates were executed: %w", b.cause())
 	default:
 		return nil
 	}
 }
 
-// room fails if a result of up to n bytes does not fit.
+// room returns an error if a result of n bytes would exceed the limit.
 func (b *budget) room(n int64) error {
 	if b.err != nil {
 		return b.err
@@ -108,7 +109,7 @@ func (b *budget) room(n int64) error {
 	return nil
 }
 
-// use counts bytes that exist now, and the work of copying them.
+// use counts n bytes that were produced, and the work of copying them.
 func (b *budget) use(n int64) error {
 	if err := b.room(n); err != nil {
 		return err
@@ -122,7 +123,7 @@ func (b *budget) enter() error {
 	if b.depth++; b.depth > b.limits.Depth {
 		return b.fail("calls of templates are nested more than %d levels deep", b.limits.Depth)
 	}
-	return b.use(blankBytes) // of a blank template, whose text nothing else counts
+	return b.use(blankBytes) // the text of a blank template is not counted elsewhere
 }
 
 func (b *budget) leave() { b.depth-- }

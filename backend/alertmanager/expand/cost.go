@@ -6,16 +6,16 @@ import (
 	"slices"
 )
 
-// html/template analyses templates at their first execution, without a step in between: it analyses the body of a
-// range twice, and a called template once more for each context and, after an error, for each call. The cost of
-// that analysis is estimated when files are loaded. A unit is a node.
+// Limits of the analysis by html/template. It analyzes templates at their first execution, which cannot be interrupted. It
+// analyzes the body of a range twice, and a called template again for each context and, after an error, for each call. The
+// cost of the analysis is estimated when files are loaded. Its unit is the analysis of a node.
 const (
 	bytesPerUnit = 16
-	callUnits    = 100     // of each call: what is known of other templates is copied
-	maxAnalysis  = 250_000 // of a text, in units
-	maxTemplate  = 100_000 // of a template
-	maxChain     = 20      // templates that call each other
-	maxTemplates = 1_000   // of a configuration: they are cloned for each text
+	callUnits    = 100     // for each call, because the state of all templates is copied
+	maxAnalysis  = 250_000 // maximum cost of a text
+	maxTemplate  = 100_000 // maximum cost of a template
+	maxChain     = 20      // maximum depth of nested calls
+	maxTemplates = 1_000   // in a configuration, because templates are cloned for each text
 )
 
 // cost is the cost of the analysis of a template.
@@ -33,7 +33,7 @@ func (c *cost) add(o cost, times int) {
 
 func textCost(text []byte) int64 { return int64(len(text)) / bytesPerUnit }
 
-// errTooDeep is an error without the name of the template.
+// errTooDeep is the error of a template with too deep calls, without the name of the template.
 var errTooDeep = fmt.Errorf("calls of templates are nested more than %d levels deep", maxChain)
 
 // analysis computes the costs of templates that call each other.
@@ -47,7 +47,8 @@ func newAnalysis(costs map[string]cost) *analysis {
 	return &analysis{costs: costs, known: map[string]int64{}}
 }
 
-// of returns the cost of a template with those that it calls. It fails if templates call each other in a circle.
+// of returns the cost of a template, including the templates that it calls. It returns an error if a template calls itself,
+// directly or through others.
 func (a *analysis) of(name string) (int64, error) {
 	if n, ok := a.known[name]; ok {
 		return n, nil
@@ -71,7 +72,7 @@ func (a *analysis) of(name string) (int64, error) {
 	return n, nil
 }
 
-// sum returns a cost with that of the called templates.
+// sum returns the total of a cost and the costs of the called templates.
 func (a *analysis) sum(c cost) (int64, error) {
 	n := c.own
 	for _, called := range c.calls {

@@ -16,7 +16,7 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// limitless are limits that no template of the tests reaches.
+// limitless returns limits that no template of the tests reaches.
 func limitless() Limits {
 	return Limits{Steps: 1 << 40, Bytes: 1 << 40, Depth: 1 << 30, Time: time.Hour}
 }
@@ -56,7 +56,8 @@ func dataOf(t testing.TB, firing, resolved int) *template.Data {
 	return plain.Data("team/ops", model.LabelSet{"alertname": "Disk <full> & \"hot\""}, model.LabelSet{"team": "ops"}, "", alerts...)
 }
 
-// unmodified returns Alertmanager's templates with files, as Alertmanager would have read them from a directory.
+// unmodified returns Alertmanager's own templates together with the given files, as Alertmanager reads them from a
+// directory.
 func unmodified(t testing.TB, files map[string]string) (*template.Template, *texttemplate.Template) {
 	var text *texttemplate.Template
 	var html *htmltemplate.Template
@@ -76,7 +77,7 @@ func unmodified(t testing.TB, files map[string]string) (*template.Template, *tex
 	return plain, text
 }
 
-// newTemplates returns an executor of files.
+// newTemplates returns an executor of the templates in the given files.
 func newTemplates(t testing.TB, files map[string]string, l Limits) *Templates {
 	f, err := Parse(files)
 	if err != nil {
@@ -90,7 +91,7 @@ func newTemplates(t testing.TB, files map[string]string, l Limits) *Templates {
 	return out
 }
 
-// same compares the results of a text, of the unmodified package and of the rewritten text.
+// same checks that the rewritten text has the same result as the text with Alertmanager's unmodified package.
 func same(t *testing.T, plain *template.Template, bounded *Templates, text string, data *template.Data) {
 	t.Helper()
 	rewritten, err := Rewrite("field", text)
@@ -114,7 +115,7 @@ func same(t *testing.T, plain *template.Template, bounded *Templates, text strin
 	}
 }
 
-// TestEqualDefaults compares each of Alertmanager's own templates for several groups of alerts.
+// TestEqualDefaults checks that each of Alertmanager's own templates has an unchanged result, for several groups of alerts.
 func TestEqualDefaults(t *testing.T) {
 	plain, text := unmodified(t, nil)
 	bounded := newTemplates(t, nil, Defaults())
@@ -138,7 +139,7 @@ func TestEqualDefaults(t *testing.T) {
 	}
 }
 
-// TestEqual compares the results of templates of all kinds.
+// TestEqual checks that templates of all kinds have unchanged results.
 func TestEqual(t *testing.T) {
 	files := map[string]string{"own.tmpl": `
 {{ define "own.list" }}{{ range . }}[{{ .Labels.instance }}]{{ else }}none{{ end }}{{ end }}
@@ -201,7 +202,7 @@ func functionTexts() []string {
 	}
 }
 
-// htmlTexts have actions in each context that html/template knows.
+// htmlTexts returns texts with actions in each context that html/template distinguishes.
 func htmlTexts() []string {
 	var out []string
 	for _, context := range []string{

@@ -1,14 +1,14 @@
-// Package expand executes the templates of tenants' Alertmanager configurations, which strangers write, with limits
-// of time, memory and stack. The execution of a template of Go has no limits. Therefore every text is rewritten when
-// it is loaded: each list of nodes begins with a call that counts its steps and its text, each printed value passes
-// a function that counts it, and each call of a template is between two that count the depth. The functions of
-// Alertmanager and Go whose results or work can be large are replaced by those that count before they begin. Results
-// are equal to those of Alertmanager as long as no limit is exceeded.
+// Package expand executes the templates of tenants' Alertmanager configurations with limits of time, memory and stack.
+// Tenants are not trusted, and the execution of Go templates has no limits. Therefore every text is rewritten when it is
+// loaded: each list of nodes begins with a call that counts its steps and its text, each printed value passes through a
+// function that counts it, and each call of a template is between two calls that count the depth. Functions of Alertmanager
+// and Go whose results or work can be large are replaced by functions that count before they begin. Results are equal to
+// those of Alertmanager unless a limit is exceeded.
 //
 // A few things that Alertmanager accepts are rejected: templates that call themselves, definitions of templates in
-// fields, arguments of methods with more than 1 KiB, and templates whose analysis by html/template, which happens at
-// each execution and cannot be interrupted, would take long. append returns a copy, as its users expect. In HTML,
-// "${" in a template literal of a script is text, and not the beginning of an expression.
+// fields, arguments of methods with more than 1 KiB, and templates whose analysis by html/template would take long, because
+// it happens at each execution and cannot be interrupted. Two results differ: append returns a copy, as its users expect,
+// and in HTML, "${" in a template literal of a script is text, not the beginning of an expression.
 package expand
 
 import (
@@ -26,19 +26,19 @@ import (
 	"github.com/prometheus/alertmanager/template"
 )
 
-// ownFile begins the names of the texts that define Alertmanager's own templates.
+// ownFile is the first character of the names of the texts that define Alertmanager's own templates.
 const ownFile = "\x00"
 
 // Files are the rewritten template files of one configuration. They are not changed, and can be shared.
 type Files struct {
 	trees   []*parse.Tree
-	known   map[string]string // functions, and where they are called
-	defined []string          // templates of the files
+	known   map[string]string // position of the first call, by function
+	defined []string          // names of the templates that the files define
 	costs   map[string]cost
 }
 
-// Parse reads the template files of a configuration, by name, together with Alertmanager's own templates, which they
-// may call and redefine.
+// Parse parses the template files of a configuration (content by name) together with Alertmanager's own templates, which
+// the files may call and redefine.
 func Parse(files map[string]string) (*Files, error) {
 	f := &Files{known: map[string]string{}}
 	costs := map[string]cost{}
@@ -81,7 +81,7 @@ func Parse(files map[string]string) (*Files, error) {
 	return f, nil
 }
 
-// add rewrites and parses a file. A template replaces one of the same name, unless it is blank.
+// add rewrites and parses a file. Each of its templates replaces an earlier one of the same name, unless it is blank.
 func (f *Files) add(name, text string, set map[string]*parse.Tree, costs map[string]cost) error {
 	p, err := rewrite(name, text, false)
 	if err != nil {
@@ -104,7 +104,7 @@ func (f *Files) add(name, text string, set map[string]*parse.Tree, costs map[str
 		}
 		set[defined] = tree
 		c, ok := p.costs[defined]
-		if !ok { // the text of the file outside of definitions
+		if !ok { // the text outside of the definitions of the file
 			c = p.costs[""]
 		}
 		costs[defined] = c
@@ -112,7 +112,7 @@ func (f *Files) add(name, text string, set map[string]*parse.Tree, costs map[str
 	return nil
 }
 
-// defaults returns Alertmanager's own templates, each as a text that defines it.
+// defaults returns Alertmanager's own templates. Each is a text that contains its definition.
 func defaults() (map[string]string, error) {
 	var text *texttemplate.Template
 	_, err := template.FromGlobs(nil, func(t *texttemplate.Template, _ *htmltemplate.Template) { text = t })
@@ -128,14 +128,14 @@ func defaults() (map[string]string, error) {
 	return out, nil
 }
 
-// Templates executes templates for one notification attempt after the other. It must not be used by two goroutines
-// at once.
+// Templates executes templates for one notification attempt after another. It must not be used by several goroutines at
+// the same time.
 type Templates struct {
 	budget   *budget
 	template *template.Template
 }
 
-// New returns an executor. The functions extra are trusted; they do not replace Alertmanager's.
+// New returns an executor. The functions in `extra` are not limited, and do not replace Alertmanager's functions.
 func (f *Files) New(external *url.URL, l Limits, extra map[string]any) (*Templates, error) {
 	b := &budget{limits: l, now: time.Now}
 	b.begin(context.Background())
@@ -171,11 +171,11 @@ func (f *Files) New(external *url.URL, l Limits, extra map[string]any) (*Templat
 // Rewrite.
 func (t *Templates) Template() *template.Template { return t.template }
 
-// Begin starts a notification attempt: what was used before is forgotten.
+// Begin starts a notification attempt, with unused limits.
 func (t *Templates) Begin(ctx context.Context) { t.budget.begin(ctx) }
 
-// Elapsed returns for how long templates were executed since Begin.
+// Elapsed returns the time that the execution of templates has taken since Begin.
 func (t *Templates) Elapsed() time.Duration { return t.budget.elapsed }
 
-// Err returns the error of the limit that the attempt exceeded, or nil.
+// Err returns the error of the limit that the attempt has exceeded, or nil.
 func (t *Templates) Err() error { return t.budget.err }

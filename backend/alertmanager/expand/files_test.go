@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestSharedFiles checks that executors of the same files can be used at once.
+// TestSharedFiles checks that several executors of the same files can be used concurrently.
 func TestSharedFiles(t *testing.T) {
 	f, err := Parse(map[string]string{"f": `{{ define "mine" }}<b>{{ .Status }}</b>{{ template "email.default.html" . }}{{ end }}`})
 	if err != nil {
@@ -40,7 +40,7 @@ func TestSharedFiles(t *testing.T) {
 	group.Wait()
 }
 
-// TestMessage checks that errors do not name inserted functions.
+// TestMessage checks that the texts of errors do not contain the functions that Rewrite inserts.
 func TestMessage(t *testing.T) {
 	text, err := Rewrite("field", "{{ range .Alerts.Firing }}{{ .Labels.a.b }}{{ end }}{{ .Alerts.None 1 }}")
 	if err != nil {

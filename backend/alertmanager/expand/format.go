@@ -8,12 +8,12 @@ import (
 
 const (
 	widest        = 1_000_000 // package fmt rejects larger widths
-	quotedBytes   = 5         // the most bytes of a byte of a text that %q or %x prints
-	typeBytes     = 64        // the type of a value, which %#v prints
+	quotedBytes   = 5         // maximum number of bytes that %q or %x prints for a byte of a text
+	typeBytes     = 64        // for the type of a value, which %#v prints
 	formatPerStep = 8
 )
 
-// sprint calls a function of package fmt that prints values as they are.
+// sprint calls a function of package fmt that prints values without a format.
 func (f functions) sprint(function func(...any) string, args []any) (string, error) {
 	if err := f.printable(args, 1); err != nil {
 		return "", err
@@ -22,8 +22,8 @@ func (f functions) sprint(function func(...any) string, args []any) (string, err
 	return out, f.use(int64(len(out)))
 }
 
-// escape calls one of the escapers of text/template. What html and urlquery return may be printed without being
-// counted again; in HTML it may then be escaped once more.
+// escape calls one of the escapers of text/template. The results of html and urlquery may be printed without being counted
+// again, and may be escaped once more in HTML.
 func (f functions) escape(function func(...any) string, args []any) (string, error) {
 	if err := f.printable(args, escaped); err != nil {
 		return "", err
@@ -36,7 +36,7 @@ func (f functions) escape(function func(...any) string, args []any) (string, err
 	return out, f.use(n)
 }
 
-// printable checks that there is room for arguments as text, times a factor.
+// printable returns an error if the arguments as text, times a factor, would exceed the limit of bytes.
 func (f functions) printable(args []any, factor int64) error {
 	n := int64(0)
 	for _, arg := range args {
@@ -83,8 +83,8 @@ func (f functions) printf(format string, args ...any) (string, error) {
 	return out, f.use(int64(len(out)))
 }
 
-// widths returns the largest sum of a width and a precision of a format, the number of verbs, and whether arguments
-// have indexes.
+// widths returns the largest sum of width and precision of a verb in a format, the number of verbs, and whether a verb has
+// an argument index.
 func widths(format string, args []any) (wide, verbs int64, indexed bool) {
 	star := int64(0)
 	for _, arg := range args {

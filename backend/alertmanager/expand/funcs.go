@@ -17,23 +17,23 @@ import (
 
 // Limits of arguments.
 const (
-	maxLayout    = 4 << 10 // bytes of the layout of a time, of a time, and of a number
+	maxLayout    = 4 << 10 // bytes of a text that is parsed as a time, as the layout of a time, or as a number
 	maxZone      = 64      // bytes of the name of a time zone
-	zoneSteps    = 300     // a time zone is read from a file each time
-	titleSteps   = 100     // for the tables of a caser
-	elementBytes = 16      // an element of a list
-	entryBytes   = 64      // an entry of a map
+	zoneSteps    = 300     // each use reads a time zone from a file
+	titleSteps   = 100     // for the tables of the title caser
+	elementBytes = 16      // memory of an element of a list
+	entryBytes   = 64      // memory of an entry of a map
 )
 
-// functions makes the functions of one kind of templates.
+// functions implements the functions of one kind of templates: text or HTML.
 type functions struct {
 	*budget
 	regexps *regexps
-	weigh   weigh // of printed texts
+	weigh   weigh // size of printed texts
 	html    bool
 }
 
-// all returns the functions that are inserted, and those that replace functions of Alertmanager and of Go.
+// all returns the functions that Rewrite inserts, and the replacements of functions of Alertmanager and Go.
 func (f functions) all() map[string]any {
 	return map[string]any{
 		fnStep:  f.step,
@@ -85,7 +85,7 @@ func (f functions) step(steps, text int) (bool, error) {
 	return false, f.use(int64(text))
 }
 
-// printed counts what an action prints. It returns the value as it is, so that its type still counts for escaping.
+// printed counts the value that an action prints, and returns it unchanged, because escaping depends on its type.
 func (f functions) printed(v reflect.Value) (reflect.Value, error) {
 	if v.Kind() == reflect.String {
 		n := f.weigh(v.String())
@@ -103,7 +103,7 @@ func (f functions) value(v reflect.Value) (reflect.Value, error) {
 	return v, f.work(1 + allocated(v)/bytesPerStep)
 }
 
-// arg limits the argument of a method, so that the method is not expensive.
+// arg returns an error if the argument of a method is so large that the method may be expensive.
 func (f functions) arg(v reflect.Value) (reflect.Value, error) {
 	switch v.Kind() {
 	case reflect.String, reflect.Slice, reflect.Map:
@@ -114,7 +114,7 @@ func (f functions) arg(v reflect.Value) (reflect.Value, error) {
 	return v, nil
 }
 
-// ranged counts the sorting of a map before the first iteration of a range.
+// ranged counts the work of sorting a map before the first iteration of a range.
 func (f functions) ranged(v reflect.Value) (reflect.Value, error) {
 	if v.Kind() == reflect.Map {
 		return v, f.work(int64(v.Len()))
@@ -168,7 +168,7 @@ func (f functions) join(sep string, s []string) (string, error) {
 	return strings.Join(s, sep), f.work(int64(len(s)) / elemsInStep)
 }
 
-// layout checks a layout or another text that a parser reads, and that its errors repeat.
+// layout returns an error for texts that are too long for a parser of times or numbers, whose errors repeat them.
 func (f functions) layout(texts ...string) error {
 	for _, text := range texts {
 		if len(text) > maxLayout {
@@ -190,7 +190,7 @@ func (f functions) date(layout string, t time.Time) (string, error) {
 	return out, f.use(int64(len(out)))
 }
 
-// tz returns the time in a time zone. The name leads to a file of the database of time zones.
+// tz returns the time in a time zone. Each call reads the file of the time zone from the database.
 func (f functions) tz(name string, t time.Time) (time.Time, error) {
 	if err := f.work(zoneSteps); err != nil {
 		return time.Time{}, err
@@ -243,7 +243,7 @@ func (f functions) toJSON(v any) (string, error) {
 	return string(out), f.use(int64(len(out)))
 }
 
-// contain checks a value that becomes an element of a list or map: the whole must have a size that can be printed.
+// contain checks a value that becomes an element of a list or map: the list or map must not be too large to be printed.
 func (f functions) contain(v any, depth int) error {
 	m := meter{most: int64(f.limits.Bytes) - f.bytes, weigh: plain}
 	m.walk(reflect.ValueOf(v), depth)
@@ -266,8 +266,8 @@ func (f functions) list(args ...any) ([]any, error) {
 	return args, f.use(int64(len(args)) * elementBytes)
 }
 
-// append returns a new list. Alertmanager's may share elements with the old one, and change lists that were made
-// from that one before.
+// append returns a new list. The result of Alertmanager's function may share memory with the old list, so that a later
+// append changes other lists.
 func (f functions) append(slice []any, args ...any) ([]any, error) {
 	if err := f.use(int64(len(slice)+len(args)) * elementBytes); err != nil {
 		return nil, err

@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/alertmanager/template"
 )
 
-// FuzzRewrite checks that a rewritten text can be parsed, that its execution ends within its limits, and that its
-// result is that of the unmodified text unless a limit was exceeded.
+// FuzzRewrite checks that a rewritten text can be parsed, that its execution stays within its limits, and that its result
+// is equal to that of the original text unless a limit was exceeded.
 func FuzzRewrite(f *testing.F) {
 	for _, text := range equalTexts() {
 		f.Add(text)
@@ -52,8 +52,9 @@ func FuzzRewrite(f *testing.F) {
 	})
 }
 
-// differs reports whether the results of a text may differ: because of the clock, because Alertmanager's append
-// changes other lists, because "${" is text in scripts, or because a blank text executes another template in HTML.
+// differs reports whether the result of a text may differ from Alertmanager's: because it depends on the clock, because
+// Alertmanager's append changes other lists, because "${" is text in scripts, or because in HTML a blank text executes
+// another template.
 func differs(text, kind string) bool {
 	return strings.Contains(text, "now") || strings.Contains(text, "since") || strings.Count(text, "append") > 1 ||
 		kind == "html" && (strings.Contains(text, "${") || !strings.Contains(text, "{{") && strings.TrimSpace(text) == "")

@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	maxNested   = 64  // lists and maps inside each other: functions that print them are recursive
+	maxNested   = 64  // depth of nested lists and maps, because functions that print them are recursive
 	leafBytes   = 32  // a number as text
 	timeBytes   = 192 // a time, or a time zone, as text or as JSON
 	elementText = 8   // separators and brackets of an element
@@ -15,12 +15,12 @@ const (
 	elemsInStep = 8
 )
 
-// weigh returns the most bytes that a text can have after it is escaped.
+// weigh returns the maximum number of bytes of a text after escaping.
 type weigh func(string) int64
 
 func plain(s string) int64 { return int64(len(s)) }
 
-// escapedHTML assumes that each byte is escaped that any escaper of html/template escapes.
+// escapedHTML is the weigh of HTML. It assumes that every byte is escaped that any escaper of html/template may escape.
 func escapedHTML(s string) int64 {
 	n := int64(len(s))
 	for i := range len(s) {
@@ -52,14 +52,15 @@ func escapedJSON(s string) int64 {
 	return n
 }
 
-// extent is the size of a value as text, with everything that it contains as often as it contains it.
+// extent is the size of a value as text. A part that the value contains several times counts each time.
 type extent struct {
-	size  int64 // bytes, at most
-	elems int64 // values
+	size  int64 // maximum number of bytes
+	elems int64 // number of values
 }
 
-// measure returns the extent of a value. It stops at the size that still fits. Values are trees: the functions that
-// make lists and maps copy, so that none can contain itself, and they refuse those that are too large or deep.
+// measure returns the extent of a value. It stops when the extent exceeds the limit of bytes. Values are trees: functions
+// that make lists and maps copy their arguments, so that no value can contain itself, and reject values that are too large
+// or too deep.
 func (b *budget) measure(v reflect.Value, w weigh) (extent, error) {
 	m := meter{most: int64(b.limits.Bytes) - b.bytes, weigh: w}
 	m.walk(v, 0)
@@ -110,7 +111,7 @@ func (m *meter) walk(v reflect.Value, depth int) {
 }
 
 func (m *meter) sequence(v reflect.Value, depth int) {
-	if v.Type().Elem().Kind() == reflect.Uint8 { // printed as numbers
+	if v.Type().Elem().Kind() == reflect.Uint8 { // the bytes are printed as numbers
 		m.elems += int64(v.Len())
 		m.size += int64(v.Len()) * escaped
 		return
@@ -131,7 +132,7 @@ func (m *meter) structure(v reflect.Value, depth int) {
 	}
 }
 
-// allocated returns the bytes of a value without those of its elements, which exist elsewhere.
+// allocated returns the memory of a value in bytes, without the memory to which its elements refer.
 func allocated(v reflect.Value) int64 {
 	const entry = 64
 	switch v.Kind() {

@@ -1,6 +1,7 @@
 package expand
 
-// Functions that Rewrite inserts. Names of tenants must not begin with an underscore; html/template's do, too.
+// Functions that Rewrite inserts. They begin with an underscore, like those that html/template inserts; names in the
+// templates of tenants must not.
 const (
 	reserved = "_"
 	fnStep   = "_bound_step"
@@ -15,19 +16,20 @@ const (
 // Limits of a text.
 const (
 	maxText    = 256 << 10 // bytes
-	maxActions = 10_000    // the parser is recursive
-	maxNesting = 200       // branches inside each other, and parentheses
-	maxRanges  = 5         // ranges inside each other: html/template analyses each of them twice
-	maxCalls   = 200       // template actions of a field
-	maxArg     = 1 << 10   // bytes of an argument of a method, or elements
-	stepNodes  = 3         // steps of the call at the beginning of a list
-	blankBytes = 64        // white space of a template without other content
+	maxActions = 10_000    // number of actions, because the parser is recursive
+	maxNesting = 200       // depth of nested branches and parentheses
+	maxRanges  = 5         // depth of nested ranges, because html/template analyzes each of them twice
+	maxCalls   = 200       // number of template actions in a field
+	maxArg     = 1 << 10   // bytes or elements of an argument of a method
+	stepNodes  = 3         // steps of the call that is inserted at the beginning of a list
+	blankBytes = 64        // bytes of white space of a template without other content
 )
 
-// routeLabelsSteps are those of a call of routeLabels, which may execute another text.
+// routeLabelsSteps is the number of steps of a call of routeLabels, which may execute another text.
 const routeLabelsSteps = 100
 
-// builtin reports whether the budget knows what a function does. The results of other functions are measured.
+// builtin reports whether a function is one whose work and result are counted by its replacement, or are small. The results
+// of other functions are measured.
 func builtin(name string) bool {
 	switch name {
 	case "and", "call", "html", "index", "slice", "js", "len", "not", "or", "print", "printf", "println", "urlquery",

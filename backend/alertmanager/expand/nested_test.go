@@ -7,15 +7,15 @@ import (
 	"go.uber.org/goleak"
 )
 
-// nested are ranges inside each other, more than a text may have: the inner ones are in a template.
+// nested returns a text with six nested ranges, more than are allowed in one text: the inner ranges are in a template.
 func nested() (files map[string]string, text string) {
 	three := strings.Repeat("{{ range 1000 }}", 3) + "x" + strings.Repeat("{{ end }}", 3)
 	return map[string]string{"f": `{{ define "three" }}` + three + `{{ end }}`},
 		strings.ReplaceAll(three, "x", `{{ template "three" . }}`)
 }
 
-// TestNestedRanges checks that six ranges inside each other end at the limit of steps, and are found when a configuration
-// is loaded.
+// TestNestedRanges checks that the limit of steps ends six nested ranges, and that they are rejected when a configuration is
+// loaded.
 func TestNestedRanges(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	files, text := nested()
@@ -28,11 +28,11 @@ func TestNestedRanges(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	if _, err := Rewrite("field", strings.Repeat("{{ range 1000 }}", 6)+strings.Repeat("{{ end }}", 6)); err == nil {
-		t.Error("six ranges inside each other in one text are accepted")
+		t.Error("six nested ranges in one text are accepted")
 	}
 }
 
-// BenchmarkNestedRanges measures how long six ranges inside each other run until the limit ends them.
+// BenchmarkNestedRanges measures the time until the limit of steps ends six nested ranges.
 func BenchmarkNestedRanges(b *testing.B) {
 	files, text := nested()
 	templates := newTemplates(b, files, Defaults())

@@ -10,13 +10,13 @@ import (
 
 const (
 	maxPattern      = 4 << 10 // bytes of a regular expression
-	maxInstructions = 2_000   // of its program
-	maxCached       = 10_000  // instructions of the programs that are kept
-	matchesPerStep  = 64      // instructions that are tried at a byte in the time of a step
-	smallReplace    = 1 << 20 // instructions times bytes times bytes that need no checks in between
+	maxInstructions = 2_000   // instructions of its program
+	maxCached       = 10_000  // total number of instructions of the cached programs
+	matchesPerStep  = 64      // instructions that the matcher tries for a byte in the time of a step
+	smallReplace    = 1 << 20 // maximum of instructions x bytes x bytes for a replacement without checks in between
 )
 
-// regexps keeps the compiled regular expressions of an executor.
+// regexps caches the compiled regular expressions of an executor.
 type regexps struct {
 	known map[string]compiled
 	size  int
@@ -27,7 +27,7 @@ type compiled struct {
 	size int
 }
 
-// compile returns a regular expression, and counts its work on a text.
+// compile returns a compiled regular expression, and counts the work of matching a text with it.
 func (f functions) compile(pattern, text string) (compiled, error) {
 	re, ok := f.regexps.known[pattern]
 	if !ok {
@@ -39,7 +39,7 @@ func (f functions) compile(pattern, text string) (compiled, error) {
 	return re, f.work(1 + re.cost(text))
 }
 
-// cost returns the most steps of one match of a text.
+// cost returns the maximum number of steps of one match in a text.
 func (c compiled) cost(text string) int64 { return int64(c.size) * int64(len(text)+1) / matchesPerStep }
 
 func (f functions) program(pattern string) (compiled, error) {
@@ -92,9 +92,10 @@ func (f functions) reReplaceAll(pattern, repl, text string) (string, error) {
 	return out, f.use(int64(len(out)))
 }
 
-// rehearse looks for the matches without replacing them. Each match may look at all of the rest of the text, but most
-// look at little of it: it takes as many steps as it takes microseconds, and at most those of the whole text, so that a
-// busy machine makes no difference to most expressions. All of it is counted twice, because the replacement repeats it.
+// rehearse finds the matches without replacing them, and counts the work. A match may read the complete rest of the text,
+// but most matches read little of it. Therefore each match counts as many steps as it takes microseconds, but at most the
+// cost of the whole text, so that the load of the machine hardly matters. The work counts twice, because the replacement
+// repeats it.
 func (f functions) rehearse(re compiled, repl, text string) (err error) {
 	if err := f.work(re.cost(text)); err != nil {
 		return err

@@ -14,8 +14,8 @@ import (
 	"github.com/prometheus/alertmanager/template"
 )
 
-// All texts and templates of a configuration together take at most maxRenderSteps. maxRender is a limit for what takes
-// much longer than its steps.
+// maxRenderSteps limits the steps of all texts and templates of a configuration together. maxRender limits their time, for
+// texts that take much longer than their number of steps suggests.
 const (
 	maxRenderSteps = 10_000_000
 	maxRender      = 10 * time.Second
@@ -26,19 +26,18 @@ var errRender = fmt.Errorf("the templates of the configuration take more than %d
 
 // Text is the text of a field of a configuration, as its author wrote it.
 type Text struct {
-	Name string // of the field, for errors
+	Name string // name of the field, for errors
 	Text string
 	HTML bool // executed as HTML, such as the html of an email
 }
 
-// Render executes the texts of a configuration's fields and the templates of its files, also those that no field
-// calls, for a sample of two firing alerts and a resolved one. Each is an attempt with its own limits. Render fails
-// if a text cannot be parsed, calls an unknown function, exceeds a limit even for the sample, or, as HTML, has
-// actions where html/template cannot escape.
+// Render executes the texts of a configuration's fields and all templates of its files, for a sample of two firing alerts
+// and a resolved one. Each execution is an attempt with its own limits. Render returns an error if a text cannot be parsed,
+// calls an unknown function, exceeds a limit, or, as HTML, has actions in a context that html/template cannot escape.
 //
-// Other errors of execution do not count: a label may be missing in the sample, or a template may expect
-// another argument than the data of a notification. Templates of files are executed as text only, because most are
-// never used as HTML: Slack's <url|text> would not be valid there.
+// It ignores other errors of execution: a label may be missing in the sample, or a template may expect another argument
+// than the data of a notification. It executes templates of files only as text, because most are never used as HTML, where
+// for example Slack's <url|text> would not be valid.
 func Render(f *Files, external *url.URL, l Limits, extra map[string]any, texts []Text) error {
 	t, err := f.New(external, l, extra)
 	if err != nil {
@@ -87,7 +86,7 @@ func (f *Files) render(t *Templates, text Text, extra map[string]any, data *temp
 	return nil
 }
 
-// Message returns the text of an error of an execution without the functions that Rewrite inserted.
+// Message returns the text of an execution error without the functions that Rewrite has inserted.
 func Message(err error) string {
 	var cut []string
 	for _, name := range []string{fnPrint, fnValue, fnArg, fnRange} {
@@ -96,7 +95,7 @@ func Message(err error) string {
 	return strings.NewReplacer(cut...).Replace(err.Error())
 }
 
-// sample returns the data of a notification.
+// sample returns the data of a notification about sample alerts.
 func sample(external *url.URL) *template.Data {
 	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	common := template.KV{"alertname": "InstanceDown", "job": "node", "severity": "critical"}

@@ -5,12 +5,12 @@ import (
 	"testing"
 )
 
-// TestRender checks which errors are found when a configuration is loaded.
+// TestRender checks which errors Render finds and which it ignores.
 func TestRender(t *testing.T) {
 	for name, c := range map[string]struct {
 		file string
 		text Text
-		want string // "" for accepted
+		want string // "" if the text is accepted
 	}{
 		"nothing":                          {},
 		"a title":                          {text: Text{Text: "{{ template \"slack.default.title\" . }}"}},

@@ -7,9 +7,8 @@ import (
 	"text/template/parse"
 )
 
-// Rewrite returns the text of a field of a configuration with the calls that limit its execution. The name is that
-// of the field, for errors. A field must not define templates: they could replace templates of files, so that the
-// checks of files would not hold.
+// Rewrite returns the text of a field of a configuration with the calls that limit its execution. name is the name of the
+// field, for errors. A field must not define templates: they could replace templates of files, which have been checked.
 func Rewrite(name, text string) (string, error) {
 	p, err := rewrite(name, text, true)
 	if err != nil {
@@ -21,8 +20,8 @@ func Rewrite(name, text string) (string, error) {
 // program is a rewritten text.
 type program struct {
 	text  string
-	known map[string]int  // functions, and the line of the first call
-	costs map[string]cost // of the templates of the text; the text itself has the name ""
+	known map[string]int  // line of the first call, by function
+	costs map[string]cost // cost by name of the template; the text itself has the name ""
 }
 
 func rewrite(name, text string, field bool) (program, error) {
@@ -32,7 +31,7 @@ func rewrite(name, text string, field bool) (program, error) {
 	if n := strings.Count(text, "{{"); n > maxActions {
 		return program{}, fmt.Errorf("%s: the text has %d actions, the limit is %d: remove some", name, n, maxActions)
 	}
-	const root = "\x00" // no name of a template that a tenant can define: see checkName
+	const root = "\x00" // tenants cannot define a template with this name: see checkName
 	set := map[string]*parse.Tree{}
 	tree := parse.New(root)
 	tree.Mode = parse.SkipFuncCheck
@@ -64,17 +63,17 @@ func rewrite(name, text string, field bool) (program, error) {
 	return w.program, w.err
 }
 
-// writer prints the tree of a text with inserted calls. The first error is kept.
+// writer prints the tree of a text with the inserted calls. It records the first error.
 type writer struct {
 	program
 	name, source string
 	field        bool
 	out          *output
-	nodes        int // of the current list, without those of lists in it
-	depth        int // branches and parentheses around the current node
+	nodes        int // nodes of the current list, without those of nested lists
+	depth        int // number of branches and parentheses around the current node
 	ranges       int
 	calls        int
-	cost         *cost // of the current template
+	cost         *cost // cost of the current template
 	err          error
 }
 
@@ -86,7 +85,7 @@ func (w *writer) fail(n parse.Node, format string, args ...any) {
 	}
 }
 
-// checkName refuses names of templates that are used here.
+// checkName rejects names of templates that this package uses.
 func (w *writer) checkName(n parse.Node, name string) {
 	if name == "" || strings.HasPrefix(name, "\x00") {
 		w.fail(n, "the name %q of a template is reserved: use another one", name)

@@ -47,7 +47,7 @@ func TestRejectedFiles(t *testing.T) {
 	for i := range 30 {
 		chain += define(fmt.Sprint("c", i), fmt.Sprintf("{{ template \"c%d\" }}", i+1))
 	}
-	fails := define("f14", "<a {{ if . }}href='{{ end }}") // html/template looks at each twice, 16,000 times in all
+	fails := define("f14", "<a {{ if . }}href='{{ end }}") // html/template analyzes each of them twice, which is 16,000 analyses in total
 	for i := range 14 {
 		fails += define(fmt.Sprint("f", i), fmt.Sprintf("{{ template \"f%d\" }}", i+1))
 	}
@@ -89,8 +89,8 @@ func TestRejectedFiles(t *testing.T) {
 	}
 }
 
-// TestTemplateLiterals checks that no text has "${": for each one inside a template literal of a script, html/template
-// analyses a called template again, and a template that calls itself without end.
+// TestTemplateLiterals checks that rewritten texts do not contain "${". For each "${" in a template literal of a script,
+// html/template would analyze a called template again, and a template that calls itself forever.
 func TestTemplateLiterals(t *testing.T) {
 	for _, text := range []string{"<script>`${`", "$${{ . }}${${ {{- . }}", "{{ if . }}${{ end }}{"} {
 		rewritten, err := Rewrite("field", text)
@@ -100,7 +100,7 @@ func TestTemplateLiterals(t *testing.T) {
 	}
 }
 
-// TestTime checks the limit of time, and that pauses between executions do not count in full.
+// TestTime checks the limit of time, and that only a part of each pause between executions counts.
 func TestTime(t *testing.T) {
 	l := limitless()
 	l.Time = time.Second
@@ -121,14 +121,14 @@ func TestTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		now = now.Add(time.Minute) // a request
+		now = now.Add(time.Minute) // the duration of a request
 		if _, err := templates.Template().ExecuteTextString(short, data); err != nil {
 			t.Error(err)
 		}
 	}
 }
 
-// TestCancelled checks that an execution ends when its context is cancelled.
+// TestCancelled checks that an execution ends when its context is canceled.
 func TestCancelled(t *testing.T) {
 	templates := newTemplates(t, nil, limitless())
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -144,7 +144,7 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
-// TestDepth checks the limit of calls, and that calls that ended do not count.
+// TestDepth checks the limit of nested calls, and that calls that have ended do not count.
 func TestDepth(t *testing.T) {
 	files := map[string]string{"f": `{{ define "a" }}{{ template "b" }}{{ end }}{{ define "b" }}{{ template "c" }}{{ end }}{{ define "c" }}c{{ end }}`}
 	text, err := Rewrite("field", `{{ range 10 }}{{ template "a" }}{{ end }}`)

@@ -7,15 +7,15 @@ import (
 	"text/template/parse"
 )
 
-// output is a text of a template. It is parsed again, to the same nodes.
+// output is the text of a rewritten template. Parsing it must result in the nodes that were written.
 type output struct {
 	strings.Builder
-	textLast bool // the last node was a text
+	textLast bool // whether the last node was a text
 }
 
-// raw appends a text that was not inside an action. Two texts stay two, because html/template analyses each by
-// itself. "${" is divided: for each one inside a template literal of JavaScript, html/template would analyse a
-// template again, and so a template that calls itself forever.
+// raw appends a text outside of actions. Two consecutive texts remain separate nodes, because html/template analyzes each by
+// itself. "${" is divided: for each "${" inside a template literal of JavaScript, html/template would analyze a called
+// template again, and a template that calls itself forever.
 func (o *output) raw(text string) {
 	for {
 		if o.textLast {
@@ -60,9 +60,9 @@ func (w *writer) tree(name string, root *parse.ListNode) {
 	w.costs[name] = *w.cost
 }
 
-// blank writes a template without content, which must stay so: it does not replace another definition. No step
-// counts its text, so that it must be short. White space around the definitions of a file is cut: it is printed
-// only if the name of the file is called.
+// blank writes a template that consists of white space. Nothing is inserted, because a blank template does not replace
+// another definition. Its text must be short, because no step counts it. White space around the definitions of a file, which
+// is only printed if a template calls the file by name, is cut.
 func (w *writer) blank(name string, root *parse.ListNode) {
 	var text []byte
 	for _, n := range root.Nodes {
@@ -81,8 +81,8 @@ func (w *writer) blank(name string, root *parse.ListNode) {
 	}
 }
 
-// list writes a list of nodes, with a step at its beginning. The step is an if without content: it prints nothing,
-// declares no variable and does not change the context that html/template sees.
+// list writes a list of nodes, with a step at its beginning. The step is an empty `if` action: it prints nothing, declares
+// no variable and does not change the context of html/template.
 func (w *writer) list(l *parse.ListNode) {
 	outer, nodes := w.out, w.nodes
 	w.out, w.nodes = &output{}, stepNodes
@@ -156,7 +156,7 @@ func (w *writer) branch(keyword string, n *parse.BranchNode, stage string) {
 	w.depth--
 }
 
-// call writes a call of a template, between two calls that count the depth.
+// call writes a call of a template between two calls that count the depth.
 func (w *writer) call(n *parse.TemplateNode) {
 	w.checkName(n, n.Name)
 	if w.calls++; w.field && w.calls > maxCalls {
@@ -174,8 +174,9 @@ func (w *writer) call(n *parse.TemplateNode) {
 	w.open("end")
 }
 
-// printing returns the last stage of a pipeline that is printed. html/template wants html and urlquery to be the
-// last ones; they count what they print.
+// printing returns the stage to append to a pipeline, which counts the printed value. It is "" if the pipeline declares a
+// variable, and so prints nothing, or ends with html or urlquery, which count their results, and which html/template only
+// allows as last stages.
 func printing(p *parse.PipeNode) string {
 	if len(p.Decl) > 0 {
 		return ""
@@ -219,14 +220,14 @@ func (w *writer) pipe(p *parse.PipeNode, last string) string {
 	return b.String()
 }
 
-// chain reports whether a node can be the call of a method.
+// chain reports whether a node may be the call of a method.
 func chain(n parse.Node) bool {
 	v, ok := n.(*parse.VariableNode)
 	return ok && len(v.Ident) > 1 || n.Type() == parse.NodeField || n.Type() == parse.NodeChain
 }
 
-// makes reports whether a node may make a value whose size nothing else counts: the result of a method, or of a
-// function that is not of Alertmanager.
+// makes reports whether a node may produce a value whose size is not counted otherwise: the result of a method, or of a
+// function for which builtin returns false.
 func makes(n parse.Node) bool {
 	var names []string
 	switch n := n.(type) {

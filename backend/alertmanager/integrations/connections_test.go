@@ -20,15 +20,15 @@ import (
 	"github.com/palliumhq/pallium/backend/egress"
 )
 
-// notifyOnce builds the only integration of a list and notifies once.
+// notifyOnce builds the only integration of a receiver, whose YAML is `list`, and notifies once.
 func notifyOnce(t *testing.T, list string, o Options) (bool, error) {
 	t.Helper()
 	is := build(t, receiver(t, list), o)
 	return is[0].Notify(flush(t), firing())
 }
 
-// TestRedirects checks where redirects are followed to, and which credentials go along. The first host answers
-// with a redirect to the second; both names lead to the same server.
+// TestRedirects checks which redirects are followed, and which credentials the second request contains. The first host
+// responds with a redirect to the second host; both names resolve to the same server.
 func TestRedirects(t *testing.T) {
 	const hidden = "secret-value"
 	for _, tt := range []struct {
@@ -86,7 +86,8 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// TestRedirectsAreNotFollowed checks follow_redirects: false, and a chain that does not end.
+// TestRedirectsAreNotFollowed checks that redirects are not followed with follow_redirects: false, and that an endless chain
+// of redirects ends at the limit of connections.
 func TestRedirectsAreNotFollowed(t *testing.T) {
 	s := start(t, func(w http.ResponseWriter, _ request) {
 		w.Header().Set("Location", "/again")
@@ -108,7 +109,8 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
-// TestOAuth2 checks the client that requests tokens, which has a transport and a context of its own.
+// TestOAuth2 checks redirects and denied addresses of the client that requests OAuth2 tokens. It has a transport and a
+// context of its own.
 func TestOAuth2(t *testing.T) {
 	const conf = "webhook_configs:\n- url: http://a.example/x\n  http_config:\n    oauth2: {client_id: client, client_secret: client-secret, token_url: %s}"
 	t.Setenv("HTTP_PROXY", "http://proxy.invalid:1")
@@ -148,7 +150,7 @@ func TestOAuth2(t *testing.T) {
 	}
 }
 
-// TestNames checks that names are resolved by the dialer, and their addresses checked. It uses no dialer of the test.
+// TestNames checks that the dialer resolves names and checks their addresses. It uses the real dialer instead of the test's.
 func TestNames(t *testing.T) {
 	s := start(t, service)
 	_, port, _ := net.SplitHostPort(s.address())
@@ -165,7 +167,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// endless serves answers that do not end. head is sent once, and then body again and again, or nothing if it is empty.
+// endless starts servers whose responses never end. They send `head` once, and then repeat `body`, or send nothing if it is
+// empty.
 func endless(t *testing.T, head, body string) *servers {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -183,7 +186,7 @@ func endless(t *testing.T, head, body string) *servers {
 			if head == "" && body == "" {
 				_, _ = conn.Read(make([]byte, 64<<10))
 			} else if r, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-				_, _ = io.Copy(io.Discard, r.Body) // a client may give up when it is answered before its request is complete
+				_, _ = io.Copy(io.Discard, r.Body) // a client may stop when it gets a response before its request is complete
 			}
 			_, err = conn.Write([]byte(head))
 			for err == nil && body != "" {
@@ -201,8 +204,8 @@ func endless(t *testing.T, head, body string) *servers {
 	return &servers{plain: plain, secure: plain}
 }
 
-// TestEndlessAnswers checks that endless headers and bodies are read up to the limit, for success and failure, and that a
-// notifier that does not close the answer (discord, webex) leaves no connection.
+// TestEndlessAnswers checks that endless headers and bodies of successful and failed responses are read up to the limit, and
+// that a notifier that does not close the response (discord, webex) leaves no connection open.
 func TestEndlessAnswers(t *testing.T) {
 	big := strings.Repeat("x", 4096)
 	for _, tt := range []struct {
@@ -237,8 +240,8 @@ func TestEndlessAnswers(t *testing.T) {
 	}
 }
 
-// TestSilentServers checks that an attempt ends with its context, and after its timeout, when a server accepts the connection and
-// then says nothing, or nothing more. goleak finds goroutines that remain.
+// TestSilentServers checks that an attempt ends with its context, and after its timeout, if a server accepts the connection
+// and sends nothing, or only a part of a response. goleak finds goroutines that remain.
 func TestSilentServers(t *testing.T) {
 	confs := map[string]string{
 		"webhook":  "webhook_configs:\n- url: http://a.example/",
@@ -274,7 +277,7 @@ func TestSilentServers(t *testing.T) {
 	}
 }
 
-// TestDialerEnds checks that connections are made and kept within an attempt only.
+// TestDialerEnds checks that connections can only be opened during an attempt, and are closed at its end.
 func TestDialerEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ends []net.Conn

@@ -9,8 +9,9 @@ import (
 // delayKey is the key of a context for the function that ReportDelays sets.
 type delayKey struct{}
 
-// ReportDelays returns a context with which integrations call report when the tenant's rate limit delays a notification,
-// before they wait: the notification itself returns only after the delay. The text may be shown to users of the tenant.
+// ReportDelays returns a context for notifications. If the tenant's rate limit delays a notification with this context,
+// `report` is called before the delay; the notification itself returns after it. The text of the error may be shown to users
+// of the tenant.
 func ReportDelays(ctx context.Context, report func(error)) context.Context {
 	return context.WithValue(ctx, delayKey{}, report)
 }

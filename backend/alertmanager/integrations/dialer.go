@@ -22,19 +22,19 @@ var (
 	errOtherHost   = errors.New("redirect to another host is not followed")
 )
 
-// targetKey marks the context of an attempt. A connection whose context does not have the mark is not made for the
-// notification itself, but for a token of OAuth2, which the library requests without the context.
+// targetKey marks the context of an attempt. A connection without the mark is not for the notification itself, but for an
+// OAuth2 token, which the library requests without the context.
 type targetKey struct{}
 
-// dialer makes the connections of one notifier, which makes one attempt at a time. They belong to the attempt:
-// they share its budget of bytes and are closed when it ends. Alertmanager's notifiers do not always close
-// the answer, and telegram and OAuth2 do not pass the context of the attempt to their requests.
+// dialer opens the connections of one notifier, which makes one attempt at a time. The connections of an attempt share its
+// budget of bytes, and are closed when it ends: Alertmanager's notifiers do not always close the response, and telegram and
+// OAuth2 do not pass the context of the attempt to their requests.
 type dialer struct {
 	dial   dialFunc
 	limits Limits
-	pinned string // why only one host may be connected to, or ""
+	pinned string // reason for which an attempt may connect to only one host, or ""
 	tokens string // host of OAuth2's token_url, or ""
-	api    string // host to which connections without the attempt's context are made besides tokens
+	api    string // host to which the notifier also connects without the attempt's context, or ""
 	mu     sync.Mutex
 	now    *attempt // nil between attempts
 }
@@ -47,7 +47,7 @@ func newDialer(k kind, o Options) *dialer {
 	if k.http == nil {
 		return d
 	}
-	redirects := k.http.FollowRedirects && k.name != "sns" // sns connects to another host for the credentials of a role
+	redirects := k.http.FollowRedirects && k.name != "sns" // sns also connects to the host that issues the credentials of a role
 	if redirects && k.headers {
 		d.pinned = k.name + " would send its credentials there"
 	}
@@ -63,8 +63,8 @@ func newDialer(k kind, o Options) *dialer {
 	return d
 }
 
-// httpOptions returns the options of an HTTP client whose connections are made by the dialer. A connection carries one
-// request: notifications are rare, and so the budget of bytes of a connection is that of the request.
+// httpOptions returns the options of an HTTP client that uses the dialer. Each connection carries one request, because
+// notifications are rare, and because the budget of bytes is then that of the request.
 func (d *dialer) httpOptions() httpOptions {
 	return httpOptions{
 		commoncfg.WithDialContextFunc(d.DialContext),
@@ -73,7 +73,7 @@ func (d *dialer) httpOptions() httpOptions {
 	}
 }
 
-// begin starts an attempt. connecting is called before each connection.
+// begin starts an attempt. The function `connecting` is called before each connection.
 func (d *dialer) begin(connecting func()) *attempt {
 	a := &attempt{open: map[io.Closer]struct{}{}, left: d.limits.Connections, connecting: connecting}
 	a.bytes.Store(d.limits.Response)
@@ -132,8 +132,8 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 	return c, nil
 }
 
-// checkHost rejects hosts to which a redirect would carry credentials that Go's and Prometheus' clients do not
-// remove: headers of the configuration's own names, and the secret in the body of a token request.
+// checkHost rejects a host if a redirect to it would send credentials that the clients of Go and Prometheus do not remove:
+// headers with names from the configuration, and the secret in the body of a token request.
 func (d *dialer) checkHost(a *attempt, host string, target bool) error {
 	if d.tokens != "" && !target && host != d.api {
 		if host != d.tokens {
@@ -150,28 +150,28 @@ func (d *dialer) checkHost(a *attempt, host string, target bool) error {
 	return nil
 }
 
-// canceller closes a connection that is still being made.
+// canceller is the Closer of a connection that is still being opened.
 type canceller struct{ cancel context.CancelFunc }
 
-// Close cancels the dialling.
+// Close cancels the opening of the connection.
 func (c *canceller) Close() error {
 	c.cancel()
 	return nil
 }
 
-// attempt is one attempt to notify, with the connections that are open or being made.
+// attempt is one attempt to notify, with its open connections and those that are being opened.
 type attempt struct {
-	bytes      atomic.Int64 // that may still be read
+	bytes      atomic.Int64 // number of bytes that may still be read
 	connecting func()
 
 	mu    sync.Mutex
 	open  map[io.Closer]struct{}
-	left  int // connections that may still be made
+	left  int // number of connections that may still be opened
 	host  string
 	ended bool
 }
 
-// add makes c be closed when the attempt ends. counted is whether c is a further connection.
+// add registers c to be closed when the attempt ends. If `counted` is set, c counts as a further connection.
 func (a *attempt) add(c io.Closer, counted bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -215,7 +215,7 @@ func (a *attempt) close() {
 	}
 }
 
-// connection counts what is read from it against the budget of the attempt.
+// connection is a connection whose bytes read count against the budget of the attempt.
 type connection struct {
 	net.Conn
 	attempt *attempt

@@ -20,9 +20,9 @@ import (
 	commoncfg "github.com/prometheus/common/config"
 )
 
-// emailNotifier sends emails as Alertmanager's notifier does, which dials by itself. Two things differ: the
-// message is rendered before the connection is made, and the domain of Message-Id is that of the sender, because the
-// name of this host is nothing that strangers need.
+// emailNotifier sends emails like Alertmanager's notifier, which cannot be used because it opens connections without the
+// dialer. There are two differences: the message is rendered before the connection is opened, and the domain of Message-Id
+// is that of the sender, so that the name of this host is not revealed.
 type emailNotifier struct {
 	conf    *config.EmailConfig
 	headers []header
@@ -65,8 +65,8 @@ func newEmail(c *config.EmailConfig, t *template.Template, l *slog.Logger, d *di
 	return n, err
 }
 
-// headersOf returns the configured headers in alphabetical order, with the defaults of those that are missing. Names that
-// could start another header, and headers that describe the body, are rejected.
+// headersOf returns the configured headers and the defaults of missing ones, in alphabetical order. It rejects names that
+// could start another header, and headers that describe the body.
 func headersOf(c *config.EmailConfig) ([]header, error) {
 	all := map[string]string{"Subject": config.DefaultEmailSubject, "To": c.To, "From": c.From}
 	for name, value := range c.Headers {
@@ -137,14 +137,14 @@ func deliver(c *smtp.Client, m *message) error {
 	if _, err := w.Write(m.data); err != nil {
 		return fmt.Errorf("send message: %w", err)
 	}
-	// Close ends the message. It is not called after an error: the server would deliver a part of it.
+	// Close ends the message. It is not called after an error, because the server would deliver an incomplete message.
 	if err := w.Close(); err != nil {
 		return fmt.Errorf("deliver message: %w", err)
 	}
 	return nil
 }
 
-// connect returns a session, over TLS if the configuration wants it. The connection ends with the attempt.
+// connect opens a session, over TLS if the configuration requires it. The connection is closed when the attempt ends.
 func (n *emailNotifier) connect(ctx context.Context) (*smtp.Client, error) {
 	implicit := n.conf.Smarthost.Port == "465"
 	if n.conf.ForceImplicitTLS != nil {
@@ -194,7 +194,7 @@ func (n *emailNotifier) greet(c *smtp.Client, secure bool) error {
 	return nil
 }
 
-// parseOne returns the only address of a list.
+// parseOne parses a list of addresses that must contain exactly one.
 func parseOne(list string) (*mail.Address, error) {
 	addresses, err := mail.ParseAddressList(list)
 	if err != nil {

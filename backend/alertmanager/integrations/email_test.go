@@ -29,7 +29,7 @@ func email(s *smtpServer, fields string) string {
 		"tls_config: {insecure_skip_verify: true}, " + fields + "}"
 }
 
-// TestEmailSessions sends emails to servers with different abilities.
+// TestEmailSessions checks the sessions with servers that support different extensions, or fail.
 func TestEmailSessions(t *testing.T) {
 	const password, both = "auth_username: me, auth_password: auth-password", "auth_username: me, auth_password: auth-password, auth_secret: cram-secret"
 	const plain = ", require_tls: false"
@@ -38,7 +38,7 @@ func TestEmailSessions(t *testing.T) {
 		server smtpOptions
 		conf   string
 		want   mailReceived // to and data are checked elsewhere
-		err    string       // of a session that fails
+		err    string       // expected error; empty if the session succeeds
 	}{
 		{"plain", smtpOptions{}, "hello: client.example.com" + plain, mailReceived{hello: "client.example.com"}, ""},
 		{"STARTTLS is required", smtpOptions{}, "send_resolved: true", mailReceived{}, "does not advertise STARTTLS"},
@@ -87,7 +87,7 @@ func TestEmailSessions(t *testing.T) {
 	}
 }
 
-// TestEmailSilent checks that a session ends with the context at each step.
+// TestEmailSilent checks that a session ends with its context if the server stops responding, at each step.
 func TestEmailSilent(t *testing.T) {
 	for _, at := range []string{"CONNECT", "EHLO", "STARTTLS", "MAIL", "RCPT", "DATA"} {
 		s := startSMTP(t, smtpOptions{starttls: true, silentAt: at})
@@ -113,7 +113,7 @@ func TestEmailVerifiesCertificates(t *testing.T) {
 	}
 }
 
-// send sends one email with the alert's label "cluster" and returns it as it arrived.
+// send sends one email about an alert with a value of the label "cluster", and returns the email that arrived.
 func send(t *testing.T, ctx context.Context, fields, cluster string) (mailReceived, *mail.Message) { //nolint:revive // the context is of the test
 	t.Helper()
 	s := startSMTP(t, smtpOptions{})
@@ -131,7 +131,7 @@ func send(t *testing.T, ctx context.Context, fields, cluster string) (mailReceiv
 	return got, m
 }
 
-// TestEmailMessage checks headers, envelope and parts.
+// TestEmailMessage checks the headers, the envelope and the parts of an email.
 func TestEmailMessage(t *testing.T) {
 	got, m := send(t, flush(t), `text: 'text {{ .CommonLabels.cluster }} é', html: '<b>{{ .CommonLabels.cluster }}</b>', `+
 		`headers: {cc: c@example.com, x-cluster: '{{ .CommonLabels.cluster }}', subject: 'Größe'}`, "<eu>")
@@ -176,7 +176,7 @@ func TestEmailMessage(t *testing.T) {
 	}
 }
 
-// TestEmailHeaderInjection checks that a line break in a label starts no header and no command.
+// TestEmailHeaderInjection checks that a line break in a label or in a field does not start another header or command.
 func TestEmailHeaderInjection(t *testing.T) {
 	for _, label := range []string{"x\r\nBcc: evil@example.com", "x\nBcc: evil@example.com", "x\r\n\r\n.\r\nMAIL FROM:<evil@example.com>", "x\rBcc: y"} {
 		got, m := send(t, flush(t), `text: '{{ .CommonLabels.cluster }}', headers: {subject: '{{ .CommonLabels.cluster }}'}`, label)
@@ -196,7 +196,7 @@ func TestEmailHeaderInjection(t *testing.T) {
 	}
 }
 
-// TestEmailThreads checks that the emails of an alert group refer to the same message, whose id is Alertmanager's.
+// TestEmailThreads checks that the emails of an alert group refer to the same message ID, which is that of Alertmanager.
 func TestEmailThreads(t *testing.T) {
 	_, m := send(t, flush(t), "threading: {enabled: true, thread_by_date: none}", "eu")
 	if got := m.Header.Get("References"); got != "<alert-af94c9e8f6a30436-@alertmanager>" || got != m.Header.Get("In-Reply-To") {

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// login authenticates with the first mechanism of the server for which the configuration has a secret. Without a user
-// name, and if the server does not offer authentication, the email is sent without it, as Alertmanager does.
+// login authenticates with the first mechanism of the server for which the configuration has a secret. As in Alertmanager,
+// it does nothing if there is no user name, or if the server does not offer authentication.
 func (n *emailNotifier) login(c *smtp.Client) error {
 	ok, offered := c.Extension("AUTH")
 	if !ok || n.conf.AuthUsername == "" {
@@ -52,10 +52,10 @@ func (n *emailNotifier) mechanism(offered string) (smtp.Auth, error) {
 // loginAuth is the mechanism LOGIN, which has no RFC.
 type loginAuth struct{ user, password string }
 
-// Start names the mechanism.
+// Start returns the name of the mechanism.
 func (a loginAuth) Start(*smtp.ServerInfo) (string, []byte, error) { return "LOGIN", nil, nil }
 
-// Next answers the two questions of the server.
+// Next answers the server's questions for the user name and the password.
 func (a loginAuth) Next(question []byte, more bool) ([]byte, error) {
 	if !more {
 		return nil, nil

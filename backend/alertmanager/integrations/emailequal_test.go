@@ -13,8 +13,8 @@ import (
 	amemail "github.com/prometheus/alertmanager/notify/email"
 )
 
-// TestEmailEqualsAlertmanager sends the same alerts with Alertmanager's notifier and with this one, and compares sessions, headers
-// and parts. Message-Id, Date and the boundary of the parts differ in each email.
+// TestEmailEqualsAlertmanager checks that the notifier of this package and Alertmanager's notifier send the same alerts with
+// equal sessions, headers and parts, except for Message-Id, Date and the boundary of the parts, which differ in each email.
 func TestEmailEqualsAlertmanager(t *testing.T) {
 	for _, fields := range []string{
 		"hello: client.example.com, require_tls: false",
@@ -47,7 +47,7 @@ func TestEmailEqualsAlertmanager(t *testing.T) {
 	}
 }
 
-// normalized returns an email as text without what differs in each.
+// normalized returns an email as text, without the parts that differ in each email.
 func normalized(t *testing.T, r mailReceived) string {
 	t.Helper()
 	m, err := mail.ReadMessage(strings.NewReader(r.data))

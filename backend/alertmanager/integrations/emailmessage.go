@@ -74,8 +74,8 @@ func (n *emailNotifier) render(ctx context.Context, alerts []*alert.Alert) (*mes
 	return m, nil
 }
 
-// writeHeader writes a header. A value with characters other than printable ASCII is encoded as a whole, so that a line
-// break in it, for example from a label of an alert, starts no other header.
+// writeHeader writes a header. It encodes a value that contains characters other than printable ASCII, so that a line break,
+// for example from a label of an alert, cannot start another header.
 func writeHeader(buf *bytes.Buffer, name, value string) {
 	fmt.Fprintf(buf, "%s: %s\r\n", name, mime.QEncoding.Encode("utf-8", value))
 }
@@ -100,7 +100,7 @@ func (n *emailNotifier) writeIdentity(ctx context.Context, buf *bytes.Buffer, fr
 	if n.conf.Threading.ThreadByDate != "none" {
 		day = time.Now().Format(time.DateOnly)
 	}
-	// The id is that of no message, and the same as Alertmanager's, so that threads continue after a migration.
+	// No message has this ID. It is the same as in Alertmanager, so that threads continue after a migration.
 	thread := fmt.Sprintf("<alert-%s-%s@alertmanager>", key.Hash()[:16], day)
 	writeHeader(buf, "References", thread)
 	writeHeader(buf, "In-Reply-To", thread)
@@ -116,7 +116,7 @@ func (n *emailNotifier) hasHeader(name string) bool {
 	return false
 }
 
-// writeBody writes the text and then the HTML: a reader prefers the last alternative (RFC 2046, section 5.1.4).
+// writeBody writes the text part and then the HTML part: mail clients prefer the last alternative (RFC 2046, section 5.1.4).
 func (n *emailNotifier) writeBody(buf *bytes.Buffer, data *template.Data) error {
 	w := multipart.NewWriter(buf)
 	writeHeader(buf, "Content-Type", "multipart/alternative; boundary="+w.Boundary())

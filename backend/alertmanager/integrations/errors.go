@@ -17,10 +17,10 @@ import (
 	"github.com/palliumhq/pallium/backend/egress"
 )
 
-// maxErrorText limits the text of an error: it may contain the answer of a receiver.
+// maxErrorText is the maximum length of the text of an error, which may contain the response of a receiver.
 const maxErrorText = 1024
 
-// limitError is an exceeded limit of the execution of templates.
+// limitError is the error of a limit that the execution of templates exceeded.
 type limitError struct{ error }
 
 // Unwrap returns the limit.
@@ -29,7 +29,7 @@ func (e limitError) Unwrap() error { return e.error }
 // panicError is a panic of a notifier.
 type panicError struct{ value any }
 
-// Error returns the panic's text.
+// Error implements error.
 func (e panicError) Error() string { return fmt.Sprintf("panic in the notifier: %v", e.value) }
 
 // reasonOf returns the value of the label "reason" for a failed attempt.
@@ -67,10 +67,11 @@ func reasonOf(err error) string {
 	return "other"
 }
 
-// secrets are values of a configuration that must not appear in errors, which are logged and shown to users of the tenant.
+// secrets contains the values of a configuration that must not appear in errors, because errors are logged and shown to
+// users of the tenant.
 type secrets map[string]struct{}
 
-// minSecret is the length from which a secret is hidden: a shorter one could be a part of any word.
+// minSecret is the minimum length of a secret that is hidden: a shorter one could be a part of any word.
 const minSecret = 4
 
 func (s secrets) add(value string) {
@@ -80,15 +81,15 @@ func (s secrets) add(value string) {
 		s[url.PathEscape(value)] = struct{}{}
 		s[(&url.URL{Path: value}).EscapedPath()] = struct{}{}
 		quoted := strconv.Quote(value)
-		s[quoted[1:len(quoted)-1]] = struct{}{} // as in an error that quotes it
+		s[quoted[1:len(quoted)-1]] = struct{}{} // as it appears in an error that quotes it
 	}
 }
 
-// hide returns the error with a text that contains no secret and has at most maxErrorText bytes and a remark.
+// hide returns the error with a text without secrets. A longer text is cut to maxErrorText bytes, with a remark.
 func (s secrets) hide(err error) error {
 	text := strings.ToValidUTF8(err.Error(), "\uFFFD")
 	longest := func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) }
-	for _, value := range slices.SortedFunc(maps.Keys(s), longest) { // one secret may be a part of another
+	for _, value := range slices.SortedFunc(maps.Keys(s), longest) { // longest first, because one secret may be a part of another
 		text = strings.ReplaceAll(text, value, "<secret>")
 	}
 	if len(text) > maxErrorText {
@@ -101,7 +102,7 @@ func (s secrets) hide(err error) error {
 	return &shown{text: text, err: err}
 }
 
-// shown is an error with another text. Only its identity is that of the original error.
+// shown is an error with a replaced text. It wraps the original error, so that errors.Is and errors.As work.
 type shown struct {
 	text string
 	err  error

@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 )
 
-// TestHide checks that no part of a secret is shown, also if it is a part of another one, is encoded or is quoted.
+// TestHide checks that no part of a secret is shown, also if the secret is a part of another one, encoded or quoted.
 func TestHide(t *testing.T) {
 	s := secrets{}
 	for _, value := range []string{"pass", "passport", "a b/c", "line\nbreak\x00", "xyz"} {
@@ -33,7 +33,7 @@ func TestHide(t *testing.T) {
 	}
 }
 
-// TestReportDelays checks that a delay is reported when it begins, with the limit.
+// TestReportDelays checks that a delay is reported when it begins, and that the report contains the limit.
 func TestReportDelays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var reported []string

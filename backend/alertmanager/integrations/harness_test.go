@@ -31,7 +31,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// request is what a server received.
+// request is a request that a server received.
 type request struct {
 	method, host, path, body string
 	header                   http.Header
@@ -41,7 +41,7 @@ func (r request) String() string {
 	return fmt.Sprintf("%s %s%s %v %s", r.method, r.host, r.path, r.header, r.body)
 }
 
-// servers are two servers with the same handler, one without TLS and one with TLS. Names of hosts lead to them.
+// servers are two servers with the same handler, one without TLS and one with TLS. All host names resolve to them.
 type servers struct {
 	plain, secure *httptest.Server
 	mu            sync.Mutex
@@ -49,7 +49,7 @@ type servers struct {
 	accepted      int
 }
 
-// start starts the servers. answer is called with each request after it was recorded.
+// start starts the servers. They record each request and respond with the function `answer`.
 func start(t *testing.T, answer func(http.ResponseWriter, request)) *servers {
 	t.Helper()
 	s := &servers{}
@@ -84,14 +84,14 @@ func start(t *testing.T, answer func(http.ResponseWriter, request)) *servers {
 
 func (s *servers) address() string { return s.plain.Listener.Addr().String() }
 
-// got returns the requests so far, and the number of connections.
+// got returns the requests and the number of connections so far.
 func (s *servers) got() ([]request, int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]request(nil), s.requests...), s.accepted
 }
 
-// dial resolves names to the servers and dials by the rules.
+// dial returns a function that connects to one of the servers, whatever the name, and checks addresses by the rules.
 func (s *servers) dial(rules *egress.Rules) dialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		host, port, err := net.SplitHostPort(address)
@@ -114,7 +114,7 @@ func unpaced() *pace.Pace {
 	return pace.New(func(tenant.ID) float64 { return 0 }, prometheus.NewRegistry())
 }
 
-// executor is an Executor of Alertmanager's own templates. Two goroutines that use it are a data race.
+// executor is an Executor of Alertmanager's own templates. The race detector reports its use by two goroutines.
 type executor struct {
 	tmpl  *template.Template
 	begun int
@@ -122,7 +122,7 @@ type executor struct {
 }
 
 func (e *executor) Template() *template.Template { return e.tmpl }
-func (e *executor) Begin(context.Context)        { e.begun++ } // a race if two goroutines use it
+func (e *executor) Begin(context.Context)        { e.begun++ } // a data race if two goroutines use the executor
 func (e *executor) Err() error                   { return e.limit }
 func (e *executor) Elapsed() time.Duration       { return 0 }
 
@@ -144,7 +144,7 @@ func allow(t *testing.T, networks ...string) *egress.Rules {
 	return r
 }
 
-// optionsOf returns options whose names of hosts lead to the servers.
+// optionsOf returns options with which all host names resolve to the servers.
 func optionsOf(s *servers, rules *egress.Rules) Options {
 	return Options{Egress: rules, Tenant: "acme", Logger: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry()),
 		Limiter: NewTenantLimiter(Rates{}), Pace: unpaced(),
@@ -168,7 +168,7 @@ func receiver(t *testing.T, list string) config.Receiver {
 		"route: {receiver: one}\nreceivers:\n- name: one\n  "+strings.ReplaceAll(list, "\n", "\n  ")+"\n")
 }
 
-// build builds a receiver that must be valid.
+// build builds the integrations of a receiver, which must be valid.
 func build(t *testing.T, r config.Receiver, o Options) []notify.Integration {
 	t.Helper()
 	is, err := Build(r, o)
@@ -187,7 +187,7 @@ func readFile(t *testing.T, name string) string {
 	return string(bytes.TrimSpace(b)) + "\n"
 }
 
-// flush is the context of the flush of an alert group.
+// flush returns the context of a flush of an alert group.
 func flush(t *testing.T) context.Context {
 	ctx := notify.WithGroupKey(t.Context(), `{}:{alertname="Down"}`)
 	ctx = notify.WithReceiverName(ctx, "one")

@@ -12,8 +12,8 @@ import (
 	commoncfg "github.com/prometheus/common/config"
 )
 
-// inspect returns the secrets of an integration's configuration, and an error if it names something of the operator: a
-// file, a secret of a secret manager, a proxy, or the credentials of the process.
+// inspect returns the secrets of an integration's configuration. It returns an error if the configuration would use something
+// that belongs to the operator: a file, a secret of a secret manager, a proxy, or the credentials of the process.
 func inspect(conf any) (secrets, error) {
 	i := inspector{found: secrets{}}
 	i.walk(reflect.ValueOf(conf), "")
@@ -29,7 +29,7 @@ type inspector struct {
 	errs  []error
 }
 
-// forbidden reports whether a field of a configuration names something of the operator.
+// forbidden reports whether a field of a configuration would use something that belongs to the operator.
 func forbidden(field string) bool {
 	for _, suffix := range []string{"File", "Files", "Ref"} {
 		if strings.HasSuffix(field, suffix) {
@@ -38,7 +38,7 @@ func forbidden(field string) bool {
 	}
 	switch field {
 	case "ProxyURL", "NoProxy", "ProxyFromEnvironment", "ProxyConnectHeader", // a proxy connects without the check of egress
-		"Profile", "UseAWSHTTPClient": // files of the operator, and a client that dials by itself
+		"Profile", "UseAWSHTTPClient": // the operator's files, and a client without the check of egress
 		return true
 	}
 	return false
@@ -76,7 +76,7 @@ func (i *inspector) walk(v reflect.Value, path string) {
 	}
 }
 
-// secret remembers v if it is a secret.
+// secret records v if it is a secret, and reports whether it is one.
 func (i *inspector) secret(v reflect.Value) bool {
 	if !v.CanInterface() {
 		return false
@@ -91,7 +91,7 @@ func (i *inspector) secret(v reflect.Value) bool {
 		}
 	case amcommoncfg.SecretURL:
 		i.url(s.URL)
-	case amcommoncfg.URL: // userinfo and query may contain one, the rest does not
+	case amcommoncfg.URL: // only the userinfo and the query may contain a secret
 	case url.URL:
 	default:
 		return false
@@ -99,7 +99,7 @@ func (i *inspector) secret(v reflect.Value) bool {
 	return true
 }
 
-// url remembers the URL and the part of it that follows the host.
+// url records the URL, and the part of it that follows the host, as secrets.
 func (i *inspector) url(u *url.URL) {
 	if u == nil {
 		return

@@ -1,17 +1,15 @@
-// Package integrations builds the notification integrations of a tenant's receivers, over the notifiers
-// of Prometheus' Alertmanager. The configurations come from strangers, and so do the servers that are
-// notified. Therefore:
+// Package integrations builds the notification integrations of a tenant's receivers from the notifiers of Prometheus'
+// Alertmanager. Neither the configurations nor the notified servers are trusted. Therefore:
 //
-//   - Every connection is dialled by package egress, after DNS and for each redirect. Integrations
-//     whose notifier of Alertmanager dials by itself (email) or reads the environment of the process (sns)
-//     have a notifier of this package.
-//   - A connection belongs to one attempt to notify: it carries one request and is closed at the latest when
-//     the attempt ends. So nothing has to be closed when integrations are dropped, and a
-//     server that never ends its answer holds neither memory nor a goroutine.
-//   - Templates run in executors that limit them. An executor must not be used by two goroutines at once;
-//     each integration keeps a small pool of them, so that groups can notify at the same time.
-//   - A configuration that names files, proxies or credentials of the operator is rejected. This is a second line
-//     of defence: the package that loads configurations rejects them with better errors.
+//   - Package egress checks the address of every connection, after DNS and for each redirect. For email and sns, this package
+//     has notifiers of its own: Alertmanager's open connections without the check, or read the environment of the process.
+//   - A connection belongs to one attempt to notify: it carries one request, and is closed at the latest when the attempt ends.
+//     So nothing has to be closed when integrations are dropped, and a server whose response never ends occupies neither
+//     memory nor a goroutine.
+//   - Templates run in executors that limit them. An executor must not be used by several goroutines at the same time. Each
+//     integration has a small pool of executors, so that groups can notify concurrently.
+//   - A configuration with files, proxies or credentials of the operator is rejected. This is a second line of defense: the
+//     package that loads configurations rejects them with better errors.
 package integrations
 
 import (
@@ -31,26 +29,26 @@ import (
 	"github.com/palliumhq/pallium/backend/egress"
 )
 
-// Executor executes the templates of one attempt at a time within limits.
+// Executor executes the templates of one attempt at a time, with limits.
 type Executor interface {
-	// Template is the template that is passed to Alertmanager's notifiers.
+	// Template returns the template for Alertmanager's notifiers.
 	Template() *template.Template
 	// Begin starts an attempt with fresh limits.
 	Begin(context.Context)
 	// Err returns the limit that was exceeded since Begin, or nil.
 	Err() error
-	// Elapsed returns for how long templates have been executed since Begin.
+	// Elapsed returns the time that the execution of templates has taken since Begin.
 	Elapsed() time.Duration
 }
 
 // Limits bound one integration. A zero field means the default.
 type Limits struct {
-	Timeout     time.Duration // of an attempt; 30 s
-	Response    int64         // bytes that are read in an attempt, from all connections, with TLS and headers; 256 KiB
-	Connections int           // connections of an attempt, redirects included; 20
-	Concurrent  int           // attempts of an integration at the same time; 8
-	Idle        int           // notifiers, with their templates, that all integrations of the tenant keep between attempts; 16
-	IdleTime    time.Duration // after which they are dropped: parsed templates are large; 10 min
+	Timeout     time.Duration // of an attempt; default 30 s
+	Response    int64         // bytes that an attempt reads from all its connections, including TLS and headers; default 256 KiB
+	Connections int           // connections of an attempt, including those for redirects; default 20
+	Concurrent  int           // concurrent attempts of an integration; default 8
+	Idle        int           // idle notifiers, with their templates, of all integrations of the tenant; default 16
+	IdleTime    time.Duration // time after which an idle notifier is dropped, because its templates are large; default 10 min
 }
 
 func (l Limits) withDefaults() Limits {
@@ -76,25 +74,25 @@ func (l Limits) withDefaults() Limits {
 	return d
 }
 
-// Options are what the integrations of a receiver need.
+// Options are the options of Build.
 type Options struct {
 	Egress    *egress.Rules
-	Templates func() (Executor, error) // makes an executor of the tenant's templates
+	Templates func() (Executor, error) // creates an executor of the tenant's templates
 	Tenant    tenant.ID
 	Limiter   *TenantLimiter
-	Pace      *pace.Pace // of the CPU time of tenants, which templates take
+	Pace      *pace.Pace // limits the CPU time that the templates of a tenant take
 	Logger    *slog.Logger
 	Metrics   *Metrics
 	Limits    Limits
-	dial      dialFunc // instead of Egress, in tests
+	dial      dialFunc // replaces Egress in tests
 }
 
 // dialFunc is the signature of net.Dialer.DialContext.
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// Build returns the integrations of a receiver, in the order and with the names and indexes of Alertmanager.
-// The receiver comes from config.Load, which completes it with the global options and defaults; it must not be
-// changed afterwards. All errors of the receiver are returned, joined.
+// Build returns the integrations of a receiver, in the order and with the names and indexes of Alertmanager. The receiver
+// must be a result of config.Load, which adds global options and defaults, and must not be changed afterwards. The error
+// joins all errors of the receiver.
 func Build(receiver config.Receiver, o Options) ([]notify.Integration, error) {
 	if o.Egress == nil || o.Templates == nil || o.Metrics == nil || o.Logger == nil || o.Limiter == nil || o.Pace == nil {
 		return nil, errors.New("building integrations: options Egress, Templates, Limiter, Pace, Metrics and Logger are required")

@@ -10,7 +10,7 @@ import (
 	"github.com/palliumhq/pallium/backend/egress"
 )
 
-// service answers like the services of all integrations.
+// service responds like the services of all integrations.
 func service(w http.ResponseWriter, r request) {
 	switch {
 	case strings.HasPrefix(r.path, "/slack"):
@@ -32,7 +32,7 @@ func service(w http.ResponseWriter, r request) {
 	}
 }
 
-// wanted is, for each integration, a text of each request that it makes for one alert.
+// wanted returns, by integration, a text that each request for one alert must contain.
 func wanted() map[string][]string {
 	return map[string][]string{
 		"webhook":    {`"alertname":"Down"`},
@@ -56,9 +56,8 @@ func wanted() map[string][]string {
 	}
 }
 
-// TestEachIntegration sends a notification with each type of integration that Alertmanager knows, to servers
-// on loopback: first with rules that allow them, then with rules that do not. A new type of integration fails the test until it
-// appears in testdata/receivers.yaml.
+// TestEachIntegration sends a notification with each type of integration of Alertmanager to servers on loopback, first with
+// rules that allow this, then with rules that do not. The test fails for a new type until it is in testdata/receivers.yaml.
 func TestEachIntegration(t *testing.T) {
 	t.Setenv("HTTP_PROXY", "http://proxy.invalid:1")
 	t.Setenv("HTTPS_PROXY", "http://proxy.invalid:1")
@@ -107,7 +106,7 @@ func TestEachIntegration(t *testing.T) {
 	}
 }
 
-// TestOrder checks that names, indexes and send_resolved are Alertmanager's.
+// TestOrder checks that order, names, indexes and send_resolved of integrations are the same as in Alertmanager.
 func TestOrder(t *testing.T) {
 	s := start(t, service)
 	is := build(t, receiver(t, `slack_configs:
@@ -127,7 +126,7 @@ webhook_configs:
 	}
 }
 
-// TestBuildErrors checks that configurations are rejected that name something of the server.
+// TestBuildErrors checks that configurations are rejected if they would use something that belongs to the operator.
 func TestBuildErrors(t *testing.T) {
 	s := start(t, service)
 	const webhook = "webhook_configs:\n- url: http://a.example/\n  http_config: "

@@ -35,28 +35,28 @@ var errNoHTTP = errors.New("http_config is missing: load the configuration with 
 // httpOptions are the options of a notifier's HTTP client.
 type httpOptions = []commoncfg.HTTPClientOption
 
-// kind is one integration of a receiver before it is built.
+// kind describes one integration of a receiver, before it is built.
 type kind struct {
 	name     string
 	index    int
 	conf     any // pointer to the configuration
 	resolved notify.ResolvedSender
-	http     *commoncfg.HTTPClientConfig // nil: the integration does not use HTTP
-	late     bool                        // the notifier executes templates after it has received a response
-	headers  bool                        // the notifier adds credentials as headers of its own, also after a redirect
-	api      *url.URL                    // the address of the API, if the notifier does not pass its context to requests
-	// build makes a notifier that dials with d only.
+	http     *commoncfg.HTTPClientConfig // nil if the integration does not use HTTP
+	late     bool                        // whether the notifier executes templates after it has received a response
+	headers  bool                        // whether the notifier adds credentials as headers, also after a redirect
+	api      *url.URL                    // URL of the API, if the notifier does not pass its context to requests
+	// build creates a notifier that opens connections only with d.
 	build func(t *template.Template, l *slog.Logger, d *dialer) (notify.Notifier, error)
 }
 
-// configuration is a pointer to the configuration of an integration.
+// configuration is the constraint of pointers to configurations of integrations.
 type configuration[T any] interface {
 	*T
 	notify.ResolvedSender
 }
 
-// add appends the integrations of one type, whose notifier is Alertmanager's. Each notifier gets a copy of the
-// configuration: some change it while they notify, such as pagerduty.
+// add appends the integrations of one type whose notifier is Alertmanager's. Each notifier gets a copy of the configuration,
+// because some notifiers, such as pagerduty, change it while they notify.
 func add[T any, C configuration[T], N notify.Notifier](
 	ks []kind, name string, confs []C, client func(C) *commoncfg.HTTPClientConfig,
 	build func(C, *template.Template, *slog.Logger, ...commoncfg.HTTPClientOption) (N, error),
@@ -71,8 +71,8 @@ func add[T any, C configuration[T], N notify.Notifier](
 	return ks
 }
 
-// kindsOf returns the integrations of a receiver, in Alertmanager's order. An integration that this package does
-// not know is an error: nobody has checked yet how it connects.
+// kindsOf returns the integrations of a receiver, in Alertmanager's order. It returns an error for an integration that this
+// package does not know, because nobody has checked how it connects.
 func kindsOf(r config.Receiver) ([]kind, error) {
 	type client = commoncfg.HTTPClientConfig
 	var ks []kind
@@ -107,7 +107,7 @@ func kindsOf(r config.Receiver) ([]kind, error) {
 	return ks, nil
 }
 
-// configured counts the integrations of a receiver, of all types that Alertmanager knows.
+// configured returns the number of integrations of a receiver, of all types that Alertmanager has.
 func configured(r config.Receiver) int {
 	n := 0
 	v := reflect.ValueOf(r)

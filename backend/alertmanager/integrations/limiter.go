@@ -12,17 +12,17 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// ErrDropped is wrapped by the error of a notification that the tenant's rate limit did not allow in time.
+// ErrDropped is wrapped by the error of a notification that the tenant's rate limit did not allow before its deadline.
 var ErrDropped = errors.New("notification dropped by the tenant's rate limit")
 
-// Rate is how many notifications a tenant may send. The zero value does not limit; a negative PerSecond allows none.
+// Rate is a rate limit of notifications. The zero value means no limit; a negative PerSecond allows no notifications.
 type Rate struct {
 	PerSecond float64
-	Burst     int // at least 1 is used
+	Burst     int // values below 1 count as 1
 }
 
-// Rates are the rates of a tenant: one for each integration (such as "email"), and one for those that are not named. Each
-// integration has its own budget, shared by all receivers of the tenant.
+// Rates contains the rate limits of a tenant: one for each named type of integration (such as "email"), and a default for the
+// others. Each type has a budget of its own, which all receivers of the tenant share.
 type Rates struct {
 	Default       Rate
 	ByIntegration map[string]Rate
@@ -35,18 +35,18 @@ func (r Rates) of(integration string) Rate {
 	return r.Default
 }
 
-// TenantLimiter holds the limiters of one tenant. It outlives the integrations, so that a new
-// configuration does not start with full budgets. It is safe for concurrent use.
+// TenantLimiter contains the limiters of one tenant. It outlives the integrations, so that a new configuration does not
+// start with full budgets. It is safe for concurrent use.
 type TenantLimiter struct {
 	mu       sync.Mutex
 	rates    Rates
 	limiters map[string]*Limiter
-	kept     int // idle notifiers of all integrations
+	kept     int // number of idle notifiers of all integrations
 
-	late chan struct{} // an element for each attempt that executes templates without a turn
+	late chan struct{} // semaphore of attempts that execute templates after a response
 }
 
-// maxLate is how many attempts of a tenant may execute templates after a response at the same time.
+// maxLate is the maximum number of concurrent attempts of a tenant that execute templates after a response.
 const maxLate = 2
 
 // NewTenantLimiter returns the limiters of a tenant.
@@ -54,7 +54,7 @@ func NewTenantLimiter(r Rates) *TenantLimiter {
 	return &TenantLimiter{rates: r, limiters: map[string]*Limiter{}, late: make(chan struct{}, maxLate)}
 }
 
-// Of returns the limiter of an integration.
+// Of returns the limiter of a type of integration.
 func (t *TenantLimiter) Of(integration string) *Limiter {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -66,7 +66,7 @@ func (t *TenantLimiter) Of(integration string) *Limiter {
 	return l
 }
 
-// keep reports whether one more idle notifier may be kept, and counts it then; drop counts those that are not any more.
+// keep reports whether one more idle notifier may be kept, and counts it. drop uncounts n notifiers.
 func (t *TenantLimiter) keep(most int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -83,13 +83,15 @@ func (t *TenantLimiter) drop(n int) {
 	t.kept -= n
 }
 
-// admission is in the context of a notification. It is set after the notification was admitted, until its first attempt.
+// admission is a value of the context of a notification. `granted` is set from the admission of the notification until its
+// first attempt.
 type admission struct{ granted atomic.Bool }
 
 type admissionKey struct{}
 
-// Admission returns a context for one notification of an integration, and a function that waits until it may be sent,
-// before the replicas agree who sends it. The first attempt with the context does not wait again then.
+// Admission returns a context for one notification of an integration, and a function that waits until the rate limit allows
+// the notification. The function is called before a replica claims the notification. After it, the first attempt with the
+// context does not wait again.
 func (t *TenantLimiter) Admission(ctx context.Context, integration string, m *Metrics) (context.Context, func(context.Context) error) {
 	a := &admission{}
 	return context.WithValue(ctx, admissionKey{}, a), func(ctx context.Context) error {
@@ -101,8 +103,8 @@ func (t *TenantLimiter) Admission(ctx context.Context, integration string, m *Me
 	}
 }
 
-// wait waits until the rate of an integration allows one more attempt, unless it is the first one of a notification that
-// was admitted.
+// wait waits until the rate limit of an integration allows one more attempt. It does not wait for the first attempt of a
+// notification that was admitted.
 func (t *TenantLimiter) wait(ctx context.Context, integration string, m *Metrics) error {
 	if a, ok := ctx.Value(admissionKey{}).(*admission); ok && a.granted.Swap(false) {
 		return nil
@@ -117,7 +119,7 @@ func (t *TenantLimiter) wait(ctx context.Context, integration string, m *Metrics
 	return err
 }
 
-// SetRates changes the rates. What was sent before still counts.
+// SetRates changes the rate limits. Budgets that were used before remain used.
 func (t *TenantLimiter) SetRates(r Rates) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -127,7 +129,7 @@ func (t *TenantLimiter) SetRates(r Rates) {
 	}
 }
 
-// States returns the state of each integration that was used.
+// States returns the states of the limiters, by type of integration. Types that were never used are missing.
 func (t *TenantLimiter) States() map[string]State {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -138,14 +140,14 @@ func (t *TenantLimiter) States() map[string]State {
 	return states
 }
 
-// State is what a limiter did, to be shown to users of the tenant.
+// State is the state of a limiter, to be shown to users of the tenant.
 type State struct {
-	Waiting          int       // notifications that are delayed now
-	Delayed, Dropped uint64    // since the limiter was made
-	LastDropped      time.Time // zero: never
+	Waiting          int       // number of notifications that are delayed now
+	Delayed, Dropped uint64    // numbers of notifications since the limiter was created
+	LastDropped      time.Time // zero if none was dropped
 }
 
-// Limiter limits the notifications of one integration of a tenant.
+// Limiter limits the notifications of one type of integration of a tenant.
 type Limiter struct {
 	integration string
 	bucket      *rate.Limiter
@@ -171,16 +173,16 @@ func (l *Limiter) set(r Rate) {
 	}
 }
 
-// State returns what the limiter did so far.
+// State returns the state of the limiter.
 func (l *Limiter) State() State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.state
 }
 
-// Wait delays the caller until a notification may be sent. If that would be after the deadline of the context, it returns
-// at once an error that wraps ErrDropped: the alert group is flushed again after its interval, with newer
-// data. If the context is cancelled for another reason, it returns that reason.
+// Wait delays the caller until a notification may be sent. If that would be after the deadline of the context, it returns at
+// once an error that wraps ErrDropped: the alert group is flushed again after its interval, with newer data. If the context
+// is canceled, it returns the cause.
 func (l *Limiter) Wait(ctx context.Context) error {
 	_, err := l.wait(ctx)
 	return err

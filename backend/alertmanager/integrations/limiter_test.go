@@ -90,8 +90,7 @@ func TestLimiterCancelAndReload(t *testing.T) {
 	})
 }
 
-// TestRateLimitedIntegration checks that a notification which the limiter drops is not retried, is counted, and is not
-// sent.
+// TestRateLimitedIntegration checks that a notification that the limiter drops is counted, and is neither sent nor retried.
 func TestRateLimitedIntegration(t *testing.T) {
 	s := start(t, service)
 	o := optionsOf(s, allow(t, "127.0.0.1"))
@@ -107,7 +106,7 @@ func TestRateLimitedIntegration(t *testing.T) {
 	}
 	if got, _ := s.got(); len(got) != 1 || testutil.ToFloat64(o.Metrics.dropped.WithLabelValues("webhook")) != 1 ||
 		testutil.ToFloat64(o.Metrics.notifications.WithLabelValues("webhook")) != 1 {
-		t.Errorf("%d requests, and the metrics count otherwise", len(got))
+		t.Errorf("%d requests, want as many as the metrics count", len(got))
 	}
 	o.Limiter.SetRates(Rates{Default: Rate{PerSecond: 1e6, Burst: 1}})
 	cancelled, stop := context.WithCancel(ctx)
@@ -117,7 +116,8 @@ func TestRateLimitedIntegration(t *testing.T) {
 	}
 }
 
-// TestAdmission checks that the first attempt of a notification that was admitted does not wait again, and that others do.
+// TestAdmission checks that the first attempt of a notification that was admitted does not wait again, but later attempts
+// and other notifications do.
 func TestAdmission(t *testing.T) {
 	s := start(t, service)
 	o := optionsOf(s, allow(t, "127.0.0.1"))
@@ -143,7 +143,7 @@ func TestAdmission(t *testing.T) {
 	}
 }
 
-// TestPacedIntegration checks that templates use the CPU time of the tenant, and that requests do not.
+// TestPacedIntegration checks that the execution of templates is charged as CPU time of the tenant, and requests are not.
 func TestPacedIntegration(t *testing.T) {
 	arrived, proceed := make(chan struct{}), make(chan struct{})
 	s := start(t, func(w http.ResponseWriter, r request) {
@@ -158,7 +158,7 @@ func TestPacedIntegration(t *testing.T) {
 		go func() { _, err := is[i].Notify(flush(t), firing()); done <- err }()
 	}
 	for range is {
-		<-arrived // both at the same time: neither holds the turn while it waits for the response
+		<-arrived // both attempts are in progress: neither holds the turn while it waits for its response
 	}
 	turn, err := o.Pace.Begin(t.Context(), o.Tenant, pace.Notifications)
 	if err != nil {

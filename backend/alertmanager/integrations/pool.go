@@ -16,10 +16,10 @@ import (
 	"github.com/palliumhq/pallium/backend/egress"
 )
 
-// errTimeout is the cause of a context whose attempt took too long.
+// errTimeout is the cause with which the context of an attempt ends after its timeout.
 var errTimeout = errors.New("attempt to notify timed out")
 
-// pair is a notifier with the executor of its templates and the dialer of its connections. It makes one attempt at a time.
+// pair is a notifier with its executor of templates and its dialer. It makes one attempt at a time.
 type pair struct {
 	notifier notify.Notifier
 	executor Executor
@@ -32,14 +32,14 @@ type pool struct {
 	options Options
 	logger  *slog.Logger
 	secrets secrets
-	slots   chan struct{} // one element per attempt in progress
+	slots   chan struct{} // semaphore of the attempts in progress
 
 	mu     sync.Mutex
 	idle   []*pair
-	expiry *time.Timer // drops the idle pairs; nil until there was one
+	expiry *time.Timer // timer that drops the idle pairs; nil until the first one
 }
 
-// newPool checks the configuration of an integration. Executors are made when they are needed.
+// newPool returns the pool of an integration, after checking the configuration. Executors are created when they are needed.
 func newPool(k kind, o Options) (*pool, error) {
 	found, err := inspect(k.conf)
 	if err != nil {
@@ -47,7 +47,7 @@ func newPool(k kind, o Options) (*pool, error) {
 	}
 	p := &pool{kind: k, options: o, secrets: found, slots: make(chan struct{}, o.Limits.Concurrent),
 		logger: o.Logger.With("integration", k.name, "index", k.index)}
-	// The notifier is built without templates once, to find errors of the configuration now.
+	// The notifier is built once without templates, to find errors of the configuration.
 	if _, err := k.build(nil, p.logger, newDialer(k, o)); err != nil {
 		return nil, p.secrets.hide(err)
 	}
@@ -85,9 +85,9 @@ func (p *pool) Notify(ctx context.Context, alerts ...*alert.Alert) (bool, error)
 	return false, nil
 }
 
-// attempt notifies with a pair of the pool. The CPU time until the first connection is that of the templates; those that
-// are executed later, with the response to a first request, are charged at the end. An exceeded limit of the templates
-// is not recoverable: another attempt with the same alerts would exceed it too.
+// attempt notifies with a pair of the pool. The time until the first connection is charged as CPU time of the templates;
+// templates that are executed after the response to a first request are charged at the end. An attempt that exceeds a limit
+// of the templates is not retried, because another attempt with the same alerts would exceed it, too.
 func (p *pool) attempt(ctx context.Context, alerts []*alert.Alert) (retry bool, err error) {
 	turn, err := p.options.Pace.Begin(ctx, p.options.Tenant, pace.Notifications)
 	if err != nil {
@@ -111,7 +111,7 @@ func (p *pool) attempt(ctx context.Context, alerts []*alert.Alert) (retry bool, 
 		err, retry = fmt.Errorf("executing the templates: %w", limitError{limit}), false
 	}
 	if errors.Is(err, egress.ErrDenied) || errors.Is(err, errOtherHost) {
-		retry = false // an address that is not allowed now is not allowed in a few seconds either
+		retry = false // a retry within seconds would find the same address
 	}
 	var panicked panicError
 	if !errors.As(err, &panicked) {
@@ -134,7 +134,7 @@ func (p *pool) notify(ctx context.Context, w *pair, alerts []*alert.Alert) (retr
 	return w.notifier.Notify(ctx, alerts...)
 }
 
-// take returns an idle pair, or makes one.
+// take returns an idle pair, or creates one.
 func (p *pool) take() (*pair, error) {
 	p.mu.Lock()
 	if n := len(p.idle); n > 0 {
@@ -156,7 +156,7 @@ func (p *pool) take() (*pair, error) {
 	return w, nil
 }
 
-// put keeps a pair for later attempts, one for each integration, unless the tenant has enough.
+// put keeps a pair for later attempts, unless the integration has an idle one already or the tenant has too many.
 func (p *pool) put(w *pair) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

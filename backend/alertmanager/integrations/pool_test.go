@@ -15,8 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// TestPool sends 20 notifications at the same time: each executor is used by one at a time, at most Concurrent of them exist, and the
-// idle one is used again.
+// TestPool sends 20 notifications concurrently, and checks that each executor is used by one of them at a time, that at most
+// Concurrent executors are created, and that an idle executor is used again.
 func TestPool(t *testing.T) {
 	const concurrent = 4
 	arrived, proceed := make(chan struct{}), make(chan struct{})
@@ -72,7 +72,7 @@ func TestPool(t *testing.T) {
 	}
 }
 
-// TestConcurrentKinds notifies several times at once with each type of integration: the race detector finds state that
+// TestConcurrentKinds notifies several times concurrently with each type of integration. The race detector finds state that
 // notifiers share through the configuration.
 func TestConcurrentKinds(t *testing.T) {
 	s := start(t, service)
@@ -127,7 +127,7 @@ func TestIdlePairs(t *testing.T) {
 			t.Errorf("%d idle pairs after 10 minutes without use", idle())
 		}
 		if !limiter.keep(1) {
-			t.Error("pairs that were dropped count")
+			t.Error("pairs that were dropped are still counted")
 		}
 		p.put(a)
 		q := &pool{options: Options{Limits: Limits{Idle: 2}.withDefaults(), Limiter: limiter}}
@@ -138,7 +138,7 @@ func TestIdlePairs(t *testing.T) {
 	})
 }
 
-// TestPoolIsFull checks that a notification that waits for others ends with its context.
+// TestPoolIsFull checks that a notification that waits for other attempts ends with its context.
 func TestPoolIsFull(t *testing.T) {
 	arrived, proceed := make(chan struct{}), make(chan struct{})
 	s := start(t, func(http.ResponseWriter, request) {
@@ -165,7 +165,7 @@ func TestPoolIsFull(t *testing.T) {
 	}
 }
 
-// TestTemplateLimit checks that an exceeded limit is not recoverable, also where the notifier says that it is.
+// TestTemplateLimit checks that an attempt that exceeds a limit is not retried, even if the notifier allows a retry.
 func TestTemplateLimit(t *testing.T) {
 	s := start(t, func(w http.ResponseWriter, _ request) { w.WriteHeader(http.StatusServiceUnavailable) })
 	for _, list := range []string{"webhook_configs:\n- url: http://a.example/", "victorops_configs:\n- {api_key: k, routing_key: r, api_url: 'http://a.example'}"} {
@@ -190,7 +190,7 @@ func TestTemplateLimit(t *testing.T) {
 	}
 }
 
-// TestPanic checks that a panic of a notifier is an error, and that its executor is not used again.
+// TestPanic checks that a panic of a notifier becomes an error, and that its executor is not used again.
 func TestPanic(t *testing.T) {
 	s := start(t, service)
 	o := optionsOf(s, allow(t, "127.0.0.1"))
@@ -212,7 +212,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// TestErrors checks what is shown of errors, and how they are counted.
+// TestErrors checks the texts of errors, and the reasons by which they are counted.
 func TestErrors(t *testing.T) {
 	answer := func(status int, body string) func(http.ResponseWriter, request) {
 		return func(w http.ResponseWriter, _ request) {
@@ -257,7 +257,8 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestLate checks that integrations which execute templates after a response make few attempts of a tenant at the same time.
+// TestLate checks that integrations that execute templates after a response make at most maxLate concurrent attempts for a
+// tenant.
 func TestLate(t *testing.T) {
 	arrived, proceed := make(chan struct{}), make(chan struct{})
 	s := start(t, func(w http.ResponseWriter, r request) {

@@ -23,14 +23,14 @@ type mailReceived struct {
 	tls               bool
 }
 
-// smtpOptions are the abilities and faults of a server. The zero value accepts emails without TLS and authentication.
+// smtpOptions are the extensions and faults of a server. The zero value accepts emails without TLS and authentication.
 type smtpOptions struct {
 	starttls, implicit bool
 	auth               string // mechanisms that are offered
 	dropAt             string // command at which the connection is closed
 	silentAt           string // command that is never answered
 	rejectAt           string // command that is answered with 550
-	endlessAt          string // command that is answered without an end
+	endlessAt          string // command whose response never ends
 }
 
 // smtpServer is a small SMTP server.
@@ -47,7 +47,7 @@ type smtpServer struct {
 func startSMTP(t *testing.T, o smtpOptions) *smtpServer {
 	t.Helper()
 	server := &smtpServer{smtpOptions: o}
-	secure := httptest.NewTLSServer(nil) // for its certificate
+	secure := httptest.NewTLSServer(nil) // only its certificate is used
 	server.cert = secure.TLS.Certificates[0]
 	secure.Close()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -95,7 +95,7 @@ func (c *session) line() (string, bool) {
 	return strings.TrimRight(line, "\r\n"), err == nil
 }
 
-// ask sends a question of an authentication and returns the answer.
+// ask sends a challenge and returns the client's response.
 func (c *session) ask(question string) string {
 	c.say("334 %s", base64.StdEncoding.EncodeToString([]byte(question)))
 	line, _ := c.line()
@@ -123,7 +123,7 @@ func (s *smtpServer) serve(conn net.Conn) {
 	}
 }
 
-// command answers one command, and reports whether the session goes on.
+// command responds to one command, and reports whether the session continues.
 func (s *smtpServer) command(c *session, line string) bool {
 	word, rest, _ := strings.Cut(line, " ")
 	switch word {
@@ -187,7 +187,8 @@ func (s *smtpServer) command(c *session, line string) bool {
 	return true
 }
 
-// authenticate returns what a client says in answer to a mechanism. A digest is replaced by whether it is right.
+// authenticate runs an authentication mechanism, and returns the client's responses. A digest is replaced by whether it is
+// correct.
 func authenticate(c *session, rest string) string {
 	mechanism, first, _ := strings.Cut(rest, " ")
 	switch mechanism {

@@ -24,12 +24,12 @@ import (
 // Sizes of messages that SNS accepts.
 const (
 	maxSNSMessage = 256 << 10 // bytes
-	maxSNSText    = 1600      // bytes of a text message to a phone
+	maxSNSText    = 1600      // maximum size of a text message to a phone, in bytes
 )
 
-// snsNotifier publishes to AWS SNS. Alertmanager's notifier loads the default configuration of the AWS SDK, which reads
-// the environment and files of the process (credentials, endpoints, profiles), and with AWS_CA_BUNDLE
-// it uses a client that dials by itself. This one uses nothing but the receiver's configuration.
+// snsNotifier publishes to AWS SNS. It uses only the receiver's configuration. Alertmanager's notifier cannot be used: it
+// loads the default configuration of the AWS SDK, which reads the environment and files of the process (credentials,
+// endpoints, profiles), and with AWS_CA_BUNDLE it opens connections without the dialer.
 type snsNotifier struct {
 	conf   *config.SNSConfig
 	tmpl   *template.Template
@@ -53,7 +53,7 @@ func newSNS(c *config.SNSConfig, t *template.Template, l *slog.Logger, d *dialer
 		return nil, errors.New("sigv4.region is required")
 	}
 	client := *c.HTTPConfig
-	client.FollowRedirects = false // a signature is valid for one host only
+	client.FollowRedirects = false // a signature is valid only for one host
 	httpClient, err := notify.NewClientWithTracing(client, "sns", d.httpOptions()...)
 	if err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func newSNS(c *config.SNSConfig, t *template.Template, l *slog.Logger, d *dialer
 	return n, nil
 }
 
-// role returns the credentials of the role that the tenant's own credentials assume.
+// role returns the credentials of a role, which the tenant's own credentials assume.
 func (n *snsNotifier) role(own aws.CredentialsProvider) aws.CredentialsProvider {
 	fips := aws.FIPSEndpointStateDisabled
 	if n.conf.Sigv4.UseFIPSSTSEndpoint {
@@ -102,13 +102,13 @@ func (n *snsNotifier) Notify(ctx context.Context, alerts ...*alert.Alert) (bool,
 	err = fmt.Errorf("publishing to SNS: %w", err)
 	var answer *smithyhttp.ResponseError
 	if !errors.As(err, &answer) || answer.HTTPStatusCode() == 0 {
-		return true, err // no answer
+		return true, err // there was no response
 	}
 	status := answer.HTTPStatusCode()
 	return status/100 == 5, notify.NewErrorWithReason(notify.GetFailureReasonFromStatusCode(status), err)
 }
 
-// render executes the templates. Its error is that of the last one that failed.
+// render executes the templates. It returns the error of the last template that failed.
 func (n *snsNotifier) render(ctx context.Context, alerts []*alert.Alert) (in *sns.PublishInput, endpoint string, err error) {
 	data := notify.GetTemplateData(ctx, n.tmpl, alerts, n.logger)
 	text := notify.TmplText(n.tmpl, data, &err)
@@ -154,7 +154,7 @@ func stringAttribute(value string) snstypes.MessageAttributeValue {
 	return snstypes.MessageAttributeValue{DataType: aws.String("String"), StringValue: aws.String(value)}
 }
 
-// cut returns at most n bytes of s, without a part of a character at the end.
+// cut returns at most n bytes of s, and does not cut within a character.
 func cut(s string, n int) string {
 	if len(s) <= n {
 		return s

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestSNSIgnoresTheProcess checks that the environment and the files of the process have no influence: the request goes to the endpoint of the configured region, signed with the tenant's key.
+// TestSNSIgnoresTheProcess checks that the environment and the files of the process have no influence: requests are sent to
+// the endpoint of the configured region, and are signed with the tenant's key.
 func TestSNSIgnoresTheProcess(t *testing.T) {
 	dir := t.TempDir()
 	ca, shared := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "config")
@@ -62,7 +63,7 @@ func TestSNSIgnoresTheProcess(t *testing.T) {
 	}
 }
 
-// TestSNSMessages checks what is published.
+// TestSNSMessages checks the requests to publish a message.
 func TestSNSMessages(t *testing.T) {
 	for _, tt := range []struct{ name, conf, want, not string }{
 		{"fifo topic", "topic_arn: x.fifo", "MessageDeduplicationId=", "truncated"},
@@ -89,7 +90,7 @@ func TestSNSMessages(t *testing.T) {
 	}
 }
 
-// hasParts reports whether each part of a query is in the body, in any order.
+// hasParts reports whether the body contains each parameter of a query, in any order.
 func hasParts(body, query string) bool {
 	for part := range strings.SplitSeq(query, "&") {
 		if !strings.Contains(body, part) {

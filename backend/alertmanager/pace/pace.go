@@ -1,6 +1,6 @@
-// Package pace shares the CPU time of a process between the tenants of its Alertmanagers. What a tenant's
-// Alertmanager computes, such as which alerts are silenced and the texts of templates, is done one piece at a time, and
-// takes at most a number of CPUs on average, for each kind of work. A tenant that needs more waits; other tenants do not.
+// Package pace divides the CPU time of a process among the Alertmanagers of its tenants. For each kind of work, a tenant's
+// Alertmanager does one piece of work at a time, such as deciding which alerts are silenced or executing templates, and uses
+// at most a configured number of CPUs on average. A tenant that needs more waits; other tenants do not.
 package pace
 
 import (
@@ -17,20 +17,21 @@ import (
 )
 
 const (
-	// burst times the limit is the CPU time that a tenant may use at once, after it has used none for burst.
+	// burst determines the CPU time that a tenant may use at once after it was idle: burst times its limit.
 	burst = 10 * time.Second
-	// least is the minimum that is charged for a piece of work: the calls of the row store around it take CPU time, too.
+	// least is the minimum that is charged for a piece of work, because the calls of the row store that belong to it take
+	// CPU time, too.
 	least = 200 * time.Microsecond
 )
 
-// Kind is what work is for. Each kind has CPU time of its own, so that neither notifications nor lists of alerts keep a
-// tenant from sending alerts, or from changing the configuration.
+// Kind is a kind of work. Each kind has CPU time of its own, so that notifications and lists of alerts do not prevent a tenant
+// from sending alerts or changing the configuration.
 type Kind string
 
 // The kinds.
 const (
 	Notifications Kind = "notifications"
-	Alerts        Kind = "alerts"   // that are received
+	Alerts        Kind = "alerts"   // processing of received alerts
 	Requests      Kind = "requests" // lists of alerts
 	Configuration Kind = "configuration"
 )
@@ -47,26 +48,26 @@ type Pace struct {
 
 	mu     sync.Mutex
 	shares map[of]*share
-	sweep  int // number of shares at which those that are not needed are removed
+	sweep  int // number of shares at which unused shares are removed
 }
 
-// of is whose share it is, and for what.
+// of identifies a share by tenant and kind of work.
 type of struct {
 	tenant tenant.ID
 	kind   Kind
 }
 
-// share is what is known of one tenant and kind.
+// share is the state of one tenant and kind of work.
 type share struct {
-	turn  chan struct{} // holds an element while somebody works
+	turn  chan struct{} // semaphore of the work in progress
 	users int           // callers that work or wait; guarded by Pace.mu
 
 	mu      sync.Mutex
-	balance time.Duration // CPU time that is left; negative: a debt
-	at      time.Time     // when the balance was computed
+	balance time.Duration // available CPU time; negative for a debt
+	at      time.Time     // time at which the balance was computed
 }
 
-// New returns a Pace. cpus returns the limit of a tenant; 0 is no limit.
+// New returns a Pace. The function `cpus` returns the limit of a tenant in CPUs; 0 means no limit.
 func New(cpus func(tenant.ID) float64, r prometheus.Registerer) *Pace {
 	auto, kinds := promauto.With(r), []string{"kind"}
 	p := &Pace{cpus: cpus, shares: map[of]*share{}, sweep: 64,
@@ -78,7 +79,7 @@ func New(cpus func(tenant.ID) float64, r prometheus.Registerer) *Pace {
 			Help: "Pieces of work that were not done because their tenant had used up its CPU time (alertmanager_cpus), by kind of " +
 				"work. Notifications are retried at the next flush of their group."}, kinds),
 	}
-	for _, k := range []Kind{Notifications, Alerts, Requests, Configuration} { // so that each counts from 0
+	for _, k := range []Kind{Notifications, Alerts, Requests, Configuration} { // so that all counters exist from the start
 		p.worked.WithLabelValues(string(k))
 		p.waited.WithLabelValues(string(k))
 		p.dropped.WithLabelValues(string(k))
@@ -92,15 +93,15 @@ type Turn struct {
 	share *share
 	kind  Kind
 	began time.Time
-	most  time.Duration // that is charged; 0: no limit
+	most  time.Duration // maximum that is charged; 0 for no maximum
 
 	once sync.Once
 	took time.Duration
 }
 
-// Begin waits until the tenant may work. The work must be computation only, and must be ended with End. Begin waits
-// until the context ends for other work of the tenant. If the tenant would have to wait for CPU time until after the
-// deadline of the context, Begin returns at once an error that wraps ErrTooMuch.
+// Begin waits until the tenant may work: until its other work of this kind has ended, and until it has CPU time. If it would
+// have to wait for CPU time beyond the deadline of the context, Begin returns at once an error that wraps ErrTooMuch. The work
+// must consist of computation only, and must be ended with End.
 func (p *Pace) Begin(ctx context.Context, t tenant.ID, k Kind) (*Turn, error) {
 	s := p.enter(of{t, k})
 	select {
@@ -118,7 +119,7 @@ func (p *Pace) Begin(ctx context.Context, t tenant.ID, k Kind) (*Turn, error) {
 	return &Turn{pace: p, share: s, kind: k, began: time.Now()}, nil
 }
 
-// Limit sets the most that is charged for the work: it takes longer on a machine that is busy with other work.
+// Limit sets the maximum that is charged for the work, because it takes longer on a busy machine.
 func (t *Turn) Limit(most time.Duration) { t.most = most }
 
 // End ends the work. Calls after the first one do nothing.
@@ -135,8 +136,8 @@ func (t *Turn) End() {
 	})
 }
 
-// Total ends the work. d is the CPU time of all of it, with what was done after End; what End has not charged of it is
-// charged now.
+// Total ends the work. d is the CPU time of the whole work, including work after End. Total charges the part of d that End
+// has not charged.
 func (t *Turn) Total(d time.Duration) {
 	t.End()
 	if more := d - t.took; more > 0 {
@@ -169,7 +170,7 @@ func (p *Pace) wait(ctx context.Context, s *share, k Kind, cpus float64) error {
 	}
 }
 
-// debt brings the balance up to date, and returns by how much it is overdrawn.
+// debt updates the balance, and returns the debt, or 0 or less if there is none.
 func (s *share) debt(cpus float64, now time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -193,7 +194,7 @@ func (s *share) charge(d time.Duration) {
 	s.balance -= d
 }
 
-// enter returns the share of a tenant, which stays until leave.
+// enter returns a share, and prevents its removal until leave.
 func (p *Pace) enter(o of) *share {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -213,8 +214,8 @@ func (p *Pace) leave(s *share) {
 	s.users--
 }
 
-// clean removes the shares of tenants that have used nothing for so long that they may use a whole burst, each time
-// that the number of shares has doubled. p.mu is held.
+// clean removes shares that are full because they were not used for some time. It does so whenever the number of shares has
+// doubled. p.mu must be locked.
 func (p *Pace) clean() {
 	if len(p.shares) < p.sweep {
 		return

@@ -20,7 +20,7 @@ func newPace(cpus float64) *Pace {
 	return New(func(tenant.ID) float64 { return cpus }, prometheus.NewRegistry())
 }
 
-// work works for a time, and reports the error of Begin.
+// work works for a time, and returns the error of Begin.
 func work(ctx context.Context, p *Pace, t tenant.ID, d time.Duration) error {
 	turn, err := p.Begin(ctx, t, Notifications)
 	if err != nil {
@@ -31,7 +31,7 @@ func work(ctx context.Context, p *Pace, t tenant.ID, d time.Duration) error {
 	return nil
 }
 
-// TestShare checks that a tenant with much work gets its part of the time, and that another one does not wait for it.
+// TestShare checks that a tenant with much work gets the CPU time of its limit, and that another tenant does not wait for it.
 func TestShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPace(0.25)
@@ -79,12 +79,13 @@ func TestShare(t *testing.T) {
 	})
 }
 
-// TestTooMuch checks that work which cannot begin before its deadline fails at once, and that the debt is paid off.
+// TestTooMuch checks that work that cannot begin before its deadline fails at once, and that it can begin when the debt is paid
+// off.
 func TestTooMuch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPace(0.5)
 		if err := work(t.Context(), p, "a", 30*time.Second); err != nil {
-			t.Fatal(err) // 5 s were left, and 15 s have been earned meanwhile: the debt is 10 s
+			t.Fatal(err) // the debt is 10 s: 5 s were left, and 15 s were added in the meantime
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
@@ -120,7 +121,7 @@ func TestTotal(t *testing.T) {
 	})
 }
 
-// TestUnlimited checks that 0 is no limit, and that the limit may change.
+// TestUnlimited checks that 0 means no limit, and that a changed limit takes effect.
 func TestUnlimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cpus := 0.
@@ -144,7 +145,7 @@ func TestUnlimited(t *testing.T) {
 	})
 }
 
-// TestCanceled checks that whoever stops waiting does not hold up others.
+// TestCanceled checks that a caller that stops waiting does not block others.
 func TestCanceled(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	p := newPace(0.01)
@@ -166,7 +167,7 @@ func TestCanceled(t *testing.T) {
 	}
 }
 
-// TestManyTenants checks that tenants which do not work any more are forgotten.
+// TestManyTenants checks that the shares of idle tenants are removed.
 func TestManyTenants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPace(0.25)
@@ -181,7 +182,7 @@ func TestManyTenants(t *testing.T) {
 	})
 }
 
-// TestMetrics checks that all counters exist from the start: an increase from nothing is not seen.
+// TestMetrics checks that all counters exist from the start, because rate() does not see the first increase of a new counter.
 func TestMetrics(t *testing.T) {
 	r := prometheus.NewRegistry()
 	New(func(tenant.ID) float64 { return 0 }, r)

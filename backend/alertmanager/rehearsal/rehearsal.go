@@ -1,6 +1,6 @@
-// Package rehearsal checks a configuration of a tenant's Alertmanager as far as that is possible without the tenant's
-// secrets: it executes the templates for a sample of alerts. The server does so before it stores a configuration, and
-// the command line before it is sent.
+// Package rehearsal checks a configuration of a tenant's Alertmanager without the tenant's secrets, and executes its
+// templates for a sample of alerts. The server uses it before it stores a configuration, and the command line to check files
+// without a server.
 package rehearsal
 
 import (
@@ -26,14 +26,14 @@ func Functions(t tenant.ID) map[string]any {
 	return map[string]any{"tenantID": func() string { return string(t) }}
 }
 
-// Result is a configuration that was checked.
+// Result is a checked configuration.
 type Result struct {
 	*tenantconfig.Checked
-	texts []expand.Text // of fields, as the tenant wrote them
+	texts []expand.Text // texts of fields, as the tenant wrote them
 }
 
-// Check checks a configuration without executing its templates. Those of fields are rewritten in Config; expand.Parse
-// rewrites those of files.
+// Check checks a configuration without executing its templates. It rewrites the templates of fields in Config. Templates of
+// files are rewritten by expand.Parse.
 func Check(d tenantconfig.Document, bounds tenantconfig.Limits) (*Result, error) {
 	f := &fields{rewritten: map[expand.Text]string{}}
 	checked, err := tenantconfig.Check(d, tenantconfig.Options{Limits: bounds, Rewrite: f.rewrite})
@@ -43,11 +43,11 @@ func Check(d tenantconfig.Document, bounds tenantconfig.Limits) (*Result, error)
 	return &Result{checked, f.texts}, nil
 }
 
-// fields are the texts of a configuration's fields. Most of them appear many times, such as Alertmanager's defaults and
-// values of global settings, and are rewritten and executed once.
+// fields collects the texts of a configuration's fields. Equal texts, such as Alertmanager's defaults and values of global
+// settings, are rewritten and executed once.
 type fields struct {
 	texts     []expand.Text
-	rewritten map[expand.Text]string // by text without a name
+	rewritten map[expand.Text]string // by text with an empty name
 }
 
 func (f *fields) rewrite(path, text string) (string, error) {
@@ -64,7 +64,7 @@ func (f *fields) rewrite(path, text string) (string, error) {
 	return out, nil
 }
 
-// Execute executes the templates of fields, and those of the files, for a sample of alerts.
+// Execute executes the templates of fields and of files for a sample of alerts.
 func (r *Result) Execute(files *expand.Files, external *url.URL, t tenant.ID) error {
 	return expand.Render(files, external, expand.Defaults(), Functions(t), r.texts)
 }

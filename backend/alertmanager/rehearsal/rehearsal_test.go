@@ -11,7 +11,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestRehearsal checks which configurations are rejected when they are read, and which when their templates are executed.
+// TestRehearsal checks which invalid configurations Check rejects, and which Execute rejects.
 func TestRehearsal(t *testing.T) {
 	def := limits.Default()
 	const valid = "route: {receiver: r}\nreceivers: [{name: r, slack_configs: [{api_url: 'http://x', title: 'of {{ tenantID }}'}, {api_url: 'http://y'}]}]\n"

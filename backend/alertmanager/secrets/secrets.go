@@ -40,8 +40,8 @@ type key struct {
 	aead cipher.AEAD
 }
 
-// Parse returns the keys of a text, which are separated by white space. The first one encrypts; the others decrypt what
-// was encrypted before they were replaced.
+// Parse parses keys that are separated by white space. The first key encrypts. The others only decrypt, so that a key can be
+// replaced while secrets are still encrypted with it.
 func Parse(text string) (*Keys, error) {
 	k := &Keys{}
 	for i, word := range strings.Fields(text) {

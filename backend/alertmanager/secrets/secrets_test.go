@@ -15,7 +15,8 @@ func parse(t *testing.T, text string) *Keys {
 	return k
 }
 
-// TestSecrets encrypts, rotates the key, and decrypts with the wrong tenant, name, key and bytes.
+// TestSecrets checks that a secret can be decrypted, also after the key was rotated, and that it cannot be decrypted with a
+// wrong tenant, name or key, or if its bytes were changed.
 func TestSecrets(t *testing.T) {
 	first, second := strings.Repeat("a", 32), strings.Repeat("b", 64)
 	old := parse(t, first)

@@ -8,22 +8,22 @@ import (
 	commoncfg "github.com/prometheus/common/config"
 )
 
-// A short text can make a configuration large: a secret is in it once for each reference, every integration builds its
-// own client of inherited HTTP settings, and routes repeat what their parents have. The limits in this file bound these
-// products.
+// A short text can become a large configuration: it contains the value of a secret once for each reference, every integration
+// has its own HTTP client with inherited settings, and routes inherit from their parents. The limits in this file bound the
+// resulting sizes.
 
 const (
-	// maxSecretBytes is the greatest length of the values of secrets together, each counted for every reference.
+	// maxSecretBytes is the maximum total length of the values of secrets. A value counts once for each reference.
 	maxSecretBytes = 4 << 20
-	// maxClientBytes is the greatest size of the settings of HTTP clients and TLS of all integrations together, with
-	// those that they inherit. Each value counts valueBytes, too.
+	// maxClientBytes is the maximum total size of the HTTP and TLS settings of all integrations, including inherited
+	// settings. Each value counts valueBytes in addition to its length.
 	maxClientBytes = 16 << 20
 	valueBytes     = 16
-	// maxNames is the greatest number of names of labels in a list, which are compared for each alert.
+	// maxNames is the maximum number of label names in a list, because each alert is compared with all of them.
 	maxNames = 256
 )
 
-// secretBytes adds the length of a secret where it is used. It returns false above the limit.
+// secretBytes adds the length of a secret at one reference. It returns false if the total exceeds the limit.
 func (c *checker) secretBytes(value, path string) bool {
 	c.resolvedBytes += len(value)
 	if c.resolvedBytes > maxSecretBytes {
@@ -35,8 +35,8 @@ func (c *checker) secretBytes(value, path string) bool {
 	return true
 }
 
-// client adds the size of the settings of a client, if x is a pointer to them. It is called for each integration that
-// has them, also for those of the global settings.
+// client adds the size of the settings of a client if x is a pointer to them. It is called once for each integration with the
+// settings, also if several inherit the same global settings.
 func (v *values) client(x any, path string) {
 	switch x.(type) {
 	case *commoncfg.HTTPClientConfig, *commoncfg.TLSConfig:
@@ -83,7 +83,7 @@ func sizeOf(x reflect.Value) int {
 	return n
 }
 
-// amounts are sums over routes and inhibition rules.
+// amounts contains sums over routes and inhibition rules.
 type amounts struct {
 	*checker
 	matchers int
@@ -102,14 +102,14 @@ func (c *checker) amounts(cfg *config.Config) {
 	}
 }
 
-// route adds what a route and the routes in it have. bytes and labels are those of the routes around it: the key of a
-// group of alerts has the matchers of them all, and a route with labels copies theirs.
+// route adds a route and its child routes. bytes and labels are the sums of the route's parents, which count for the route as
+// well: the key of an alert group contains the matchers of all of them, and a route with labels copies theirs.
 func (a *amounts) route(r *config.Route, path string, bytes, labels int) {
 	n, own := matchersOf(r.Match, r.MatchRE, r.Matchers)
 	a.addMatchers(n, path)
 	bytes += own
 	if most := a.options.Limits.MatcherBytes; most > 0 && bytes > most {
-		a.problems.add(path, "the matchers of the route and of the routes around it have %d bytes together, the limit is %d: use shorter ones",
+		a.problems.add(path, "the matchers of the route and its parents have %d bytes together, the limit is %d: use shorter ones",
 			bytes, most)
 		return
 	}

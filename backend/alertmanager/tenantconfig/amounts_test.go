@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/regexsize"
 )
 
-// TestAmounts checks the limits of what a short text makes large.
+// TestAmounts checks the limits of configurations that become large although their text is short.
 func TestAmounts(t *testing.T) {
 	slack := func(n int) string {
 		return "route: {receiver: a}\nreceivers:\n- name: a\n  slack_configs:\n" + strings.Repeat("  - {api_url: 'http://x/', channel: c}\n", n)
@@ -58,7 +58,7 @@ func TestAmounts(t *testing.T) {
 			many("{source_matchers: ['"+strings.Repeat("a=b,", 99)+"a=b'], target_matchers: [a=b], target_match_re: {a: b}}", 100) + "]",
 			"inhibit_rules[98]: the routes and inhibition rules have more than 10000 matchers together"},
 		"matchers of parents": {"route: {receiver: a, routes: [{matchers: ['a=" + strings.Repeat("b", 9000) + "'], routes: [{match: {a: " +
-			strings.Repeat("b", 9000) + "}}]}]" + end, "route.routes[0].routes[0]: the matchers of the route and of the routes around it have 18010 bytes together"},
+			strings.Repeat("b", 9000) + "}}]}]" + end, "route.routes[0].routes[0]: the matchers of the route and its parents have 18010 bytes together"},
 		"time ranges": {"route: {receiver: a" + end + "\ntime_intervals: [{name: x, time_intervals: [" + many("{location: UTC}", 2001) + "]}]",
 			"time_intervals[0].time_intervals[2000]: there are more than 2000 items of time intervals"},
 		"time interval twice": {"route: {receiver: a, routes: [{mute_time_intervals: [x, x]}]" + end + "\ntime_intervals: [{name: x}]",
@@ -74,8 +74,8 @@ func TestAmounts(t *testing.T) {
 	}
 }
 
-// TestFirstBad checks that the receiver with an error is found with few attempts, each of which decodes the global
-// settings.
+// TestFirstBad checks that the receiver with an error is found with few decoding attempts, because each attempt also decodes
+// the global settings.
 func TestFirstBad(t *testing.T) {
 	for _, bad := range []int{0, 1, 499, 999, 1000} {
 		attempts := 0
@@ -92,8 +92,8 @@ func TestFirstBad(t *testing.T) {
 	}
 }
 
-// FuzzMatchers checks that no regular expression is compiled that was not counted before: the parsers find the same
-// patterns in a line whose operators were replaced.
+// FuzzMatchers checks that every regular expression is counted before it is compiled: the parsers must find the same patterns
+// in a line whose operators were replaced.
 func FuzzMatchers(f *testing.F) {
 	for _, line := range []string{`a=~"x{900}"`, `{a=~"\u0078{900}",b!~y{900}}`, `a="\,",b=~"x{900}"`, `a=~"\"x{900}",b=c`, `"a=~b"=~"x{900}"`,
 		`a=\"b=~x{900}`, `a=~=~x{900}`, "a=~'x{900}'", "a=~`x{900}`"} {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// scriptOptions are the options of the scripts in testdata. A template fails if it calls bad.
+// scriptOptions returns the options of the scripts in testdata. A template that calls the function bad is invalid.
 func scriptOptions() Options {
 	l := Defaults()
 	l.Receivers, l.Integrations, l.Routes, l.RouteDepth, l.InhibitRules, l.TimeIntervals, l.Instructions = 5, 5, 10, 4, 5, 5, 2000
@@ -45,7 +45,7 @@ func script(t testing.TB, file string) []scriptCase {
 	return out
 }
 
-// run compares the results of the cases of a file, and writes them if UPDATE is set.
+// run compares the results of the cases of a file with the expected ones. If UPDATE is set, it writes the results to the file.
 func run(t *testing.T, file string, least int, result func(text string) string) {
 	t.Helper()
 	cases := script(t, file)
@@ -67,7 +67,7 @@ func run(t *testing.T, file string, least int, result func(text string) string) 
 	}
 }
 
-// TestBad checks the errors of the configurations in testdata/bad.txt.
+// TestBad checks the errors of the invalid configurations in testdata/bad.txt.
 func TestBad(t *testing.T) {
 	run(t, "testdata/bad.txt", 100, func(text string) string {
 		if _, err := Check(scriptDocument(text), scriptOptions()); err != nil {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// expensive returns configurations of about a megabyte that take much work.
+// expensive returns configurations of about a megabyte whose check takes much work.
 func expensive() map[string]string {
 	routes := func(one string, n int) string {
 		return "route:\n  receiver: a\n  routes:\n" + strings.Repeat(one, n) + "receivers: [{name: a}]\n"
@@ -42,7 +42,7 @@ func expensive() map[string]string {
 	}
 }
 
-// BenchmarkCheck shows the cost of large configurations.
+// BenchmarkCheck measures the cost of checking large configurations.
 func BenchmarkCheck(b *testing.B) {
 	for name, text := range expensive() {
 		b.Run(name, func(b *testing.B) {

@@ -8,7 +8,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// decodes checks that Alertmanager can decode a value, if nothing in it is wrong already.
+// decodes checks that Alertmanager can decode a value. It does nothing if the value already has problems.
 func (c *checker) decodes(n *yaml.Node, t reflect.Type, r rule, path string, before int) {
 	if c.problems.count() > before {
 		return
@@ -17,13 +17,13 @@ func (c *checker) decodes(n *yaml.Node, t reflect.Type, r rule, path string, bef
 	switch {
 	case err == nil:
 	case isSecret(r):
-		c.problems.add(path, "the value is not a valid URL of http or https") // without the value
+		c.problems.add(path, "the value is not a valid URL of http or https") // the problem does not quote the value, which may be a secret
 	default:
 		c.problems.add(path, "%s", c.realNames(readable(err)))
 	}
 }
 
-// decode decodes a value into a new one of a type.
+// decode decodes a value into a new value of type t.
 func decode(n *yaml.Node, t reflect.Type) (err error) {
 	defer func() {
 		if r := recover(); r != nil { // Alertmanager's decoders expect that some fields are set
@@ -33,8 +33,8 @@ func decode(n *yaml.Node, t reflect.Type) (err error) {
 	return n.Decode(reflect.New(t).Interface())
 }
 
-// readable returns an error of the YAML libraries without their names of types and without lines, which are
-// not those that the user wrote.
+// readable returns the text of an error of the YAML libraries without names of Go types and without line numbers, which do not
+// refer to the user's text.
 func readable(err error) string {
 	text := err.Error()
 	text = strings.TrimPrefix(text, "yaml: ")
@@ -56,7 +56,7 @@ func readable(err error) string {
 			line = "found " + found + " where " + expected(kind) + " is expected"
 		}
 		line = strings.TrimSuffix(line, " either inline or in a file")
-		if before, after, ok := strings.Cut(line, "one of "); ok && before == "" { // forms with files are not allowed here
+		if before, after, ok := strings.Cut(line, "one of "); ok && before == "" { // the alternatives with files are not allowed
 			if name, rest, ok := strings.Cut(after, " or "); ok && strings.HasPrefix(rest, name+"_file ") {
 				line = name + strings.TrimPrefix(rest, name+"_file")
 			}
@@ -76,7 +76,7 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s[:i], s[i+len(sep):], true
 }
 
-// expected returns what a Go type is, in words.
+// expected describes a Go type in the words of users.
 func expected(kind string) string {
 	switch {
 	case strings.Contains(kind, "Duration") || strings.HasSuffix(kind, "duration"):

@@ -26,7 +26,7 @@ const (
 	alertmanagerConfig = "alertmanager_config"
 )
 
-// maxTemplateName is the greatest length of the name of a template file, in bytes.
+// maxTemplateName is the maximum length of the name of a template file, in bytes.
 const maxTemplateName = 255
 
 // ParseDocument decodes a document: YAML with the fields template_files and alertmanager_config.
@@ -98,7 +98,7 @@ func text(n *yaml.Node) (string, error) {
 	return n.Value, nil
 }
 
-// YAML encodes the document, whose texts must be UTF-8. ParseDocument returns an equal one.
+// YAML encodes the document, whose texts must be UTF-8. ParseDocument decodes the result to an equal document.
 func (d Document) YAML() []byte {
 	names := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 	for _, name := range slices.Sorted(maps.Keys(d.Templates)) {
@@ -108,14 +108,14 @@ func (d Document) YAML() []byte {
 		stringNode(templateFiles), names, stringNode(alertmanagerConfig), stringNode(d.Config),
 	}}
 	data, err := yaml.Marshal(root)
-	if err != nil { // cannot happen: the nodes are strings of our own making
+	if err != nil { // cannot happen: the document consists of strings only
 		return nil
 	}
 	return data
 }
 
-// stringNode returns the node of a string. Texts of several lines are literal blocks if the YAML
-// library decodes what it encodes to the same text, which is not so for some kinds of space.
+// stringNode returns the node of a string. A text of several lines becomes a literal block if the YAML library decodes it to
+// the same text, which is not the case for some white space.
 func stringNode(s string) *yaml.Node {
 	n := &yaml.Node{}
 	n.SetString(s)
@@ -130,7 +130,7 @@ func stringNode(s string) *yaml.Node {
 	return n
 }
 
-// single returns the root of the only YAML document, or nil if there is none.
+// single returns the root of the only YAML document, or nil if the data contain none.
 func single(data []byte) (*yaml.Node, error) {
 	if !utf8.Valid(data) {
 		return nil, errors.New("the YAML is not valid UTF-8")
@@ -154,7 +154,7 @@ func single(data []byte) (*yaml.Node, error) {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// kindOf returns what a node is, in words.
+// kindOf describes the kind of a node in the words of users.
 func kindOf(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:
@@ -170,7 +170,7 @@ func kindOf(n *yaml.Node) string {
 	return fmt.Sprintf("the value %q", short(n.Value))
 }
 
-// short returns at most the beginning of a text, for errors.
+// short returns the beginning of a text, to be quoted in an error.
 func short(s string) string {
 	const most = 100
 	if len(s) <= most {
@@ -198,7 +198,7 @@ func (c *checker) files() {
 	}
 }
 
-// badTemplateName returns what is wrong with the name of a template file.
+// badTemplateName returns the problem of the name of a template file, or "".
 func badTemplateName(name string) string {
 	switch {
 	case name == "":

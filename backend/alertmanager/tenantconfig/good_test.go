@@ -43,7 +43,7 @@ func TestGood(t *testing.T) {
 	}
 }
 
-// resolved returns what is wrong with the configuration with resolved secrets.
+// resolved returns the problems of the configuration with resolved secrets.
 func resolved(c *Checked) (out string) {
 	values := map[string]string{}
 	for _, name := range c.Secrets {
@@ -64,7 +64,7 @@ func resolved(c *Checked) (out string) {
 	})
 	for name := range values {
 		if !found[name] {
-			out += "the value of " + name + " is nowhere\n"
+			out += "the value of " + name + " is missing in the configuration\n"
 		}
 	}
 	if strings.Contains(cfg.String(), "hidden") {
@@ -111,7 +111,7 @@ func eachString(x reflect.Value, path string, visit func(path, s string)) {
 	}
 }
 
-// TestSame checks that configurations mean what they mean to Alertmanager itself.
+// TestSame checks that Check decodes configurations to the same result as Alertmanager itself.
 func TestSame(t *testing.T) {
 	n := 0
 	for _, c := range script(t, "testdata/good.txt") {
@@ -119,9 +119,9 @@ func TestSame(t *testing.T) {
 		if err != nil || len(checked.Secrets) > 0 {
 			continue
 		}
-		want, err := config.Load(strings.ReplaceAll(c.text, "proxy_url: '', ", "")) // which is shown, but has no effect
+		want, err := config.Load(strings.ReplaceAll(c.text, "proxy_url: '', ", "")) // this field is shown, but has no effect
 		if err != nil && strings.Contains(c.text, "größe") {
-			continue // what names of labels Alertmanager accepts is a global setting of the process
+			continue // the label names that Alertmanager accepts depend on a global setting of the process
 		}
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
@@ -143,7 +143,7 @@ func TestSame(t *testing.T) {
 	}
 }
 
-// unhidden returns the text of a configuration followed by all its strings, secrets as well.
+// unhidden returns the text of a configuration followed by all its strings, including secrets.
 func unhidden(cfg *config.Config) string {
 	out := cfg.String()
 	var secrets []string
@@ -155,7 +155,7 @@ func unhidden(cfg *config.Config) string {
 	if commoncfg.MarshalSecretValue {
 		panic("secrets are shown")
 	}
-	slices.Sort(secrets) // entries of maps have no order
+	slices.Sort(secrets) // map entries have no order
 	return out + strings.Join(secrets, "\n")
 }
 

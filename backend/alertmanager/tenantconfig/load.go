@@ -11,8 +11,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// config checks the tree of a configuration, lets Alertmanager decode it, and completes and checks what
-// Alertmanager made of it. It returns nil if there is a problem.
+// config checks the tree of a configuration, lets Alertmanager decode it, and completes and checks the decoded configuration.
+// It returns nil if there is a problem.
 func (c *checker) config(root *yaml.Node) *config.Config {
 	c.node(root, reflect.TypeFor[config.Config](), data, "")
 	c.references(root)
@@ -50,8 +50,8 @@ func load(root *yaml.Node) (cfg *config.Config, err error) {
 	return config.Load(string(text))
 }
 
-// locate adds the error of decoding the whole tree, which has no path, with the path of the integration or receiver
-// that causes it. Each attempt decodes the global settings, too, so that there must be few.
+// locate adds the error of decoding the whole tree as a problem. The error has no path, so locate searches the integration or
+// receiver that causes it, with few decoding attempts, because each attempt also decodes the global settings.
 func (c *checker) locate(root *yaml.Node, err error) {
 	path := ""
 	if list := field(root, "receivers"); list != nil {
@@ -66,7 +66,8 @@ func (c *checker) locate(root *yaml.Node, err error) {
 	c.problems.add(path, "%s", c.realNames(readable(err)))
 }
 
-// locateIn returns the path in a receiver of the integration that cannot be decoded, and why, or nil.
+// locateIn returns the path within a receiver of the integration that cannot be decoded, and its error. The error is nil if
+// all integrations can be decoded.
 func locateIn(root, receiver *yaml.Node) (path string, err error) {
 	var items []*yaml.Node // lists of one integration, each after the name of its field
 	var paths []string
@@ -87,7 +88,7 @@ func locateIn(root, receiver *yaml.Node) (path string, err error) {
 	return path, err
 }
 
-// renamed returns receivers with names that differ.
+// renamed returns the receivers with unique names.
 func renamed(receivers []*yaml.Node) []*yaml.Node {
 	out := make([]*yaml.Node, len(receivers))
 	for i, r := range receivers {
@@ -97,7 +98,8 @@ func renamed(receivers []*yaml.Node) []*yaml.Node {
 	return out
 }
 
-// firstBad returns the position of the first item with which a list cannot be decoded, and why, or nil.
+// firstBad returns the index of the first item that cannot be decoded, and its error. The error is nil if all items can be
+// decoded.
 func firstBad(items []*yaml.Node, decode func([]*yaml.Node) error) (int, error) {
 	var bad error
 	i := sort.Search(len(items), func(i int) bool {
@@ -113,7 +115,7 @@ func firstBad(items []*yaml.Node, decode func([]*yaml.Node) error) (int, error) 
 // loadReceivers decodes the global settings and receivers.
 func loadReceivers(root *yaml.Node, receivers []*yaml.Node) error {
 	if field(receivers[0], "name") == nil {
-		return nil // the error of the whole says so
+		return nil // the error of the whole configuration describes this
 	}
 	some := &yaml.Node{Kind: yaml.MappingNode, Content: append(pair(root, "global"),
 		stringNode("route"), &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{stringNode("receiver"), field(receivers[0], "name")}},
@@ -122,8 +124,8 @@ func loadReceivers(root *yaml.Node, receivers []*yaml.Node) error {
 	return err
 }
 
-// root checks the root of the routes. Alertmanager checks its matchers while it decodes, when they are
-// not there yet.
+// root checks the root route. Alertmanager checks the matchers of the root route during decoding, when this package has not
+// set them yet.
 func (c *checker) root(r *config.Route) {
 	if len(r.Matchers) > 0 {
 		c.problems.add("route.matchers", "the root route must not have matchers, because it is for all alerts: "+

@@ -14,9 +14,8 @@ import (
 	"github.com/palliumhq/pallium/backend/regexsize"
 )
 
-// matcherLines parses a list of matchers. They are not left to config.Load, which parses with a
-// parser that is a global setting of the process (compat.InitFromFlags; the classic one if that was
-// never called), and which compiles regular expressions of any size.
+// matcherLines parses a list of matchers. It does not leave this to config.Load, whose parser depends on a global setting of
+// the process (compat.InitFromFlags), and which compiles regular expressions of any size.
 func (c *checker) matcherLines(n *yaml.Node, path string) {
 	if n.Kind != yaml.SequenceNode {
 		c.problems.add(path, "found %s where a list of matchers is expected", kindOf(n))
@@ -31,7 +30,7 @@ func (c *checker) matcherLines(n *yaml.Node, path string) {
 		}
 		all = append(all, c.matcherLine(item.Value, at)...)
 	}
-	sort.Sort(all) // as Alertmanager does; the order is part of the key of a route
+	sort.Sort(all) // as in Alertmanager: the order is part of the key of a route
 	c.matchers[path] = all
 }
 
@@ -67,8 +66,9 @@ func (c *checker) matcherLine(line, path string) labels.Matchers {
 	return used
 }
 
-// parse parses a line. The line is first parsed as if its matchers compared for equality, so that no
-// regular expression is compiled before its size is known. The sizes of those that another parser found were added already.
+// parse parses a line of matchers. It first parses the line with its regular expression operators replaced by those for
+// equality, so that the size of each regular expression is known before it is compiled. `other` is the result of another
+// parser, whose regular expressions have been counted already.
 func (c *checker) parse(parser compat.ParseMatchers, line, path string, other labels.Matchers) (labels.Matchers, error) {
 	plain, hasRegex := withoutRegex(line)
 	found, err := parser(plain, "")
@@ -99,7 +99,7 @@ func asText(ms labels.Matchers) string {
 	return strings.Join(texts, ",")
 }
 
-// regex adds the size of the program of a regular expression, before it is compiled.
+// regex counts the instructions of a regular expression before it is compiled.
 func (c *checker) regex(pattern, path string) {
 	most := c.options.Limits.Instructions
 	if most <= 0 {
@@ -117,10 +117,10 @@ func (c *checker) regex(pattern, path string) {
 	}
 }
 
-// withoutRegex returns a line with operators of regular expressions replaced by those for equality of the
-// same length, and whether there were any. Both parsers find the same matchers in it. Each operator outside
-// of quotes counts: in the unquoted value of a classic matcher it is part of the value, which is compared
-// and not compiled, or a pattern that lacks one ~.
+// withoutRegex returns a line with regular expression operators replaced by operators for equality of the same length, and
+// reports whether there were any. Both parsers find the same matchers in the result. All operators outside of quotes are
+// replaced. An operator in the unquoted value of a classic matcher is a part of the value: then a value for equality, or a
+// pattern, lacks one ~.
 func withoutRegex(line string) (string, bool) {
 	plain := []byte(line)
 	inside, escaped, found := false, false, false

@@ -18,32 +18,31 @@ import (
 	"github.com/palliumhq/pallium/policies/nearest"
 )
 
-// checker checks one configuration in two walks. The first walks the YAML along the types of the
-// configuration: its errors have the paths that the user wrote, it limits what is expensive before
-// Alertmanager decodes it, and it replaces what Alertmanager's decoder does not accept or understands
-// according to global settings of the process (references to secrets, matchers, names of labels). The
-// second walks the decoded configuration, with defaults and inherited values, and is the one that
-// decides: a forbidden field that is set is an error, however it was set.
+// checker checks one configuration in two passes. The first pass walks the YAML along the types of the configuration. Its
+// errors have paths of the user's text. It limits expensive values before Alertmanager decodes them, and replaces values that
+// Alertmanager's decoder does not accept, or whose meaning depends on global settings of the process (references to secrets,
+// matchers, label names). The second pass walks the decoded configuration, with defaults and inherited values. It guarantees
+// that no forbidden field is set, whatever the source of its value is.
 type checker struct {
 	document Document
 	options  Options
 	known    map[reflect.Type]columns
 	leaves   map[reflect.Type]bool
-	shapes   map[reflect.Type][]member // what members returned
-	mappings map[reflect.Type]mapping  // what flat returned
+	shapes   map[reflect.Type][]member // cached results of members
+	mappings map[reflect.Type]mapping  // cached results of flat
 	problems problems
 	warnings problems
 
 	resolved map[string]string // values of secrets, or nil
-	secrets  map[string]bool   // names that are used
+	secrets  map[string]bool   // names of the secrets that are used
 
 	matchers     map[string]labels.Matchers // by path
-	names        map[string]string          // names of labels by the aliases that Alertmanager decodes instead of them
-	count        map[string]int             // of what is limited in number
-	depth        int                        // of routes
-	instructions int                        // of regular expressions so far
+	names        map[string]string          // label names, by the aliases that replace them while Alertmanager decodes
+	count        map[string]int             // numbers of the values whose number is limited
+	depth        int                        // depth of the current route
+	instructions int                        // total size of the regular expressions so far
 
-	resolvedBytes int // of the values of secrets so far
+	resolvedBytes int // total length of the values of secrets so far
 }
 
 // mapping checks a mapping against a struct.
@@ -59,7 +58,7 @@ func (c *checker) mapping(n *yaml.Node, t reflect.Type, path string) {
 		switch {
 		case !ok:
 			c.problems.add(at, "unknown field%s", c.suggestion(k.Value, named))
-		case isNull(v): // as if it were not there; Alertmanager's decoder does not expect null in all fields
+		case isNull(v): // treated as missing, because Alertmanager's decoder does not accept null in all fields
 		case forbidden(m.rule):
 			if !isEmpty(v, m.typ) {
 				c.problems.add(at, "%s", refusal(m.rule, m.name, isSecret(named[inline(m.name)].rule)))
@@ -73,17 +72,17 @@ func (c *checker) mapping(n *yaml.Node, t reflect.Type, path string) {
 	n.Content = kept
 }
 
-// suggestion returns what may be meant by the name of a field.
+// suggestion returns a hint for an unknown field name, such as a similar known name.
 func (c *checker) suggestion(name string, named map[string]member) string {
 	if c.problems.count() >= maxProblems {
-		return "" // it is only counted
+		return "" // further problems are only counted
 	}
 	known := slices.Sorted(maps.Keys(named))
 	return c.near(name, known, ": remove it; the known fields are "+strings.Join(known, ", "), ": ")
 }
 
-// near returns the question whether a known word is meant, or else a hint. Finding a word takes time for each known
-// one, so that it is not done among very many, nor when problems are only counted.
+// near returns the question whether a similar known word was meant, or the hint if there is none. It does not search among
+// very many words, or if further problems are only counted, because comparing takes time.
 func (c *checker) near(word string, known []string, hint, before string) string {
 	const many = 200
 	if c.problems.count() >= maxProblems || len(known) > many {
@@ -95,7 +94,7 @@ func (c *checker) near(word string, known []string, hint, before string) string 
 	return hint
 }
 
-// node checks a value against a type. It returns false if the value is set after decoding.
+// node checks a value against a type. It returns false if the value must not be decoded, because it is set later.
 func (c *checker) node(n *yaml.Node, t reflect.Type, r rule, path string) bool {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -112,7 +111,7 @@ func (c *checker) node(n *yaml.Node, t reflect.Type, r rule, path string) bool {
 		c.secretNodes(n, t, r, path)
 	case r == names || r == nameValues:
 		c.nameNodes(n, path)
-	case t.Kind() == reflect.Interface: // anything
+	case t.Kind() == reflect.Interface: // a value of any type
 	case c.leaves[t]:
 		if t == typ[amcommoncfg.Regexp]() {
 			c.regex(n.Value, path)
@@ -143,7 +142,7 @@ func (c *checker) entries(n *yaml.Node, t reflect.Type, r rule, path string, bef
 // structure checks the mapping of a struct, and that Alertmanager can decode it.
 func (c *checker) structure(n *yaml.Node, t reflect.Type, path string, before int) {
 	if n.Kind == yaml.ScalarNode && t.Name() == "JiraFieldConfig" {
-		return // its short form: the template only
+		return // the short form, which is only the template
 	}
 	if n.Kind != yaml.MappingNode {
 		c.problems.add(path, "found %s where a mapping is expected", kindOf(n))
@@ -159,7 +158,7 @@ func (c *checker) structure(n *yaml.Node, t reflect.Type, path string, before in
 	c.mapping(n, t, path)
 	switch t {
 	case typ[config.Config](), typ[config.GlobalConfig]():
-		return // their parts were decoded
+		return // their fields were checked one by one
 	case typ[config.Receiver]():
 		n = &yaml.Node{Kind: yaml.MappingNode, Tag: n.Tag, Content: slices.Concat(pair(n, "name"), pair(n, "labels"))}
 	case typ[config.Route]():
@@ -168,7 +167,7 @@ func (c *checker) structure(n *yaml.Node, t reflect.Type, path string, before in
 	c.decodes(n, t, data, path, before)
 }
 
-// pair returns a field of a mapping with its name, or nothing.
+// pair returns the key and the value of a field of a mapping, or nil if there is no such field.
 func pair(n *yaml.Node, name string) []*yaml.Node {
 	if v := field(n, name); v != nil {
 		return []*yaml.Node{{Kind: yaml.ScalarNode, Tag: "!!str", Value: name}, v}
@@ -176,7 +175,7 @@ func pair(n *yaml.Node, name string) []*yaml.Node {
 	return nil
 }
 
-// counted counts what is limited in number. It returns false above a limit.
+// counted counts a value of a type whose number is limited. It returns false if the limit is exceeded.
 func (c *checker) counted(t reflect.Type, path string) bool {
 	l := c.options.Limits
 	var what string
@@ -256,8 +255,8 @@ func (c *checker) templateName(name, path string) {
 		short(name), hint)
 }
 
-// nameNodes replaces names of labels that only UTF-8 allows by others while Alertmanager decodes, because
-// what its decoder allows is a global setting of the process.
+// nameNodes replaces label names that are only valid as UTF-8 names by aliases while Alertmanager decodes, because the names
+// that its decoder accepts depend on a global setting of the process.
 func (c *checker) nameNodes(n *yaml.Node, path string) {
 	if n.Kind == yaml.ScalarNode {
 		c.problems.add(path, "found %s where a list or mapping of names of labels is expected", kindOf(n))
@@ -294,7 +293,7 @@ func (c *checker) nameNodes(n *yaml.Node, path string) {
 	}
 }
 
-// aliasPrefix begins the aliases of names of labels that Alertmanager decodes instead of them.
+// aliasPrefix is the prefix of the aliases that replace label names while Alertmanager decodes.
 const aliasPrefix = "pallium_utf8_"
 
 func (c *checker) replaceName(n *yaml.Node) {
@@ -303,7 +302,7 @@ func (c *checker) replaceName(n *yaml.Node) {
 	n.Value, n.Tag, n.Style = alias, "!!str", yaml.DoubleQuotedStyle
 }
 
-// realNames returns a text with the names of labels that nameNodes replaced.
+// realNames returns a text with aliases replaced by the label names.
 func (c *checker) realNames(s string) string {
 	quote := `"` + aliasPrefix
 	for at := strings.Index(s, quote); at >= 0; at = strings.Index(s, quote) {
@@ -316,7 +315,7 @@ func (c *checker) realNames(s string) string {
 	return s
 }
 
-// name returns the name of a label that nameNodes replaced.
+// name returns the label name for an alias, and other names unchanged.
 func (c *checker) name(s string) string {
 	if was, ok := c.names[s]; ok {
 		return was

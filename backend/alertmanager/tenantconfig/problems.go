@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// maxProblems is how many problems an error lists, and how many warnings are returned.
+// maxProblems is the maximum number of problems in an error, and of returned warnings.
 const maxProblems = 20
 
-// maxProblemBytes is the greatest length of one problem; it may quote values of the configuration.
+// maxProblemBytes is the maximum length of one problem, which may quote values of the configuration.
 const maxProblemBytes = 600
 
-// problems collects what is wrong with a configuration.
+// problems collects the problems of a configuration.
 type problems struct {
 	list []string
 	more int

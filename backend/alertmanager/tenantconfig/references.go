@@ -7,8 +7,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// references checks that the receivers and time intervals that routes name exist. Alertmanager checks
-// it, too, but its error does not say where the name is.
+// references checks that the receivers and time intervals to which routes refer exist. Alertmanager checks this, too, but its
+// errors have no path.
 func (c *checker) references(root *yaml.Node) {
 	if c.problems.count() > 0 {
 		return

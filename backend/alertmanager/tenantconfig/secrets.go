@@ -10,13 +10,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// secretScheme begins a reference to a secret: secret://NAME is the whole value of a field that
-// Alertmanager hides when it shows a configuration. It cannot be a valid value of a URL, because only
-// http and https are allowed.
+// secretScheme is the prefix of a reference to a secret: secret://NAME is the whole value of a field that Alertmanager hides
+// when it shows a configuration. A reference cannot be confused with a URL, because only http and https are allowed.
 const secretScheme = "secret://"
 
-// secretHost is the host of the URLs that replace references while Alertmanager decodes. No such host
-// can exist (RFC 2606).
+// secretHost is the host of the URLs that replace references while Alertmanager decodes. No host has this name (RFC 2606).
 const secretHost = "secret.invalid"
 
 func isSecret(r rule) bool { return r == secret || r == secretText || r == token }
@@ -26,15 +24,15 @@ func isReference(n *yaml.Node) bool {
 	return n.Kind == yaml.ScalarNode && strings.HasPrefix(n.Value, secretScheme)
 }
 
-// isURL reports whether a secret is a URL.
+// isURL reports whether secrets of a type are URLs.
 func isURL(t reflect.Type) bool {
 	return t == typ[amcommoncfg.SecretURL]() || isTemplateURL(t)
 }
 
-// isTemplateURL reports whether a secret is a URL that may be a template. Alertmanager has two such types.
+// isTemplateURL reports whether secrets of a type are URLs that may contain templates. Alertmanager has two such types.
 func isTemplateURL(t reflect.Type) bool { return strings.HasSuffix(t.Name(), "SecretTemplateURL") }
 
-// secretNodes checks a secret or a list of them, and replaces references by their values, if they are known.
+// secretNodes checks a secret or a list of secrets. It replaces references by their values if the values are known.
 func (c *checker) secretNodes(n *yaml.Node, t reflect.Type, r rule, path string) {
 	if t.Kind() == reflect.Slice {
 		if n.Kind != yaml.SequenceNode {
@@ -64,7 +62,7 @@ func (c *checker) secretNodes(n *yaml.Node, t reflect.Type, r rule, path string)
 	}
 }
 
-// literal checks a secret that is in the configuration itself.
+// literal checks a secret whose value is in the configuration itself.
 func (c *checker) literal(n *yaml.Node, t reflect.Type, r rule, path string) {
 	if isURL(t) {
 		if why := badURL(n.Value); why != "" {
@@ -75,7 +73,7 @@ func (c *checker) literal(n *yaml.Node, t reflect.Type, r rule, path string) {
 	c.decodes(n, t, r, path, c.problems.count())
 }
 
-// badURL returns what is wrong with a URL. Only templates may follow the host, or be the whole.
+// badURL returns the problem of a URL, or "". A template may be the whole URL, or follow the host.
 func badURL(s string) string {
 	const want = "the value is not a valid URL of http or https"
 	if strings.Contains(s, "{{") {
@@ -90,7 +88,8 @@ func badURL(s string) string {
 	return ""
 }
 
-// reference checks a reference to a secret. What replaces it is in the field until finish.
+// reference checks a reference to a secret, and replaces it by the value. If the values of secrets are not given, it replaces
+// the reference of a URL by a placeholder, which is replaced back at the end of the check.
 func (c *checker) reference(n *yaml.Node, name string, t reflect.Type, r rule, path string) {
 	if !validSecretName(name) {
 		c.problems.add(path, "%q is not a valid name of a secret: use 1 to 64 of the characters a-z, 0-9, _ and -", short(name))
@@ -126,7 +125,7 @@ func validSecretName(s string) bool {
 	return s != "" && len(s) <= longest && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") == ""
 }
 
-// unreplaced returns the reference that a URL replaces.
+// unreplaced returns the name of the secret whose reference a URL has replaced.
 func (c *checker) unreplaced(u *url.URL) (name string, ok bool) {
 	if u == nil || u.Host != secretHost || c.resolved != nil {
 		return "", false

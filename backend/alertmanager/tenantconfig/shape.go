@@ -9,19 +9,19 @@ import (
 // member is one field of a struct of the configuration.
 type member struct {
 	index int
-	name  string // in YAML; empty if the field cannot be set in YAML
+	name  string // name in YAML; empty if the field cannot be set in YAML
 	rule  rule
 	typ   reflect.Type
-	rest  bool // a map for all names that are not those of other fields
+	rest  bool // whether the field is a map for all names that are not names of other fields
 }
 
-// mapping is what flat returns.
+// mapping is the result of flat.
 type mapping struct {
 	named map[string]member
 	rest  *member
 }
 
-// members returns the fields of a struct, with those of embedded structs that are inlined as one member with no name.
+// members returns the fields of a struct. An inlined embedded struct is one member without a name.
 func (c *checker) members(t reflect.Type) []member {
 	if known, ok := c.shapes[t]; ok {
 		return known
@@ -56,7 +56,7 @@ func (c *checker) members(t reflect.Type) []member {
 	return out
 }
 
-// flat returns the fields that can be set in a mapping, by name, and the member for other names, if there is one.
+// flat returns the fields of a mapping by name, and the member for all other names, or nil.
 func (c *checker) flat(t reflect.Type) (named map[string]member, rest *member) {
 	if known, ok := c.mappings[t]; ok {
 		return known.named, known.rest
@@ -80,7 +80,7 @@ func (c *checker) flat(t reflect.Type) (named map[string]member, rest *member) {
 	return named, rest
 }
 
-// maxPath is the length above which paths do not become longer, so that those of deep values cost little.
+// maxPath is the length in bytes above which paths are not extended, so that the paths of deep values cost little.
 const maxPath = 1000
 
 // join returns the path of a field.
@@ -110,8 +110,8 @@ func itemAt(path string, i int) string {
 	return path + "[" + strconv.Itoa(i) + "]"
 }
 
-// refusal returns why a field with a rule must not be set, and what to do instead, or "". hidden says whether the
-// field that has the value itself is a secret.
+// refusal returns the reason for which a field with a rule must not be set, and what to do instead, or "" if it may be set.
+// `hidden` reports whether the field for the value itself is a secret.
 func refusal(r rule, name string, hidden bool) string {
 	orSecret := ""
 	if hidden {
@@ -140,7 +140,7 @@ func refusal(r rule, name string, hidden bool) string {
 // forbidden reports whether a field with a rule must not be set.
 func forbidden(r rule) bool { return refusal(r, "", false) != "" }
 
-// inline returns the name of the field that has the value that a field refers to.
+// inline returns the name of the field for the value to which a field such as password_file refers.
 func inline(name string) string {
 	if name == "files" {
 		return "secrets"

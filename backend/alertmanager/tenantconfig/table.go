@@ -22,20 +22,20 @@ import (
 	"github.com/prometheus/sigv4"
 )
 
-// rule says what a field may contain.
+// rule is the kind of content that a field may have.
 type rule int
 
 const (
-	unknown    rule = iota // not in the table: must not be set
-	data                   // a value that is not executed, or a struct, whose fields are in the table
+	unknown    rule = iota // not in the table; must not be set
+	data                   // a value that is not executed, or a struct whose fields are in the table
 	textRule               // executed as a template
-	token                  // a secret that is not executed, and in which {{ has no meaning, so that it is probably a mistake
+	token                  // a secret that is not executed; {{ in it is probably a mistake, and is rejected
 	secret                 // a secret that is not executed and may contain anything
 	secretText             // a secret that is executed as a template
-	names                  // names of labels
-	nameValues             // values by names of labels, which Alertmanager would execute as templates without limits
+	names                  // label names
+	nameValues             // values by label name; templates are rejected, because Alertmanager would execute them without limits
 	free                   // values of any type; their strings and keys are executed as templates
-	freeFields             // values of any type by name, which is not executed
+	freeFields             // values of any type by name; the values are like those of free, the names are not executed
 	textKeys               // strings by name, both executed as templates
 	templates              // names of template files
 	file                   // names a file of the server
@@ -47,16 +47,16 @@ const (
 	internal               // cannot be set in YAML
 )
 
-// columns are the names of the fields of one struct, separated by spaces, by rule.
+// columns contains the names of the fields of one struct by rule, separated by spaces.
 type columns map[rule]string
 
 // typ returns the key of a struct in the table.
 func typ[T any]() reflect.Type { return reflect.TypeFor[T]() }
 
-// table returns the rules of all structs of the configuration. TestTable fails if it differs from what
-// the versions of Alertmanager and of its libraries have: for a new field, decide here what it may
-// contain. A field whose rule says that it is not executed must not contain {{, so that a mistake here
-// cannot execute the text of a tenant without limits.
+// table returns the rules of all structs of the configuration. TestTable fails if the fields differ from those of the used
+// version of Alertmanager and its libraries: for a new field, decide here what it may contain. Fields that are not executed
+// according to their rule must not contain {{. So a mistake in this table cannot lead to the execution of a tenant's template
+// without limits.
 func table() map[reflect.Type]columns {
 	t := map[reflect.Type]columns{
 		typ[config.Config](): {
@@ -133,7 +133,7 @@ func addHTTP(t map[reflect.Type]columns) {
 	t[typ[amcommoncfg.NotifierConfig]()] = columns{data: "VSendResolved"}
 }
 
-// addChats adds the rules of integrations with chats.
+// addChats adds the rules of chat integrations.
 func addChats(t map[reflect.Type]columns) {
 	t[typ[config.SlackConfig]()] = columns{
 		data: "NotifierConfig HTTPConfig AppURL Fields ShortFields LinkNames MrkdwnIn Actions UpdateMessage Timeout",
@@ -192,7 +192,7 @@ func addChats(t map[reflect.Type]columns) {
 	}
 }
 
-// addPagers adds the rules of integrations that wake somebody.
+// addPagers adds the rules of on-call integrations.
 func addPagers(t map[reflect.Type]columns) {
 	t[typ[pagerduty.PagerdutyConfig]()] = columns{
 		data:       "NotifierConfig HTTPConfig URL Images Links Timeout",
@@ -259,7 +259,7 @@ func addOthers(t map[reflect.Type]columns) {
 	t[typ[jira.JiraFieldConfig]()] = columns{data: "EnableUpdate", textRule: "Template"}
 }
 
-// leaves are the types that decode themselves and whose parts are not fields of the configuration.
+// leaves returns the types with decoders of their own, whose fields are not fields of the configuration.
 func leaves() map[reflect.Type]bool {
 	return map[reflect.Type]bool{
 		typ[config.HostPort]():              true,

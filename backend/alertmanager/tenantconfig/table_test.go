@@ -43,9 +43,9 @@ func types() (*checker, []reflect.Type, map[reflect.Type]bool) {
 	return c, found, seen
 }
 
-// TestTable checks that the table has exactly the fields that Alertmanager's configuration has. If it fails
-// after an upgrade, decide for each new field what it may contain: does it name a file, a secret of the
-// operator, a proxy or an address, and does Alertmanager execute it as a template?
+// TestTable checks that the table has exactly the fields of Alertmanager's configuration. If it fails after an upgrade, decide
+// for each new field what it may contain. Does it name a file, a secret of the operator, a proxy or an address? Does
+// Alertmanager execute it as a template?
 func TestTable(t *testing.T) {
 	c, found, seen := types()
 	for _, s := range found {
@@ -87,8 +87,8 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// TestRulesOfNames checks that fields whose names are those of files, references and proxies have a rule that
-// forbids them, and that secrets are not plain values.
+// TestRulesOfNames checks that fields with names of files, references and proxies have a rule that forbids them, and that
+// secrets do not have the rule of plain values.
 func TestRulesOfNames(t *testing.T) {
 	c, found, _ := types()
 	for _, s := range found {
@@ -115,7 +115,7 @@ func TestRulesOfNames(t *testing.T) {
 	}
 }
 
-// TestUnknownField checks that a field that is not in the table must not be set, with either walk.
+// TestUnknownField checks that each of the two passes rejects a field that is not in the table.
 func TestUnknownField(t *testing.T) {
 	tests := map[reflect.Type]string{
 		reflect.TypeFor[config.SlackConfig]():      "Channel",
@@ -138,7 +138,7 @@ func TestUnknownField(t *testing.T) {
 		}
 		c.known[typ] = columns
 		if cfg := c.config(root); cfg != nil {
-			t.Errorf("the first walk accepted %s.%s", typ, name)
+			t.Errorf("the first pass accepted %s.%s", typ, name)
 		}
 		cfg, err := config.Load(text)
 		if err != nil {
@@ -148,7 +148,7 @@ func TestUnknownField(t *testing.T) {
 		v := values{checker: c, seen: map[any]bool{}, sizes: map[any]int{}}
 		v.walk(reflect.ValueOf(cfg).Elem(), data, "", "")
 		if err := c.problems.err(); err == nil || !strings.Contains(err.Error(), "not supported by this version") {
-			t.Errorf("the second walk accepted %s.%s: %v", typ, name, err)
+			t.Errorf("the second pass accepted %s.%s: %v", typ, name, err)
 		}
 	}
 }

@@ -1,9 +1,8 @@
-// Package tenantconfig decodes and checks the Alertmanager configuration of a tenant. The tenant is a
-// stranger to the operator: a configuration must not read files, environment variables or credentials
-// of the server, use its proxies, or cost much to decode. Every field of Alertmanager's configuration
-// is listed in a table (table.go) with what it may contain; a field that is not listed must not be
-// set, so that a new version of Alertmanager cannot add an option that nobody has reviewed. The
-// addresses of receivers are checked when connections are opened, by package egress.
+// Package tenantconfig decodes and checks the Alertmanager configuration of a tenant. The tenant is not trusted: a
+// configuration must not read files, environment variables or credentials of the server, use its proxies, or be expensive to
+// decode. A table (table.go) lists every field of Alertmanager's configuration with the content that it may have. Fields that
+// are not listed are rejected, so that a new version of Alertmanager cannot add an option that nobody has reviewed. The
+// addresses of receivers are checked by package egress when connections are opened.
 package tenantconfig
 
 import (
@@ -24,24 +23,24 @@ type Limits struct {
 	TemplateBytes int // of each template file
 	Receivers     int
 	Integrations  int // of all receivers together
-	Routes        int // with the root
-	RouteDepth    int // levels of routes, with the root
+	Routes        int // including the root
+	RouteDepth    int // levels of routes, including the root
 	InhibitRules  int
 	TimeIntervals int
 	TimeRanges    int // items of all time intervals together; each may load a time zone
-	Matchers      int // of all routes and inhibition rules together, which may be compared for each alert
-	MatcherBytes  int // of the matchers of a route and of the routes around it, which are in the key of each group
-	RouteLabels   int // of all routes together, with inherited ones
-	Instructions  int // of the programs of all regular expressions together, see package regexsize
+	Matchers      int // of all routes and inhibition rules together, because they may be compared with each alert
+	MatcherBytes  int // of the matchers of a route and its parents, which are in the key of each group
+	RouteLabels   int // of all routes together, including inherited labels
+	Instructions  int // of all compiled regular expressions together; see package regexsize
 
-	// GroupInterval and RepeatInterval are the shortest intervals allowed. A group is processed at each
-	// group interval, even if there is nothing to send, so that very short ones take much CPU. A
-	// group_wait of 0 is allowed, because it delays a group only once.
+	// GroupInterval and RepeatInterval are the shortest allowed intervals. A group is processed at each group interval,
+	// even if there is nothing to send, so that very short intervals take much CPU time. A group_wait of 0 is allowed,
+	// because it applies only once for each group.
 	GroupInterval  time.Duration
 	RepeatInterval time.Duration
 
-	// Retention is the longest time for which the notification log keeps an entry. A longer repeat_interval is
-	// a warning: the notification is repeated when its entry has expired.
+	// Retention is the maximum time for which the notification log keeps an entry. A longer repeat_interval causes a
+	// warning, because the notification is repeated when its entry has expired.
 	Retention time.Duration
 }
 
@@ -68,18 +67,18 @@ func Defaults() Limits {
 	}
 }
 
-// Options say how a configuration is checked.
+// Options are the options of Check.
 type Options struct {
 	Limits Limits
 
-	// Rewrite returns the text of a field as it is executed. It is called with the path and the text of
-	// each field that Alertmanager executes as a template and that contains {{. Nil leaves texts as they are.
+	// Rewrite returns the text to execute instead of the text of a field. It is called with the path and the text of each
+	// field that Alertmanager executes as a template and that contains {{. If it is nil, texts are not changed.
 	Rewrite func(path, text string) (string, error)
 }
 
 // Checked is a configuration that passed Check.
 type Checked struct {
-	Config    *config.Config    // with rewritten texts; secrets are still secret://NAME
+	Config    *config.Config    // with rewritten texts, and with references (secret://NAME) instead of secrets
 	Templates map[string]string // the template files by name, as they were written
 	Warnings  []string
 	Secrets   []string // the names of the secrets that are used, sorted
@@ -115,8 +114,8 @@ func (c *Checked) Resolve(secrets map[string]string) (*config.Config, error) {
 	return resolved.Config, nil
 }
 
-// Fallback is the configuration of tenants that have none: alerts are shown, and nobody is notified.
-// It is never stored, so that it cannot replace a configuration that could not be read.
+// Fallback returns the configuration of tenants that have none: alerts are shown, and no receiver is notified. It is never
+// stored, so that it cannot replace a configuration that could not be read.
 func Fallback() *Checked {
 	const name = "none"
 	global := config.DefaultGlobalConfig()

@@ -12,7 +12,7 @@ import (
 
 const minimal = "route: {receiver: a}\nreceivers: [{name: a}]\n"
 
-// TestSizes checks limits of texts that are too large for a script.
+// TestSizes checks limits with texts that are too large for testdata.
 func TestSizes(t *testing.T) {
 	deep := func(n int) string {
 		return "route: {receiver: a, " + strings.Repeat("routes: [{", n) + strings.Repeat("}]", n) + "}\nreceivers: [{name: a}]"
@@ -55,7 +55,7 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// TestProblems checks that an error has at most 20 problems, of limited length.
+// TestProblems checks that an error lists at most 20 problems, each of limited length.
 func TestProblems(t *testing.T) {
 	_, err := Check(Document{Config: minimal + strings.Repeat("x", 1000) + ": 1\n" +
 		"global: {" + strings.Repeat("a", 50) + ": 1}\ntime_intervals: [" + strings.Repeat("{x: 1}, ", 30) + "]"}, Options{})
@@ -105,7 +105,7 @@ func TestParseDocument(t *testing.T) {
 	}
 }
 
-// TestDocumentTexts checks that texts are equal after a document is encoded and decoded.
+// TestDocumentTexts checks that texts do not change when a document is encoded and decoded.
 func TestDocumentTexts(t *testing.T) {
 	for _, s := range []string{"", "a", "a\n", "\na\n", "a\n\n", "  a\nb", "a \nb", "\ta\n", "a\r\nb\r\n", "a\u2028b\n", "\u0085", "# a\n", "- a", "yes", "null", "~",
 		"{{ x }}", "'a'\n\"b\"", "\ufeffa\n", "\x00\x01\n", "a: b\n  c", "é🙂\n", "...\n---\n", "|\n", "a\n \n  \n"} {
@@ -193,10 +193,10 @@ func TestFallback(t *testing.T) {
 	}
 }
 
-// TestMatchers checks which parser is used, whatever the global setting of the process is.
+// TestMatchers checks which parser is used for matchers, independent of the global setting of the process.
 func TestMatchers(t *testing.T) {
 	if compat.IsValidLabelName("ä") {
-		t.Fatal("this process parses with UTF-8: the test has no meaning")
+		t.Fatal("the process uses the UTF-8 parser, so the test checks nothing")
 	}
 	for matcher, want := range map[string]string{
 		`ä=b`:              `ä="b"`,
@@ -233,8 +233,8 @@ func FuzzParseDocument(f *testing.F) {
 	})
 }
 
-// FuzzCheck checks that nothing panics, and that no forbidden field is set in what Check accepts. It
-// does not use the table, but the names of fields.
+// FuzzCheck checks that Check does not panic, and that configurations that it accepts have no forbidden field. It determines
+// forbidden fields by their names instead of the table.
 func FuzzCheck(f *testing.F) {
 	for _, file := range []string{"testdata/good.txt", "testdata/bad.txt"} {
 		for _, c := range script(f, file) {
@@ -263,7 +263,7 @@ func FuzzCheck(f *testing.F) {
 	})
 }
 
-// open returns the path of a field that is set and that a tenant must not set, according to its name in Go.
+// open returns the path of a field that is set but that a tenant must not set according to its Go name, or "".
 func open(x reflect.Value, name, path string) string {
 	forbidden := strings.HasSuffix(name, "File") || strings.HasSuffix(name, "Files") || strings.HasSuffix(name, "Ref") ||
 		strings.HasPrefix(name, "Proxy") && name != "ProxyConfig" || name == "NoProxy" || name == "Profile" || name == "UseAWSHTTPClient" ||
@@ -300,7 +300,7 @@ func open(x reflect.Value, name, path string) string {
 	return ""
 }
 
-// TestOpen checks that the check of FuzzCheck finds the fields that are forbidden.
+// TestOpen checks that open, which FuzzCheck uses, finds forbidden fields.
 func TestOpen(t *testing.T) {
 	n := 0
 	for _, c := range script(t, "testdata/bad.txt") {

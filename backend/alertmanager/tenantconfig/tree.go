@@ -10,23 +10,23 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxDepth is the greatest depth of values in each other. Alertmanager decodes values in each other by
-// recursion, and each struct once more in every struct around it.
+// maxDepth is the maximum depth of nested values. Alertmanager decodes nested values by recursion, and each nested struct again
+// for every struct around it.
 const maxDepth = 100
 
-// maxExpansion is how many times as many bytes a configuration may have after its aliases are
-// replaced by what they refer to. Each value counts nodeBytes, too.
+// maxExpansion is the maximum factor by which a configuration may grow when its aliases are replaced. Each value counts
+// nodeBytes in addition to its length.
 const (
 	maxExpansion = 4
 	nodeBytes    = 16
 	minExpanded  = 256 << 10 // bytes that are always allowed
 )
 
-// maxKeys is the greatest number of keys of a mapping. The YAML library takes time in proportion to its square.
+// maxKeys is the maximum number of keys of a mapping, because the YAML library takes time proportional to its square.
 const maxKeys = 256
 
-// parseTree decodes the configuration as a tree of values, with aliases and merge keys (<<) replaced by what they
-// refer to, so that what is checked is what Alertmanager decodes.
+// parseTree decodes the configuration as a tree of values. It replaces aliases and merge keys (<<) by the values to which they
+// refer, so that Alertmanager decodes exactly the values that are checked. `most` is the maximum size of the text in bytes.
 func parseTree(text string, most int) (*yaml.Node, error) {
 	if most > 0 && len(text) > most {
 		return nil, fmt.Errorf("%s: the configuration has %d bytes, the limit is %d: make it smaller", alertmanagerConfig, len(text), most)
@@ -51,7 +51,7 @@ func parseTree(text string, most int) (*yaml.Node, error) {
 
 // expander copies a tree without aliases.
 type expander struct {
-	left int // bytes that the copy may still have
+	left int // number of bytes that may still be added to the copy
 }
 
 func (e *expander) expand(n *yaml.Node, depth int) (*yaml.Node, error) {
@@ -87,8 +87,8 @@ func (e *expander) expand(n *yaml.Node, depth int) (*yaml.Node, error) {
 	return out, nil
 }
 
-// isWord reports whether a value is a word or number without quotes, whose meaning is left to Alertmanager's
-// decoder, for example yes or 0o17: it uses an older version of YAML.
+// isWord reports whether a value is a word or a number without quotes, for example yes or 0o17. Such values are left unquoted,
+// because their meaning depends on the YAML version of Alertmanager's decoder.
 func isWord(n *yaml.Node) bool {
 	const longest = 64
 	return n.Style == 0 && len(n.Value) <= longest && strings.IndexFunc(n.Value, func(r rune) bool {
@@ -96,7 +96,7 @@ func isWord(n *yaml.Node) bool {
 	}) < 0
 }
 
-// mapping adds the fields of n to out, and then those of merged mappings that n does not have.
+// mapping adds the fields of n to out, and then the fields of merged mappings that n does not have.
 func (e *expander) mapping(out, n *yaml.Node, depth int) error {
 	if len(n.Content) > 2*maxKeys {
 		return fmt.Errorf("line %d: the mapping has %d fields, the limit is %d: use fewer", n.Line, len(n.Content)/2, maxKeys)
@@ -136,8 +136,8 @@ func (e *expander) mapping(out, n *yaml.Node, depth int) error {
 	return nil
 }
 
-// merge adds the fields of a mapping, or of a list of mappings, that are not in own. Alertmanager's decoder
-// combines some fields that are in both, instead of preferring one: these are errors.
+// merge adds the fields of a mapping, or of a list of mappings, that are not in `own`. It returns an error for a field in both
+// that Alertmanager's decoder would combine instead of preferring one.
 func merge(out, from *yaml.Node, own map[string]*yaml.Node) error {
 	switch from.Kind {
 	case yaml.SequenceNode:
@@ -185,7 +185,7 @@ func field(n *yaml.Node, name string) (found *yaml.Node) {
 	return found
 }
 
-// without returns a mapping without the fields of some names.
+// without returns a mapping without the named fields.
 func without(n *yaml.Node, names ...string) *yaml.Node {
 	out := &yaml.Node{Kind: n.Kind, Tag: n.Tag, Line: n.Line}
 	fields(n, func(k, v *yaml.Node) {
@@ -196,7 +196,7 @@ func without(n *yaml.Node, names ...string) *yaml.Node {
 	return out
 }
 
-// isEmpty reports whether a value is null, or the zero value of a field of a type, so that setting it changes nothing.
+// isEmpty reports whether a value is null, or is the zero value of type t, so that setting it has no effect.
 func isEmpty(n *yaml.Node, t reflect.Type) bool {
 	switch {
 	case n.Kind == yaml.MappingNode || n.Kind == yaml.SequenceNode:

@@ -10,14 +10,15 @@ import (
 	yamlv2 "gopkg.in/yaml.v2"
 )
 
-// encoded decodes a text with Alertmanager's YAML library twice: as it is, and after parseTree has encoded it again.
+// encoded decodes a text with Alertmanager's YAML library twice: unchanged (was), and after parsing it with parseTree and
+// encoding the tree (is). ok is false if one of the libraries does not accept the text.
 func encoded(t *testing.T, text string) (was, is any, ok bool) {
 	root, err := parseTree(text, 0)
 	if err != nil {
 		return nil, nil, false
 	}
 	if err := yamlv2.Unmarshal([]byte(text), &was); err != nil {
-		return nil, nil, false // the libraries do not accept exactly the same
+		return nil, nil, false // the libraries do not accept exactly the same texts
 	}
 	root.Style = yaml.FlowStyle
 	data, err := yaml.Marshal(root)
@@ -30,7 +31,7 @@ func encoded(t *testing.T, text string) (was, is any, ok bool) {
 	return was, is, true
 }
 
-// TestTree checks that the text that Alertmanager decodes has the same values as the text of the user.
+// TestTree checks that Alertmanager decodes the same values from the encoded tree as from the user's text.
 func TestTree(t *testing.T) {
 	for _, value := range []string{"yes", "No", "on", "0o17", "017", "1_000", "12:30", "190:20:30", "0x1F", "1e3", ".inf", "-.INF", ".nan", "~", "null", "", "-0", "+1",
 		"a", "a b", "'yes'", "\"\\x41\\u00e9\\n\"", "|\n  x\n   y\n\n", ">-\n  x\n  y\n\n  z", "2001-01-01", "2001-12-14 21:59:43.10 -5", "http://x/?a=b#c", "=",
@@ -46,14 +47,14 @@ func TestTree(t *testing.T) {
 	}
 }
 
-// FuzzTree compares values as TestTree does.
+// FuzzTree checks the same as TestTree for arbitrary texts.
 func FuzzTree(f *testing.F) {
 	for _, c := range script(f, "testdata/good.txt") {
 		f.Add(c.text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		if strings.Contains(text, "<<") || strings.Contains(text, "!") {
-			return // merged fields are combined differently, and tags are not accepted except one without effect
+			return // the libraries merge fields differently, and parseTree rejects tags
 		}
 		was, is, ok := encoded(t, text)
 		if ok && fmt.Sprint(was) != fmt.Sprint(is) {

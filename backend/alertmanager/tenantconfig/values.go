@@ -16,16 +16,16 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// values walks the decoded configuration, and changes it in place.
+// values is the second pass: it walks the decoded configuration, and changes it in place.
 type values struct {
 	*checker
-	seen map[any]bool // pointers; receivers share those of the global settings
+	seen map[any]bool // visited pointers, because receivers share pointers of the global settings
 
-	sizes   map[any]int // of the settings of clients, by pointer
+	sizes   map[any]int // sizes of the settings of clients, by pointer
 	clients int         // size of the settings of all clients so far
 }
 
-// walk checks a value. name is that of its field in YAML.
+// walk checks a value. name is the YAML name of its field.
 func (v *values) walk(x reflect.Value, r rule, path, name string) {
 	if forbidden(r) {
 		if !x.IsZero() {
@@ -45,7 +45,7 @@ func (v *values) walk(x reflect.Value, r rule, path, name string) {
 	}
 }
 
-// parts checks what is in a value.
+// parts checks the parts of a value.
 func (v *values) parts(x reflect.Value, r rule, path, name string) {
 	switch x.Kind() {
 	case reflect.Pointer:
@@ -79,7 +79,7 @@ func (v *values) parts(x reflect.Value, r rule, path, name string) {
 	}
 }
 
-// isPlain reports whether a kind is that of numbers or of true and false.
+// isPlain reports whether a kind is a number or bool.
 func isPlain(k reflect.Kind) bool { return k >= reflect.Bool && k <= reflect.Float64 }
 
 func (v *values) structure(x reflect.Value, path string) {
@@ -130,7 +130,7 @@ func sortedKeys(x reflect.Value) []reflect.Value {
 	return keys
 }
 
-// key returns the key of a map as it is in the checked configuration.
+// key checks a key of a map, and returns it with its label name or its text to execute.
 func (v *values) key(k reflect.Value, r rule, path string) reflect.Value {
 	text := k
 	if k.Kind() == reflect.Interface {
@@ -156,7 +156,7 @@ func (v *values) key(k reflect.Value, r rule, path string) reflect.Value {
 	return reflect.ValueOf(is).Convert(text.Type())
 }
 
-// walkAny checks a value of any type, which YAML decoded to strings, numbers, lists and maps.
+// walkAny checks a value of any type: strings, numbers, lists and maps, as decoded from YAML.
 func (v *values) walkAny(x reflect.Value, r rule, path string) {
 	inner := reflect.New(x.Elem().Type()).Elem()
 	inner.Set(x.Elem())
@@ -187,7 +187,7 @@ func (v *values) text(x reflect.Value, r rule, path string) {
 	}
 }
 
-// rewrite returns the text of a field as it is executed.
+// rewrite returns the text to execute instead of the text of a field.
 func (c *checker) rewrite(path, text string) string {
 	if c.options.Rewrite == nil {
 		return text
@@ -200,7 +200,7 @@ func (c *checker) rewrite(path, text string) string {
 	return rewritten
 }
 
-// secretURL checks the URL that is a secret, and puts its reference back.
+// secretURL checks a secret URL. If the URL has replaced a reference, it restores the reference.
 func (v *values) secretURL(x reflect.Value, r rule, path string) {
 	if x.Kind() == reflect.String {
 		u, err := url.Parse(x.String())
@@ -219,7 +219,7 @@ func (v *values) secretURL(x reflect.Value, r rule, path string) {
 	v.url(s.URL, path)
 }
 
-// leaf checks a value that decodes itself.
+// leaf checks a value of a type with a decoder of its own.
 func (v *values) leaf(x reflect.Value, path string) {
 	switch l := x.Interface().(type) {
 	case amcommoncfg.URL:
@@ -241,7 +241,7 @@ func (v *values) url(u *url.URL, path string) {
 	}
 }
 
-// special checks what the rules of single fields cannot say, before templates are rewritten.
+// special checks conditions that cannot be expressed by rules of single fields, before templates are rewritten.
 func (v *values) special(x any, path string) {
 	switch s := x.(type) {
 	case *commoncfg.OAuth2:
@@ -251,7 +251,7 @@ func (v *values) special(x any, path string) {
 	case *config.SNSConfig:
 		v.sns(s, path)
 	case *config.EmailConfig:
-		// The notifier adds this header itself if it is missing, with a text that was not rewritten.
+		// If this header is missing, the notifier adds it with a text that would not be rewritten.
 		if _, ok := s.Headers["Subject"]; !ok {
 			headers := map[string]string{"Subject": config.DefaultEmailSubject}
 			maps.Copy(headers, s.Headers)
@@ -262,9 +262,8 @@ func (v *values) special(x any, path string) {
 	}
 }
 
-// sns checks that notifications are signed with the credentials of the tenant. Without keys, the AWS SDK looks
-// for credentials in the environment, in files, and asks the machine's metadata service. It reads other settings
-// from the environment and from files in any case.
+// sns checks that notifications are signed with the tenant's credentials. Without keys, the AWS SDK would use credentials from
+// the environment, files, or the machine's metadata service.
 func (v *values) sns(s *config.SNSConfig, path string) {
 	at := join(path, "sigv4")
 	if s.Sigv4.AccessKey == "" || s.Sigv4.SecretKey == "" {
@@ -278,7 +277,7 @@ func (v *values) sns(s *config.SNSConfig, path string) {
 	}
 }
 
-// route checks the intervals of a route, and completes the names of labels.
+// route checks the intervals of a route, and restores its label names.
 func (v *values) route(r *config.Route, path string) {
 	for i, name := range r.GroupBy {
 		r.GroupBy[i] = model.LabelName(v.name(string(name)))

@@ -1,5 +1,5 @@
-// Package alertsapi is the HTTP API of tenants' Alertmanagers: the configuration as in Mimir and Cortex, secrets, and
-// Alertmanager's own API, whose requests are forwarded to a replica of the tenant. docs/alertmanager.md describes it.
+// Package alertsapi is the HTTP API of tenants' Alertmanagers. It consists of the configuration as in Mimir and Cortex, secrets,
+// and Alertmanager's own API, whose requests are forwarded to a replica of the tenant. docs/alertmanager.md describes it.
 package alertsapi
 
 import (
@@ -22,21 +22,21 @@ import (
 )
 
 const (
-	// maxBody is the greatest size of a request: of a configuration, or of alerts.
+	// maxBody is the maximum size of a request body, such as a configuration or alerts, in bytes.
 	maxBody = 16 << 20
-	// maxSecret is the greatest size of a secret, and maxSecrets the greatest number of a tenant.
+	// maxSecret is the maximum size of a secret in bytes, and maxSecrets the maximum number of secrets of a tenant.
 	maxSecret  = 16 << 10
 	maxSecrets = 100
-	// checkWait is for how long a configuration may wait to be checked: those of a tenant are checked one after the other, in
-	// the CPU time of its Alertmanager.
+	// checkWait is the maximum time that a configuration waits for its check. The configurations of a tenant are checked one
+	// after the other, within the CPU time of its Alertmanager.
 	checkWait = 10 * time.Second
-	// checkFactor is the memory of a check in multiples of the configuration.
+	// checkFactor is the memory of a check, as a multiple of the size of the configuration.
 	checkFactor = 64
-	// bodyFactor is the memory of a request in multiples of its body: as text, decoded, and as objects.
+	// bodyFactor is the memory of a request, as a multiple of the size of its body: text, decoded text, and objects.
 	bodyFactor = 8
 )
 
-// Store has the settings of tenants; index.Alertmanagers implements it.
+// Store reads and writes the settings of tenants. index.Alertmanagers implements it.
 type Store interface {
 	Settings(ctx context.Context, t tenant.ID) (index.AlertmanagerSettings, error)
 	SetConfig(ctx context.Context, t tenant.ID, yaml string) error
@@ -45,7 +45,7 @@ type Store interface {
 	DeleteSecret(ctx context.Context, t tenant.ID, name string) error
 }
 
-// Options configure the API. Fields without a default must be set.
+// Options are the options of New. Fields that may not be nil must be set.
 type Options struct {
 	Store Store
 	// Check checks a configuration together with the stored secrets, and returns warnings.
@@ -54,13 +54,13 @@ type Options struct {
 	Seal func(t tenant.ID, name string, value []byte) ([]byte, error)
 	// Forward sends a request to a replica of the tenant.
 	Forward func(context.Context, tenant.ID, *alertmanager.Request) (*alertmanager.Response, error)
-	// ForwardAll sends a request to all replicas of the tenant. An error means that they are not known.
+	// ForwardAll sends a request to all replicas of the tenant. It returns an error if the replicas are unknown.
 	ForwardAll func(context.Context, tenant.ID, *alertmanager.Request) ([]Reply, error)
 	Pace       *pace.Pace
 	Limits     func(tenant.ID) limits.Limits
-	Memory     *memory.Account // nil: the memory of requests is not accounted for
-	Changed    func(tenant.ID) // called after each change of the settings; nil: nothing is
-	Logger     *slog.Logger    // nil: nothing is logged
+	Memory     *memory.Account // may be nil: the memory of requests is not accounted for
+	Changed    func(tenant.ID) // called after each change of the settings; may be nil
+	Logger     *slog.Logger    // may be nil: nothing is logged
 }
 
 // ErrNoKey is returned by Options.Seal if there is no key for secrets.
@@ -105,7 +105,7 @@ func New(o Options) map[string]http.HandlerFunc {
 	return handlers
 }
 
-// request is an exchange with the ways to read its body and to respond.
+// request is an exchange with methods to read the body and to respond.
 type request struct{ *exchange.Exchange }
 
 // writeFailure responds with an error as plain text, as Mimir's and Alertmanager's API do.
@@ -152,7 +152,7 @@ func (a *api) get(x *request) error {
 	return ignoreWrite(err)
 }
 
-// ignoreWrite returns nil: a client that does not take its response gets none.
+// ignoreWrite ignores the error of writing a response: the client has disconnected.
 func ignoreWrite(error) error { return nil }
 
 // set checks and stores a configuration.
@@ -229,7 +229,7 @@ func (a *api) remove(x *request) error {
 	return nil
 }
 
-// forward sends a request to Alertmanager's own API of the tenant.
+// forward forwards a request to the tenant's Alertmanager.
 func (a *api) forward(x *request) error {
 	r := &alertmanager.Request{Method: x.R.Method, Path: x.R.URL.RequestURI(), ContentType: x.R.Header.Get("Content-Type")}
 	if x.R.Method == http.MethodPost {

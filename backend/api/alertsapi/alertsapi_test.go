@@ -20,7 +20,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestAPI follows the configuration and the secrets of a tenant, as mimirtool does, and requests that are forwarded.
+// TestAPI checks requests for the configuration and the secrets of a tenant, as mimirtool sends them, and requests that are
+// forwarded.
 func TestAPI(t *testing.T) {
 	store, err := rowsmemory.Open()
 	if err != nil {
@@ -128,7 +129,7 @@ func TestAPI(t *testing.T) {
 		t.Errorf("without a replica: %d %s", code, text)
 	}
 	if changes != 6 {
-		t.Errorf("%d changes were told, want 6", changes)
+		t.Errorf("Changed was called %d times, want 6", changes)
 	}
 	if code, text := call("a", "set_alertmanager_secret", "PUT", "/api/v1/alerts/secrets/slack", "hidden"); code != 200 {
 		t.Errorf("set a secret: %d %s", code, text)

@@ -14,7 +14,7 @@ import (
 //go:embed page.html
 var pageText string
 
-// status is what the page shows, as Alertmanager's API returns it.
+// status is the content of the page, in the form in which Alertmanager's API returns it.
 type status struct {
 	Tenant string
 	Groups []struct {
@@ -35,7 +35,7 @@ type status struct {
 		}
 	}
 	Receivers []alertmanager.Receiver
-	Warnings  []string // why attempts to notify may be missing
+	Warnings  []string // reasons for which attempts to notify may be missing
 }
 
 // page shows the groups of alerts, the silences and the receivers of the tenant.

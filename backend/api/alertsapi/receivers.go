@@ -11,8 +11,8 @@ import (
 
 // Reply is the reply of one replica.
 type Reply struct {
-	Response *alertmanager.Response // if Err is nil
-	Err      error                  // names the replica
+	Response *alertmanager.Response // set if Err is nil
+	Err      error                  // error with the name of the replica, if there is no response
 }
 
 // attempts responds with the receivers of the tenant, and with the last attempt to notify of each integration.
@@ -24,7 +24,8 @@ func (a *api) attempts(x *request) error {
 	return x.json(http.StatusOK, map[string]any{"status": "success", "data": list, "warnings": warnings})
 }
 
-// receivers asks all replicas, because any of them may have sent a notification. The warnings say what may be missing.
+// receivers requests the receivers from all replicas, because any of them may have sent a notification. The warnings describe
+// what may be missing.
 func (a *api) receivers(x *request) (list []alertmanager.Receiver, warnings []string, err error) {
 	replies, err := a.ForwardAll(x.R.Context(), x.Tenant, &alertmanager.Request{Method: http.MethodGet, Path: alertmanager.ReceiversPath})
 	if err != nil {
@@ -73,15 +74,15 @@ func (x *request) answer(reply Reply) (out alertmanager.Receivers, err error) {
 	return out, nil
 }
 
-// place is the place of an integration among the receivers.
+// place identifies an integration of a receiver.
 type place struct {
 	receiver, name string
 	index          int
 }
 
-// merged returns the receivers of the first answer. Each integration has the newest attempt of all answers, and the
-// attempts that failed since a replica succeeded last. Replicas may run different configurations for ten seconds; what
-// the first one does not have is left out.
+// merged returns the receivers of the first answer. Each integration has the newest attempt of all answers, and the number of
+// attempts that failed since the last success of any replica. Replicas may run different configurations for ten seconds;
+// integrations that the first answer does not have are left out.
 func merged(answers []alertmanager.Receivers) []alertmanager.Receiver {
 	all := map[place][]alertmanager.Integration{}
 	for _, answer := range answers {
@@ -102,7 +103,7 @@ func merged(answers []alertmanager.Receivers) []alertmanager.Receiver {
 	return out
 }
 
-// newest returns an integration with its newest attempt.
+// newest merges the attempts of an integration on all replicas.
 func newest(kind alertmanager.Kind, list []alertmanager.Integration) alertmanager.Integration {
 	var out alertmanager.Integration
 	for i := range list {

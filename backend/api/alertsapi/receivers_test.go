@@ -16,7 +16,8 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// replica returns the reply of a replica, whose last attempt and last success are minutes of an hour; 0: there was none.
+// replica returns the reply of a replica. attempt and success are the minutes of the last attempt and of the last success; 0
+// means that there was none.
 func replica(attempt, success, failures int, why string) Reply {
 	at := func(minute int) (t time.Time) {
 		if minute > 0 {
@@ -31,7 +32,7 @@ func replica(attempt, success, failures int, why string) Reply {
 	return Reply{Response: &alertmanager.Response{Code: http.StatusOK, Body: body}, Err: err}
 }
 
-// ask returns the response to a request of the tenant acme, whose replicas reply so. Other tenants have no replicas.
+// ask sends a request of the tenant acme, whose replicas have the given replies, and returns the response.
 func ask(route string, replies ...Reply) (int, string) {
 	handlers := New(Options{Limits: func(tenant.ID) limits.Limits { return limits.Default() },
 		Forward: func(context.Context, tenant.ID, *alertmanager.Request) (*alertmanager.Response, error) {
@@ -49,7 +50,7 @@ func ask(route string, replies ...Reply) (int, string) {
 	return w.Code, w.Body.String()
 }
 
-// TestReceivers merges the replies of replicas: the newest attempt wins, and failures since the last success are added.
+// TestReceivers checks the merged replies of replicas: the newest attempt wins, and failures since the last success are added.
 func TestReceivers(t *testing.T) {
 	down := Reply{Err: errors.New("r2 at 10.1.2.3 does not answer")}
 	old := Reply{Response: &alertmanager.Response{Code: http.StatusNotFound}}
@@ -81,7 +82,7 @@ func TestReceivers(t *testing.T) {
 	}
 }
 
-// TestPageOfReceivers checks that the page shows attempts, and that an error of a receiver cannot change the page.
+// TestPageOfReceivers checks that the page shows attempts, and that it escapes the errors of receivers.
 func TestPageOfReceivers(t *testing.T) {
 	for what, c := range map[string]struct {
 		reply Reply

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/index"
 )
 
-// secrets lists the names of the secrets. Nothing returns their values.
+// secrets lists the names of the secrets. No request returns their values.
 func (a *api) secrets(x *request) error {
 	s, err := a.Store.Settings(x.R.Context(), x.Tenant)
 	if err != nil {
@@ -78,9 +78,9 @@ func (a *api) setSecret(x *request) error {
 	return x.json(http.StatusOK, map[string]any{"status": "success"})
 }
 
-// objection returns why the stored configuration is not valid with the changed settings, if that is because of a secret. A
-// configuration that is not valid for another reason, such as another secret that was lost, does not prevent a change. An
-// error means that this is not known.
+// objection returns a problem if the stored configuration would be invalid with the changed settings because of the secret
+// `name`. A configuration that is invalid for another reason, such as another missing secret, does not prevent the change.
+// objection returns an error if the configuration could not be checked.
 func (a *api) objection(x *request, name string, s index.AlertmanagerSettings) (problem *exchange.Error, err error) {
 	if !s.Exists {
 		return nil, nil
