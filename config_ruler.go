@@ -14,8 +14,8 @@ type Ruler struct {
 	// Alertmanagers receive the alerts. If there are none, Pallium's own Alertmanagers receive them. The URL
 	// "local" also stands for Pallium's own Alertmanagers.
 	Alertmanagers []alerts.Config `yaml:"alertmanagers"`
-	// GeneratorURL is the link in alerts to their expression, with {tenant} and {expr}; empty means the path
-	// of Prometheus' own page below external_url.
+	// GeneratorURL is the template of links in alerts to their expression, with {tenant} and {expr}. If it is
+	// empty, the links have the path of Prometheus' own page below external_url.
 	GeneratorURL alerts.Generator `yaml:"generator_url"`
 	// Concurrency is the maximum number of rule groups that one process evaluates at the same time; 0 means the
 	// default.
@@ -24,7 +24,7 @@ type Ruler struct {
 
 // Egress configures connections that the process makes for tenants.
 type Egress struct {
-	// Allow are networks that are not public, but to which connections are allowed.
+	// Allow contains the non-public networks to which connections are allowed.
 	Allow []string `yaml:"allow"`
 }
 
@@ -50,7 +50,7 @@ func (c *Ruler) check() error {
 	return nil
 }
 
-// placeholder returns a file name that is not opened, unless path is empty.
+// placeholder returns "" for an empty path, and otherwise a file name that stands for the path in checks that do not open files.
 func placeholder(path string) string {
 	if path == "" {
 		return ""
@@ -91,7 +91,7 @@ func (c *Ruler) targets(e *Egress, now func() time.Time, local alerts.Post) ([]*
 	return out, nil
 }
 
-// generator returns the template of links in alerts. edge is the URL of the edge.
+// generator returns the template of links in alerts. `edge` is the URL of the edge.
 func (c *Config) generator(edge string) alerts.Generator {
 	if c.Ruler.GeneratorURL != "" {
 		return c.Ruler.GeneratorURL

@@ -43,7 +43,8 @@ func definitionOf(g *index.RuleGroup) ruler.Definition {
 	return d
 }
 
-// group returns a group for a backfill, with its first slot from start on and its last slot until end.
+// group returns the current definition of a backfill's group. First is its first slot at or after start, Last its last slot at
+// or before end.
 func (p backfills) group(ctx context.Context, b *index.Backfill, start, end time.Time) (*backfill.Group, error) {
 	stored, ok, err := p.rules.Get(ctx, b.Tenant, b.Namespace, b.Group)
 	if err != nil {
@@ -87,7 +88,7 @@ func (p backfills) mine(id tenant.ID, namespace, group string) bool {
 	return ok
 }
 
-// push writes samples of a backfill, as long as this process holds the share of the group.
+// push writes samples of a backfill. It fails if this process does not hold the share of the group.
 func (p backfills) push(ctx context.Context, g *backfill.Group, entries []series.Entry) error {
 	share := ruler.Share(g.Tenant, g.Namespace, g.Name, p.ruling.count)
 	number, deadline, ok := p.ruling.holder.Lease(share)

@@ -102,7 +102,7 @@ func (q *ruleQueries) ranges(
 // queryable returns the series of a tenant.
 func (q *ruleQueries) queryable(id tenant.ID) storage.Queryable { return tenantSeries{q.b, id} }
 
-// tenantSeries is the storage of one tenant: it adds to each read what the API adds to a request.
+// tenantSeries is the storage of one tenant. It sets up each read in the same way as the API sets up a request.
 type tenantSeries struct {
 	b  *backend
 	id tenant.ID

@@ -36,7 +36,7 @@ func (b *backend) addRuleHandlers() {
 	maps.Copy(b.api.Handlers, handlers)
 }
 
-// rulerTime is how long a ruler may take to answer another process.
+// rulerTime is the timeout of a call to a ruler.
 const rulerTime = 5 * time.Second
 
 // rulersInRing returns clients of the rulers of the ring.
@@ -59,8 +59,7 @@ func (m *membership) rulersInRing(ctx context.Context) ([]peers.Peer[*rpc.Peer],
 	return out, nil
 }
 
-// rulesChanged makes the rulers read the rules of a tenant now. A ruler that is not reached reads them within ten
-// seconds.
+// rulesChanged makes the rulers read the rules of a tenant now. A ruler that cannot be reached reads them within ten seconds.
 func (b *backend) rulesChanged(id tenant.ID) {
 	if b.cluster == nil {
 		if b.ruling != nil {
@@ -73,7 +72,7 @@ func (b *backend) rulesChanged(id tenant.ID) {
 	}
 }
 
-// wakes are the tenants whose rules have changed, and of which the rulers do not know yet.
+// wakes contains the tenants with changed rules about which the rulers have not been told yet.
 type wakes struct {
 	mu      sync.Mutex
 	tenants map[tenant.ID]struct{}
@@ -93,7 +92,7 @@ func (w *wakes) add(id tenant.ID) bool {
 	return start
 }
 
-// take removes all tenants. If there are none, the caller must end.
+// take removes and returns all tenants. If there are none, the caller must end.
 func (w *wakes) take() []tenant.ID {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -103,7 +102,7 @@ func (w *wakes) take() []tenant.ID {
 	return out
 }
 
-// wakesAtOnce is the number of tenants about which rulers are told at the same time.
+// wakesAtOnce is the number of tenants about which rulers are told concurrently.
 const wakesAtOnce = 8
 
 // wakeRulers tells the rulers about the tenants of wakes, until there are none.
@@ -138,8 +137,7 @@ func (b *backend) backfillStarted() {
 	}
 }
 
-// ruleStates returns the groups of a tenant that rulers report. The groups of rulers that do not answer are
-// missing.
+// ruleStates returns the groups of a tenant that rulers report. The groups of rulers that do not respond are missing.
 func (b *backend) ruleStates(ctx context.Context, id tenant.ID) ([]rulestate.Group, error) {
 	if b.cluster == nil {
 		if b.ruling == nil {
@@ -167,13 +165,13 @@ func (b *backend) ruleStates(ctx context.Context, id tenant.ID) ([]rulestate.Gro
 	return rulestate.Merge(all...), ctx.Err()
 }
 
-// calledRuler is the ruler that other processes call; it implements rpc.Ruler.
+// calledRuler answers calls of other processes to this process's ruler. It implements rpc.Ruler.
 type calledRuler struct{ *ruler.Ruler }
 
 // State implements rpc.Ruler.
 func (r calledRuler) State(id tenant.ID) ([]byte, error) { return json.Marshal(r.Ruler.State(id)) }
 
-// aliveRulers returns the instances of the rulers in a ring that are alive, and self.
+// aliveRulers returns the instances of the alive rulers in a ring, and `self`.
 func aliveRulers(r *ring.Ring, self string) []string {
 	var out []string
 	for _, in := range slices.Concat(r.Instances(), r.Others()) {

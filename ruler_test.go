@@ -45,7 +45,7 @@ func (r *receiver) received() []string {
 	return append([]string(nil), r.names...)
 }
 
-// eventually repeats a check until it returns "", for at most 30 seconds.
+// eventually repeats a check until it returns "". After 30 seconds, it fails the test.
 func eventually(t *testing.T, check func() string) {
 	t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
@@ -74,8 +74,8 @@ rules:
   annotations: {summary: "{{ $value }}"}
 `
 
-// TestRules checks rules from their configuration to recorded samples, states and alerts: of two tenants,
-// after a restart, and after the deletion of a group.
+// TestRules checks that configured rules of two tenants lead to recorded samples, states and alerts, also after a restart, and
+// that the series of a deleted group end.
 func TestRules(t *testing.T) {
 	noLeaks(t)
 	manager := newReceiver()
@@ -160,8 +160,8 @@ func TestRules(t *testing.T) {
 	p.stop()
 }
 
-// TestRuleBackfill checks a backfill through the edge: a chain of rules is recorded for an hour in the past, and again after
-// a restart in the middle.
+// TestRuleBackfill checks through the edge that a backfill records a chain of rules for an hour in the past, also if the process
+// restarts during the backfill.
 func TestRuleBackfill(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)

@@ -7,8 +7,8 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestWakes checks that one goroutine is started for all changes, that no change is lost when it ends, and that
-// repeated changes of a tenant are one.
+// TestWakes checks that one goroutine is started for all changes, that no change is lost when the goroutine ends, and that
+// repeated changes of a tenant are reported once.
 func TestWakes(t *testing.T) {
 	var w wakes
 	started := 0

@@ -1,10 +1,11 @@
-// Package egress decides to which addresses the process may connect for a tenant or on behalf of
-// rules, such as an Alertmanager. By default only public addresses are allowed: otherwise whoever
-// can configure a URL could reach services of the internal network, and the metadata service of the
-// cloud, which returns credentials (server-side request forgery).
+// Package egress decides to which addresses the process may connect on behalf of a tenant, for
+// example to notify a receiver. By default only public addresses are allowed. Otherwise a tenant
+// who configures a URL could reach services of the internal network, and the metadata service of
+// the cloud, which returns credentials (server-side request forgery).
 //
-// Addresses are checked when a connection is made, after DNS, for every address of a name and for
-// every redirect. A check of the URL alone would not see to what a name resolves later.
+// Addresses are checked when a connection is opened, after DNS, for every address of a name and for
+// every redirect. A check of the URL alone is not enough, because the name may resolve to another
+// address later.
 package egress
 
 import (
@@ -86,7 +87,7 @@ func (r *Rules) Control(network, address string, _ syscall.RawConn) error {
 	return r.Check(ap.Addr())
 }
 
-// DialContext connects like net.Dialer.DialContext, to allowed addresses only.
+// DialContext connects like net.Dialer.DialContext, but only to allowed addresses.
 func (r *Rules) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	d := net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second, Control: r.Control}
 	return d.DialContext(ctx, network, address)

@@ -15,7 +15,7 @@ func TestCheck(t *testing.T) {
 	for _, tt := range []struct {
 		address string
 		allow   []string
-		why     string // "": allowed
+		why     string // part of the error; "" if the address is allowed
 	}{
 		{"8.8.8.8", nil, ""}, {"2606:4700::1111", nil, ""}, {"172.32.0.1", nil, ""}, {"11.0.0.1", nil, ""}, {"192.0.1.1", nil, ""},
 		{"100.63.255.255", nil, ""}, {"64:ff9b::808:808", nil, ""}, {"2002:808:808::1", nil, ""},
@@ -32,7 +32,7 @@ func TestCheck(t *testing.T) {
 		{"10.1.2.3", []string{"10.0.0.0/8"}, ""}, {"11.1.2.3", []string{"10.0.0.0/8"}, ""}, {"127.0.0.1", []string{"10.0.0.0/8"}, "loopback"},
 		{"127.0.0.1", []string{"127.0.0.1"}, ""}, {"127.0.0.2", []string{"127.0.0.1"}, "loopback"}, {"::ffff:127.0.0.1", []string{"127.0.0.1"}, ""},
 		{"fd00::1", []string{"fd00::/8"}, ""}, {"fe80::1%eth0", []string{"fe80::/10"}, ""},
-		{"64:ff9b::a00:1", []string{"10.0.0.0/8"}, "private"}, // the operator allowed the network, not the way through a translator
+		{"64:ff9b::a00:1", []string{"10.0.0.0/8"}, "private"}, // the operator allowed the network, but not its addresses behind a translator
 	} {
 		r, err := New(tt.allow)
 		if err != nil {
@@ -56,8 +56,8 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestDial checks that names, literal addresses in several notations and redirects are checked where
-// the connection is made.
+// TestDial checks that connections to names, to literal addresses in several notations and to targets of redirects are
+// denied.
 func TestDial(t *testing.T) {
 	reached := 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -2,15 +2,15 @@ package egress
 
 import "net/netip"
 
-// network is a network that is not public, with what it is for.
+// network is a network that is not public, with its purpose.
 type network struct {
 	prefix netip.Prefix
 	why    string
 }
 
 // networks returns the networks of the special-purpose registries of IANA (RFC 6890 and its
-// updates) that are not public, and addresses of cloud providers that are public by number but reach
-// services of the machine's own network.
+// updates) that are not public. It also returns addresses in public ranges at which cloud providers
+// offer services to the machine.
 func networks() []network {
 	n := func(prefix, why string) network { return network{netip.MustParsePrefix(prefix), why} }
 	return []network{
@@ -46,8 +46,8 @@ func networks() []network {
 	}
 }
 
-// translations returns prefixes of IPv6 addresses that contain an IPv4 address at a byte offset, to which a
-// gateway of the network sends the packets.
+// translations returns the prefixes of IPv6 addresses that contain an IPv4 address, with the byte offset of the IPv4
+// address. A gateway in the network sends packets for them to the IPv4 address.
 func translations() map[netip.Prefix]int {
 	return map[netip.Prefix]int{
 		netip.MustParsePrefix("::/96"):        12, // IPv4-compatible, obsolete
@@ -56,8 +56,8 @@ func translations() map[netip.Prefix]int {
 	}
 }
 
-// reserved returns why an address is not public, or "". depth is the number of translations that led
-// to the address.
+// reserved returns the reason for which an address is not public, or "". depth is the number of
+// translations that led to the address.
 func reserved(a netip.Addr, depth int) string {
 	if !a.IsValid() {
 		return "not a valid address"

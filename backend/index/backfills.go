@@ -11,7 +11,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// ErrBackfillRuns is returned for a new backfill of a group that already has one that is not finished.
+// ErrBackfillRuns is returned for a new backfill of a group that has an unfinished one.
 var ErrBackfillRuns = errors.New("a backfill of the group is running")
 
 // ErrBackfillChanged is returned if another process changed or deleted the backfill.
@@ -24,8 +24,8 @@ type Backfill struct {
 	schema.Backfill
 }
 
-// Backfills returns the backfills of tenants, by tenant, namespace and group. Those that cannot be decoded are
-// in the error, beside the others.
+// Backfills returns the backfills of tenants, sorted by tenant, namespace and group. If some cannot be decoded, it returns the
+// others together with an error.
 func (s *Rules) Backfills(ctx context.Context, tenants ...tenant.ID) ([]Backfill, error) {
 	var out []Backfill
 	var broken error
@@ -79,8 +79,8 @@ func (s *Rules) Backfill(ctx context.Context, t tenant.ID, namespace, group stri
 	return b, ok, nil
 }
 
-// StartBackfill writes a new backfill of a group, which replaces one that is finished. It returns
-// ErrBackfillRuns if there is one that is not.
+// StartBackfill writes a new backfill of a group, which replaces a finished one. It returns
+// ErrBackfillRuns if the group has an unfinished backfill.
 func (s *Rules) StartBackfill(ctx context.Context, b *Backfill) error {
 	b.Created, b.Updated = s.nowMillis(), s.nowMillis()
 	old, ok, err := s.Backfill(ctx, b.Tenant, b.Namespace, b.Group)
@@ -90,7 +90,7 @@ func (s *Rules) StartBackfill(ctx context.Context, b *Backfill) error {
 	case ok && old.State == schema.BackfillRunning:
 		return ErrBackfillRuns
 	case ok:
-		b.Created = max(b.Created, old.Created+1) // identifies it
+		b.Created = max(b.Created, old.Created+1) // Created identifies the backfill, so it must increase
 	}
 	var previous *schema.Backfill
 	if ok {
@@ -103,8 +103,8 @@ func (s *Rules) StartBackfill(ctx context.Context, b *Backfill) error {
 	return err
 }
 
-// UpdateBackfill writes the progress of a backfill that is still old, and otherwise returns
-// ErrBackfillChanged.
+// UpdateBackfill writes the progress of a backfill. It returns ErrBackfillChanged if the stored
+// backfill is not equal to `old`.
 func (s *Rules) UpdateBackfill(ctx context.Context, b *Backfill, old schema.Backfill) error {
 	b.Updated = s.nowMillis()
 	return s.replaceBackfill(ctx, b, &old)
@@ -134,7 +134,7 @@ func (s *Rules) replaceBackfill(ctx context.Context, b *Backfill, old *schema.Ba
 func (s *Rules) DeleteBackfill(ctx context.Context, t tenant.ID, namespace, group string) (bool, error) {
 	_, ok, err := s.Backfill(ctx, t, namespace, group)
 	if errors.Is(err, schema.ErrCorrupt) || errors.Is(err, schema.ErrNewer) {
-		ok, err = true, nil // deleting is the way out
+		ok, err = true, nil // a backfill that cannot be decoded can be deleted
 	}
 	if err != nil || !ok {
 		return false, err

@@ -11,8 +11,8 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// TestBackfills follows backfills of two groups: they start once, a change that is based on an outdated copy
-// is rejected, and they do not appear among the groups.
+// TestBackfills checks that a group has at most one unfinished backfill, that a change that is based on an outdated copy is
+// rejected, and that backfills do not appear among the groups.
 func TestBackfills(t *testing.T) {
 	ix, ctx := open(t), t.Context()
 	b := Backfill{Tenant: "a", Namespace: "n", Group: "g", Backfill: schema.Backfill{Start: 1, End: 9}}

@@ -22,7 +22,7 @@ type RuleGroup struct {
 	Namespace, Name string
 	YAML            string
 	Written         int64 // Unix milliseconds
-	Err             error // the value is corrupt or of a newer version; YAML is empty
+	Err             error // set if the value is corrupt or from a newer version; YAML is empty then
 }
 
 // RuleSet are the rules of a tenant, sorted by namespace and name. Version is zero if the tenant never
@@ -96,8 +96,8 @@ func (s *Rules) Get(ctx context.Context, t tenant.ID, namespace, name string) (g
 	return g, ok, nil
 }
 
-// Put writes a group, which replaces the group of that name. Before, it calls check, possibly
-// several times, with the rules as they are, and returns its error.
+// Put creates or replaces a group. First it calls `check` with the current rules, again after each
+// conflict, and returns the error of `check`.
 func (s *Rules) Put(ctx context.Context, t tenant.ID, g RuleGroup, check func(RuleSet) error) error {
 	if err := s.register(ctx, t); err != nil {
 		return err
@@ -138,14 +138,14 @@ func (s *Rules) remove(ctx context.Context, t tenant.ID, matches func(*RuleGroup
 	return found, err
 }
 
-// maxRulesAttempts is how often a change of rules is attempted. Each conflict means that another change
+// maxRulesAttempts is the maximum number of attempts to change rules. Each conflict means that another change
 // succeeded.
 const maxRulesAttempts = 30
 
-// change applies mutations to the rules of a tenant, and increases their version, in one mutation
-// that is conditional on the version. It repeats that after a conflict, with the mutations for the new
-// rules. If the outcome of an attempt is unknown, it reads the version. Without mutations, it does
-// nothing. repeated is set if an earlier attempt had an unknown outcome.
+// change applies mutations to the rules of a tenant and increases their version, in one write that
+// is conditional on the version. After a conflict it calls `mutations` with the new rules and tries
+// again. After an attempt with an unknown outcome it reads the version, to find out whether the attempt
+// succeeded; `repeated` is set from then on. Without mutations, it does nothing.
 func (s *Rules) change(ctx context.Context, t tenant.ID, mutations func(set RuleSet, repeated bool) ([]rows.Mutation, error)) error {
 	var unknown []schema.RulesVersion
 	var last error
@@ -185,7 +185,7 @@ func (s *Rules) change(ctx context.Context, t tenant.ID, mutations func(set Rule
 		maxRulesAttempts), last)
 }
 
-// pause waits before attempt i, a random time so that concurrent writers do not meet again.
+// pause waits before attempt i, for a random time, so that concurrent writers do not conflict again.
 func pause(ctx context.Context, i int) error {
 	if i == 0 {
 		return nil
@@ -247,7 +247,7 @@ func (s *Rules) Tenants(ctx context.Context) ([]tenant.ID, error) {
 	return out, nil
 }
 
-// versionsInRead is how many versions one read returns.
+// versionsInRead is the maximum number of versions that one read returns.
 const versionsInRead = 1000
 
 // Versions returns the versions of the rules of tenants. Tenants that never had rules are not in the

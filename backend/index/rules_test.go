@@ -33,7 +33,7 @@ func names(t *testing.T, ix *Index, id tenant.ID) string {
 	return strings.Join(parts, " ")
 }
 
-// TestRules follows the rules of two tenants through all changes.
+// TestRules checks all changes of rules, with two tenants that do not affect each other.
 func TestRules(t *testing.T) {
 	ix, ctx := open(t), t.Context()
 	put := func(id tenant.ID, namespace, name, yaml string) {
@@ -94,7 +94,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestRulesVersions reads the versions of more tenants than one read returns.
+// TestRulesVersions checks that the versions of more tenants than fit in one read are returned.
 func TestRulesVersions(t *testing.T) {
 	ix, ctx := open(t), t.Context()
 	var all []tenant.ID
@@ -146,8 +146,8 @@ func TestCorruptRules(t *testing.T) {
 	}
 }
 
-// TestConcurrentRules checks that no change of several writers is lost, and that a limit on the number
-// of groups holds.
+// TestConcurrentRules checks that no change of concurrent writers is lost, and that concurrent writers do not exceed a limit
+// on the number of groups.
 func TestConcurrentRules(t *testing.T) {
 	ix, ctx := open(t), t.Context()
 	const writers, each, most = 4, 5, 12
@@ -182,8 +182,8 @@ func TestConcurrentRules(t *testing.T) {
 	}
 }
 
-// TestRulesFaults injects every fault into every call of a change. A change that succeeds was made exactly
-// once; one that fails leaves the rules as they were, or was made.
+// TestRulesFaults injects every fault into every call of a change. It checks that a change that succeeds is applied exactly
+// once, and that a change that fails is applied once or not at all.
 func TestRulesFaults(t *testing.T) {
 	changes := map[string]struct {
 		do   func(context.Context, *Rules) error
@@ -213,7 +213,7 @@ func TestRulesFaults(t *testing.T) {
 				if err == nil && got != c.done || err != nil && got != c.done && got != "1 n:old=1" {
 					t.Errorf("%s with call %d %s: %v, rules %s", name, nth, kind, err, got)
 				}
-				// Whatever failed, the tenant is known to rulers if it has rules.
+				// Whatever failed, rulers find the tenant if it has rules.
 				if tenants, err := over(t, mem).Rules.Tenants(t.Context()); err != nil || len(tenants) != 1 {
 					t.Errorf("%s with call %d %s: tenants %v, %v", name, nth, kind, tenants, err)
 				}
@@ -254,7 +254,7 @@ func TestRulesBetween(t *testing.T) {
 	ix := over(t, store)
 	must(t, nil, other.Rules.Put(ctx, "t", RuleGroup{Namespace: "n", Name: "a"}, accept))
 
-	// The other writer adds a group after the rules were read: the check is repeated with it.
+	// The other writer adds a group after the rules were read: the check is repeated with the new group.
 	store.before = func() { must(t, nil, other.Rules.Put(ctx, "t", RuleGroup{Namespace: "n", Name: "b"}, accept)) }
 	var seen []int
 	err = ix.Rules.Put(ctx, "t", RuleGroup{Namespace: "n", Name: "c"}, func(set RuleSet) error {
@@ -265,7 +265,7 @@ func TestRulesBetween(t *testing.T) {
 		t.Errorf("put: %v, checks saw %v groups, rules %s", err, seen, got)
 	}
 
-	// The response of a deletion is lost, and then the other writer changes another group: the group was found.
+	// The response of a deletion is lost, and then the other writer changes another group: the deletion reports success.
 	store.after = func() {
 		must(t, nil, other.Rules.Put(ctx, "t", RuleGroup{Namespace: "n", Name: "b", YAML: "2"}, accept))
 	}

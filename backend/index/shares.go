@@ -8,8 +8,8 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// Shares gives access to the rows of shares of the rule groups. docs/ruler.md has the
-// protocol of their holders.
+// Shares gives access to the rows of shares of the rule groups. docs/ruler.md describes
+// the protocol of their holders.
 type Shares struct{ table }
 
 // ReadAll returns the shares 0 to count-1 with one read. A share that nobody has held yet
@@ -57,9 +57,9 @@ func (s *Shares) Read(ctx context.Context, share int) (schema.Share, error) {
 	return out, nil
 }
 
-// Take makes holder the next holder of a share whose row is still old, and reports whether
-// it was. `next` is the row after the change, also if the outcome is an error, which leaves
-// open whether the row was changed.
+// Take makes `holder` the holder of a share if its row is still equal to `old`, and reports
+// whether it was. `next` is the row after the change. After an error, it is unknown whether the
+// row was changed to `next`.
 func (s *Shares) Take(ctx context.Context, share int, old schema.Share, holder string, until int64) (
 	next schema.Share, held bool, err error) {
 	next = schema.Share{Holder: holder, Number: old.Number + 1, Sequence: old.Sequence + 1, Until: until}

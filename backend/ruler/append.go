@@ -17,9 +17,9 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// pushFor is for how long a push is repeated whose outcome is unknown, but not longer than the
-// interval of the group. Repeating it does no harm, since its samples have the timestamps of
-// the slot.
+// pushFor is the time for which a push with an unknown outcome is repeated, but not longer than
+// the interval of the group. A repetition writes the same samples, because they have the timestamps
+// of the slot.
 const pushFor = 15 * time.Second
 
 // appendable implements storage.AppendableV2 for one group.
@@ -59,9 +59,9 @@ func (a *appender) Rollback() error {
 	return nil
 }
 
-// push writes the samples of a rule under the lease of the share. If samples are rejected, the rule shows it as its
-// error, as in Prometheus; its other series count as written. rule is nil for the staleness markers of rules that
-// were removed, for which a rejection does not matter.
+// push writes the samples of a rule under the lease of the share. As in Prometheus, a rejection of samples becomes the error
+// of the rule, and its other series count as written. rule is nil for the staleness markers of removed rules, whose rejection
+// is ignored.
 func (e *evaluation) push(ctx context.Context, rule rules.Rule, list []series.Entry) error {
 	if e.repeat {
 		return nil
@@ -84,7 +84,7 @@ func (e *evaluation) push(ctx context.Context, rule rules.Rule, list []series.En
 	return nil
 }
 
-// pushAgain pushes until the outcome is known.
+// pushAgain repeats a push until its outcome is known.
 func (e *evaluation) pushAgain(ctx context.Context, list []series.Entry) (series.Outcome, error) {
 	end := e.opts.Running() + min(pushFor, e.group.interval)
 	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
@@ -115,10 +115,10 @@ func (e *evaluation) pushOnce(ctx context.Context, list []series.Entry) (series.
 		Fence: &series.Fence{Share: g.share, Number: number}})
 }
 
-// maxMarkTries is how often the staleness markers of a deleted group are tried.
+// maxMarkTries is the maximum number of attempts to write the staleness markers of a deleted group.
 const maxMarkTries = 3
 
-// markStale writes the staleness markers of a deleted group. It returns after how long it must
+// markStale writes the staleness markers of a deleted group. It returns the time after which it must
 // be called again, or 0.
 func (r *Ruler) markStale(ctx context.Context, g *group) time.Duration {
 	g.rules.Eval(ctx, g.deleted)
@@ -128,8 +128,8 @@ func (r *Ruler) markStale(ctx context.Context, g *group) time.Duration {
 	return g.interval
 }
 
-// ended returns the entries whose series have no sample after the group was deleted. The
-// others are written by another group now: a marker between their samples would hide them.
+// ended returns the entries whose series have no sample after the deletion of the group. The other
+// series are now written by another group, and get no marker: it would interrupt them.
 func (e *evaluation) ended(ctx context.Context, list []series.Entry) ([]series.Entry, error) {
 	g := e.group
 	q, err := e.opts.Select(g.tenant.id).Querier(g.deleted.UnixMilli()+1, e.opts.Now().UnixMilli())

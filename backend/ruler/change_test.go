@@ -65,8 +65,8 @@ func TestChange(t *testing.T) {
 }
 
 // TestDeletedGroup checks that the series of a deleted group get staleness markers after two
-// intervals, except those that another group continues, and that they get none when the group
-// moves, when the ruler stops, and when the tenant is deleted.
+// intervals, except for series that another group continues. They get no markers when the group
+// moves to another ruler, when the ruler stops, or when the tenant is deleted.
 func TestDeletedGroup(t *testing.T) {
 	for _, c := range []struct {
 		what   string
@@ -203,8 +203,8 @@ func (failingQuerier) Select(context.Context, bool, *storage.SelectHints, ...*la
 	return storage.ErrSeriesSet(errInjected)
 }
 
-// TestRestoreFails checks that a takeover whose reads fail is repeated until the alert continues
-// as it was, after a short gap and after a long one.
+// TestRestoreFails checks that a takeover with failing reads is repeated until the state of the
+// alert is restored, after a short gap and after a long one.
 func TestRestoreFails(t *testing.T) {
 	for _, c := range []struct {
 		what     string
@@ -249,7 +249,7 @@ func TestRestoreFails(t *testing.T) {
 	}
 }
 
-// TestSlowTakeover checks that slots which pass while a takeover evaluates earlier ones are evaluated, too.
+// TestSlowTakeover checks that slots that pass while a takeover evaluates earlier slots are evaluated, too.
 func TestSlowTakeover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := group1("g", rulefmt.Rule{Record: "r", Expr: "up"})

@@ -33,7 +33,7 @@ type cluster struct {
 	source *fakeRules
 	notes  *notifications
 	start  time.Time
-	slow   atomic.Bool // the queries of tenant slow last for a minute, whatever their context says
+	slow   atomic.Bool // whether queries of the tenant `slow` take a minute, even if their context ends
 
 	mu    sync.Mutex
 	nodes []*node
@@ -44,15 +44,15 @@ type node struct {
 	name   string
 	ruler  *Ruler
 	holder *shares.Holder
-	cut    atomic.Bool // the row store cannot be reached
-	stuck  atomic.Bool // pushes wait, as those of a process that is paused
+	cut    atomic.Bool // whether the node cannot reach the row store
+	stuck  atomic.Bool // whether pushes wait, as in a paused process
 	killed atomic.Bool
-	gone   atomic.Bool // the ring has noticed
+	gone   atomic.Bool // whether the ring has noticed that the node ended
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-// cutRows is the row store as a node sees it.
+// cutRows is the row store of a node, which fails while the node is cut off.
 type cutRows struct {
 	rows.Store
 	n *node
@@ -107,7 +107,7 @@ func (c *cluster) add(name string) *node {
 	}
 	o.Push = func(ctx context.Context, b *series.Batch) (series.Outcome, error) {
 		if n.stuck.Load() {
-			for n.stuck.Load() { // whatever the context says: a paused process does not look at it
+			for n.stuck.Load() { // even if the context ends: a paused process does not notice it
 				time.Sleep(100 * time.Millisecond)
 			}
 		} else if err := fence.Check(ctx, b.Fence.Share, b.Fence.Number); err != nil {
@@ -156,8 +156,8 @@ func (n *node) kill() {
 	time.AfterFunc(30*time.Second, func() { n.gone.Store(true) })
 }
 
-// TestSlowStop checks that no slot of a tenant is lost when a ruler stops, or is killed while it stops, and an
-// evaluation of another tenant cannot be interrupted.
+// TestSlowStop checks that no slot of a tenant is lost when a ruler stops, or is killed while it stops, while an evaluation of
+// another tenant cannot be interrupted.
 func TestSlowStop(t *testing.T) {
 	for what, kill := range map[string]bool{"stopped": false, "killed while it stops": true} {
 		t.Run(what, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { slowStop(t, kill) }) })
@@ -211,10 +211,10 @@ func slowStop(t *testing.T, kill bool) {
 	}
 }
 
-// TestClusterFaults checks a cluster in which rulers stop, are killed, cannot reach the row
-// store, and are paused in the middle of a write until another ruler has taken their shares: no
-// sample is written twice with different values, no slot is missing in the end, and no alert is
-// resolved or starts again.
+// TestClusterFaults checks a cluster in which rulers stop, are killed, cannot reach the row store,
+// or are paused in the middle of a write until another ruler has taken their shares. No sample is
+// written twice with different values, in the end no slot is missing, and no alert is resolved or
+// starts again.
 func TestClusterFaults(t *testing.T) {
 	for seed := range uint64(2) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { clusterFaults(t, seed) }) })
@@ -283,7 +283,7 @@ func (c *cluster) replace(old *node, name string) {
 	c.nodes = slices.DeleteFunc(c.nodes, func(n *node) bool { return n == old })
 }
 
-// verify checks what was recorded until a time.
+// verify checks the recorded samples and the notifications until `end`.
 func (c *cluster) verify(groups []rulefmt.RuleGroup, end time.Time) {
 	for i, g := range groups {
 		interval := time.Duration(g.Interval).Milliseconds()

@@ -12,25 +12,26 @@ import (
 	defs "github.com/palliumhq/pallium/backend/rules"
 )
 
-// Limits of the templates of one evaluation of a rule, whose expansion cannot be interrupted.
+// Limits of the templates of one evaluation of a rule. They are needed because the expansion of templates cannot be
+// interrupted.
 const (
-	maxTemplateBytes = 64 << 20   // of the labels and annotations of all alerts, estimated
-	maxTemplateSteps = 50_000_000 // estimated
-	maxQueriedBytes  = 64 << 10   // of the labels and histograms of the results of one query in a template
-	maxQueriedValue  = 1024       // bytes of one of these
+	maxTemplateBytes = 64 << 20   // estimated bytes of the labels and annotations of all alerts
+	maxTemplateSteps = 50_000_000 // estimated steps
+	maxQueriedBytes  = 64 << 10   // bytes of the labels and histograms in the results of one query in a template
+	maxQueriedValue  = 1024       // bytes of one label or histogram
 )
 
 // costs are the estimated costs of the templates of alerting rules, for each alert.
 type costs map[ruleKey]cost
 
-// ruleKey has what a query knows of the rule that it belongs to.
+// ruleKey identifies a rule by the details that the context of its queries contains.
 type ruleKey struct{ name, query, labels string }
 
 type cost struct{ bytes, steps int64 }
 
 func keyOf(d rules.RuleDetail) ruleKey { return ruleKey{d.Name, d.Query, d.Labels.String()} }
 
-// add adds the cost of a rule. Rules with equal keys have the highest cost of them.
+// add adds the cost of a rule. Of rules with equal keys, the highest cost is kept.
 func (c costs) add(rule rules.Rule, group map[string]string, d *rulefmt.Rule) {
 	if d.Alert == "" {
 		return
@@ -40,7 +41,7 @@ func (c costs) add(rule rules.Rule, group map[string]string, d *rulefmt.Rule) {
 	c[key] = cost{max(bytes, c[key].bytes), max(steps, c[key].steps)}
 }
 
-// check returns an error if the templates of the rule of a query cost too much for its results.
+// check returns an error if expanding the templates of a rule for the results of its query would cost too much.
 func (c costs) check(ctx context.Context, out vector) error {
 	known, ok := c[keyOf(rules.FromOriginContext(ctx))]
 	if !ok {
@@ -63,9 +64,9 @@ func (c costs) check(ctx context.Context, out vector) error {
 	return nil
 }
 
-// scale returns how much more the templates of an alert cost than estimated, because its labels are longer or more.
-// Regular expressions may take time in proportion to the square of the text, and ranges over labels may be
-// three inside each other.
+// scale returns the factors by which the templates of an alert cost more than estimated, because its labels are longer or more
+// numerous. The factor of steps takes into account that regular expressions may take time proportional to the square of the
+// text, and that three ranges over labels may be nested.
 func scale(s *promql.Sample) (bytes, steps float64) {
 	longest, sum, n := sizes(s.Metric)
 	value := max(1, float64(longest)/defs.EstimatedValue)
@@ -75,7 +76,7 @@ func scale(s *promql.Sample) (bytes, steps float64) {
 	return bytes, value * value * more * more * more
 }
 
-// sizes returns the length of the longest name or value, the sum of all, and the number of labels.
+// sizes returns the length of the longest name or value, the sum of all lengths, and the number of labels.
 func sizes(ls labels.Labels) (longest, sum, n int) {
 	ls.Range(func(l labels.Label) {
 		n++
@@ -94,7 +95,7 @@ func histogramBytes(s *promql.Sample) int {
 	return bucket * (2 + len(s.H.PositiveBuckets) + len(s.H.NegativeBuckets))
 }
 
-// checkTemplateResults returns an error if the results of a query in a template are more or larger than estimated.
+// checkTemplateResults returns an error if the results of a query in a template are more numerous or larger than estimated.
 func checkTemplateResults(out vector) error {
 	if len(out) > maxTemplateResults {
 		return fmt.Errorf("a query in a template returned %d series; at most %d are allowed: aggregate more", len(out), maxTemplateResults)
@@ -107,7 +108,7 @@ func checkTemplateResults(out vector) error {
 			return fmt.Errorf("a query in a template returned a label or a histogram of %d bytes; at most %d are allowed: aggregate without it",
 				longest, maxQueriedValue)
 		}
-		const overhead = 16 // of a label
+		const overhead = 16 // bytes of a label in addition to name and value
 		sum += size + overhead*n + histogram
 	}
 	if sum > maxQueriedBytes {

@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// seriesOf returns n samples, whose label a has size bytes, with more other labels.
+// seriesOf returns n samples with a label `a` of `size` bytes and `more` other labels.
 func seriesOf(n, size, more int) promql.Vector {
 	var out promql.Vector
 	for i := range n {

@@ -141,11 +141,11 @@ func describe(groups []rulestate.Group) string {
 	return out
 }
 
-// TestEquality compares the evaluations of rules in an hour with those of Prometheus over an equal
-// database: recorded samples bit by bit with staleness markers, alerts and notifications. The
-// rules are evaluated by one ruler, or by rulers between which the groups move at random times,
-// when a ruler stops or crashes; or all rulers are stopped for ten minutes, which is compared
-// with a restart of Prometheus.
+// TestEquality compares the evaluations of rules during an hour with those of Prometheus over an
+// equal database: recorded samples, which must be equal bit by bit, staleness markers, alerts and
+// notifications. In one case one ruler evaluates the rules. In others, groups move between rulers at
+// random times, because a ruler stops or crashes. In the last, all rulers are stopped for ten
+// minutes, which is compared with a restart of Prometheus.
 func TestEquality(t *testing.T) {
 	for _, moves := range []string{"none", "stop", "crash", "restart"} {
 		for seed := range uint64(2) {
@@ -161,7 +161,7 @@ func equality(t *testing.T, seed uint64, moves string) {
 	start := time.Now()
 	groups := loadGroups(t, "equality.yaml")
 	if moves == "crash" || moves == "restart" {
-		// A rule over results of another group sees them only after that group was taken over too.
+		// A rule that reads results of another group sees them only after that group was taken over, too.
 		mixed := &groups[len(groups)-1]
 		mixed.Rules = slices.DeleteFunc(mixed.Rules, func(r rulefmt.Rule) bool { return r.Alert == "AnyFiring" })
 	}
@@ -220,8 +220,8 @@ func equality(t *testing.T, seed uint64, moves string) {
 	}
 }
 
-// compare compares recorded samples and notifications with those of Prometheus: all
-// notifications if every is set, otherwise the starts and ends of alerts.
+// compare compares recorded samples and notifications with those of Prometheus. If `every` is set,
+// it compares all notifications, otherwise only the starts and ends of alerts.
 func compare(t *testing.T, ours, theirs *database, got, want *notifications, every bool) {
 	t.Helper()
 	if d := differences(ours.recorded, theirs.recorded); d != "" {
@@ -240,7 +240,7 @@ func compare(t *testing.T, ours, theirs *database, got, want *notifications, eve
 	}
 }
 
-// move lets groups move between rulers at random times until end.
+// move makes groups move between rulers at random times until `end`.
 func move(t *testing.T, m *member, d *database, source *fakeRules, n *notifications, rng *rand.Rand, crash bool, end time.Time) *member {
 	t.Helper()
 	time.Sleep(2 * time.Minute) // so that a takeover does not repeat evaluations at times before the rules existed

@@ -16,22 +16,21 @@ type vector = promql.Vector
 type evaluation struct {
 	*Ruler
 	group *group
-	// repeat is set while a slot of another ruler is repeated: nothing is written or sent.
+	// repeat is set while a slot of another ruler is repeated: no samples are written and no alerts are sent.
 	repeat  bool
-	answers map[question]vector // of queries, if repeat
+	answers map[question]vector // results of queries, while repeat is set
 	size    int                 // number of samples in answers
 	rule    any                 // context of the rule that is evaluated, which identifies it
-	queries int                 // of the rule so far
-	failed  error               // the first failure that is not the tenant's
+	queries int                 // number of queries of the rule so far
+	failed  error               // the first failure that the tenant did not cause
 	writer  writer
 	late    *lateAlerts // set if slots are evaluated late
 }
 
-// maxAnswers is the number of samples that a takeover keeps, so that it need not run queries
-// twice.
+// maxAnswers is the maximum number of samples that a takeover keeps to avoid running queries twice.
 const maxAnswers = 500_000
 
-// question is a query at a time.
+// question identifies a query by its expression and its time.
 type question struct {
 	expr string
 	at   int64
@@ -57,7 +56,7 @@ func (r *Ruler) evaluate(ctx context.Context, g *group, first, slot time.Time) (
 	}
 	ctx = promql.NewOriginContext(ctx, map[string]any{"ruleGroup": map[string]string{"file": g.rules.File(), "name": g.name}})
 	for _, readers := range g.earlier {
-		readers.Wait() // for copies of alerts that this evaluation changes
+		readers.Wait() // until the alerts are copied, because this evaluation changes them
 	}
 	g.earlier = nil
 	g.eval = &evaluation{Ruler: r, group: g}
@@ -123,7 +122,7 @@ func (r *Ruler) evaluated(ctx context.Context, g *group) {
 		}
 	}
 	err := g.eval.failed
-	if err != nil && !g.failing { // once, since an outage concerns many groups for long
+	if err != nil && !g.failing { // only the first failure is logged, because an outage affects many groups for a long time
 		r.opts.Logger.Warn("rule evaluation failed", "tenant", g.tenant.id, "namespace", g.namespace, "group", g.name, "err", err)
 	}
 	g.failing = err != nil
@@ -175,7 +174,7 @@ func (e *evaluation) query(ctx context.Context, expr string, at time.Time) (vect
 	return out, nil
 }
 
-// blame marks an error that the tenant did not cause.
+// blame wraps an error that the tenant did not cause in an operatorError.
 func (e *evaluation) blame(ctx context.Context, err error) error {
 	if e.opts.UserError(err) && ctx.Err() == nil {
 		return err

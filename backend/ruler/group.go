@@ -26,15 +26,15 @@ type group struct {
 	name      string
 	share     int
 	interval  time.Duration
-	number    uint64          // of the share, under which it writes
-	want      version         // what it should be
-	next      *built          // of want, while rules is not replaced by it yet
-	built     version         // what rules was built from
-	blocked   string          // why it is not evaluated
-	blockedAt time.Time       // since when
-	readers   *sync.WaitGroup // copy the state of rules without Ruler.mu
+	number    uint64          // number of the share under which the group writes
+	want      version         // the version to be evaluated
+	next      *built          // the group built from want, until it replaces rules
+	built     version         // version from which rules was built
+	blocked   string          // reason for which the group is not evaluated; empty if it is
+	blockedAt time.Time       // time from which blocked is set
+	readers   *sync.WaitGroup // waits for those that copy the state of rules without Ruler.mu
 	due       time.Time
-	place     int // in the heap, or -1
+	place     int // index in the heap, or -1
 	queued    bool
 	running   bool
 	cancel    context.CancelFunc
@@ -45,17 +45,17 @@ type group struct {
 	missed    time.Time // last slot that was counted as missed
 	last      time.Time // slot of the last evaluation; zero if the last slot must still be evaluated
 
-	takeover *takeover // pending
+	takeover *takeover // the pending takeover; nil if there is none
 	rules    *rules.Group
-	earlier  []*sync.WaitGroup      // readers of rules that were replaced, which share alerts with the present ones
+	earlier  []*sync.WaitGroup      // readers of replaced rules, which share alerts with the current rules
 	skipped  map[int]rulestate.Rule // rules that are not evaluated, by position
-	costs    costs                  // of the templates of rules
-	eval     *evaluation            // in progress
-	failing  bool                   // the last evaluation failed for a reason that is the operator's
-	tries    int                    // of the staleness markers of a ghost
+	costs    costs                  // costs of the templates of rules
+	eval     *evaluation            // the evaluation in progress
+	failing  bool                   // whether the last evaluation failed for a reason that the tenant did not cause
+	tries    int                    // attempts to write the staleness markers of a ghost
 }
 
-// version is what a group was built from. Groups with equal versions behave in the same way.
+// version contains everything from which a group is built. Groups with equal versions behave in the same way.
 type version struct {
 	definition *definition
 	content    string
@@ -71,13 +71,13 @@ func (v version) equal(o version) bool {
 	return v == o
 }
 
-// ghost reports whether g only waits to write the staleness markers of a deleted group.
+// ghost reports whether g is a deleted group that only waits to write its staleness markers.
 func (g *group) ghost() bool { return !g.deleted.IsZero() }
 
 // evaluated reports whether the group is evaluated at all.
 func (g *group) evaluated() bool { return g.blocked == "" && g.rules != nil }
 
-// slot returns the last slot at a time.
+// slot returns the last slot at or before a time.
 func (g *group) slot(now time.Time) time.Time {
 	if g.built.definition.AlignEvaluationTime {
 		return alignedSlot(g.interval, now)
@@ -90,7 +90,7 @@ func alignedSlot(interval time.Duration, at time.Time) time.Time {
 	return time.Unix(0, ns-ns%int64(interval)).UTC()
 }
 
-// Slot returns the last slot of a group at a time; aligned is Mimir's align_evaluation_time_on_interval.
+// Slot returns the last slot of a group at or before a time. aligned is Mimir's align_evaluation_time_on_interval.
 func Slot(id tenant.ID, namespace, name string, interval time.Duration, aligned bool, at time.Time) time.Time {
 	if aligned {
 		return alignedSlot(interval, at)
@@ -99,8 +99,8 @@ func Slot(id tenant.ID, namespace, name string, interval time.Duration, aligned 
 	return g.EvalTimestamp(at.UnixNano())
 }
 
-// nextDue returns when the group is due next. A slot that passed during an evaluation is due
-// at once.
+// nextDue returns the time at which the group is due next. If a slot passed during an evaluation,
+// the group is due at once.
 func (g *group) nextDue(now time.Time) time.Time {
 	slot := g.slot(now)
 	if slot.After(g.last) {
@@ -109,18 +109,18 @@ func (g *group) nextDue(now time.Time) time.Time {
 	return slot.Add(g.interval)
 }
 
-// file returns the file of Prometheus' group, which decides about its slots.
+// file returns the file name of Prometheus' group, on which its slots depend.
 func file(id tenant.ID, namespace string) string { return string(id) + "/" + namespace }
 
-// change is a group that has to be built.
+// change is a group that must be built.
 type change struct {
 	group *group
 	hold  *heldShare
 	want  version
 }
 
-// apply brings the groups of a tenant in line with its definitions, its limits and the held shares. Groups are
-// built, which takes long if they are large, without r.mu.
+// apply updates the groups of a tenant according to its definitions, its limits and the held shares. It builds groups without
+// holding r.mu, because building large groups takes long.
 func (r *Ruler) apply(ctx context.Context, t *rulerTenant) {
 	bounds := r.opts.Bounds(t.id)
 	base := version{set: switches.Of(r.opts.Limits(t.id)), recording: bounds.Recording, alerting: bounds.Alerting,
@@ -133,7 +133,7 @@ func (r *Ruler) apply(ctx context.Context, t *rulerTenant) {
 	}
 }
 
-// changes removes the groups that were deleted, and returns those that have to be built.
+// changes removes the groups that were deleted, and returns those that must be built.
 func (r *Ruler) changes(t *rulerTenant, base version, most int) []change {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -174,8 +174,8 @@ func (r *Ruler) changes(t *rulerTenant, base version, most int) []change {
 	return out
 }
 
-// create returns a new group. It is taken over if another ruler or an earlier process may have
-// evaluated it before: unless it was stored while this ruler held the share.
+// create returns a new group. The group is taken over, because another ruler or an earlier process
+// may have evaluated it, unless it was stored while this ruler held the share.
 func create(t *rulerTenant, d *definition, hold *heldShare) *group {
 	g := &group{tenant: t, namespace: d.Namespace, name: d.Group.Name, share: d.share, number: hold.number, place: -1,
 		readers: &sync.WaitGroup{}}
@@ -185,8 +185,8 @@ func create(t *rulerTenant, d *definition, hold *heldShare) *group {
 	return g
 }
 
-// install replaces a group by what was built, at once or after its evaluation in progress, unless its share was
-// lost meanwhile or the tenant dropped.
+// install replaces the rules of a group by the built ones, at once or after the evaluation in progress. It does nothing if the
+// share was lost or the tenant was dropped in the meantime.
 func (r *Ruler) install(t *rulerTenant, c change, b *built) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -203,7 +203,7 @@ func (r *Ruler) install(t *rulerTenant, c change, b *built) {
 	r.signal()
 }
 
-// adopt replaces the rules of a group by what was built for its new version, with the state of those before.
+// adopt replaces the rules of a group by those that were built for its new version, and copies the state of the old rules.
 // r.mu is locked, and the group is not running.
 func (r *Ruler) adopt(g *group) {
 	if g.next == nil {
@@ -241,16 +241,16 @@ func (r *Ruler) adopt(g *group) {
 	r.plan(g, g.nextDue(now))
 }
 
-// built is what a version describes.
+// built is a group that was built from a version.
 type built struct {
 	rules    *rules.Group
 	skipped  map[int]rulestate.Rule // rules that are not evaluated, by position
 	interval time.Duration
-	blocked  string // why the group is not evaluated; the other fields are not set then
+	blocked  string // reason for which the group is not evaluated; if it is set, the other fields are not
 	costs    costs  // of the templates of rules
 }
 
-// build returns the group that a version describes, without state.
+// build builds a group from a version, without state.
 func (r *Ruler) build(g *group, v version) *built {
 	if v.blocked != "" {
 		return &built{blocked: v.blocked}
@@ -262,7 +262,7 @@ func (r *Ruler) build(g *group, v version) *built {
 	return b
 }
 
-// parse is build for a group that is evaluated if it is valid.
+// parse builds a group that is evaluated. It returns an error if the group is not valid.
 func (r *Ruler) parse(g *group, v version) (*built, error) {
 	def := &v.definition.Group
 	external, err := url.Parse(v.url)
@@ -294,7 +294,7 @@ func (r *Ruler) parse(g *group, v version) (*built, error) {
 	return b, nil
 }
 
-// newRule returns a rule, and why it is not evaluated, if it is not.
+// newRule returns a rule. `off` is the reason for which the rule is not evaluated, or "" if it is.
 func newRule(v version, d *rulefmt.Rule, expr parser.Expr) (rule rules.Rule, off string) {
 	set := rules.FromMaps(v.definition.Group.Labels, d.Labels)
 	if d.Alert == "" {
@@ -310,7 +310,8 @@ func newRule(v version, d *rulefmt.Rule, expr parser.Expr) (rule rules.Rule, off
 		labels.FromMap(d.Annotations), labels.EmptyLabels(), v.url, true, quiet()), off
 }
 
-// quiet returns the logger of Prometheus' groups, which would log errors of tenants' rules. State has them.
+// quiet returns the logger of Prometheus' groups. It discards everything: the groups would log errors of tenants' rules, which
+// the state shows.
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // managerOptions returns the options of Prometheus' group.

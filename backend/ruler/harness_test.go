@@ -66,8 +66,8 @@ func textOf(v float64, fh *histogram.FloatHistogram) string {
 	return fmt.Sprintf("%016x", math.Float64bits(v))
 }
 
-// record notes a sample. A value replaces a staleness marker, as in Pallium; other conflicts
-// fail the test.
+// record records a sample. As in Pallium, a value replaces a staleness marker. For other conflicts
+// it returns a text.
 func (d *database) record(ls labels.Labels, t int64, text string) (conflict string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -88,7 +88,7 @@ func (d *database) record(ls labels.Labels, t int64, text string) (conflict stri
 	return ""
 }
 
-// append writes a sample, and ignores that it was written before.
+// append writes a sample. It ignores the error of a sample that was written before.
 func (d *database) append(ls labels.Labels, t int64, v float64, fh *histogram.FloatHistogram) {
 	app := d.AppenderV2(context.Background())
 	_, err := app.Append(0, ls, 0, t, v, nil, fh, storage.AOptions{})
@@ -122,7 +122,7 @@ func (r reference) AppenderV2(ctx context.Context) storage.AppenderV2 {
 
 func (a *referenceAppender) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, v float64, h *histogram.Histogram,
 	fh *histogram.FloatHistogram, o storage.AOptions) (storage.SeriesRef, error) {
-	o.RejectOutOfOrder = false // of which the test database accepts those of the rules
+	o.RejectOutOfOrder = false // the test database accepts out-of-order samples, which the rules may write
 	ref, err := a.AppenderV2.Append(ref, ls, st, t, v, h, fh, o)
 	if err == nil {
 		a.notes = append(a.notes, func() { a.d.record(ls, t, textOf(v, fh)) })
@@ -137,7 +137,7 @@ func (a *referenceAppender) Commit() error {
 	return a.AppenderV2.Commit()
 }
 
-// input writes the series that the rules read, equal for equal seeds.
+// input writes the series that the rules read. They are equal for equal seeds.
 func (d *database) input(seed uint64, from, to time.Time) {
 	rng := rand.New(rand.NewPCG(seed, 7))
 	app := d.AppenderV2(context.Background())
@@ -187,7 +187,7 @@ func (d *database) input(seed uint64, from, to time.Time) {
 type notifications struct {
 	mu   sync.Mutex
 	list []string
-	// changes are the starts and ends of alerts, without repetitions, by the labels.
+	// changes contains the starts and ends of alerts without repetitions, by labels.
 	changes map[string][]string
 }
 
@@ -210,7 +210,7 @@ func (n *notifications) add(expr string, alerts []*rules.Alert) {
 	}
 }
 
-// fakeRules has the rules of tenants.
+// fakeRules contains the rules of tenants.
 type fakeRules struct {
 	mu      sync.Mutex
 	sets    map[tenant.ID]Set
@@ -229,7 +229,7 @@ func (f *fakeRules) set(id tenant.ID, groups ...Definition) {
 	}
 }
 
-// stored sets the groups of a tenant as an earlier process stored them.
+// stored sets the groups of a tenant as if an earlier process had stored them.
 func (f *fakeRules) stored(id tenant.ID, groups ...Definition) {
 	f.set(id, groups...)
 	for i := range groups {
@@ -265,7 +265,7 @@ func (f *fakeRules) isDeleted(_ context.Context, id tenant.ID) (bool, error) {
 	return f.deleted[id], nil
 }
 
-// fakeLeases are the shares that a ruler believes to hold, without an end.
+// fakeLeases contains the shares that a ruler holds. Their leases do not end.
 type fakeLeases struct {
 	mu      sync.Mutex
 	numbers map[int]uint64
@@ -346,7 +346,7 @@ func (d *database) push(_ context.Context, b *series.Batch) (series.Outcome, err
 	return out, nil
 }
 
-// differences lists the differences of two records of samples, at most 20.
+// differences returns at most 20 differences between two sets of recorded samples.
 func differences(got, want map[string]map[int64]string) string {
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(merged(got, want))) {

@@ -33,8 +33,8 @@ func (p slowParser) ParseExpr(text string) (parser.Expr, error) {
 	return p.Parser.ParseExpr(text)
 }
 
-// TestLargeRules checks that the rules of a tenant that take a minute to be parsed delay neither the changes of other
-// tenants nor evaluations, and that only the changed one of them is parsed again.
+// TestLargeRules checks that a tenant whose rules take a minute to parse delays neither changes of other tenants nor
+// evaluations, and that only a changed rule is parsed again.
 func TestLargeRules(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var parsed atomic.Int32
@@ -52,7 +52,7 @@ func TestLargeRules(t *testing.T) {
 		time.Sleep(time.Second)
 		b.define("a", group1("g", rulefmt.Rule{Record: "r", Expr: "up"}))
 		if len(b.State("a")) != 1 {
-			t.Error("the rules of a tenant are not known while those of another tenant are parsed")
+			t.Error("the rules of a tenant were not read while those of another tenant were parsed")
 		}
 		time.Sleep(50 * time.Second)
 		synctest.Wait()
@@ -73,8 +73,8 @@ func TestLargeRules(t *testing.T) {
 	})
 }
 
-// TestTasks checks that the urgent tasks are first, that a tenant has one at a time, that nothing is lost that is added
-// while a task is running, and that the queues do not grow with repeated wakes.
+// TestTasks checks that urgent tasks are done first, that a tenant has one task at a time, that work that is added while a task
+// is running is not lost, and that repeated wakes do not make the queues grow.
 func TestTasks(t *testing.T) {
 	r := New(options(nil, nil, nil, nil))
 	listed := func(id tenant.ID) { r.enqueue(id, false, func(t *task) { t.listed = true }) }
@@ -110,7 +110,7 @@ func TestTasks(t *testing.T) {
 	}
 }
 
-// TestKnownTexts checks that the ruler offers the groups that it has for their texts, and no others.
+// TestKnownTexts checks that the function `known` of a read returns the groups that the ruler has, for their texts only.
 func TestKnownTexts(t *testing.T) {
 	a := group1("a", rulefmt.Rule{Record: "r", Expr: "up"})
 	a.Text = "text of a"
@@ -131,7 +131,7 @@ func TestKnownTexts(t *testing.T) {
 	}
 }
 
-// textRules keeps the function of the last read.
+// textRules records the function `known` of the last read.
 type textRules struct {
 	*fakeRules
 	known func(namespace, name, text string) *Definition
@@ -142,8 +142,8 @@ func (s *textRules) Groups(ctx context.Context, id tenant.ID, known func(namespa
 	return s.fakeRules.Groups(ctx, id, known)
 }
 
-// TestStateWhileEvaluated reads the state of alerts while they are evaluated and their group is changed; the race
-// detector finds what is not protected.
+// TestStateWhileEvaluated reads the state of alerts while they are evaluated and their group is changed. The race detector
+// finds unprotected accesses.
 func TestStateWhileEvaluated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(0, nil)
@@ -188,8 +188,8 @@ func TestStateWhileEvaluated(t *testing.T) {
 	})
 }
 
-// TestReadersDelayEvaluation checks that an evaluation waits for those who copy the alerts of the rules that were
-// replaced before, and that nothing else does.
+// TestReadersDelayEvaluation checks that an evaluation waits until the alerts of replaced rules are copied, and that neither
+// other tenants nor the state wait.
 func TestReadersDelayEvaluation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(0, nil)
@@ -204,16 +204,16 @@ func TestReadersDelayEvaluation(t *testing.T) {
 		synctest.Wait()
 		pushed := b.take()
 		if n, _ := samplesOf(pushed, "r"); n != 0 {
-			t.Error("the changed group was evaluated while alerts of its rules are copied")
+			t.Error("the changed group was evaluated while alerts of its rules were copied")
 		}
 		if n, _ := samplesOf(pushed, "other"); n == 0 || len(b.State("a")[0].Rules) != 2 {
-			t.Error("another tenant waits for those who copy alerts, or the state does")
+			t.Error("another tenant or the state waited until alerts were copied")
 		}
 		copied.readers.Done()
 		time.Sleep(20 * time.Second)
 		synctest.Wait()
 		if n, _ := samplesOf(b.take(), "r"); n == 0 {
-			t.Error("the changed group is not evaluated after the alerts were copied")
+			t.Error("the changed group was not evaluated after the alerts were copied")
 		}
 	})
 }

@@ -60,8 +60,8 @@ func TestChangeWhileRestored(t *testing.T) {
 	}
 }
 
-// TestPartlyRejected checks that a series that ends gets a staleness marker although another series of the rule
-// is always rejected.
+// TestPartlyRejected checks that a series that ends gets a staleness marker, even if another series of the rule is always
+// rejected.
 func TestPartlyRejected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(0, nil)
@@ -105,7 +105,7 @@ func TestPartlyRejected(t *testing.T) {
 	})
 }
 
-// TestBlockedForLong checks that an alert does not count the time in which its group was not evaluated.
+// TestBlockedForLong checks that the time in which a group was not evaluated does not count for the `for` of an alert.
 func TestBlockedForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(0, nil)
@@ -125,8 +125,8 @@ func TestBlockedForLong(t *testing.T) {
 	})
 }
 
-// computing lets the first queries of tenant slow last for a minute whatever their context says, as a template that
-// computes, and answers them with 7.
+// computing makes the first queries of the tenant `slow` take a minute, even if their context ends, like a template with much
+// work. Their result is 7.
 func computing(b *bench) {
 	var begun sync.Map
 	b.set(func() {
@@ -141,7 +141,7 @@ func computing(b *bench) {
 	b.define("slow", group1("g", rulefmt.Rule{Record: "r", Expr: "up"}), group1("h", rulefmt.Rule{Alert: "A", Expr: "down"}))
 }
 
-// checkAbandoned checks that an evaluation that was abandoned wrote and sent nothing.
+// checkAbandoned checks that an abandoned evaluation wrote no samples and sent no alerts.
 func checkAbandoned(t *testing.T, b *bench) {
 	t.Helper()
 	time.Sleep(2 * time.Minute)
@@ -174,10 +174,10 @@ func TestStopWithSlowTenant(t *testing.T) {
 	})
 }
 
-// TestLeaveWithSlowTenant checks that a share can be released although an evaluation of a tenant cannot be
-// interrupted, and that this evaluation writes nothing, even if the share is gained again.
+// TestLeaveWithSlowTenant checks that a share can be released while an evaluation of a tenant cannot be interrupted, and that
+// this evaluation writes nothing, even if the ruler gains the share again.
 func TestLeaveWithSlowTenant(t *testing.T) {
-	for _, again := range []uint64{0, 1, 2} { // the number under which the share is gained
+	for _, again := range []uint64{0, 1, 2} { // number under which the share is gained again; 0: it is not
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(0, func(o *Options) { o.Count = 1 })
 			defer b.close()

@@ -7,12 +7,12 @@ import (
 	"github.com/prometheus/prometheus/rules"
 )
 
-// writer is the rule that is evaluated. Prometheus' group evaluates its rules one after the other; each begins with
-// its query, and asks for an appender if the evaluation succeeded.
+// writer identifies the rule that is being evaluated. Prometheus' group evaluates its rules one after the other. Each
+// evaluation begins with the query of the rule, and requests an appender if it succeeds.
 type writer struct {
-	ctx      any  // of the queries of the rule, which identifies it
-	place    int  // of the rule in the group, counted from 1
-	appended bool // the rule has an appender
+	ctx      any  // context of the queries of the rule, which identifies the rule
+	place    int  // position of the rule in the group, counted from 1
+	appended bool // whether the rule has requested an appender
 }
 
 // note records that a rule runs a query.
@@ -22,27 +22,27 @@ func (e *evaluation) note(ctx context.Context) {
 	}
 }
 
-// writing returns the rule that asks for an appender, or nil if the group does so for rules that were removed.
+// writing returns the rule that requests an appender, or nil if the group requests it for removed rules.
 func (e *evaluation) writing() rules.Rule {
 	w, list := &e.writer, e.group.rules.Rules()
 	if e.repeat || w.appended || w.place == 0 || w.place > len(list) {
 		return nil
 	}
 	w.appended = true
-	if rule := list[w.place-1]; rule.LastError() == nil { // otherwise it failed, and has no appender
+	if rule := list[w.place-1]; rule.LastError() == nil { // a failed rule does not request an appender
 		return rule
 	}
 	return nil
 }
 
-// lateAlerts are alerts that changed at slots of a takeover that are evaluated late. They are sent with those of the
-// last slot, in the state that they have then: an alert that was resolved meanwhile must not be sent as active again.
+// lateAlerts contains alerts that changed at slots that are evaluated late. They are sent with the alerts of the last of these
+// slots, in their state at that slot: an alert that was resolved in between must not be sent as active.
 type lateAlerts struct {
-	more   bool // another slot follows
+	more   bool // whether another late slot follows
 	byRule map[string]map[uint64]*rules.Alert
 }
 
-// notify sends alerts, or keeps them until the last slot is evaluated.
+// notify sends alerts, or keeps them until the last late slot is evaluated.
 func (e *evaluation) notify(ctx context.Context, expr string, alerts []*rules.Alert) {
 	if e.repeat || e.late == nil || len(alerts) == 0 {
 		return
@@ -72,7 +72,7 @@ func (e *evaluation) send(ctx context.Context, expr string, alerts []*rules.Aler
 	e.opts.Notify(ctx, e.group.tenant.id, expr, alerts...)
 }
 
-// unsent makes the alerts that were kept at a slot due again at the next one.
+// unsent makes the alerts that were kept at a slot due again at the next slot.
 func (l *lateAlerts) unsent(of *rules.Group) {
 	if !l.more {
 		return
@@ -87,8 +87,8 @@ func (l *lateAlerts) unsent(of *rules.Group) {
 	}
 }
 
-// sendLate sends the alerts that were kept and were not sent with those of the last slot: they were resolved, and
-// are pending again, or their rule failed.
+// sendLate sends the kept alerts that were not sent with the alerts of the last slot: alerts that were resolved and are pending
+// again, or whose rule failed.
 func (e *evaluation) sendLate(ctx context.Context) {
 	for expr, known := range e.late.byRule {
 		var list []*rules.Alert

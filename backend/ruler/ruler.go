@@ -1,7 +1,7 @@
 // Package ruler evaluates the recording and alerting rules of tenants. It schedules the groups
 // of the shares that this process holds, evaluates them with Prometheus' rules.Group, and takes
 // groups over from other rulers so that the results are those of one uninterrupted ruler.
-// docs/ruler.md has the rules of scheduling and of taking over.
+// docs/ruler.md describes scheduling and takeovers.
 package ruler
 
 import (
@@ -28,21 +28,22 @@ import (
 )
 
 const (
-	// syncInterval is how often the rules of all tenants are read.
+	// syncInterval is the interval at which the rules of all tenants are read.
 	syncInterval = 10 * time.Second
-	// grace is for how long evaluations in progress may go on after their share must be
+	// grace is the time for which evaluations in progress may continue after their share must be
 	// released, and at the end of the process.
 	grace = 10 * time.Second
-	// abandonAfter is for how long the ruler waits for an evaluation after it was canceled. One that computes without
-	// looking at its context, for example in a template, goes on alone, and can write and send nothing any more.
+	// abandonAfter is the time for which the ruler waits for an evaluation after canceling it. An evaluation that does not
+	// check its context, for example in a template, is abandoned: it continues, but can no longer write samples or send
+	// alerts.
 	abandonAfter = 2 * time.Second
 	// DefaultInterval is the interval of groups without one, as in Prometheus.
 	DefaultInterval = time.Minute
-	// maxTemplateQueries is the number of queries that the templates of one evaluation of a
-	// rule may run.
+	// maxTemplateQueries is the maximum number of queries that the templates of one evaluation of a
+	// rule run.
 	maxTemplateQueries = 100
-	// maxTemplateResults is the number of series that such a query may return. Package rules estimates the size
-	// of an expanded template with it.
+	// maxTemplateResults is the maximum number of series that such a query returns. Package rules uses it to estimate the
+	// size of an expanded template.
 	maxTemplateResults = defs.MaxQueryResults
 )
 
@@ -50,9 +51,9 @@ const (
 type Definition struct {
 	Namespace string
 	Group     rulefmt.RuleGroup
-	// Text is the group as it is stored. Groups with equal texts are equal. Without it, the fields are compared.
+	// Text is the stored text of the group. Groups with equal texts are equal. If it is empty, the fields are compared.
 	Text string
-	// Written is when the group was stored last. If it is zero, an earlier ruler may have evaluated the group.
+	// Written is the time at which the group was last stored. If it is zero, an earlier ruler may have evaluated the group.
 	Written time.Time
 	// AlignEvaluationTime is Mimir's align_evaluation_time_on_interval.
 	AlignEvaluationTime bool
@@ -60,7 +61,7 @@ type Definition struct {
 	Err error
 }
 
-// Set has all groups of a tenant.
+// Set contains all groups of a tenant.
 type Set struct {
 	Version string // differs after every change
 	Groups  []Definition
@@ -72,24 +73,24 @@ type Rules interface {
 	Tenants(context.Context) ([]tenant.ID, error)
 	// Versions returns the versions of the rules of tenants; a tenant without rules has none.
 	Versions(context.Context, []tenant.ID) (map[tenant.ID]string, error)
-	// Groups returns the groups of a tenant. Reading a large group takes long: known returns what was returned
-	// for the text of a group before, and nil if the text is new.
+	// Groups returns the groups of a tenant. Because parsing a large group takes long, `known` returns the earlier result
+	// for a group with the same text, or nil if the text is new.
 	Groups(ctx context.Context, id tenant.ID, known func(namespace, name, text string) *Definition) (Set, error)
 }
 
-// Leases shows which shares this process holds; shares.Holder implements it.
+// Leases reports which shares this process holds. shares.Holder implements it.
 type Leases interface {
 	Lease(share int) (number uint64, deadline time.Duration, ok bool)
 }
 
-// Bounds are a tenant's limits of the evaluation of rules. 0 means no limit.
+// Bounds contains a tenant's limits for the evaluation of rules. 0 means no limit.
 type Bounds struct {
 	MaxGroups   int
-	MaxResults  int // series that one evaluation of a rule may return
-	Concurrent  int // groups that are evaluated at once
+	MaxResults  int // maximum number of series that one evaluation of a rule returns
+	Concurrent  int // maximum number of groups that are evaluated concurrently
 	QueryOffset time.Duration
-	Recording   bool // recording rules are evaluated
-	Alerting    bool // alerting rules are evaluated
+	Recording   bool // whether recording rules are evaluated
+	Alerting    bool // whether alerting rules are evaluated
 }
 
 // Options configure a Ruler. Fields without a default must be set.
@@ -110,28 +111,28 @@ type Options struct {
 	Shares  Leases
 	Count   int // number of shares
 	Parsers switches.Parsers
-	// ExternalURL returns the URL that templates and links of a tenant's alerts refer to.
+	// ExternalURL returns the external URL in templates and links of a tenant's alerts.
 	ExternalURL func(tenant.ID) string
-	// UserError reports whether an error of Query or Push was caused by the tenant's rules,
-	// data or limits. Default: no error was.
+	// UserError reports whether the tenant's rules, data or limits caused an error of Query or
+	// Push. By default, no error counts as such.
 	UserError func(error) bool
 
 	Now         func() time.Time // default time.Now
 	Running     func() time.Duration
-	Concurrency int // groups that are evaluated at once; default 512
+	Concurrency int // maximum number of groups that are evaluated concurrently; default 512
 	Logger      *slog.Logger
 	Registerer  prometheus.Registerer
 }
 
-// Ruler evaluates the groups of the shares that it was told to hold. It is safe for concurrent
-// use.
+// Ruler evaluates the groups of the shares that it holds according to Gained and Lost. It is safe for
+// concurrent use.
 type Ruler struct {
 	opts       Options
 	metrics    metrics
 	groups     *rules.Metrics // not registered: its labels name tenants' groups
 	evaluators *background.Group
-	wake       chan struct{} // the scheduler has to look again
-	work       chan struct{} // a worker has to look for tasks
+	wake       chan struct{} // wakes the scheduler
+	work       chan struct{} // wakes a worker for tasks
 
 	mu       sync.Mutex
 	tenants  map[tenant.ID]*rulerTenant
@@ -141,17 +142,17 @@ type Ruler struct {
 	schedule schedule
 }
 
-// heldShare is a share from Gained to the end of its last evaluation.
+// heldShare is a share between Gained and the end of its last evaluation.
 type heldShare struct {
 	number  uint64
-	idle    time.Duration // without a holder before it was gained
+	idle    time.Duration // time without a holder before the share was gained
 	gained  time.Time
 	running int // evaluations in progress
 	leaving bool
-	ended   func() // called once, when the last evaluation has ended or is not waited for any more, while leaving
+	ended   func() // while leaving: called once, when the last evaluation has ended or was abandoned
 }
 
-// end calls ended, if it was not called yet. Ruler.mu is locked.
+// end calls `ended` unless it was called before. Ruler.mu is locked.
 func (s *heldShare) end() {
 	if ended := s.ended; ended != nil {
 		s.ended = nil
@@ -191,9 +192,9 @@ func Share(id tenant.ID, namespace, name string, count int) int {
 	return int(d.Sum64() % uint64(count))
 }
 
-// Run reads and evaluates rules until the context ends. It returns when the evaluations in
-// progress have ended; they are canceled after 10 seconds, and those that do not end within 2 s
-// more are abandoned. Shares may be released then.
+// Run reads and evaluates rules until the context ends. Then it waits for the evaluations in
+// progress. It cancels them after 10 seconds, and abandons them 2 s later. When Run has returned,
+// the shares may be released.
 func (r *Ruler) Run(ctx context.Context) {
 	var loops sync.WaitGroup
 	loops.Go(func() { r.scheduleLoop(ctx) })
@@ -224,7 +225,7 @@ func (r *Ruler) Run(ctx context.Context) {
 	}
 }
 
-// Gained implements shares.Events: the groups of the share are taken over.
+// Gained implements shares.Events: the ruler takes over the groups of the share.
 func (r *Ruler) Gained(share int, number uint64, idle time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -236,9 +237,9 @@ func (r *Ruler) Gained(share int, number uint64, idle time.Duration) {
 	}
 }
 
-// Lost implements shares.Events. No evaluation of the share's groups begins any more. ended is
-// called when those in progress have ended; they are canceled after 10 seconds, and abandoned
-// after 2 s more.
+// Lost implements shares.Events. The ruler begins no more evaluations of the share's groups. It
+// calls `ended` when the evaluations in progress have ended. It cancels them after 10 seconds, and
+// abandons them 2 s later.
 func (r *Ruler) Lost(share int, ended func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -26,7 +26,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// bench is one ruler whose queries are answered by a function. It holds all shares.
+// bench is a ruler that holds all shares. A function returns the results of its queries.
 type bench struct {
 	*member
 	source *fakeRules
@@ -42,7 +42,7 @@ type bench struct {
 	start  time.Time
 }
 
-// one answers every query with one series.
+// one returns one series for every query.
 func one(_ context.Context, _ tenant.ID, _ string, at time.Time) (promql.Vector, error) {
 	return promql.Vector{{Metric: labels.FromStrings("a", "b"), T: at.UnixMilli(), F: 1}}, nil
 }
@@ -100,7 +100,7 @@ func (b *bench) set(f func()) {
 	f()
 }
 
-// take returns what was pushed since the last call.
+// take returns the samples that were pushed since the last call.
 func (b *bench) take() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -109,7 +109,7 @@ func (b *bench) take() []string {
 	return out
 }
 
-// define sets the groups of a tenant and lets the ruler read them.
+// define sets the groups of a tenant and makes the ruler read them.
 func (b *bench) define(id tenant.ID, defs ...Definition) {
 	b.source.set(id, defs...)
 	b.Wake(id)
@@ -147,8 +147,8 @@ func (b *bench) metric(name string) float64 {
 	return sum
 }
 
-// TestManyTenants creates, changes and deletes the rules of 1,000 tenants, and checks that
-// nothing of them is left.
+// TestManyTenants creates, changes and deletes the rules of 1,000 tenants, and checks that no groups,
+// series of metrics or goroutines remain.
 func TestManyTenants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(0, nil)
@@ -199,7 +199,7 @@ func TestManyTenants(t *testing.T) {
 }
 
 // TestHangingTenant checks that a tenant whose queries hang does not delay the others, although
-// it has more groups than the ruler evaluates at once.
+// it has more groups than the ruler evaluates concurrently.
 func TestHangingTenant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var hanging atomic.Int32
@@ -237,7 +237,8 @@ func TestHangingTenant(t *testing.T) {
 	})
 }
 
-// TestNotEvaluated checks that rules that cannot be evaluated say why, and that the others go on.
+// TestNotEvaluated checks that rules that cannot be evaluated have an error with the reason, and that the other rules are
+// still evaluated.
 func TestNotEvaluated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(0, func(o *Options) {
@@ -308,7 +309,7 @@ func TestFailures(t *testing.T) {
 			})
 			b.define("a", group1("g", rulefmt.Rule{Record: "r", Expr: "up"}))
 			want := "g/r: err " + c.want
-			for range 60 { // the health is ok while a write is repeated
+			for range 60 { // while a write is repeated, the health is still ok
 				time.Sleep(time.Second)
 				if b.errorsOf("a") == want {
 					break

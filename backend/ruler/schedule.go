@@ -10,13 +10,13 @@ import (
 )
 
 // schedule decides which group is evaluated next. Groups wait in a heap until they are due,
-// and then in a queue of their tenant. Tenants take turns, and none has more than its share of
-// the evaluations in progress. Takeovers have at most half of them. Ruler.mu protects it.
+// and then in a queue of their tenant. Tenants take turns, and no tenant has more than its
+// part of the concurrent evaluations. At most half of them are takeovers. Ruler.mu protects it.
 type schedule struct {
 	waiting dueHeap
 	turns   []*rulerTenant // tenants with queued groups
 	active  int            // evaluations in progress
-	taking  int            // takeovers among them
+	taking  int            // takeovers among the evaluations in progress
 	// delayed is the time until which a takeover or the lack of a lease may have delayed evaluations. Slots that
 	// passed before this time are evaluated late instead of being missed.
 	delayed time.Time
@@ -81,7 +81,7 @@ func (t *rulerTenant) all() []*group {
 	return out
 }
 
-// dueHeap has the groups that are not due, the earliest first.
+// dueHeap contains the groups that are not due yet, the earliest first.
 type dueHeap []*group
 
 func (h dueHeap) Len() int           { return len(h) }
@@ -108,8 +108,8 @@ func (h *dueHeap) Pop() any {
 	return g
 }
 
-// plan puts a group that is not running into the heap, or takes it out if it is not evaluated.
-// r.mu is locked.
+// plan adds a group that is not running to the heap, or removes it from the heap if it is not
+// evaluated. r.mu is locked.
 func (r *Ruler) plan(g *group, due time.Time) {
 	g.due = due
 	switch {
@@ -149,7 +149,7 @@ func (r *Ruler) dispatch() {
 			s.turns = append(s.turns, t)
 		}
 	}
-	var kept []*rulerTenant // at their limits
+	var kept []*rulerTenant // tenants that have reached their limits
 	for len(s.turns) > 0 && s.active < r.opts.Concurrency {
 		t := s.turns[0]
 		s.turns = s.turns[1:]
@@ -307,7 +307,7 @@ func (r *Ruler) finish(t *rulerTenant, g *group, run run) {
 
 // scheduleLoop starts evaluations when they are due.
 func (r *Ruler) scheduleLoop(ctx context.Context) {
-	const most = time.Minute // the wall clock may be set
+	const most = time.Minute // the longest sleep, because the wall clock may be changed
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

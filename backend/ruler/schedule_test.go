@@ -48,7 +48,7 @@ func TestSlots(t *testing.T) {
 func TestMissed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(0, nil)
-		defer time.Sleep(time.Minute) // until the query in progress has ended
+		defer time.Sleep(time.Minute) // so that the query in progress ends
 		defer b.close()
 		b.set(func() {
 			b.query = func(ctx context.Context, id tenant.ID, expr string, at time.Time) (promql.Vector, error) {
@@ -67,15 +67,15 @@ func TestMissed(t *testing.T) {
 	})
 }
 
-// TestLost checks that evaluations in progress may end while the lease of a share that must be
-// released is valid, for 10 seconds, and that they are canceled at once if it is not.
+// TestLost checks the evaluations in progress of a share that must be released: while its lease is
+// valid, they may continue for 10 seconds; otherwise they are canceled at once.
 func TestLost(t *testing.T) {
 	for _, c := range []struct {
 		what  string
-		takes time.Duration // of the query
+		takes time.Duration // duration of the query
 		valid bool
 		want  time.Duration
-		kept  int // samples written
+		kept  int // number of written samples
 	}{
 		{"ends in time", 4 * time.Second, true, 3 * time.Second, 1},
 		{"canceled", time.Hour, true, 10 * time.Second, 0},
@@ -139,7 +139,7 @@ func TestWaiting(t *testing.T) {
 	for _, c := range []struct {
 		what       string
 		concurrent int
-		late       bool // slots are evaluated late
+		late       bool // whether slots are evaluated late
 	}{
 		{"takeovers, one evaluation at a time", 1, true},
 		{"takeovers, two evaluations at a time", 2, false},

@@ -14,7 +14,7 @@ import (
 	"github.com/palliumhq/pallium/backend/rulestate"
 )
 
-// shown is what the state of a group consists of. Its alerts are copied without Ruler.mu.
+// shown contains the parts of a group from which its state is created. Alerts are copied without holding Ruler.mu.
 type shown struct {
 	namespace, name string
 	interval        time.Duration
@@ -22,7 +22,7 @@ type shown struct {
 	group           *rulefmt.RuleGroup
 	rules           *rules.Group // nil if the group is not evaluated
 	skipped         map[int]rulestate.Rule
-	readers         *sync.WaitGroup // of rules
+	readers         *sync.WaitGroup // readers of rules; see group
 }
 
 // State returns the groups of a tenant in the shares that this process holds, sorted by
@@ -41,7 +41,7 @@ func (r *Ruler) State(id tenant.ID) []rulestate.Group {
 	return out
 }
 
-// shown returns what is needed for the state of a tenant's groups. The caller must call Done of readers.
+// shown returns the parts for the state of a tenant's groups. The caller must call Done of readers.
 func (r *Ruler) shown(id tenant.ID) []shown {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,7 +96,7 @@ func blockedState(g shown) rulestate.Group {
 		}
 		s.Rules = append(s.Rules, notEvaluated(rule, g.blocked))
 	}
-	if len(s.Rules) == 0 { // a group that cannot be read: the API has errors of rules only
+	if len(s.Rules) == 0 { // the group cannot be read: the error is shown in a rule, because the API has no errors of groups
 		s.Rules = append(s.Rules, notEvaluated(rulestate.Rule{Name: g.name, Type: rulestate.Recording}, g.blocked))
 	}
 	return s

@@ -11,17 +11,17 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// definition is a group as it was read. It is not changed.
+// definition is a group as it was read. It is immutable.
 type definition struct {
 	Definition
 	content string    // equal for equal groups
-	since   time.Time // Written of the first version that this ruler read
+	since   time.Time // the field Written of the first version of the group that this ruler read
 	share   int
 }
 
 func (d *definition) key() string { return d.Namespace + "\x00" + d.Group.Name }
 
-// syncLoop reads which tenants have rules regularly.
+// syncLoop regularly reads which tenants have rules.
 func (r *Ruler) syncLoop(ctx context.Context) {
 	tick := time.NewTicker(syncInterval)
 	defer tick.Stop()
@@ -35,7 +35,7 @@ func (r *Ruler) syncLoop(ctx context.Context) {
 	}
 }
 
-// syncAll reads which tenants have rules, and the versions of these.
+// syncAll reads which tenants have rules, and the versions of their rules.
 func (r *Ruler) syncAll(ctx context.Context) {
 	r.mu.Lock()
 	known := make([]*rulerTenant, 0, len(r.tenants))
@@ -59,7 +59,7 @@ func (r *Ruler) syncAll(ctx context.Context) {
 		listed[id] = true
 		r.enqueue(id, false, func(t *task) { t.listed, t.version = true, versions[id] })
 	}
-	for _, t := range known { // not those that were woken since the read began
+	for _, t := range known { // without tenants that were woken after the read began
 		if !listed[t.id] && r.tenants[t.id] == t {
 			r.dropTenant(t)
 		}
@@ -74,7 +74,7 @@ func (r *Ruler) syncFailed(ctx context.Context, message string, id tenant.ID, er
 	r.opts.Logger.Warn(message, "tenant", id, "err", err)
 }
 
-// sync does a task. Only one goroutine does so for a tenant at a time.
+// sync executes a task. Only one goroutine executes a task of a tenant at a time.
 func (r *Ruler) sync(ctx context.Context, id tenant.ID, do task) {
 	if do.woken {
 		versions, err := r.opts.Rules.Versions(ctx, []tenant.ID{id})
@@ -92,7 +92,8 @@ func (r *Ruler) sync(ctx context.Context, id tenant.ID, do task) {
 	r.apply(ctx, t)
 }
 
-// tenant returns a tenant, or nil if it was deleted. A tenant that is not known is added if its rules are to be read.
+// tenant returns a tenant, or nil if the tenant was deleted. An unknown tenant is added if `read` is set, otherwise nil is
+// returned.
 func (r *Ruler) tenant(ctx context.Context, id tenant.ID, read bool) *rulerTenant {
 	gone := false
 	if read {
@@ -118,7 +119,7 @@ func (r *Ruler) tenant(ctx context.Context, id tenant.ID, read bool) *rulerTenan
 	return t
 }
 
-// read reads the groups of a tenant if its version has changed, and reports whether they are known.
+// read reads the groups of a tenant if the version has changed. It returns false if the groups could not be read.
 func (r *Ruler) read(ctx context.Context, t *rulerTenant, version string) bool {
 	r.mu.Lock()
 	loaded, known, defs := t.loaded, t.version, t.defs
@@ -147,13 +148,13 @@ func (r *Ruler) read(ctx context.Context, t *rulerTenant, version string) bool {
 	return true
 }
 
-// definitions returns the groups of a tenant in the order in which they count for the limit.
+// definitions returns the groups of a tenant in the order in which the limit of groups applies to them.
 func definitions(id tenant.ID, list []Definition, before map[string]*definition, count int) []*definition {
 	out := make([]*definition, 0, len(list))
 	for _, g := range list {
 		d := &definition{Definition: g, content: g.Text, since: g.Written, share: Share(id, g.Namespace, g.Group.Name, count)}
 		if d.content == "" {
-			content, _ := json.Marshal(g.Group) // fails for no group
+			content, _ := json.Marshal(g.Group) // returns no error for a group
 			d.content = fmt.Sprint(string(content), g.AlignEvaluationTime, g.Err)
 		}
 		if old := before[d.key()]; old != nil {
@@ -165,8 +166,8 @@ func definitions(id tenant.ID, list []Definition, before map[string]*definition,
 	return out
 }
 
-// dropTenant stops all rules of a tenant, without staleness markers: its data is deleted with
-// it. r.mu is locked.
+// dropTenant stops all rules of a tenant. It writes no staleness markers, because the tenant's data
+// is deleted as well. r.mu is locked.
 func (r *Ruler) dropTenant(t *rulerTenant) {
 	for _, g := range t.all() {
 		r.drop(t, g)

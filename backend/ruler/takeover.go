@@ -15,41 +15,41 @@ import (
 )
 
 const (
-	// outageTolerance and forGracePeriod are those of Prometheus for groups without a ruler for
-	// longer; Mimir has the same grace period.
+	// outageTolerance and forGracePeriod apply to groups that had no ruler for a longer time. They
+	// are Prometheus' defaults; Mimir has the same grace period.
 	outageTolerance = time.Hour
 	forGracePeriod  = 2 * time.Minute
-	// resendDelay is how often firing alerts are sent again, as in Prometheus.
+	// resendDelay is the interval at which firing alerts are sent again, as in Prometheus.
 	resendDelay = time.Minute
 	// minGap is the shortest time without a ruler after which a group is not continued exactly.
 	minGap = 30 * time.Second
-	// unwritten is how long before the end of its lease a ruler may have stopped to write: the lease is at most 8 s
-	// older than its last renewal, and a ruler that stops or leaves the share renews it until its evaluations in
-	// progress have ended, but begins none.
+	// unwritten is the maximum time between the last write of a ruler and the end of its lease. The lease ends at most 8 s
+	// after the last renewal. A ruler that stops or leaves the share renews the lease until its evaluations in progress
+	// have ended, but begins no more evaluations.
 	unwritten = 10*time.Second + grace + abandonAfter
-	// maxRepeats is the number of slots that are repeated, at most, to find what a group
-	// remembers from before its last slot.
+	// maxRepeats is the maximum number of slots that are repeated to restore the state of a group
+	// that depends on slots before its last one.
 	maxRepeats = 30
-	// retryTakeover is how often a failed takeover is tried again.
+	// retryTakeover is the interval at which a failed takeover is retried.
 	retryTakeover = 5 * time.Second
 )
 
 // takeover is the pending takeover of a group.
 type takeover struct {
-	idle   time.Duration // of the share, before this ruler held it
+	idle   time.Duration // time for which the share had no holder before this ruler
 	gained time.Time
-	// late is set if the group had no ruler for long: it is evaluated twice before its alerts
-	// are restored.
+	// late is set if the group had no ruler for a long time. Then it is evaluated twice before its
+	// alerts are restored.
 	late  bool
-	evals int // since late was set
+	evals int // number of evaluations since late was set
 }
 
-// longGap is the time without a ruler after which a group with an interval is not continued exactly.
+// longGap returns the time without a ruler after which a group with the given interval is not continued exactly.
 func longGap(interval time.Duration) time.Duration { return max(minGap, 2*interval) }
 
-// takeOver prepares a group that another ruler evaluated before. It returns the first slot to
-// be evaluated, at or before slot: slots that the other ruler may have missed are evaluated too,
-// so that the results have no gap. If it fails, it must be called again before the group is
+// takeOver prepares a group that another ruler has evaluated. It returns the first slot to be
+// evaluated, which is at or before `slot`: slots that the other ruler may have missed are evaluated,
+// too, so that the results have no gap. After an error, it must be called again before the group is
 // evaluated.
 func (r *Ruler) takeOver(ctx context.Context, g *group, slot time.Time) (time.Time, error) {
 	o := g.takeover
@@ -77,7 +77,8 @@ func (r *Ruler) takeOver(ctx context.Context, g *group, slot time.Time) (time.Ti
 	return first, nil
 }
 
-// takeoverFailed shows the failure of a takeover, and returns after how long it is tried again.
+// takeoverFailed shows the error of a takeover in the state of the group, and returns the time after which the takeover is
+// retried.
 func (r *Ruler) takeoverFailed(ctx context.Context, g *group, err error) time.Duration {
 	if ctx.Err() == nil {
 		r.metrics.takeovers.WithLabelValues("failed").Inc()
@@ -97,11 +98,11 @@ func setRestored(g *group, restored bool) {
 	}
 }
 
-// repeat brings a group into the state in which the ruler before left it after a slot. It
-// repeats the slot without writing, which finds the series of each rule and the active alerts,
-// restores since when alerts are active, and repeats the slot with these times. If the state
-// depends on earlier slots, it begins with one of them: rules that fail keep the series of the
-// evaluation before, and keep_firing_for keeps alerts.
+// repeat restores the state that a group had after the previous ruler evaluated it at a slot. It
+// repeats the slot without writing, which finds the series of each rule and the active alerts. It
+// restores the times at which alerts became active, and repeats the slot with these times. It begins
+// with an earlier slot if the state depends on it: rules that fail keep the series of the previous
+// evaluation, and keep_firing_for keeps alerts.
 func (r *Ruler) repeat(ctx context.Context, g *group, slot time.Time) error {
 	defer func() { g.eval = nil }()
 	fresh, err := r.again(g)
@@ -131,7 +132,7 @@ func (r *Ruler) repeat(ctx context.Context, g *group, slot time.Time) error {
 		return g.eval.failed
 	}
 	for _, rule := range alerting(fresh) {
-		// Firing alerts are sent at the next evaluation: the ruler before may have ended
+		// Firing alerts are sent at the next evaluation, because the previous ruler may have ended
 		// without sending them.
 		rule.ForEachActiveAlert(func(a *rules.Alert) { a.LastSentAt = time.Time{} })
 	}
@@ -141,7 +142,7 @@ func (r *Ruler) repeat(ctx context.Context, g *group, slot time.Time) error {
 	return ctx.Err()
 }
 
-// again returns a group like g without state.
+// again builds the group of g again, without state.
 func (r *Ruler) again(g *group) (*rules.Group, error) {
 	b, err := r.parse(g, g.built)
 	if err != nil {
@@ -150,7 +151,7 @@ func (r *Ruler) again(g *group) (*rules.Group, error) {
 	return b.rules, nil
 }
 
-// reach evaluates a group at a slot, and returns how many slots before it the state begins.
+// reach evaluates a group at a slot, and returns the number of earlier slots on which the state depends.
 func (r *Ruler) reach(ctx context.Context, g *group, fresh *rules.Group, slot time.Time) (int, error) {
 	fresh.Eval(ctx, slot)
 	if g.eval.failed != nil {
@@ -184,23 +185,23 @@ func failing(list []rules.Rule) []rules.Rule {
 	return out
 }
 
-// activity is what a ruler recorded about when the alerts of a group became active: for each
+// activity contains the recorded times at which the alerts of a group became active: for each
 // rule, by the labels of the alerts.
 type activity struct {
 	rules  []map[string][]point
-	window time.Duration // for which a sample counts
+	window time.Duration // time for which a sample is current
 }
 
-// point is a sample of ALERTS_FOR_STATE: at a time in Unix milliseconds, the alert was active
-// since a Unix time in seconds, or not active any more.
+// point is a sample of ALERTS_FOR_STATE. It states that at a time in Unix milliseconds, the alert was
+// active since a Unix time in seconds, or was no longer active.
 type point struct {
 	at     int64
 	since  int64
 	active bool
 }
 
-// activity reads the recorded times of alerts from one slot to another. Before the first slot
-// it reads as much as the ruler before may have missed.
+// activity reads the recorded times of alerts from one slot to another. It also reads the time before
+// the first slot during which the previous ruler may have missed slots.
 func (r *Ruler) activity(ctx context.Context, g *group, of *rules.Group, first, last time.Time) (*activity, error) {
 	a := &activity{window: max(minGap, 2*g.interval) + g.interval}
 	list := alerting(of)
@@ -258,9 +259,9 @@ func pointsOf(ctx context.Context, rule *rules.AlertingRule, q storage.Querier) 
 	return out, set.Err()
 }
 
-// restore sets since when the active alerts of a group are active, as recorded at a slot or, if
-// the slot was missed, shortly before. It returns the longest keep_firing_for of the rules that
-// had alerts which are not active.
+// restore sets the times at which the active alerts of a group became active, as they were recorded
+// at a slot or, if the slot was missed, shortly before. It returns the longest keep_firing_for of the
+// rules with recorded alerts that are not active.
 func (a *activity) restore(of *rules.Group, slot time.Time) (kept time.Duration) {
 	end := slot.Add(-of.QueryOffset()).UnixMilli()
 	for i, rule := range alerting(of) {
@@ -291,8 +292,8 @@ func (a *activity) restore(of *rules.Group, slot time.Time) (kept time.Duration)
 	return kept
 }
 
-// slotIn returns the slot in the second that begins at a Unix time, since samples have the
-// times of alerts in whole seconds. Without such a slot it returns the second.
+// slotIn returns the slot in the second that begins at a Unix time, because samples contain the
+// times of alerts in whole seconds. If there is no such slot, it returns the second.
 func slotIn(second int64, slot time.Time, interval time.Duration) time.Time {
 	at := time.Unix(second, 0).UTC()
 	back := slot.Sub(at)
@@ -305,7 +306,7 @@ func slotIn(second int64, slot time.Time, interval time.Duration) time.Time {
 	return at
 }
 
-// setFired sets since when firing alerts fire: the first slot after their hold duration.
+// setFired sets the times from which firing alerts fire: the first slot after their hold duration.
 func setFired(of *rules.Group, slot time.Time) {
 	interval := of.Interval()
 	for _, rule := range alerting(of) {
@@ -372,8 +373,8 @@ func (s recordingSet) note() {
 
 var errNotRestored = errors.New("could not restore the times at which alerts became active; retrying at the next evaluation")
 
-// restoreLate restores the alerts of a group that had no ruler for long, after its second
-// evaluation. If the read fails, it is tried again after the next evaluation.
+// restoreLate restores the alerts of a group that had no ruler for a long time, after the second
+// evaluation of the group. If the read fails, it is retried after the next evaluation.
 func (r *Ruler) restoreLate(g *group) {
 	if g.takeover.evals++; g.takeover.evals < 2 {
 		return

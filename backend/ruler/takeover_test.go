@@ -13,16 +13,16 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// TestTakeoverNotifies checks that a takeover that evaluates slots late sends each alert once, in the state of the last
-// slot: an alert that was resolved meanwhile is not sent as active.
+// TestTakeoverNotifies checks that a takeover that evaluates slots late sends each alert once, in its state at the last
+// slot: an alert that was resolved in between is not sent as active.
 func TestTakeoverNotifies(t *testing.T) {
 	const none = "resolved 0001-01-01"
 	for _, c := range []struct {
 		what   string
 		hold   int
 		active func(ago time.Duration) bool
-		fails  time.Duration // evaluations of the last seconds fail
-		want   int           // notifications
+		fails  time.Duration // evaluations during this last time fail
+		want   int           // number of notifications
 		firing bool
 	}{
 		{"active", 0, func(time.Duration) bool { return true }, 0, 1, true},
@@ -71,8 +71,8 @@ func TestTakeoverNotifies(t *testing.T) {
 	}
 }
 
-// TestNewGroup checks that a group that was stored since the ruler holds its share is evaluated from its next slot on,
-// although the ruler reads it for the first time soon after it gained the share.
+// TestNewGroup checks that a group that was stored after the ruler gained its share is evaluated from its next slot on, and is
+// not taken over, although the ruler reads it soon after it gained the share.
 func TestNewGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(0, nil)
@@ -100,8 +100,8 @@ func TestTakeoverOrNew(t *testing.T) {
 	at := func(d time.Duration) time.Time { return time.UnixMilli(gained.Add(d).UnixMilli()) }
 	for _, c := range []struct {
 		what   string
-		before time.Time // Written of the version that was read before; zero: none
-		now    time.Time // Written
+		before time.Time // field Written of the version that was read before; zero if none was read
+		now    time.Time // field Written of the version that is read now
 		want   bool
 	}{
 		{"unknown time", time.Time{}, time.Time{}, true},

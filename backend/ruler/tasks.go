@@ -6,29 +6,29 @@ import (
 	"github.com/palliumhq/pallium/authn/tenant"
 )
 
-// syncWorkers is the number of tenants whose rules are read and parsed at once, so that a tenant with large rules
-// does not delay the others.
+// syncWorkers is the number of tenants whose rules are read and parsed concurrently, so that a tenant with large rules does
+// not delay the others.
 const syncWorkers = 8
 
-// task is what has to be done for the rules of a tenant. Without woken and listed, the groups that are known are
-// brought in line with the held shares.
+// task is the pending work for the rules of a tenant. If neither woken nor listed is set, only the known groups are updated
+// according to the held shares.
 type task struct {
-	woken   bool   // the version has to be read
-	listed  bool   // the version was read with those of all tenants
-	version string // if listed
+	woken   bool   // whether the version must be read
+	listed  bool   // whether the version was read together with those of all tenants
+	version string // the version, if listed is set
 	queued  bool
-	urgent  bool // in tasks.urgent
+	urgent  bool // whether the tenant is in tasks.urgent
 	running bool
 }
 
-// tasks are those of all tenants. A tenant has one task at a time. Ruler.mu protects them.
+// tasks contains the tasks of all tenants. A tenant has one task at a time. Ruler.mu protects it.
 type tasks struct {
 	byTenant map[tenant.ID]*task
-	urgent   []tenant.ID // of shares that were gained and of woken tenants
+	urgent   []tenant.ID // tenants with groups in gained shares, and woken tenants
 	regular  []tenant.ID
 }
 
-// enqueue adds something to the task of a tenant. r.mu is locked.
+// enqueue adds work to the task of a tenant. r.mu is locked.
 func (r *Ruler) enqueue(id tenant.ID, urgent bool, add func(*task)) {
 	t := r.tasks.byTenant[id]
 	if t == nil {
@@ -37,7 +37,7 @@ func (r *Ruler) enqueue(id tenant.ID, urgent bool, add func(*task)) {
 	}
 	add(t)
 	switch {
-	case urgent && !t.urgent: // also if it is a regular one, which is skipped when its turn comes
+	case urgent && !t.urgent: // also if the tenant is in the regular queue, where it is then skipped
 		t.urgent = true
 		r.tasks.urgent = append(r.tasks.urgent, id)
 	case !urgent && !t.queued:
@@ -46,11 +46,11 @@ func (r *Ruler) enqueue(id tenant.ID, urgent bool, add func(*task)) {
 	t.queued = true
 	select {
 	case r.work <- struct{}{}:
-	default: // every worker will look
+	default: // a signal for every worker is pending, so one of them will find the task
 	}
 }
 
-// nextTask returns what has to be done for a tenant, the urgent ones first.
+// nextTask returns the next tenant with a task, and its task. Urgent tasks are first.
 func (r *Ruler) nextTask() (id tenant.ID, do task, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -69,7 +69,7 @@ func (r *Ruler) nextTask() (id tenant.ID, do task, ok bool) {
 	return "", task{}, false
 }
 
-// taskDone ends a task. What was added while it was running is done next.
+// taskDone ends a task. Work that was added while the task was running becomes the next task.
 func (r *Ruler) taskDone(id tenant.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -79,11 +79,11 @@ func (r *Ruler) taskDone(id tenant.ID) {
 		delete(r.tasks.byTenant, id)
 		return
 	}
-	t.urgent = false // if it was urgent, it was skipped
+	t.urgent = false // if it was urgent meanwhile, nextTask has skipped it
 	r.enqueue(id, true, func(*task) {})
 }
 
-// syncWorker does tasks until the context ends.
+// syncWorker executes tasks until the context ends.
 func (r *Ruler) syncWorker(ctx context.Context) {
 	for {
 		select {

@@ -16,11 +16,11 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Checks are the conditions under which a group is valid.
+// Checks contains the parameters of Check.
 type Checks struct {
-	Parser parser.Parser  // with the PromQL switches of the tenant
-	Limits *limits.Limits // nil: no limits, as for a check without a server
-	Tenant tenant.ID      // the only one allowed in source_tenants; "": any
+	Parser parser.Parser  // parser with the PromQL switches of the tenant
+	Limits *limits.Limits // nil for no limits, as in a check without a server
+	Tenant tenant.ID      // the only tenant that is allowed in source_tenants; "" allows any
 }
 
 // Check returns an error with all problems of a group, or nil. Each problem names the group, the
@@ -32,7 +32,7 @@ func Check(d *Document, c Checks) error {
 	}
 	k.checkGroup(&d.Group)
 	if len(d.Rules) > most(c.Limits) {
-		k.add("%v", limits.MaxRulesPerGroup.Exceeded(c.Limits, int64(len(d.Rules)))) // further checks would take long
+		k.add("%v", limits.MaxRulesPerGroup.Exceeded(c.Limits, int64(len(d.Rules)))) // further checks would take too long
 		return k.err()
 	}
 	for i := range d.Rules {
@@ -45,10 +45,10 @@ func Check(d *Document, c Checks) error {
 	return k.err()
 }
 
-// most returns how many rules a group may have.
+// most returns the maximum number of rules of a group.
 func most(lim *limits.Limits) int {
 	if lim == nil || lim.MaxRulesPerGroup <= 0 {
-		return 1 << 30 // the size of a group is limited
+		return 1 << 30 // no limit is needed, because the size of a group is limited
 	}
 	return lim.MaxRulesPerGroup
 }
@@ -57,8 +57,8 @@ func most(lim *limits.Limits) int {
 type checker struct {
 	Checks
 	group    string
-	labels   map[string]string // of the group
-	unread   map[int][]problem // of values that could not be read, by rule
+	labels   map[string]string // labels of the group
+	unread   map[int][]problem // problems of values that could not be read, by rule
 	problems []string
 }
 
@@ -73,7 +73,7 @@ func (k *checker) err() error {
 	return invalid("%s", strings.Join(shortened(k.problems), "\n"))
 }
 
-// shortened returns the first problems, and how many there are besides.
+// shortened returns the first problems, followed by the number of the others.
 func shortened(problems []string) []string {
 	const shown = 50
 	if n := len(problems); n > shown {
@@ -114,7 +114,7 @@ func (k *checker) checkGroup(g *Group) {
 // DefaultInterval is the interval of groups without one, as in Prometheus.
 const DefaultInterval = time.Minute
 
-// maxDuration is the greatest interval and offset of a group.
+// maxDuration is the maximum interval and offset of a group.
 const maxDuration = 365 * 24 * time.Hour
 
 // checkDurations checks the interval and the offsets of the group.
@@ -149,7 +149,7 @@ func (k *checker) checkLabels(g *Group) {
 	}
 }
 
-// checkLabel returns what is wrong with a label of the group.
+// checkLabel returns the problem of a label of the group, or "".
 func checkLabel(name, v string) string {
 	switch {
 	case !model.UTF8Validation.IsValidLabelName(name) || name == model.MetricNameLabel:
@@ -160,7 +160,7 @@ func checkLabel(name, v string) string {
 	return ""
 }
 
-// checkRule checks one rule. Sizes are checked first, because parsing takes time and memory that grow with
+// checkRule checks one rule. It checks sizes first, because the time and memory for parsing grow with
 // them.
 func (k *checker) checkRule(i int, r *rulefmt.Rule, node rulefmt.RuleNode) {
 	name := r.Record
@@ -194,13 +194,13 @@ func (k *checker) checkRule(i int, r *rulefmt.Rule, node rulefmt.RuleNode) {
 	if text := k.checkType(r.Expr); text != "" {
 		texts = append(texts, line(node.Expr.Line)+text)
 	}
-	slices.Sort(texts) // rulefmt visits labels in any order
+	slices.Sort(texts) // rulefmt visits labels in a random order
 	for _, t := range slices.Compact(texts) {
 		add("%s", t)
 	}
 }
 
-// templates returns the labels of the group whose names are valid: alerting rules expand their templates, too.
+// templates returns the labels of the group with valid names, because alerting rules also expand the templates of these.
 func (k *checker) templates() map[string]string {
 	out := map[string]string{}
 	for name, v := range k.labels {
@@ -211,7 +211,7 @@ func (k *checker) templates() map[string]string {
 	return out
 }
 
-// checkType checks whether an expression returns what a rule can record or compare.
+// checkType returns the problem of an expression whose type a rule cannot record or compare, or "".
 func (k *checker) checkType(expr string) string {
 	e, err := k.Parser.ParseExpr(expr)
 	if err != nil {
@@ -259,7 +259,7 @@ func line(n int) string {
 	return fmt.Sprintf("line %d: ", n)
 }
 
-// maxInstructions is the greatest size of the regular expressions of one expression, if the tenant has no
+// maxInstructions is the maximum size of the compiled regular expressions of one expression, if the tenant has no
 // limit.
 const maxInstructions = 1 << 20
 

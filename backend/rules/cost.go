@@ -10,33 +10,33 @@ import (
 	"github.com/prometheus/prometheus/model/rulefmt"
 )
 
-// Limits of the templates of labels and annotations. Their expansion cannot be interrupted, and is repeated for
-// each alert, so it must be short for every template that is accepted.
+// Limits of the templates of labels and annotations. Their expansion cannot be interrupted and is repeated for each alert, so
+// it must be short for every accepted template.
 const (
 	maxTemplate    = 64 << 10  // bytes of one template
-	maxText        = 32 << 10  // bytes of the result of one template, and of one value, estimated
-	maxRuleText    = 128 << 10 // bytes of the results of all templates of a rule, estimated
-	maxSteps       = 1_000_000 // of one template, estimated
+	maxText        = 32 << 10  // estimated bytes of the result of one template, and of one value
+	maxRuleText    = 128 << 10 // estimated bytes of the results of all templates of a rule
+	maxSteps       = 1_000_000 // estimated steps of one template
 	maxWidth       = 100       // width or precision of printf
-	maxLoops       = 3         // ranges inside each other
+	maxLoops       = 3         // depth of nested ranges
 	maxPattern     = 1000      // instructions of one regular expression
-	maxCompile     = 10_000    // for which regexsize charges instructions, too
-	maxPatternText = 4 << 10   // bytes
-	maxMatched     = 4 << 10   // bytes of the text that is matched with a regular expression, estimated
+	maxCompile     = 10_000    // estimated instructions for parsing and compiling one regular expression, see package regexsize
+	maxPatternText = 4 << 10   // bytes of one regular expression
+	maxMatched     = 4 << 10   // estimated bytes of a text that is matched with a regular expression
 )
 
-// A step is the work for one byte of text. The others are in multiples of it.
+// A step is the work for one byte of text. The cost of other work is given in steps.
 const (
-	templateSteps  = 200 // of each template
+	templateSteps  = 200 // for each template
 	nodeSteps      = 2
-	iterationSteps = 5 // of a range, in addition to its nodes
+	iterationSteps = 5 // for each iteration of a range, in addition to its nodes
 	callSteps      = 20
 	querySteps     = 1000
 )
 
 // Cost returns the estimated cost of expanding the templates of an alerting rule for one alert: the bytes of the
-// labels and annotations, and the steps. group are the labels of the rule's group. The estimate assumes the sizes
-// of EstimatedValue and EstimatedLabels. The cost of a rule that Check rejects is very high.
+// labels and annotations, and the steps. `group` contains the labels of the rule's group. The estimate assumes labels with the
+// sizes EstimatedValue and EstimatedLabels. The cost of a rule that Check rejects is very high.
 func Cost(group map[string]string, r *rulefmt.Rule) (bytes, steps int64) {
 	if r.Alert == "" {
 		return 0, 0
@@ -48,8 +48,8 @@ func Cost(group map[string]string, r *rulefmt.Rule) (bytes, steps int64) {
 	return int64(c.bytes), int64(c.steps)
 }
 
-// costOf returns the cost of the templates of an alerting rule, and the problems of those that could run for very
-// long or produce very much text. Prometheus' own check finds templates that cannot be parsed.
+// costOf returns the cost of the templates of an alerting rule, and the problems of templates that could take much time or
+// produce much text. Templates that cannot be parsed are found by Prometheus' own check.
 func costOf(group map[string]string, r *rulefmt.Rule) (sum cost, problems []string) {
 	for _, field := range []struct {
 		what   string
@@ -121,7 +121,7 @@ func (w *walk) work(steps float64) error {
 	return nil
 }
 
-// print adds to the result of the template.
+// print adds the size of a printed value to the result of the template.
 func (w *walk) print(size float64) error {
 	if w.bytes += size * w.repeats; w.bytes > maxText {
 		return fmt.Errorf("the expanded template can become longer than the limit of %d bytes: shorten it, or print less in ranges", maxText)

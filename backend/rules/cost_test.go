@@ -17,8 +17,8 @@ func defaultChecks() Checks {
 	return Checks{Parser: parser.NewParser(parser.Options{}), Limits: &lim, Tenant: "team"}
 }
 
-// TestLargeYAML checks that a small text cannot take much time or memory: by aliases, whatever they refer to, or by
-// very many values. It would take minutes if they were decoded.
+// TestLargeYAML checks that a small text with aliases or many values is rejected before decoding, which would take minutes or
+// much memory.
 func TestLargeYAML(t *testing.T) {
 	const expanded = "aliases (*name) are expanded"
 	repeat := func(first, format string, n int) string {
@@ -56,7 +56,7 @@ func TestLargeYAML(t *testing.T) {
 	}
 }
 
-// TestExpensiveTemplates checks that templates are rejected whose expansion for one alert takes long or much memory.
+// TestExpensiveTemplates checks that templates are rejected if their expansion for one alert takes much time or memory.
 func TestExpensiveTemplates(t *testing.T) {
 	const pattern = "(a|a){1,900}b"
 	text := strings.Repeat("a", 40_000)
@@ -66,7 +66,7 @@ func TestExpensiveTemplates(t *testing.T) {
 		"{{range query `up`}}{{match `" + pattern + "` `" + text + "`}}{{end}}",
 		"{{match `(a|bc){1,300}d` `" + text[:4000] + "`}}",
 		strings.Repeat("{{match `(a|bc){1,100}d` `"+text[:500]+"`}}", 20),
-		"{{reReplaceAll `a(.*b)?` `x` `" + text[:4000] + "`}}", // takes time in proportion to the square of the text
+		"{{reReplaceAll `a(.*b)?` `x` `" + text[:4000] + "`}}", // takes time proportional to the square of the text
 		"{{reReplaceAll `a|a.*b` `x` `" + text[:4000] + "`}}",
 		"{{reReplaceAll `a` `" + text[:1000] + "` `" + text[:1000] + "`}}",
 		"{{range query `up`}}" + strings.Repeat("{{range .Labels}}{{range $labels}}{{end}}{{end}}", 1000) + "{{end}}",
@@ -87,7 +87,7 @@ func TestExpensiveTemplates(t *testing.T) {
 	}
 }
 
-// TestMixins checks that the templates of rules that are widely used are accepted, and cheap enough for thousands of alerts.
+// TestMixins checks that the templates of widely used rules are accepted, and are cheap enough for thousands of alerts.
 func TestMixins(t *testing.T) {
 	for _, tmpl := range []string{
 		`Pod {{ $labels.namespace }}/{{ $labels.pod }} ({{ $labels.container }}) is in waiting state (reason: "CrashLoopBackOff") on cluster {{ $labels.cluster }}.`,
@@ -127,7 +127,7 @@ func TestMixins(t *testing.T) {
 	}
 }
 
-// TestCost checks what counts for the cost of a rule.
+// TestCost checks the parts of a rule on which its cost depends.
 func TestCost(t *testing.T) {
 	alert := func(annotations ...string) *rulefmt.Rule {
 		r := &rulefmt.Rule{Alert: "A", Expr: "up", Annotations: map[string]string{}, Labels: map[string]string{"l": "v"}}
@@ -141,7 +141,7 @@ func TestCost(t *testing.T) {
 		what         string
 		group        map[string]string
 		rule         *rulefmt.Rule
-		bytes, steps [2]int64 // least and most
+		bytes, steps [2]int64 // minimum and maximum
 	}{
 		{"recording rule", group, &rulefmt.Rule{Record: "a", Labels: map[string]string{"a": "{{ range 1 }}{{ end }}"}}, [2]int64{}, [2]int64{}},
 		{"without annotations", nil, alert(), [2]int64{2, 2}, [2]int64{200, 400}},

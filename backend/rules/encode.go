@@ -14,8 +14,8 @@ import (
 // group.
 func Encode(g *Group) ([]byte, error) { return yaml.Marshal(groupNode(g)) }
 
-// Listing is a YAML mapping of namespaces to lists of groups. It is built from the YAML of groups, so
-// that it does not need to understand all of them.
+// Listing is a YAML mapping of namespaces to lists of groups. It is built from the YAML of groups
+// without parsing it, so that it can contain groups of newer versions.
 type Listing struct {
 	out       bytes.Buffer
 	namespace string
@@ -43,7 +43,7 @@ func (l *Listing) Add(namespace, group string) error {
 	return nil
 }
 
-// Bytes returns the YAML, which is {} without groups.
+// Bytes returns the YAML. It is {} if there are no groups.
 func (l *Listing) Bytes() []byte {
 	if l.out.Len() == 0 {
 		return []byte("{}\n")
@@ -51,8 +51,8 @@ func (l *Listing) Bytes() []byte {
 	return l.out.Bytes()
 }
 
-// The nodes are built here, because yaml.Marshal writes some multi-line strings so that they cannot
-// be read back.
+// The nodes are built here, because yaml.Marshal encodes some multi-line strings to text that cannot
+// be decoded.
 
 func groupNode(g *Group) *yaml.Node {
 	m := mapping{Kind: yaml.MappingNode}
@@ -130,8 +130,8 @@ func (m *mapping) texts(key string, values map[string]string) {
 	m.add(key, (*yaml.Node)(&inner))
 }
 
-// textNode returns the node of a string: a block if it has several lines that every YAML library
-// reads back unchanged, otherwise in one line.
+// textNode returns the node of a string. A string of several lines becomes a block if every YAML
+// library decodes the block to the same string; other strings are in one line.
 func textNode(s string) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
 	switch {
@@ -143,8 +143,8 @@ func textNode(s string) *yaml.Node {
 	return n
 }
 
-// fragile reports whether a string must be quoted: if white space at the beginning or at the end of
-// a line matters, or if it has characters that some YAML libraries do not read in blocks.
+// fragile reports whether a string must be quoted: because it has white space at the beginning or at
+// the end of a line, or characters that some YAML libraries do not accept in blocks.
 func fragile(s string) bool {
 	if s == "" || s == "<<" { // << is a merge key in YAML 1.1
 		return true

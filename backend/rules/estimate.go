@@ -1,7 +1,7 @@
 package rules
 
-// Estimated sizes in bytes, and numbers of elements. The ruler scales the cost of a rule if the labels of its
-// result are larger.
+// Estimated sizes in bytes, and numbers of elements. If the labels of the results of a rule are larger, the ruler scales the
+// cost of the rule.
 const (
 	// EstimatedValue is the estimated length of a label value of an alert.
 	EstimatedValue = 128
@@ -11,13 +11,13 @@ const (
 	EstimatedName = 16
 	// EstimatedNumber is the estimated length of a number as text.
 	EstimatedNumber = 24
-	// MaxQueryResults is the number of series that a query in a template may return.
+	// MaxQueryResults is the maximum number of series that a query in a template may return.
 	MaxQueryResults = 100
 
-	scalarBytes = EstimatedValue // also of other texts that are not known
+	scalarBytes = EstimatedValue // size of other texts whose size is unknown
 	labelsBytes = EstimatedLabels * (EstimatedName + EstimatedValue + 1)
 
-	// The results of a query are many, so that the average is estimated; the ruler limits the sum.
+	// These sizes of the results of a query are averages, because the results are many. The ruler limits the sum.
 	resultValue  = 24
 	resultLabels = 4
 	resultBytes  = resultLabels * (EstimatedName + resultValue)
@@ -26,30 +26,30 @@ const (
 	// templates of all alerts of a rule may together run only 100 queries.
 	innerResults = 10
 
-	escapedFactor = 6 // how much longer escaping makes a text
+	escapedFactor = 6 // factor by which escaping makes a text longer
 )
 
-// kind is what a value is.
+// kind is the kind of a value.
 type kind int
 
 const (
-	kindText   kind = iota // or anything else that cannot be the value of a range
+	kindText   kind = iota // a text, or any other value over which a range is not possible
 	kindRoot               // the dot of a template
 	kindSample             // a result of a query
 	kindVector             // results of a query
 	kindLabels             // a map of labels
 )
 
-// value describes what a pipeline may return.
+// value describes the possible results of a pipeline.
 type value struct {
 	kind   kind
-	size   float64 // bytes as text
-	item   float64 // bytes of a label value, unless it is a text
-	count  float64 // elements of a vector or of labels
-	looped bool    // made from a variable that is assigned in a range
+	size   float64 // bytes of the value as text
+	item   float64 // bytes of a label value, unless the kind is kindText
+	count  float64 // number of elements of a vector or of labels
+	looped bool    // whether the value depends on a variable that is assigned in a range
 }
 
-// or returns a value that may be v or o.
+// or returns a value that covers both v and o.
 func (v value) or(o value) value {
 	if v.kind != o.kind {
 		v.kind = kindText
@@ -57,7 +57,7 @@ func (v value) or(o value) value {
 	return value{v.kind, max(v.size, o.size), max(v.item, o.item), max(v.count, o.count), v.looped || o.looped}
 }
 
-// element returns an element of a vector or of labels, and the first variable of a range with two.
+// element returns an element of a vector or of labels, and the key, which is the first variable of a range with two variables.
 func (v value) element() (element, key value) {
 	if v.kind == kindVector {
 		return value{kind: kindSample, size: resultBytes + EstimatedNumber, item: v.item}, value{size: EstimatedNumber}
@@ -65,7 +65,7 @@ func (v value) element() (element, key value) {
 	return value{size: v.item}, value{size: EstimatedName}
 }
 
-// field returns a field of a value. A text is the result of the function args, whose fields are its arguments.
+// field returns a field of a value. The fields of a text are arguments, because it may be the result of the function args.
 func (v value) field(name string) value {
 	out := value{size: v.item, looped: v.looped}
 	switch {
@@ -81,7 +81,7 @@ func (v value) field(name string) value {
 	return out
 }
 
-// path returns the field of a field.
+// path returns the value of a chain of fields.
 func (v value) path(names []string) value {
 	for _, name := range names {
 		v = v.field(name)

@@ -9,10 +9,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// MaxGroupBytes is the greatest size of a group as YAML.
+// MaxGroupBytes is the maximum size of a group as YAML, in bytes.
 const MaxGroupBytes = 1 << 20
 
-// InvalidError is an error of a tenant's rules or of their names. Its text is for the tenant.
+// InvalidError is an error of a tenant's rules or of their names. The tenant sees its text.
 type InvalidError struct{ text string }
 
 func (e *InvalidError) Error() string { return e.text }
@@ -25,11 +25,11 @@ func invalid(format string, args ...any) error {
 type Document struct {
 	Group
 	node     rulefmt.RuleGroupNode
-	problems []problem // values that cannot be read, which are zero in Group
+	problems []problem // values that could not be read; they are zero in Group
 }
 
-// maxRules is the greatest number of rules of a group, whatever the limits of the tenant are. It bounds the memory
-// for decoding a group.
+// maxRules is the maximum number of rules of a group, independent of the limits of the tenant. It bounds the memory for
+// decoding a group.
 const maxRules = 10_000
 
 // rulesIn returns the number of rules of a group.
@@ -45,8 +45,8 @@ func rulesIn(root *yaml.Node) (n int) {
 	return n
 }
 
-// ParseGroup parses one group as YAML. Unknown and repeated fields are errors, and so is a second
-// document. Check reports values that are not valid.
+// ParseGroup parses one group as YAML. Unknown and repeated fields and a second document are errors.
+// Invalid values are reported by Check.
 func ParseGroup(data []byte) (*Document, error) {
 	if len(data) > MaxGroupBytes {
 		return nil, invalid("the group has %d bytes of YAML, the limit is %d: divide it into several groups", len(data), MaxGroupBytes)
@@ -93,22 +93,22 @@ func Stored(namespace string, data []byte) (*Document, error) {
 	return d, nil
 }
 
-// fileDocument is a document of a file: of promtool and Prometheus without namespace, of mimirtool
-// and cortextool with one.
+// fileDocument is a YAML document of a file. Files of promtool and Prometheus have no namespace, files
+// of mimirtool and cortextool have one.
 type fileDocument struct {
 	Namespace string  `yaml:"namespace"`
 	Groups    []Group `yaml:"groups"`
 }
 
-// MaxFileBytes is the greatest size of a file of rules.
+// MaxFileBytes is the maximum size of a file of rules.
 const MaxFileBytes = 64 << 20
 
-const maxDocuments = 100_000 // of a file
+const maxDocuments = 100_000 // maximum number of YAML documents in a file
 
 // ParseFile parses a file of rules in the format of Prometheus (groups) or of mimirtool and
-// cortextool (namespace and groups, in one or several documents). Unknown fields are errors, and so
-// is a group that appears twice in a namespace. The result is empty if the file has no documents. Check reports
-// values that are not valid.
+// cortextool (namespace and groups, in one or several documents). Unknown fields and groups that
+// appear twice in a namespace are errors. The result is empty if the file has no documents. Invalid values are reported by
+// Check.
 func ParseFile(data []byte) ([]Namespace, error) {
 	if len(data) > MaxFileBytes {
 		return nil, invalid("the file has %d bytes, the limit is %d: divide it into several files", len(data), MaxFileBytes)
@@ -167,7 +167,7 @@ func groupsOf(root *yaml.Node) (groups []*yaml.Node) {
 	return groups
 }
 
-// add appends the groups of a document. nodes and problems are those of its groups.
+// add appends the groups of a document. nodes and problems contain the nodes and the problems of its groups.
 func add(groups []*Document, d fileDocument, nodes []*yaml.Node, problems [][]problem) ([]*Document, error) {
 	for i := range d.Groups {
 		for _, g := range groups {
@@ -177,7 +177,7 @@ func add(groups []*Document, d fileDocument, nodes []*yaml.Node, problems [][]pr
 		}
 		doc := &Document{Group: d.Groups[i]}
 		doc.Namespace = d.Namespace
-		if len(nodes) == len(d.Groups) { // otherwise the list is an alias, and positions are not known
+		if len(nodes) == len(d.Groups) { // otherwise the list is an alias, and the positions are unknown
 			if err := nodes[i].Decode(&doc.node); err != nil {
 				return nil, yamlError(err)
 			}
@@ -189,7 +189,7 @@ func add(groups []*Document, d fileDocument, nodes []*yaml.Node, problems [][]pr
 }
 
 // ParseListing parses a listing of the configuration API, and returns the groups sorted by namespace
-// and name. It ignores fields that it does not know, which a newer server may have.
+// and name. It ignores unknown fields, which a newer server may send.
 func ParseListing(data []byte) ([]Group, error) {
 	var all map[string][]Group
 	if err := yaml.Unmarshal(data, &all); err != nil {

@@ -36,12 +36,12 @@ func (w *walk) replaced(name string, c *parse.CommandNode, args []value) (value,
 			return value{}, err
 		}
 		steps *= rescans(pattern, input)
-		result.size = (input + 1) * float64(len(with)+1) // it may be inserted before each byte
+		result.size = (input + 1) * float64(len(with)+1) // the replacement may be inserted before each byte
 	}
 	return result, w.work(compile + steps)
 }
 
-// program returns the steps for compiling a regular expression, and the number of instructions of its program.
+// program returns the steps for compiling a regular expression, and the number of instructions of the compiled program.
 func program(name, pattern string) (compile, instructions float64, err error) {
 	large := fmt.Errorf("the regular expression of %s compiles to more than %d instructions: "+
 		"use fewer or smaller repetitions ({n}), and fewer classes and alternatives", name, maxPattern)
@@ -75,10 +75,10 @@ func literal(c *parse.CommandNode, i int, what, name string) (string, error) {
 	return s.Text, nil
 }
 
-// rescans returns how often reReplaceAll may look at a byte. If a short match and a longer one begin at the same
-// place, such as with a(.*b)?, the search for the longer one may reach the end of the text for each match.
+// rescans returns how often reReplaceAll may read a byte. If a short match and a longer one begin at the same position, as with
+// a(.*b)?, the search for the longer match may read the text to its end for each match.
 func rescans(pattern string, size float64) float64 {
-	const share = 16 // matches are usually longer than one byte
+	const share = 16 // not all positions are matches, because matches are usually longer than one byte
 	re, err := syntax.Parse(pattern, syntax.Perl)
 	if err != nil || sequence(re) {
 		return 1
@@ -86,9 +86,9 @@ func rescans(pattern string, size float64) float64 {
 	return max(1, size/share)
 }
 
-// sequence reports whether a regular expression is a sequence of characters and of repetitions of characters. A
-// search that goes on beyond a match of such an expression would also find the next matches as part of a
-// longer one, so that it is not repeated for each of them.
+// sequence reports whether a regular expression is a sequence of characters and of repetitions of characters. If a search
+// continues beyond a match of such an expression, it finds the next matches as part of a longer one, so that the search is not
+// repeated for each of them.
 func sequence(re *syntax.Regexp) bool {
 	switch re.Op {
 	case syntax.OpAlternate:

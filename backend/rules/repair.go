@@ -13,8 +13,8 @@ import (
 
 // problem is a value of a group that cannot be read.
 type problem struct {
-	rule  int    // its position; -1: the group itself
-	field string // its name
+	rule  int    // index of the rule; -1 for the group itself
+	field string // name of the field
 	text  string // with the line and the field
 }
 
@@ -31,12 +31,12 @@ func joined(problems []problem, err error) error {
 	return invalid("%s", strings.Join(texts, "\n"))
 }
 
-// repair replaces values for which the errors of the YAML library have no line, and those that it changes without
-// an error: the library would report no other problem of the group.
+// repair replaces values that the YAML library reports without a line, or changes without an error. After such a value, the
+// library would not report other problems of the group.
 type repair struct {
 	data   []byte
-	lines  []int // where lines begin
-	copied bool  // data is not the data of the caller any more
+	lines  []int // offsets at which lines begin
+	copied bool  // whether data is a copy of the caller's data
 }
 
 func newRepair(data []byte) *repair {
@@ -49,7 +49,7 @@ func newRepair(data []byte) *repair {
 	return r
 }
 
-// group replaces the values of a group that cannot be read, in the node and in the text, and returns them.
+// group replaces the values of a group that cannot be read, in the node and in the text, and returns them as problems.
 func (r *repair) group(root *yaml.Node) []problem {
 	var problems []problem
 	rule := -1
@@ -79,7 +79,7 @@ func (r *repair) group(root *yaml.Node) []problem {
 	return problems
 }
 
-// checkScalar returns what is wrong with the value of a field of a group or a rule.
+// checkScalar returns the problem of the value of a field of a group or a rule, or "".
 func checkScalar(key, value *yaml.Node) string {
 	if value.Kind != yaml.ScalarNode || value.Tag == "!!null" {
 		return ""
@@ -97,8 +97,8 @@ func checkScalar(key, value *yaml.Node) string {
 	return ""
 }
 
-// replace sets a scalar or an alias to 0. It leaves the text as it is if it does not contain the value as such; then
-// the YAML library reports the value, too.
+// replace sets a scalar or an alias to 0. It does not change the text if the value is not literally in it; then the YAML library
+// reports the value as well.
 func (r *repair) replace(n *yaml.Node) {
 	old := n.Value
 	if n.Kind == yaml.AliasNode {

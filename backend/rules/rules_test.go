@@ -61,8 +61,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestListing checks that a listing can be read as mimirtool reads it, whatever the names and the
-// expressions are.
+// TestListing checks that mimirtool's decoder can read a listing, for names and expressions of all
+// kinds.
 func TestListing(t *testing.T) {
 	var l Listing
 	if got := string(l.Bytes()); got != "{}\n" {
@@ -103,7 +103,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestOffset checks that a zero offset differs from none.
+// TestOffset checks that an offset of zero is distinguished from a missing offset.
 func TestOffset(t *testing.T) {
 	for text, want := range map[string]string{"": "0s false", "query_offset: 0s": "0s true", "evaluation_delay: 1m": "1m0s true", "query_offset: 2m": "2m0s true"} {
 		d, err := ParseGroup([]byte("name: g\n" + text))
@@ -117,7 +117,7 @@ func TestOffset(t *testing.T) {
 	}
 }
 
-// TestParseFile reads files of promtool and mimirtool.
+// TestParseFile checks that files in the formats of promtool and mimirtool are parsed.
 func TestParseFile(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"", ""},
@@ -195,7 +195,7 @@ func verdict(data []byte) error {
 	return err
 }
 
-// TestSizes checks limits that are too large for a text script.
+// TestSizes checks limits with texts that are too large for testdata.
 func TestSizes(t *testing.T) {
 	for name, tt := range map[string]struct{ text, want string }{
 		"group":      {"name: " + strings.Repeat("a", MaxGroupBytes), "the group has 1048582 bytes of YAML, the limit is 1048576"},
@@ -218,8 +218,8 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// FuzzParseGroup checks that a group that is accepted has the same values after it is encoded and
-// parsed again.
+// FuzzParseGroup checks that an accepted group has the same values after it is encoded and parsed
+// again.
 func FuzzParseGroup(f *testing.F) {
 	script, _ := os.ReadFile("testdata/bad.txt")
 	for _, part := range strings.Split("\n"+string(script), "\n-- ")[1:] {

@@ -12,16 +12,16 @@ var (
 	errLabelsVariable = errors.New("the variables $labels and $externalLabels must not be changed: use another name")
 )
 
-// walk follows a template as its execution would, each branch and each loop once.
+// walk visits the nodes of a template in the order of execution, and each branch and each loop once.
 type walk struct {
 	cost
 	vars    map[string]value
 	inLoop  map[string]bool // variables that are assigned in a range
 	loops   int
-	repeats float64 // of the current node by the ranges around it
+	repeats float64 // number of executions of the current node, because of the ranges around it
 }
 
-// collect adds the variables that are assigned in ranges to out; loop is set for a list in a range.
+// collect adds the variables that are assigned in ranges to `out`. `loop` is set if the list is in a range.
 func collect(list *parse.ListNode, loop bool, out map[string]bool) {
 	if list == nil {
 		return
@@ -53,7 +53,7 @@ func collect(list *parse.ListNode, loop bool, out map[string]bool) {
 	}
 }
 
-// list follows the nodes of a list; dot is the current element.
+// list visits the nodes of a list. dot is the value of the dot.
 func (w *walk) list(list *parse.ListNode, dot value) error {
 	if list == nil {
 		return nil
@@ -105,8 +105,8 @@ func (w *walk) both(list *parse.ListNode, dot value, other *parse.ListNode, othe
 	return w.list(other, otherDot)
 }
 
-// loop follows a range. It must be over a vector or labels: a range over a number, even one that is
-// computed, could have any number of repetitions.
+// loop visits a range, which must be over a vector or labels: a range over a number, which may be
+// computed, could have any number of iterations.
 func (w *walk) loop(n *parse.RangeNode, dot value) error {
 	v, err := w.commands(n.Pipe, dot)
 	if err != nil {
@@ -145,8 +145,8 @@ func (w *walk) loop(n *parse.RangeNode, dot value) error {
 	return w.list(n.ElseList, dot)
 }
 
-// nests reports whether a pipeline may be that of a range inside another range. The number of
-// queries is limited during evaluation, and labels are few.
+// nests reports whether a pipeline may be used for a range inside another range: a query, because the
+// number of queries is limited during evaluation, or labels, which are few.
 func nests(p *parse.PipeNode) bool {
 	first := p.Cmds[0].Args[0]
 	if id, ok := first.(*parse.IdentifierNode); ok && id.Ident == "query" {
@@ -179,7 +179,7 @@ func ofLabels(n parse.Node) bool {
 // labelsVariable reports whether a variable is always a set of labels.
 func labelsVariable(name string) bool { return name == "$labels" || name == "$externalLabels" }
 
-// pipe follows a pipeline, and sets the variables that it declares or assigns.
+// pipe visits a pipeline, and sets the variables that it declares or assigns.
 func (w *walk) pipe(p *parse.PipeNode, dot value) (value, error) {
 	v, err := w.commands(p, dot)
 	if err != nil {
@@ -202,7 +202,7 @@ func (w *walk) pipe(p *parse.PipeNode, dot value) (value, error) {
 	return v, nil
 }
 
-// commands follows the commands of a pipeline: each one gets the result of the one before as its last
+// commands visits the commands of a pipeline. Each one gets the result of the previous one as its last
 // argument.
 func (w *walk) commands(p *parse.PipeNode, dot value) (value, error) {
 	var last *value

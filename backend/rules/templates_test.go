@@ -15,8 +15,8 @@ import (
 	"github.com/prometheus/prometheus/template"
 )
 
-// expand expands a template as Prometheus does for an alert, with queries that return `elements` samples. A label
-// value of the alert has `size` bytes, and one of a sample `resultValue` bytes or fewer.
+// expand expands a template for an alert in the same way as Prometheus. Queries return `elements` samples. A label value of the
+// alert has `size` bytes, a label value of a sample at most `resultValue` bytes.
 func expand(text string, elements, size int) (string, error) {
 	queries := 0
 	query := func(context.Context, string, time.Time) (promql.Vector, error) {
@@ -63,8 +63,8 @@ func TestUsualTemplates(t *testing.T) {
 	}
 }
 
-// FuzzTemplates checks that the result of a template that is accepted is not much larger than the estimate, if
-// queries and labels are as large as is assumed.
+// FuzzTemplates checks that the result of an accepted template is not much larger than estimated, if the results of queries and
+// the labels have the assumed sizes.
 func FuzzTemplates(f *testing.F) {
 	script, _ := os.ReadFile("testdata/bad.txt")
 	for line := range strings.Lines(string(script)) {
@@ -77,7 +77,7 @@ func FuzzTemplates(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// Results of queries in ranges are estimated together for many alerts.
+		// Results of queries in ranges are estimated as an average of many alerts.
 		const factor = 16
 		if out, err := expand(text, MaxQueryResults, EstimatedValue); err == nil && float64(len(out)) > factor*(c.bytes+1000) {
 			t.Fatalf("%d bytes, estimated %.0f", len(out), c.bytes)

@@ -83,7 +83,7 @@ func (w *walk) result(name string, c *parse.CommandNode, args []value) (value, e
 		return number, nil
 	case "print", "println", "stripPort", "stripDomain":
 	default:
-		sum.size += scalarBytes // times, host names
+		sum.size += scalarBytes // for example a time or a host name
 	}
 	return sum, nil
 }
@@ -98,7 +98,7 @@ func (w *walk) queried() value {
 	return v
 }
 
-// part returns the result of a function that selects a part of its arguments; sum is their size.
+// part returns the result of a function that selects a part of its arguments, whose total size is in `sum`.
 func (w *walk) part(name string, args []value, sum value) value {
 	if len(args) == 0 {
 		return sum
@@ -116,7 +116,7 @@ func (w *walk) part(name string, args []value, sum value) value {
 		return first
 	case name == "label":
 		return value{size: last.fieldSize()}
-	case name == "first" || first.kind == kindVector: // the latter for index
+	case name == "first" || first.kind == kindVector: // the second condition is for the function index
 		item := float64(scalarBytes)
 		if w.loops > 0 {
 			item = resultValue

@@ -24,7 +24,7 @@ func single(data []byte) (*yaml.Node, error) {
 	return roots[0], nil
 }
 
-// documents returns the roots of the first documents, at most most.
+// documents returns the roots of at most `most` documents.
 func documents(data []byte, most int) ([]*yaml.Node, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var roots []*yaml.Node
@@ -44,11 +44,11 @@ func documents(data []byte, most int) ([]*yaml.Node, error) {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// maxKeys is the greatest number of keys of a mapping. The YAML library takes time in proportion to its square.
+// maxKeys is the maximum number of keys of a mapping, because the YAML library takes time proportional to its square.
 const maxKeys = 256
 
-// checkSize returns an error if documents are larger than most bytes after each alias is replaced by what
-// it refers to, or have very many values. Without that, decoding a small text could take very much time and memory.
+// checkSize returns an error if documents have more than `most` bytes after all aliases are expanded, or too many values.
+// Without this check, decoding a small text could take much time and memory.
 func checkSize(most int, roots ...*yaml.Node) error {
 	x := expansion{anchors: map[*yaml.Node]int{}, most: most}
 	sum := 0
@@ -71,15 +71,15 @@ func checkSize(most int, roots ...*yaml.Node) error {
 
 // expansion computes the size of nodes with their aliases expanded.
 type expansion struct {
-	anchors map[*yaml.Node]int // sizes that are known
-	most    int                // sizes above it need not be exact
-	nodes   int                // without expansion of aliases
+	anchors map[*yaml.Node]int // computed sizes of anchors
+	most    int                // sizes above it are not computed exactly
+	nodes   int                // number of nodes, without expansion of aliases
 	wide    int                // line of a mapping with too many keys
 	aliases bool
-	twice   []string // keys that are repeated; the library would report each pair of them, each time it decodes them
+	twice   []string // repeated keys, because the library would report each pair of them, at each decoding
 }
 
-// size returns the bytes of the values of a node and of those in it, and one more for each.
+// size returns the total number of bytes of a node's values, including nested ones, plus one for each value.
 func (x *expansion) size(n *yaml.Node) int {
 	if n.Kind == yaml.AliasNode {
 		x.aliases = true
@@ -89,7 +89,7 @@ func (x *expansion) size(n *yaml.Node) int {
 		return known
 	}
 	if n.Anchor != "" {
-		x.anchors[n] = x.most + 1 // for an alias of a node in itself
+		x.anchors[n] = x.most + 1 // used for an alias inside of its own anchor
 	}
 	if n.Kind == yaml.MappingNode {
 		x.keys(n)
@@ -126,7 +126,7 @@ func (x *expansion) keys(n *yaml.Node) {
 	})
 }
 
-// Strict decodes one document, without unknown fields.
+// Strict decodes one document. Unknown fields are errors.
 func Strict(data []byte, into any) error {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
@@ -149,12 +149,12 @@ func yamlError(err error) error {
 	return invalid("YAML: %s", strings.Join(problems, "; "))
 }
 
-// plain rewords one problem of a yaml.TypeError, which names types of Go and tags of YAML.
+// plain rewords one problem of a yaml.TypeError, because it contains names of Go types and YAML tags.
 func plain(problem string) string {
 	if before, _, ok := strings.Cut(problem, " not found in type "); ok {
 		return strings.Replace(before, "field ", "unknown field ", 1)
 	}
-	at := strings.LastIndex(problem, " into ") // the value may contain it
+	at := strings.LastIndex(problem, " into ") // the last one, because the value may contain " into "
 	before, found, ok := strings.Cut(problem[:max(at, 0)], "cannot unmarshal ")
 	if !ok {
 		return problem
@@ -177,7 +177,7 @@ func plain(problem string) string {
 	return before + "found " + strings.TrimSpace(kindOf(tag)+" "+value) + " where " + want + " is expected"
 }
 
-// kindOf returns what a tag of YAML is.
+// kindOf describes a YAML tag in the words of users.
 func kindOf(tag string) string {
 	switch tag {
 	case "!!seq":

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// Request has the parameters of a request for rules.
+// Request contains the parameters of a request for rules.
 type Request struct {
 	kind          string // "", alert or record
 	names         []string
@@ -21,11 +21,11 @@ type Request struct {
 	health, state []string
 	matchers      [][]*labels.Matcher
 	excludeAlerts bool
-	limit         int // of groups; 0 means all
+	limit         int // maximum number of groups in a page; 0 means all
 	token         string
 }
 
-// ParseRequest parses the parameters. parse parses a selector.
+// ParseRequest parses the parameters. The function `parse` parses a selector.
 func ParseRequest(form url.Values, parse func(string) ([]*labels.Matcher, error)) (Request, error) {
 	r := Request{
 		kind:  strings.ToLower(form.Get("type")),
@@ -75,7 +75,7 @@ func (r *Request) page(form url.Values) error {
 	return nil
 }
 
-// list returns the values of a parameter, whose name may end with [] or not.
+// list returns the values of a parameter, whose name may have the suffix [] or not.
 func list(form url.Values, name string) []string { return slices.Concat(form[name+"[]"], form[name]) }
 
 func among(name string, values []string, allowed ...string) error {
@@ -123,9 +123,9 @@ func (r *Request) Select(groups []Group) (Page, error) {
 	return page, nil
 }
 
-// token returns the token of the page that begins with a group, which does not depend on other groups.
+// token returns the token of the page that begins with a group. It does not depend on other groups.
 func token(g *Group) string {
-	sum := sha256.Sum256([]byte(g.File + "\x00" + g.Name)) // names have no zero bytes, but may have any other separator
+	sum := sha256.Sum256([]byte(g.File + "\x00" + g.Name)) // a zero byte separates the names, because they cannot contain it
 	return hex.EncodeToString(sum[:])
 }
 

@@ -32,7 +32,7 @@ const (
 // Unknown is the health of a rule before its first evaluation, and the state of an alerting rule.
 const Unknown = "unknown"
 
-// Rule is a rule of a group. A recording rule has no State, Duration, KeepFiringFor, Annotations and Alerts.
+// Rule is a rule of a group. A recording rule does not have State, Duration, KeepFiringFor, Annotations or Alerts.
 type Rule struct {
 	State          string        `json:"state"` // inactive, pending, firing, or unknown before the first evaluation
 	Name           string        `json:"name"`
@@ -59,7 +59,7 @@ type Alert struct {
 	Value           string        `json:"value"`
 }
 
-// recording has the fields of a recording rule in Prometheus' API.
+// recording contains the fields of a recording rule in Prometheus' API.
 type recording struct {
 	Name           string        `json:"name"`
 	Query          string        `json:"query"`
@@ -85,8 +85,8 @@ func Sort(groups []Group) {
 	slices.SortFunc(groups, func(a, b Group) int { return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Name, b.Name)) })
 }
 
-// Merge joins the groups that several rulers report. A group that moves between rulers may be reported by
-// both: the one with the later evaluation is kept.
+// Merge joins the groups that several rulers report. If two rulers report a group, because it is moving between them, the one
+// with the later evaluation is kept.
 func Merge(lists ...[]Group) []Group {
 	type key struct{ file, name string }
 	at := map[key]int{}

@@ -80,7 +80,7 @@ func TestSelect(t *testing.T) {
 	}
 }
 
-// TestPages reads all groups in pages of each size, also with a filter.
+// TestPages checks that pages of every size together contain all groups, with and without a filter.
 func TestPages(t *testing.T) {
 	for _, filter := range []string{"", "type=record&"} {
 		for size := 1; size <= 4; size++ {

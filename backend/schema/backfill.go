@@ -13,7 +13,7 @@ func BackfillQualifier(namespace, group string) string {
 	return BackfillPrefix + namespace + "\x00" + group
 }
 
-// ParseBackfillQualifier parses a qualifier of BackfillQualifier.
+// ParseBackfillQualifier parses a result of BackfillQualifier.
 func ParseBackfillQualifier(q string) (namespace, group string, ok bool) {
 	rest, ok := strings.CutPrefix(q, BackfillPrefix)
 	if !ok {
@@ -27,7 +27,7 @@ type BackfillState uint8
 
 // The states of a backfill.
 const (
-	BackfillRunning BackfillState = iota // from its creation on
+	BackfillRunning BackfillState = iota // the initial state
 	BackfillDone
 	BackfillFailed
 	backfillStates
@@ -37,12 +37,12 @@ const (
 // milliseconds.
 type Backfill struct {
 	State      BackfillState
-	Start, End int64 // of the slots, inclusive
-	Done       int64 // all slots up to this time are written; before the first one, it is less than Start
-	Samples    int64 // written
-	Failed     int64 // evaluations that failed
+	Start, End int64 // range of the slots, inclusive
+	Done       int64 // time of the last slot that was written; less than Start before the first one
+	Samples    int64 // number of written samples
+	Failed     int64 // number of failed evaluations
 	Error      string
-	Created    int64 // identifies the backfill among those of the group
+	Created    int64 // identifies the backfill among all backfills of the group
 	Updated    int64
 }
 

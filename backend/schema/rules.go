@@ -26,7 +26,7 @@ func RuleGroupQualifier(namespace, group string) string {
 	return RuleGroupPrefix + namespace + "\x00" + group
 }
 
-// ParseRuleGroupQualifier parses a qualifier of RuleGroupQualifier.
+// ParseRuleGroupQualifier parses a result of RuleGroupQualifier.
 func ParseRuleGroupQualifier(q string) (namespace, group string, ok bool) {
 	rest, ok := strings.CutPrefix(q, RuleGroupPrefix)
 	if !ok {
@@ -39,7 +39,7 @@ func ParseRuleGroupQualifier(q string) (namespace, group string, ok bool) {
 // RulesVersion is the version of a tenant's rules; zero if the tenant never had any. Every change is
 // conditional on it.
 type RulesVersion struct {
-	Number  uint64 // of changes, from 1
+	Number  uint64 // number of changes so far
 	Attempt uint64 // random, so that a writer recognizes its own change after an unknown outcome
 }
 

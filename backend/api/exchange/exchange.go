@@ -1,5 +1,5 @@
-// Package exchange has what the APIs of rules and of Alertmanagers have in common: how a request begins, with the tenant,
-// its limits and the account of its memory, and which status an error has.
+// Package exchange contains the common part of the APIs of rules and of Alertmanagers: the beginning of a request, with its
+// tenant, limits and memory account, and the mapping of errors to responses.
 package exchange
 
 import (
@@ -13,16 +13,16 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// StatusClientGone is the status of a request whose client closed the connection, as in nginx. Nobody receives it.
+// StatusClientGone is the status of a request whose client has closed the connection, as in nginx. No client receives it.
 const StatusClientGone = 499
 
 // retryAfter is the value of Retry-After, in seconds.
 const retryAfter = "5"
 
-// Exchange is a request with what handlers need of it.
+// Exchange is a request with the values that handlers need.
 type Exchange struct {
 	W      http.ResponseWriter
-	R      *http.Request // its context ends if the memory of the request must be given up
+	R      *http.Request // its context ends if the memory account ends the request
 	Tenant tenant.ID
 	Limits *limits.Limits
 	Memory *memory.Holding
@@ -31,9 +31,10 @@ type Exchange struct {
 // Options configure the handlers of an API.
 type Options struct {
 	Limits func(tenant.ID) limits.Limits
-	Memory *memory.Account // nil: the memory of requests is not accounted for
+	Memory *memory.Account // may be nil: the memory of requests is not accounted for
 	Logger *slog.Logger
-	// What is in the texts of errors that are not for the tenant, such as "the rules".
+	// What describes the data of the API, such as "the rules". It is in the responses to errors whose texts tenants must not
+	// see.
 	What string
 	// Write writes the response for a request that failed.
 	Write func(http.ResponseWriter, *Error)
@@ -60,7 +61,8 @@ func Unavailable(text string) error {
 	return &Error{http.StatusServiceUnavailable, "unavailable", text}
 }
 
-// Handler returns a handler that begins an exchange, and answers it if serve returns an error.
+// Handler returns a handler that begins an exchange and calls `serve`. If `serve` returns an error, the handler writes the
+// response.
 func (o Options) Handler(serve func(*Exchange) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		access, err := tenant.FromContext(r.Context())
@@ -81,7 +83,7 @@ func (o Options) Handler(serve func(*Exchange) error) http.HandlerFunc {
 	}
 }
 
-// fail answers an exchange that failed.
+// fail writes the response for an exchange that failed.
 func (o Options) fail(x *Exchange, err error) {
 	if errors.Is(context.Cause(x.R.Context()), context.Canceled) {
 		x.W.WriteHeader(StatusClientGone)
@@ -98,7 +100,7 @@ func (o Options) fail(x *Exchange, err error) {
 	o.Write(x.W, known)
 }
 
-// status returns the response to an error, or nil if its text is not for the tenant.
+// status returns the response for an error, or nil if tenants must not see the text of the error.
 func (o Options) status(err error) *Error {
 	var (
 		known    *Error

@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// options returns options whose responses are the kind and the text.
+// options returns options with responses that consist of the kind and the text of the error.
 func options(log *bytes.Buffer) Options {
 	return Options{What: "the rules", Logger: slog.New(slog.NewTextHandler(log, nil)),
 		Limits: func(id tenant.ID) limits.Limits {
@@ -35,8 +35,8 @@ func requestOf(id tenant.ID) *http.Request {
 	return r.WithContext(tenant.NewContext(r.Context(), tenant.Access{Tenant: id, Policy: tenant.Unrestricted()}))
 }
 
-// TestErrors checks status, text and Retry-After of each kind of error, and that only those that are not for the tenant are
-// logged.
+// TestErrors checks status, text and Retry-After of each kind of error, and that only errors whose texts tenants must not see
+// are logged.
 func TestErrors(t *testing.T) {
 	lim := limits.Default()
 	for _, c := range []struct {
@@ -74,7 +74,8 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestWithoutTenant checks that nothing is served without a tenant, and that nobody is answered who has gone.
+// TestWithoutTenant checks that a request without a tenant is not served, and that no response is written to a client that has
+// disconnected.
 func TestWithoutTenant(t *testing.T) {
 	var log bytes.Buffer
 	served := false

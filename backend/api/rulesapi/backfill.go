@@ -22,7 +22,7 @@ type progress struct {
 	State     string    `json:"state"` // running, done or failed
 	Start     time.Time `json:"start"`
 	End       time.Time `json:"end"`
-	Done      float64   `json:"done"` // part of the time that is complete, from 0 to 1
+	Done      float64   `json:"done"` // completed fraction of the time range, from 0 to 1
 	Samples   int64     `json:"samples"`
 	Failed    int64     `json:"failedEvaluations"`
 	Error     string    `json:"error,omitempty"`
@@ -162,8 +162,8 @@ func (a *api) getBackfill(x *request) error {
 	return writeDataAs(x.W, http.StatusOK, progressOf(&b))
 }
 
-// deleteBackfill deletes a backfill. One that is running stops before its next block; what it has written
-// stays.
+// deleteBackfill deletes a backfill. A running backfill stops before its next block; the samples that it has written
+// remain.
 func (a *api) deleteBackfill(x *request) error {
 	if err := x.checkProtection(); err != nil {
 		return err

@@ -27,11 +27,11 @@ import (
 // separated by commas.
 const HeaderOverride = "X-Mimir-Ruler-Override-Namespace-Protection"
 
-// MaxTenantBytes is the greatest size of all groups of a tenant as YAML. They are in one row, and a
-// listing has them in memory.
+// MaxTenantBytes is the maximum size of all groups of a tenant as YAML. They are in one row, and a
+// listing holds all of them in memory.
 const MaxTenantBytes = 32 << 20
 
-// Store has the rules of tenants. It is implemented by index.Rules.
+// Store reads and writes the rules of tenants. index.Rules implements it.
 type Store interface {
 	List(ctx context.Context, t tenant.ID) (index.RuleSet, error)
 	Get(ctx context.Context, t tenant.ID, namespace, name string) (g index.RuleGroup, ok bool, err error)
@@ -40,7 +40,7 @@ type Store interface {
 	DeleteNamespace(ctx context.Context, t tenant.ID, namespace string) (bool, error)
 }
 
-// Backfills has the backfills of tenants. It is implemented by index.Rules.
+// Backfills reads and writes the backfills of tenants. index.Rules implements it.
 type Backfills interface {
 	StartBackfill(ctx context.Context, b *index.Backfill) error
 	Backfill(ctx context.Context, t tenant.ID, namespace, group string) (b index.Backfill, ok bool, err error)
@@ -51,16 +51,16 @@ type Backfills interface {
 type Options struct {
 	Store     Store
 	Backfills Backfills
-	// BackfillStarted is called after a backfill was started; nil: nothing is.
+	// BackfillStarted is called after a backfill was started; may be nil.
 	BackfillStarted func()
-	// States returns the groups of a tenant that rulers report. If a ruler does not answer, its groups are missing.
+	// States returns the groups of a tenant that rulers report. The groups of a ruler that does not respond are missing.
 	States  func(context.Context, tenant.ID) ([]rulestate.Group, error)
 	Now     func() time.Time
 	Parsers switches.Parsers
 	Limits  func(tenant.ID) limits.Limits
-	Memory  *memory.Account // nil: the memory of requests is not accounted for
-	Changed func(tenant.ID) // called after each change; nil: nothing is
-	Logger  *slog.Logger    // nil: nothing is logged
+	Memory  *memory.Account // may be nil: the memory of requests is not accounted for
+	Changed func(tenant.ID) // called after each change; may be nil
+	Logger  *slog.Logger    // may be nil: nothing is logged
 }
 
 type api struct {

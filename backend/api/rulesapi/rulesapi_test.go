@@ -28,16 +28,16 @@ import (
 
 const root = "/prometheus/config/v1/rules"
 
-// bench is the API over rows in memory, bound as the backend binds it.
+// bench is the API with rows in memory, behind the routes of the backend.
 type bench struct {
 	t       *testing.T
 	handler http.Handler
 	limits  map[tenant.ID]limits.Limits
 	changed []tenant.ID
-	broken  error // of every read and write of rows
+	broken  error // error of every read and write of rows
 	rules   *index.Rules
-	states  []rulestate.Group // that rulers report for tenant a
-	started int               // backfills
+	states  []rulestate.Group // groups that rulers report for tenant a
+	started int               // number of started backfills
 	now     time.Time
 }
 
@@ -128,7 +128,7 @@ func group(name, expr string) string {
 	return "name: " + name + "\nrules:\n    - record: r\n      expr: " + expr + "\n"
 }
 
-// TestConfiguration follows the rules of two tenants through all requests.
+// TestConfiguration checks all requests of the configuration API with two tenants that do not see each other's rules.
 func TestConfiguration(t *testing.T) {
 	b := newBench(t)
 	b.want("a", "GET", root, "", 200, "{}\n")
@@ -162,7 +162,7 @@ func TestConfiguration(t *testing.T) {
 	}
 }
 
-// TestNamesInPaths checks names that need encoding, and that names that are not valid are rejected.
+// TestNamesInPaths checks that names with special characters can be used in paths, and that invalid names are rejected.
 func TestNamesInPaths(t *testing.T) {
 	b := newBench(t)
 	for encoded, name := range map[string]string{"a%2Fb": "a/b", "a%20b": "a b", "100%25": "100%", "%252F": "%2F", "%C3%A4%2F%c3%b6": "ä/ö", "a%3Bb": "a;b",
@@ -176,7 +176,7 @@ func TestNamesInPaths(t *testing.T) {
 		}
 		b.want("a", "DELETE", root+"/"+encoded+"/"+encoded, "", 202, done)
 	}
-	// Two encodings are one name.
+	// Different encodings of a name mean the same group.
 	b.want("a", "POST", root+"/%61%2f%62", group("g", "up"), 202, done)
 	b.want("a", "DELETE", root+"/a%2Fb/%67", "", 202, done)
 	for _, bad := range []string{"%2e", "%2E%2e", "%2e%2e%2f%2e%2e", "a%00b", "%FF", "a%0Ab", strings.Repeat("a", 257)} {
@@ -187,8 +187,8 @@ func TestNamesInPaths(t *testing.T) {
 	b.want("a", "GET", root, "", 200, "{}\n")
 }
 
-// TestRejected checks that requests that fail leave the rules and the ruler as they were, for every
-// group of the cases of package rules.
+// TestRejected checks that a request with an invalid group changes neither the rules nor the ruler, for every invalid group in
+// the test data of package rules.
 func TestRejected(t *testing.T) {
 	b := newBench(t)
 	lim := limits.Default()
@@ -263,11 +263,11 @@ func TestProtected(t *testing.T) {
 	b.want("b", "POST", root+"/p", group("g", "up"), 202, done)
 }
 
-// TestUnavailable checks the responses while the rows cannot be read.
+// TestUnavailable checks the responses while the row store fails.
 func TestUnavailable(t *testing.T) {
 	b := newBench(t)
 	b.want("a", "POST", root+"/n", group("g", "up"), 202, done)
-	b.broken = errors.New("the row store is gone")
+	b.broken = errors.New("the row store is down")
 	const text = `{"error":"the rules could not be read or written; send the request again","errorType":"unavailable","status":"error"}`
 	for _, r := range []string{"GET " + root, "GET " + root + "/n", "GET " + root + "/n/g", "POST " + root + "/n", "DELETE " + root + "/n", "DELETE " + root + "/n/g"} {
 		method, path, _ := strings.Cut(r, " ")

@@ -13,7 +13,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Memory of a listing and of a group, in multiples of their YAML: parsed, encoded again and as nodes.
+// Memory of a listing and of a group, as multiples of the size of their YAML: parsed, encoded again, and as nodes.
 const (
 	listFactor  = 2
 	groupFactor = 64
@@ -126,7 +126,7 @@ func (a *api) readGroup(x *request) (*rules.Document, error) {
 	return d, nil
 }
 
-// checkSet checks whether a group can be added to the rules of the tenant, or replace one.
+// checkSet returns an error if adding or replacing a group would exceed a limit of the tenant's rules.
 func (x *request) checkSet(set index.RuleSet, group index.RuleGroup) error {
 	groups, bytes := 1, int64(len(group.YAML))
 	for i := range set.Groups {
@@ -135,7 +135,7 @@ func (x *request) checkSet(set index.RuleSet, group index.RuleGroup) error {
 			bytes += int64(len(g.YAML))
 		}
 	}
-	// A tenant whose limit was lowered may still change groups.
+	// A tenant above a lowered limit may still change groups, but not add any.
 	if most := x.Limits.MaxRuleGroups; most > 0 && groups > most && groups > len(set.Groups) {
 		return limits.MaxRuleGroups.Exceeded(x.Limits, int64(groups))
 	}
@@ -169,7 +169,7 @@ func (a *api) deleteGroup(x *request) error {
 	return a.changed(x, err)
 }
 
-// changed reports a change and responds. After an error, too, the rules may have changed.
+// changed reports a change and responds. It reports a change even after an error, because the rules may have changed.
 func (a *api) changed(x *request, err error) error {
 	a.Changed(x.Tenant)
 	if err != nil {

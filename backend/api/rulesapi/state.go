@@ -22,12 +22,12 @@ import (
 const notReported = "no ruler reports this group: it is about to be evaluated for the first time, it moves between rulers, " +
 	"or no ruler is running"
 
-// settled is the age of a group from which on a ruler must have read it.
+// settled is the age of a group from which a ruler should have read it.
 const settled = time.Minute
 
-// groups returns the state of all stored groups of the tenant: what rulers report, and the state unknown for the
-// others, so that an answer is never silently shorter. silent is the number of groups with alerting rules
-// that no ruler reports although they are not new.
+// groups returns the state of all stored groups of the tenant: the state that rulers report, or else the state unknown, so
+// that no group is missing in the response. `silent` is the number of groups with alerting rules that no ruler reports
+// although they are not new.
 func (a *api) groups(x *request) (out []rulestate.Group, silent int, err error) {
 	set, err := a.Store.List(x.R.Context(), x.Tenant)
 	if err != nil {
@@ -91,8 +91,8 @@ func unknown(g *index.RuleGroup) (state rulestate.Group, alerting bool) {
 	return state, alerting
 }
 
-// stateFactor is the memory for the response with a state, in multiples of its texts: encoded, escaped, and in the
-// buffers of the encoder.
+// stateFactor is the memory for a response with a state, as a multiple of the size of its texts: encoded, escaped, and in
+// the buffers of the encoder.
 const stateFactor = 6
 
 // stateSize returns the bytes of the texts of groups.

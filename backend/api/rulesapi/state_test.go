@@ -26,8 +26,8 @@ func reported(namespace, name string) rulestate.Group {
 
 const alertingGroup = "name: %\nlabels: {team: x}\nrules:\n- alert: Down\n  expr: up == 0\n  for: 1m\n"
 
-// TestState checks that all stored groups are shown: reported ones, and others as unknown; and that the alerts
-// are not silently incomplete.
+// TestState checks that all stored groups are shown, those that no ruler reports as unknown, and that a request for alerts
+// fails if alerts may be missing.
 func TestState(t *testing.T) {
 	b := newBench(t)
 	b.want("a", "GET", stateRoot, "", 200, `{"data":{"groups":[]},"status":"success"}`)
@@ -69,7 +69,7 @@ func TestState(t *testing.T) {
 	get(alertRoot, 503, "could not be read", "down")
 }
 
-// TestStateMemory checks that a state for which the tenant's limit of memory is too low is not encoded.
+// TestStateMemory checks that a state is not encoded if it would exceed the tenant's memory limit.
 func TestStateMemory(t *testing.T) {
 	b := newBench(t)
 	if code, text := b.do("a", "POST", root+"/n", strings.ReplaceAll(alertingGroup, "%", "g")); code != 202 {
@@ -100,7 +100,7 @@ func TestStateMemory(t *testing.T) {
 	}
 }
 
-// TestBackfill follows a backfill through all requests of two tenants.
+// TestBackfill checks all requests for backfills, and that another tenant does not see a backfill.
 func TestBackfill(t *testing.T) {
 	b := newBench(t)
 	b.now = time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)

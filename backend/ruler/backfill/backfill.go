@@ -22,33 +22,33 @@ import (
 
 // Options configure a Backfill.
 type Options struct {
-	// Range evaluates a range query of a tenant. An error for which Tenant is true is the tenant's
-	// fault, and would occur again.
+	// Range evaluates a range query of a tenant. If Tenant returns true for its error, the tenant
+	// caused the error, and a repetition would fail again.
 	Range func(ctx context.Context, id tenant.ID, expr string, start, end time.Time, step time.Duration) (promql.Matrix, error)
-	// Tenant reports whether an error of Range or Push is the fault of the tenant.
+	// Tenant reports whether the tenant caused an error of Range or Push.
 	Tenant func(error) bool
 	// Push writes samples of a group. Rejected samples are an error.
 	Push func(ctx context.Context, g *Group, entries []series.Entry) error
 }
 
-// Group is the group to evaluate, at the slots from First to Last.
+// Group is a group to be evaluated at the slots from First to Last.
 type Group struct {
 	Tenant      tenant.ID
 	Namespace   string
 	Name        string
 	Rules       []rulefmt.Rule // alerting rules are ignored
 	Labels      map[string]string
-	Limit       int // of the series of one evaluation of a rule; 0 means unlimited
+	Limit       int // maximum number of series of one evaluation of a rule; 0 means unlimited
 	Interval    time.Duration
-	Offset      time.Duration // how far before its slot a rule is evaluated
+	Offset      time.Duration // time before the slot at which a rule is evaluated
 	First, Last time.Time
 }
 
-// Report counts the results of a part of the slots.
+// Report contains counts for the slots of one block.
 type Report struct {
-	Samples int64 // written, staleness markers included
-	Failed  int   // evaluations of a rule that failed, as they would have failed then
-	Err     error // of the last one that failed
+	Samples int64 // samples written, including staleness markers
+	Failed  int   // evaluations of rules that failed, as they would have failed at that time
+	Err     error // error of the last failed evaluation
 }
 
 // Backfill evaluates groups. It is safe for concurrent use.
@@ -57,25 +57,25 @@ type Backfill struct{ o Options }
 // New returns a Backfill.
 func New(o Options) *Backfill { return &Backfill{o} }
 
-// The size of a block, in which each rule is evaluated with one query if the rules allow it.
+// The size of a block, in which each rule is evaluated with one query if its expression allows it.
 const (
 	blockSteps  = 1000
 	blockTime   = 6 * time.Hour
-	singleSteps = 200 // if the slots are evaluated one after the other; see slotBySlot
+	singleSteps = 200 // maximum number of slots if they are evaluated one after the other; see slotBySlot
 )
 
 // maxFailed is the maximum number of evaluations that may fail in one block. A rule that fails more
-// often is wrong.
+// often is regarded as wrong.
 const maxFailed = 100
 
 // ErrFails is wrapped by the error of a rule whose evaluations fail too often.
 var ErrFails = errors.New("too many evaluations of the rule fail")
 
-// Block evaluates the next slots of a group, from g.First: all rules in their order, so that a rule
-// may use the samples that an earlier one wrote. It returns the last slot of the block. The caller
-// continues with the slot after it. Block may be repeated after an error: it writes the same samples.
-// `after` is true unless g.First is the first slot of the whole backfill: then a series that ended at g.First gets
-// its staleness marker.
+// Block evaluates the next slots of a group, starting at g.First. It evaluates the rules in their
+// order, so that a rule can use the samples of earlier rules. It returns the last slot of the block;
+// the caller continues with the next slot. Block may be repeated after an error, because it writes
+// the same samples. `after` is false if g.First is the first slot of the backfill. Otherwise, a series
+// whose last sample is in the slot before g.First gets a staleness marker.
 func (b *Backfill) Block(ctx context.Context, g *Group, after bool) (last time.Time, r Report, err error) {
 	steps := blockSteps
 	single := slotBySlot(g.Rules)
@@ -121,12 +121,12 @@ type evaluation struct {
 	*Group
 	rule   *rulefmt.Rule
 	report *Report
-	// previous are the series of the last evaluation that succeeded.
+	// previous contains the series of the last successful evaluation.
 	previous []recorded
 }
 
-// begin sets the series of the slot before the block. If the rule fails there, staleness markers of series that
-// ended before are missing.
+// begin determines the series of the slot before the block. If the rule fails at that slot, staleness markers of series that
+// ended there are not written.
 func (e *evaluation) begin(ctx context.Context) error {
 	before := e.First.Add(-e.Interval)
 	_, last, err := e.evaluate(ctx, before, before)
@@ -137,8 +137,8 @@ func (e *evaluation) begin(ctx context.Context) error {
 	return nil
 }
 
-// run evaluates the rule at the slots from `first` to `last`. If that fails, it divides the slots, to find those
-// that fail.
+// run evaluates the rule at the slots from `first` to `last`. If that fails, it divides the range, to find the slots at which
+// the rule fails.
 func (e *evaluation) run(ctx context.Context, first, last time.Time) error {
 	out, series, err := e.evaluate(ctx, first, last)
 	switch {
@@ -162,15 +162,15 @@ func (e *evaluation) run(ctx context.Context, first, last time.Time) error {
 	return e.run(ctx, half.Add(e.Interval), last)
 }
 
-// ruleFails reports whether an error is the fault of the rule, so that fewer slots may not have it.
+// ruleFails reports whether the rule caused an error, so that an evaluation of fewer slots may succeed.
 func (e *evaluation) ruleFails(err error) bool {
 	var limit *LimitError
 	var duplicate *DuplicateError
 	return errors.As(err, &limit) || errors.As(err, &duplicate) || e.o.Tenant(err)
 }
 
-// evaluate returns the samples of the rule at the slots from `first` to `last`, with the staleness markers of
-// series that end there, and the series of the last slot.
+// evaluate returns the samples of the rule at the slots from `first` to `last`, including the staleness markers of series that
+// end in this range, and the series of the last slot.
 func (e *evaluation) evaluate(ctx context.Context, first, last time.Time) (out []series.Entry, ends []recorded, err error) {
 	m, err := e.o.Range(ctx, e.Tenant, e.rule.Expr, first.Add(-e.Offset), last.Add(-e.Offset), e.Interval)
 	if err != nil {
@@ -203,7 +203,7 @@ func (e *evaluation) evaluate(ctx context.Context, first, last time.Time) (out [
 	return out, ends, nil
 }
 
-// records are the recorded series of a result, by their labels.
+// records contains the recorded series of a result, by their labels.
 type records struct {
 	list []*recorded
 	at   map[string]*recorded
@@ -257,7 +257,7 @@ func (e *LimitError) Error() string {
 	return fmt.Sprintf("the evaluation returned %d series; the limit of the group is %d", e.Series, e.Limit)
 }
 
-// DuplicateError is the error of an evaluation of which two series are equal with the labels of the rule.
+// DuplicateError is the error of an evaluation with two series that are equal after the labels of the rule were applied.
 type DuplicateError struct{ Labels labels.Labels }
 
 // Error implements error.
@@ -278,7 +278,7 @@ func (e *evaluation) labels(lb *labels.Builder, of labels.Labels) labels.Labels 
 	return lb.Labels()
 }
 
-// recorded are the samples of a recorded series, of all series of the result that have its labels.
+// recorded contains the samples of a recorded series. They come from all series of the result that have its labels.
 type recorded struct {
 	labels  labels.Labels
 	samples []series.Sample
@@ -298,8 +298,8 @@ func (r *recorded) first() int64 {
 	return slices.MinFunc(r.samples, func(a, b series.Sample) int { return cmp.Compare(a.T, b.T) }).T
 }
 
-// entry returns the samples, with a staleness marker after each sample that is not followed by one at
-// the next slot, up to the slot to. ended is true if there is no sample at that slot.
+// entry returns the samples up to the slot `to`. If a sample is not followed by one at the next slot, a staleness marker
+// follows. `ended` is true if there is no sample at the slot `to`.
 func (r *recorded) entry(to, step int64) (e series.Entry, ended bool, err error) {
 	slices.SortStableFunc(r.samples, func(a, b series.Sample) int { return cmp.Compare(a.T, b.T) })
 	e = series.Entry{Labels: r.labels, Hash: r.labels.Hash()}

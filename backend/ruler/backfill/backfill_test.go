@@ -26,7 +26,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// input are samples every minute for four hours: series that begin, end, and begin again, counters, and
+// input contains samples every minute for four hours: of series that begin, end, and begin again, of counters, and of
 // native histograms.
 const input = `load 1m
 	up{job="a",pod="1"} 1x240
@@ -56,7 +56,8 @@ rules:
 - {record: "number", expr: "vector(time())"}
 `
 
-// stateful is a group whose rules read what they, or later rules, recorded before, and the end of the query.
+// stateful is a group whose rules read samples that they or later rules recorded at earlier slots, or depend on the end of
+// the query.
 const stateful = `
 interval: 1m
 labels: {source: rules}
@@ -88,7 +89,7 @@ func parsed(t *testing.T, group string) rulefmt.RuleGroup {
 	return file.Groups[0]
 }
 
-// live evaluates the group at each slot, as Prometheus does, with a limit for the rule limited.
+// live evaluates the group at each slot, as Prometheus does. Only the rule named `limited` has a limit.
 func (w *world) live(g rulefmt.RuleGroup, offset time.Duration, slots []time.Time) {
 	opts := &rules.ManagerOptions{QueryFunc: rules.EngineQueryFunc(w.engine, w.storage), AppendableV2: w.storage, Queryable: w.storage,
 		Context: w.t.Context()}
@@ -165,8 +166,8 @@ func (w *world) recorded() []string {
 	return out
 }
 
-// TestLikeLive checks that a backfill writes the samples that Prometheus would have recorded: in one
-// run, and in runs that are interrupted after each block and repeat the last one.
+// TestLikeLive checks that a backfill writes the samples that Prometheus would have recorded, in one
+// run, and in runs that are interrupted after each block and repeat the last block.
 func TestLikeLive(t *testing.T) {
 	for _, offset := range []time.Duration{0, 90 * time.Second} {
 		for _, repeat := range []bool{false, true} {
@@ -213,8 +214,8 @@ func TestLikeLive(t *testing.T) {
 	}
 }
 
-// TestStateful checks that rules which depend on earlier slots, in ways that a query over several slots would not
-// see, record what they would have recorded then.
+// TestStateful checks that a backfill writes the samples that Prometheus would have recorded for rules that depend on the
+// results of earlier slots, and so cannot be evaluated with a query over several slots.
 func TestStateful(t *testing.T) {
 	g := parsed(t, stateful)
 	var slots []time.Time
@@ -288,7 +289,7 @@ func TestBlocks(t *testing.T) {
 	}
 }
 
-// TestFailures checks which errors end a block: those of the operator, and of a rule that always fails.
+// TestFailures checks which errors end a block: errors that the tenant did not cause, and a rule that always fails.
 func TestFailures(t *testing.T) {
 	unavailable, wrong := errors.New("unavailable"), errors.New("wrong")
 	g := &Group{Interval: time.Minute, First: time.Unix(0, 0), Last: time.Unix(0, 0).Add(5 * time.Hour), Rules: []rulefmt.Rule{{Record: "x", Expr: "y"}}}

@@ -9,9 +9,9 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// slotBySlot reports whether the slots must be evaluated one after the other, all rules at each of them, since a
-// query over several slots would have other results: a rule may read what itself or a later rule recorded at
-// earlier slots, or its expression has the start or the end of the query in it.
+// slotBySlot reports whether all rules must be evaluated at one slot after the other, because a query over several slots would
+// have other results. This is the case if a rule may read samples that it or a later rule recorded at earlier slots, or if its
+// expression depends on the start or the end of the query.
 func slotBySlot(rules []rulefmt.Rule) bool {
 	p := parser.NewParser(parser.Options{EnableExperimentalFunctions: true, EnableBinopFillModifiers: true})
 	for i := range rules {
@@ -26,8 +26,8 @@ func slotBySlot(rules []rulefmt.Rule) bool {
 	return false
 }
 
-// depends reports whether an expression may read what one of the rules records, or depends on the start or the
-// end of a query.
+// depends reports whether an expression may read series that one of the rules records, or depends on the start or the end of
+// the query.
 func depends(expr parser.Expr, rules []rulefmt.Rule) bool {
 	found := false
 	parser.Inspect(expr, func(n parser.Node, _ []parser.Node) error {

@@ -18,7 +18,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// Store has the rows of backfills; *index.Rules implements it.
+// Store reads and writes the rows of backfills. *index.Rules implements it.
 type Store interface {
 	Tenants(ctx context.Context) ([]tenant.ID, error)
 	Backfills(ctx context.Context, tenants ...tenant.ID) ([]index.Backfill, error)
@@ -26,14 +26,15 @@ type Store interface {
 	UpdateBackfill(ctx context.Context, b *index.Backfill, old schema.Backfill) error
 }
 
-// ErrNoGroup is returned by JobsOptions.Group for a group that cannot be evaluated. Its text is for the tenant.
+// ErrNoGroup is returned by JobsOptions.Group for a group that cannot be evaluated. The tenant sees its text.
 var ErrNoGroup = errors.New("the group cannot be evaluated")
 
 // JobsOptions configure Jobs.
 type JobsOptions struct {
 	Store    Store
 	Backfill *Backfill
-	// Group returns a group as it is now, with its first slot from start on and its last slot until end.
+	// Group returns the current definition of a group. First is its first slot at or after start, Last its last slot at or
+	// before end.
 	Group func(ctx context.Context, b *index.Backfill, start, end time.Time) (*Group, error)
 	// Mine reports whether this process evaluates the group.
 	Mine       func(id tenant.ID, namespace, group string) bool
@@ -43,11 +44,11 @@ type JobsOptions struct {
 
 const (
 	jobsInterval = 10 * time.Second
-	maxJobs      = 4 // concurrent backfills in one process, at most one of a tenant
+	maxJobs      = 4 // concurrent backfills in one process; each tenant has at most one of them
 )
 
-// Jobs runs the backfills of the groups that this process evaluates, and records their progress. A
-// backfill that is interrupted is continued by the process that evaluates the group then.
+// Jobs runs the backfills of the groups that this process evaluates, and records their progress. An
+// interrupted backfill is continued by the process that then evaluates the group.
 type Jobs struct {
 	o       JobsOptions
 	wake    chan struct{}
@@ -56,11 +57,11 @@ type Jobs struct {
 
 	mu      sync.Mutex
 	running map[tenant.ID]struct{}
-	turns   uint64               // so far
+	turns   uint64               // number of turns so far
 	last    map[tenant.ID]uint64 // number of the last turn of a tenant
 }
 
-// NewJobs returns Jobs; Run runs them.
+// NewJobs returns Jobs. Call Run to run them.
 func NewJobs(o JobsOptions) *Jobs {
 	auto := promauto.With(o.Registerer)
 	j := &Jobs{o: o, wake: make(chan struct{}, 1), running: map[tenant.ID]struct{}{}, last: map[tenant.ID]uint64{},
@@ -113,8 +114,8 @@ func (j *Jobs) Run(ctx context.Context) {
 	}
 }
 
-// due returns the unfinished backfills of groups that this process evaluates; first those of the tenants whose
-// last turn was longest ago.
+// due returns the unfinished backfills of groups that this process evaluates. Tenants whose last turn was longest ago come
+// first.
 func (j *Jobs) due(ctx context.Context) ([]index.Backfill, error) {
 	tenants, err := j.o.Store.Tenants(ctx)
 	if err != nil {
@@ -160,16 +161,16 @@ func (j *Jobs) end(id tenant.ID) {
 	delete(j.running, id)
 }
 
-// turn is how long a backfill runs before others may run.
+// turn is the time for which a backfill runs before other backfills get a turn.
 const turn = 5 * time.Second
 
-// run runs a backfill for a turn, or until it ends, fails, is changed elsewhere, or another process
-// evaluates the group. It reports whether it can be continued at once; after an error of the operator it is left
-// to the next search.
+// run runs a backfill for a turn, or until it is complete, fails, is changed by another process, or another process evaluates
+// the group. It reports whether the backfill can be continued at once. After an error that the tenant did not cause, it
+// returns false, so that the backfill is continued when Run searches for backfills again.
 func (j *Jobs) run(ctx context.Context, b *index.Backfill) (more bool) {
 	began := time.Now()
 	log := j.o.Logger.With("tenant", b.Tenant, "namespace", b.Namespace, "group", b.Group)
-	now, ok, err := j.o.Store.Backfill(ctx, b.Tenant, b.Namespace, b.Group) // an earlier turn may have changed it meanwhile
+	now, ok, err := j.o.Store.Backfill(ctx, b.Tenant, b.Namespace, b.Group) // b may be outdated, because an earlier turn may have changed the backfill
 	if err != nil || !ok || now.State != schema.BackfillRunning {
 		return err == nil
 	}
@@ -202,11 +203,11 @@ func (j *Jobs) run(ctx context.Context, b *index.Backfill) (more bool) {
 		j.ended.WithLabelValues("failed").Inc()
 		log.Info("a backfill of recording rules failed", "err", b.Error)
 	}
-	return true // others may wait
+	return true // other backfills may be waiting for a turn
 }
 
-// block evaluates the next block of a backfill and changes b accordingly. It returns the errors that are not
-// the tenant's.
+// block evaluates the next block of a backfill, and updates b. It returns only errors that the tenant did not cause; the others
+// are recorded in b.
 func (j *Jobs) block(ctx context.Context, b *index.Backfill) error {
 	after := b.Done >= b.Start
 	start := b.Start
@@ -242,7 +243,7 @@ func (j *Jobs) evaluate(ctx context.Context, b *index.Backfill, g *Group, after 
 	}
 	if failed {
 		b.State, b.Error = schema.BackfillFailed, err.Error()
-		return nil //nolint:nilerr // it is the tenant's, and was recorded
+		return nil //nolint:nilerr // the tenant caused it, and it was recorded
 	}
 	b.Done = last.UnixMilli()
 	if last.Add(g.Interval).After(g.Last) {

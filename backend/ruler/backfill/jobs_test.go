@@ -26,15 +26,15 @@ import (
 
 var errDown = errors.New("the store is down")
 
-// site has the rows and the results of a test.
+// site contains the rows and the recorded writes of a test.
 type site struct {
 	t     *testing.T
 	rules *index.Rules
 
 	mu      sync.Mutex
-	written map[int64]int // by time of the slot, how often
-	fail    error         // of writes
-	wait    time.Duration // of each query
+	written map[int64]int // number of writes, by time of the slot
+	fail    error         // error of writes
+	wait    time.Duration // duration of each query
 	pushed  func()        // called after each write; may be nil
 	mine    map[string]bool
 	blocks  int
@@ -55,7 +55,7 @@ func newSite(t *testing.T) *site {
 	return &site{t: t, rules: ix.Rules, written: map[int64]int{}, mine: map[string]bool{}}
 }
 
-// start stores a group for a tenant and starts its backfill over slots each minute.
+// start stores a group of a tenant, and starts its backfill over a number of slots, one per minute.
 func (s *site) start(id tenant.ID, slots int) {
 	if err := s.rules.Put(s.t.Context(), id, index.RuleGroup{Namespace: "n", Name: "g", YAML: "x"}, func(index.RuleSet) error { return nil }); err != nil {
 		s.t.Fatal(err)
@@ -69,7 +69,7 @@ func (s *site) start(id tenant.ID, slots int) {
 	s.mine[string(id)] = true
 }
 
-// ranges is the Range of a Backfill: one series with a sample at each slot.
+// ranges is the Range function of a Backfill. It returns one series with a sample at each slot.
 func (s *site) ranges(_ context.Context, id tenant.ID, _ string, start, end time.Time, step time.Duration) (promql.Matrix, error) {
 	time.Sleep(s.wait)
 	if id == "wrong" {
@@ -139,8 +139,8 @@ func (s *site) get(id tenant.ID) index.Backfill {
 	return b
 }
 
-// TestJobs runs backfills of several tenants: one that succeeds, one whose rule is wrong, one whose group was
-// deleted, and one that another process evaluates.
+// TestJobs checks the results of four tenants' backfills: one succeeds, one fails because its rule is wrong, one fails because
+// its group was deleted, and one is not run because another process evaluates the group.
 func TestJobs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)
@@ -166,8 +166,8 @@ func TestJobs(t *testing.T) {
 	})
 }
 
-// TestResumed stops the process before each block, and loses the store for a while: every slot is written in the
-// end, and at most those of the interrupted block twice.
+// TestResumed checks that a backfill is continued after the process was stopped before any block, or the store was down for a
+// while: every slot is written, and only slots of the interrupted block are written twice.
 func TestResumed(t *testing.T) {
 	const slots = 2000 // six blocks of 360
 	for stopped := 1; stopped <= 6; stopped++ {
@@ -215,7 +215,7 @@ func TestDeletedWhileRunning(t *testing.T) {
 	})
 }
 
-// TestTurns checks that long backfills of four tenants do not keep the backfill of another one from ending.
+// TestTurns checks that long backfills of four tenants do not block the backfill of a fifth tenant.
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)

@@ -9,7 +9,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// action is what a poll does with a share.
+// action is the action of a poll for a share.
 type action int
 
 const (
@@ -19,8 +19,8 @@ const (
 	release
 )
 
-// decide returns the action for a share. It calls Events.Lost when the ruler begins to leave a
-// share.
+// decide returns the action for a share. If the ruler begins to leave the share, it calls
+// Events.Lost.
 func (h *Holder) decide(i int, e Events) action {
 	h.mu.Lock()
 	now := h.opts.Running()
@@ -49,7 +49,7 @@ func (h *Holder) end(i int, number uint64) {
 	}
 }
 
-// choose is decide without the decision to leave. h.mu is locked.
+// choose returns the action for a share that the ruler does not begin to leave. h.mu is locked.
 func (h *Holder) choose(s *share, own bool, now time.Duration) action {
 	switch {
 	case s.corrupt || !s.known:
@@ -59,7 +59,7 @@ func (h *Holder) choose(s *share, own bool, now time.Duration) action {
 	case s.held:
 		return renew
 	case s.row.Holder == h.opts.ID && own && !h.retired:
-		return renew // after an unknown outcome, or after the lease had ended
+		return renew // this ruler is the holder in the row: an outcome was unknown, or the lease had ended
 	case s.row.Holder == h.opts.ID:
 		return release
 	case own && !h.retired && (s.row.Holder == "" || h.opts.Exclusive || now-s.seen >= takeAfter):
@@ -68,9 +68,9 @@ func (h *Holder) choose(s *share, own bool, now time.Duration) action {
 	return nothing
 }
 
-// owner returns the instance that should hold a share: of the rulers in the ring that are not
-// suspected to be stopped, the first one by a hash. It returns "" without rulers. h.mu is
-// locked.
+// owner returns the instance that should hold a share: the one with the highest weight among the
+// rulers in the ring that are not suspected to have stopped. It returns "" if there are no rulers.
+// h.mu is locked.
 func (h *Holder) owner(i int) string {
 	best, most := "", uint64(0)
 	for _, r := range h.rulers {
@@ -92,9 +92,9 @@ func weight(share int, ruler string) uint64 {
 	return d.Sum64()
 }
 
-// suspect updates which rulers appear to be stopped although they are in the ring: those that
-// do not renew a share that they hold, and those that do not take a share that they own. A
-// ruler whose rows change is not suspected any more. h.mu is locked.
+// suspect updates the set of rulers that appear to have stopped although they are in the ring:
+// rulers that do not renew a share that they hold, or do not take a share that they own. A ruler
+// is removed from the set when one of its rows changes. h.mu is locked.
 func (h *Holder) suspect(now time.Duration) {
 	for r, until := range h.suspects {
 		if now >= until {
@@ -123,7 +123,7 @@ func (h *Holder) suspect(now time.Duration) {
 func (h *Holder) act(ctx context.Context, i int, a action, e Events) {
 	h.mu.Lock()
 	if a == release {
-		h.shares[i].held = false // before the write: another ruler may take the share as soon as it was executed
+		h.shares[i].held = false // set before the write, because another ruler may take the share as soon as the write is executed
 	}
 	old, held, since := h.shares[i].row, h.shares[i].held, h.shares[i].seen
 	h.mu.Unlock()
@@ -145,7 +145,7 @@ func (h *Holder) act(ctx context.Context, i int, a action, e Events) {
 	h.mu.Lock()
 	s := &h.shares[i]
 	s.row, s.seen, s.until = next, h.opts.Running(), start+leaseLife
-	gained := !s.held && s.seen < s.until // not after a pause in which the lease ended
+	gained := !s.held && s.seen < s.until // false if the lease ended while the process was paused
 	if gained {
 		s.held, s.leaving, s.ended = true, false, false
 	}
@@ -157,14 +157,14 @@ func (h *Holder) act(ctx context.Context, i int, a action, e Events) {
 	}
 }
 
-// known returns the row of a share as last read or written.
+// known returns the row of a share as it was last read or written.
 func (h *Holder) known(i int) schema.Share {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.shares[i].row
 }
 
-// left ends the holding of a share that was released.
+// left records that a share was released.
 func (h *Holder) left(i int, next schema.Share) {
 	h.mu.Lock()
 	s := &h.shares[i]
@@ -175,8 +175,8 @@ func (h *Holder) left(i int, next schema.Share) {
 	h.opts.Logger.Info("released a share of the rule groups", "share", i)
 }
 
-// idle returns for how long a share has had no holder, by the wall clocks of the last holder
-// and of this one.
+// idle returns the time for which a share has had no holder, according to the wall clocks of the
+// last holder and of this process.
 func (h *Holder) idle(old schema.Share) time.Duration {
 	if old.Number == 0 {
 		return Forever
@@ -184,8 +184,8 @@ func (h *Holder) idle(old schema.Share) time.Duration {
 	return max(0, time.Duration(h.opts.Now().UnixMilli()-old.Until)*time.Millisecond)
 }
 
-// write changes the row of a share that is still old, and reports whether it was changed. An
-// outcome that is not certain is resolved by reading the row.
+// write changes the row of a share if it is still equal to `old`, and reports whether it was
+// changed. If the outcome is unknown, it reads the row to find out.
 func (h *Holder) write(ctx context.Context, i int, a action, old schema.Share) (schema.Share, bool) {
 	next, ok, err := h.call(ctx, i, a, old)
 	if err == nil && ok {
@@ -227,9 +227,9 @@ func (h *Holder) call(ctx context.Context, i int, a action, old schema.Share) (n
 	}
 }
 
-// Release releases all shares, so that other rulers take them at once. It is called after Run
-// has returned and evaluations have ended. It retries until the context ends; what is not
-// released then is taken after the lease has ended.
+// Release releases all shares, so that other rulers take them at once. It must be called after Run
+// has returned and the evaluations have ended. It retries until the context ends. Other rulers take
+// the remaining shares when their leases have ended.
 func (h *Holder) Release(ctx context.Context) {
 	for {
 		left := false
@@ -237,7 +237,7 @@ func (h *Holder) Release(ctx context.Context) {
 			h.mu.Lock()
 			s := &h.shares[i]
 			ours := s.known && s.row.Holder == h.opts.ID
-			s.held = false // nothing may be written any more, whatever the outcome
+			s.held = false // whatever the outcome is, no more samples may be written
 			old := s.row
 			h.mu.Unlock()
 			if !ours {

@@ -10,7 +10,7 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// fenceLife is for how long a Fence uses the number of a share after it began to read it.
+// fenceLife is the time for which a Fence uses the number of a share, measured from the start of its read.
 const fenceLife = 2 * time.Second
 
 // Fence checks that writes of recorded samples come from the current holder of their share.
@@ -23,17 +23,17 @@ type Fence struct {
 	shares map[int]*number
 }
 
-// Reader reads the row of a share; index.Shares implements it.
+// Reader reads the row of a share. index.Shares implements it.
 type Reader interface {
 	Read(ctx context.Context, share int) (schema.Share, error)
 }
 
-// number is the number of a share as last read.
+// number is the number of a share as it was last read.
 type number struct {
 	mu    sync.Mutex
 	known bool
 	value uint64
-	read  time.Duration // when the read began
+	read  time.Duration // time at which the read began
 }
 
 // NewFence returns a Fence over the rows of shares. running is a monotonic clock.
@@ -41,9 +41,9 @@ func NewFence(store Reader, running func() time.Duration) *Fence {
 	return &Fence{store: store, running: running, shares: map[int]*number{}}
 }
 
-// Check returns an error that wraps series.ErrFenced if a share has another number than the
-// given one. It reads the row if it was not read in the last two seconds, or if the number is
-// newer than the one that was read.
+// Check returns an error that wraps series.ErrFenced if n is not the current number of a share. It
+// reads the row if it was not read in the last two seconds, or if n is newer than the number that
+// was read.
 func (f *Fence) Check(ctx context.Context, share int, n uint64) error {
 	if share < 0 || share > 1<<16-1 {
 		return fmt.Errorf("%w: share %d is outside 0 to 65535", series.ErrFenced, share)

@@ -1,6 +1,6 @@
 // Package shares divides the rule groups between rulers. Each share is a lease in the row
 // store: a Holder takes, renews and releases the shares of one ruler, and a Fence rejects
-// writes of a ruler that is no longer the holder. docs/ruler.md has the protocol.
+// writes of a ruler that is no longer the holder. docs/ruler.md describes the protocol.
 package shares
 
 import (
@@ -18,21 +18,21 @@ import (
 )
 
 const (
-	// pollInterval is how often the rows are read and the leases renewed.
+	// pollInterval is the interval at which rows are read and leases are renewed.
 	pollInterval = 2 * time.Second
-	// leaseLife is how long a holder may write after the start of a successful renewal.
+	// leaseLife is the time after the start of a successful renewal during which the holder may write.
 	leaseLife = 8 * time.Second
-	// takeAfter is how long a row must not have changed before another ruler takes the share.
-	// It is longer than leaseLife, so that clocks may run at slightly different speeds.
+	// takeAfter is the time without a change of a row after which another ruler takes the share.
+	// It is longer than leaseLife because clocks run at slightly different speeds.
 	takeAfter = leaseLife + 2*time.Second
-	// claimWithin is how long the owner of a share without a holder may wait before the other
-	// rulers suspect it.
+	// claimWithin is the time within which the owner of a share without a holder must take it.
+	// Otherwise the other rulers suspect that the owner has stopped.
 	claimWithin = 3 * pollInterval
-	// suspicion is how long a ruler that appears to be stopped is not an owner, although it
-	// is still in the ring.
+	// suspicion is the time for which a ruler that appears to have stopped owns no shares,
+	// although it is still in the ring.
 	suspicion = time.Minute
-	// callTimeout limits a call of the row store, so that a call that hangs costs only a part
-	// of the lease.
+	// callTimeout is the timeout of a call of the row store. It is a fraction of leaseLife, so that
+	// a lease can still be renewed after a call that hangs.
 	callTimeout = 2 * time.Second
 	// parallel is the default number of concurrent calls of the row store.
 	parallel = 16
@@ -41,7 +41,7 @@ const (
 // Forever is the idle time of a share that nobody has held before.
 const Forever = time.Duration(math.MaxInt64)
 
-// Store gives access to the rows of shares; index.Shares implements it.
+// Store reads and writes the rows of shares. index.Shares implements it.
 type Store interface {
 	ReadAll(ctx context.Context, count int) (shares []schema.Share, corrupt map[int]error, err error)
 	Read(ctx context.Context, share int) (schema.Share, error)
@@ -50,14 +50,14 @@ type Store interface {
 	Release(ctx context.Context, share int, old schema.Share, now int64) (next schema.Share, held bool, err error)
 }
 
-// Events is told which shares a Holder gains and loses. Its methods must return quickly.
+// Events is notified of the shares that a Holder gains and loses. Its methods must return quickly.
 type Events interface {
-	// Gained is called for a share that the ruler holds from now on. idle is how long it had
-	// no holder before.
+	// Gained is called for a share that the ruler holds from now on. idle is the time for which
+	// the share had no holder before.
 	Gained(share int, number uint64, idle time.Duration)
-	// Lost is called for a share whose groups may not be evaluated again. If the lease is
-	// still valid, so that evaluations in progress may end, the share is released once ended
-	// was called. Lease shows whether it is.
+	// Lost is called for a share for which no more evaluations may begin. Evaluations in progress
+	// may continue while the lease is valid, which Lease reports. When they have ended, `ended`
+	// must be called; the share is then released.
 	Lost(share int, ended func())
 }
 
@@ -76,7 +76,7 @@ type Options struct {
 	// Running is a monotonic clock that continues while the machine is suspended.
 	Running    func() time.Duration
 	Now        func() time.Time // default time.Now
-	Parallel   int              // concurrent calls of the store; default 16
+	Parallel   int              // maximum number of concurrent calls of the store; default 16
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -90,20 +90,20 @@ type Holder struct {
 	mu       sync.Mutex
 	shares   []share
 	rulers   []string
-	suspects map[string]time.Duration // when the suspicion of an instance ends
+	suspects map[string]time.Duration // end of the suspicion, by instance
 	retired  bool
 }
 
-// share is what a Holder knows about one share.
+// share is the state of one share in a Holder.
 type share struct {
-	row     schema.Share  // as it was last read or written
-	known   bool          // row was read
-	seen    time.Duration // when row was first read
+	row     schema.Share  // the row as it was last read or written
+	known   bool          // whether the row was read
+	seen    time.Duration // time at which this content of the row was first read
 	corrupt bool
-	held    bool          // from Gained to Lost or the release
+	held    bool          // set from Gained until Lost or the release
 	until   time.Duration // end of the lease, while held
-	leaving bool          // Lost was called while the lease was valid
-	ended   bool          // no evaluation is in progress any more, while leaving
+	leaving bool          // whether Lost was called while the lease was valid
+	ended   bool          // whether all evaluations have ended, while leaving
 }
 
 // New returns a Holder without shares.
@@ -130,8 +130,8 @@ func instanceOf(id string) string {
 	return id
 }
 
-// Run takes and renews shares until the context ends. It keeps the shares then: the caller
-// waits for evaluations in progress and calls Release.
+// Run takes and renews shares until the context ends. It does not release them at the end: the
+// caller waits for evaluations in progress and then calls Release.
 func (h *Holder) Run(ctx context.Context, e Events) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -145,16 +145,16 @@ func (h *Holder) Run(ctx context.Context, e Events) {
 	}
 }
 
-// Retire makes the Holder take no more shares, because the ruler will evaluate none of their groups. It still renews
-// and releases those that it has.
+// Retire makes the Holder take no more shares, because the ruler is stopping. It still renews and releases the shares that
+// it holds.
 func (h *Holder) Retire() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.retired = true
 }
 
-// Lease returns the number under which the ruler holds a share and when the lease ends by
-// Options.Running. ok is false if the ruler does not hold it and must not write.
+// Lease returns the number under which the ruler holds a share, and the end of the lease on the clock
+// Options.Running. ok is false if the ruler does not hold the share and must not write.
 func (h *Holder) Lease(share int) (number uint64, deadline time.Duration, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -213,7 +213,7 @@ func (h *Holder) expire(e Events) {
 	}
 }
 
-// lose ends the holding of a share whose lease is not valid any more.
+// lose gives up a share whose lease is no longer valid.
 func (h *Holder) lose(i int, e Events, why string) {
 	h.mu.Lock()
 	s := &h.shares[i]
@@ -227,12 +227,12 @@ func (h *Holder) lose(i int, e Events, why string) {
 	}
 }
 
-// read reads all rows, and updates what is known about shares and rulers.
+// read reads all rows, and updates the state of shares and rulers.
 func (h *Holder) read(ctx context.Context, e Events, rulers []string, ringErr error) {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	rows, corrupt, err := h.opts.Store.ReadAll(call, h.opts.Count)
-	now := h.opts.Running() // after the read: every value was current at an earlier time
+	now := h.opts.Running() // taken after the read, so that every value was current at or before this time
 	var lost []int
 	h.mu.Lock()
 	if ringErr == nil {
@@ -259,8 +259,8 @@ func (h *Holder) read(ctx context.Context, e Events, rulers []string, ringErr er
 	}
 }
 
-// note records a row as read, and reports whether the share is held here but has another
-// holder in the row. h.mu is locked.
+// note records a row that was read. It reports whether this ruler holds the share although the row
+// has another holder. h.mu is locked.
 func (h *Holder) note(i int, row schema.Share, now time.Duration) bool {
 	s := &h.shares[i]
 	if !s.known || row != s.row {

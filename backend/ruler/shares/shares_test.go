@@ -10,8 +10,8 @@ import (
 	"github.com/palliumhq/pallium/backend/series"
 )
 
-// TestExclusive checks that the only process takes the share of an earlier one at once, and
-// that it does not otherwise.
+// TestExclusive checks that a process takes the share of an earlier process at once if and only if
+// Exclusive is set.
 func TestExclusive(t *testing.T) {
 	for _, exclusive := range []bool{true, false} {
 		w := newWorld(t, 1, 1)
@@ -28,7 +28,7 @@ func TestExclusive(t *testing.T) {
 	}
 }
 
-// TestRetire checks that a ruler that stops takes no share, and keeps those that it has.
+// TestRetire checks that a Holder takes no more shares after Retire, and keeps the shares that it holds.
 func TestRetire(t *testing.T) {
 	for _, first := range []bool{true, false} {
 		w := newWorld(t, 1, 1)
@@ -67,7 +67,7 @@ func TestFence(t *testing.T) {
 		row    uint64
 		number uint64
 		fenced bool
-		reads  int // in total
+		reads  int // total number of reads
 	}{
 		{"first write", 0, 5, 5, false, 1},
 		{"within two seconds", 2 * time.Second, 6, 5, false, 1},

@@ -26,7 +26,7 @@ type world struct {
 	store  *index.Shares
 	plan   *faults.Plan
 	rulers []*ruler
-	late   []late // writes that reach the store after their caller got an error
+	late   []late // writes that are executed after their caller got an error
 	number []uint64
 	holder []string
 }
@@ -42,12 +42,12 @@ type ruler struct {
 	name    string
 	h       *Holder
 	rate    float64
-	next    time.Duration // of its next poll
-	busy    bool          // inside of a poll
+	next    time.Duration // time of its next poll
+	busy    bool          // whether a poll is in progress
 	crashed bool
-	hidden  time.Duration // when the ring notices that it crashed
-	cutoff  time.Duration // no connection to the store until then
-	chaos   bool          // pauses and faults are injected
+	hidden  time.Duration // time at which the ring notices its crash
+	cutoff  time.Duration // time until which it cannot reach the store
+	chaos   bool          // whether pauses and faults are injected
 	leaving []func()
 }
 
@@ -89,7 +89,7 @@ func (w *world) ring(context.Context) ([]string, error) {
 	return names, nil
 }
 
-// until advances the clock. Polls and late writes that are due run on the way.
+// until advances the clock to `end`, and runs the polls and late writes that become due.
 func (w *world) until(end time.Duration) {
 	for {
 		at, run := end, func() {}
@@ -198,7 +198,7 @@ func (r *ruler) Read(_ context.Context, i int) (s schema.Share, err error) {
 }
 
 func (r *ruler) Take(_ context.Context, i int, old schema.Share, id string, until int64) (s schema.Share, ok bool, err error) {
-	s = schema.Share{Holder: id, Number: old.Number + 1, Sequence: old.Sequence + 1, Until: until} // also if the call fails
+	s = schema.Share{Holder: id, Number: old.Number + 1, Sequence: old.Sequence + 1, Until: until} // returned even if the call fails
 	err = r.call(func(ctx context.Context) (err error) { s, ok, err = r.store.Take(ctx, i, old, id, until); return err })
 	return s, ok, err
 }
@@ -232,7 +232,7 @@ func (r *ruler) crash() {
 	r.crashed, r.hidden = true, r.now+30*time.Second
 }
 
-// stop releases the shares as a process does that ends normally.
+// stop releases the shares, like a process that ends normally.
 func (r *ruler) stop() {
 	r.h.Release(context.Background())
 	r.crashed, r.hidden = true, r.now
@@ -260,7 +260,7 @@ func TestHistories(t *testing.T) {
 				r.cutoff = w.now + w.within(30*time.Second)
 			case w.rng.IntN(2) == 0:
 				r.crash()
-				w.start(r.name, true) // with another incarnation
+				w.start(r.name, true) // as another incarnation
 			default:
 				r.crash()
 				w.start(fmt.Sprint("r", started), true)
@@ -278,8 +278,8 @@ func TestHistories(t *testing.T) {
 	}
 }
 
-// TestTakeover checks how long shares have no holder when rulers crash, although the ring
-// notices it only after 30 s, and when they stop normally.
+// TestTakeover checks how long shares have no holder when rulers stop normally, and when they crash
+// and the ring notices this only after 30 s.
 func TestTakeover(t *testing.T) {
 	for _, c := range []struct {
 		what   string
@@ -306,7 +306,7 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// TestJoin checks that a ruler that joins gets the shares that it owns, and no others.
+// TestJoin checks that a joining ruler gets the shares that it owns, and no others.
 func TestJoin(t *testing.T) {
 	w := newWorld(t, 1, 64)
 	w.start("r0", false)

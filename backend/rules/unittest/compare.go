@@ -16,7 +16,7 @@ import (
 	promrules "github.com/prometheus/prometheus/rules"
 )
 
-// compareAlerts returns how the firing alerts differ from those expected, or "".
+// compareAlerts returns the difference between the firing alerts and the expected ones, or "".
 func (w *world) compareAlerts(t *alertTest) string {
 	var got, want []string
 	for _, g := range w.groups {
@@ -70,7 +70,7 @@ func (p point) text() string {
 	return p.labels.String() + " " + strconv.FormatFloat(p.value, 'g', -1, 64)
 }
 
-// compareExpr returns how the result of an expression differs from the one expected, or "".
+// compareExpr returns the difference between the result of an expression and the expected one, or "".
 func (w *world) compareExpr(ctx context.Context, t *exprTest) string {
 	where := fmt.Sprintf("expression %q at %s", t.Expr, t.EvalTime)
 	got, err := w.query(ctx, t.Expr, w.StartTimestamp.Add(time.Duration(t.EvalTime)))

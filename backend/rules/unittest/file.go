@@ -1,6 +1,5 @@
-// Package unittest runs unit tests of rules, in the format of `promtool test rules`: input series, and the
-// alerts and the results of expressions that they must lead to. The rules are evaluated by Prometheus' own
-// code over a TSDB in a temporary directory.
+// Package unittest runs unit tests of rules in the format of `promtool test rules`: input series, and the expected alerts and
+// results of expressions. Prometheus' own code evaluates the rules over a TSDB in a temporary directory.
 package unittest
 
 import (
@@ -20,14 +19,14 @@ import (
 
 // File is a file of tests.
 type File struct {
-	RuleFiles          []string       `yaml:"rule_files"` // patterns, relative to the file
+	RuleFiles          []string       `yaml:"rule_files"` // file name patterns, relative to the directory of the file
 	EvaluationInterval model.Duration `yaml:"evaluation_interval"`
 	GroupEvalOrder     []string       `yaml:"group_eval_order"`
 	Tests              []test         `yaml:"tests"`
 	FuzzyCompare       bool           `yaml:"fuzzy_compare"`
 }
 
-// test has the input series and the expectations of one test.
+// test contains the input series and the expectations of one test.
 type test struct {
 	Name            string         `yaml:"name"`
 	Interval        model.Duration `yaml:"interval"`

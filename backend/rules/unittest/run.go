@@ -27,7 +27,7 @@ type Result struct {
 	Failures []string
 }
 
-// Run runs the tests of a file with groups of rules. An error means that the tests could not be run.
+// Run runs the tests of a file with groups of rules. It returns an error if the tests could not be run.
 func Run(ctx context.Context, f *File, groups []rules.Group, p parser.Parser) ([]Result, error) {
 	var out []Result
 	for i := range f.Tests {
@@ -51,11 +51,11 @@ type world struct {
 	inputs []samples
 }
 
-// samples are those samples of an input series that were not written yet.
+// samples contains the samples of an input series that have not been written yet.
 type samples struct {
 	labels labels.Labels
 	values []parser.SequenceValue
-	next   time.Time // of values[0]
+	next   time.Time // time of values[0]
 }
 
 func runOne(ctx context.Context, f *File, t *test, groups []rules.Group, p parser.Parser) (failures []string, err error) {
@@ -109,7 +109,7 @@ func (w *world) open(interval time.Duration) (closeAll func() error, err error) 
 	return func() error { return errors.Join(w.engine.Close(), w.db.Close(), os.RemoveAll(dir)) }, nil
 }
 
-// load makes the groups, in the order in which they are evaluated.
+// load builds the groups, in the order in which they are evaluated.
 func (w *world) load(ctx context.Context, f *File, list []rules.Group) error {
 	log := slog.New(slog.DiscardHandler)
 	o := &promrules.ManagerOptions{QueryFunc: promrules.EngineQueryFunc(w.engine, w.db), AppendableV2: w.db, Context: ctx, Logger: log,
@@ -161,7 +161,7 @@ func (w *world) run(ctx context.Context, interval time.Duration) ([]string, erro
 			}
 		}
 		if len(failures) > 0 {
-			return failures, nil // later results would only show the consequences
+			return failures, nil // later results would only show consequences of this failure
 		}
 		for i := range w.AlertRuleTests {
 			t := &w.AlertRuleTests[i]
@@ -200,7 +200,7 @@ func (w *world) append(ctx context.Context, until time.Time) error {
 	return nil
 }
 
-// Summary returns the results as text, for a person.
+// Summary returns the results as text for the command line.
 func Summary(results []Result) (text string, failed int) {
 	var b strings.Builder
 	for _, r := range results {

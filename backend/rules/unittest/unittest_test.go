@@ -39,7 +39,7 @@ func run(t *testing.T, file, groups string) ([]Result, error) {
 	return Run(t.Context(), f, list, parser.NewParser(parser.Options{}))
 }
 
-// TestGood checks that a file passes that promtool passes, too (test/e2e compares them).
+// TestGood checks that the tests of a file pass, as they do with promtool (test/e2e compares both).
 func TestGood(t *testing.T) {
 	file, groups := load(t)
 	results, err := run(t, string(file), string(groups))
@@ -49,7 +49,7 @@ func TestGood(t *testing.T) {
 	}
 }
 
-// TestFailures changes the good file or its rules, and checks what the failure says.
+// TestFailures changes the good file or its rules, and checks the texts of the failures.
 func TestFailures(t *testing.T) {
 	file, groups := load(t)
 	for _, tt := range []struct {
@@ -70,7 +70,7 @@ func TestFailures(t *testing.T) {
 		{"expr: time()", "expr: nosuch()", "unknown function"},
 		{"expr: sum by (job) (up)", "expr: up * on (job) up", `rule "job:up:sum" at 0s`},
 		{"for: 2m", "for: 3m", "alert Down at 6m:\n"},
-		{"group_eval_order: [first, second]", "group_eval_order: [second, first]", ""}, // the file does not depend on it at 5m
+		{"group_eval_order: [first, second]", "group_eval_order: [second, first]", ""}, // at 5m, the expectations do not depend on the order
 	} {
 		inFile, inRules := strings.Replace(string(file), tt.old, tt.new, 1), strings.Replace(string(groups), tt.old, tt.new, 1)
 		if inFile == string(file) && inRules == string(groups) {

@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
-// pollEvery is how often -wait reads the progress.
+// pollEvery is the interval at which -wait reads the progress.
 const pollEvery = 2 * time.Second
 
 // progress is the progress of a backfill, as the gateway sends it.
@@ -65,7 +65,7 @@ func backfill(fs *flag.FlagSet) action {
 	}
 }
 
-// ago returns a duration as the time so long before now, and any other text unchanged.
+// ago converts a duration to the time that is this long before now. It returns any other text unchanged.
 func ago(text string, now time.Time) string {
 	if _, err := strconv.ParseFloat(text, 64); err == nil {
 		return text
@@ -77,7 +77,7 @@ func ago(text string, now time.Time) string {
 	return now.Add(-time.Duration(d)).UTC().Format(time.RFC3339)
 }
 
-// follow prints the progress of a backfill, with `wait` until it has ended.
+// follow prints the progress of a backfill. If `wait` is set, it repeats this until the backfill has ended.
 func (c *client) follow(ctx context.Context, at, what string, wait bool) error {
 	last := ""
 	for {

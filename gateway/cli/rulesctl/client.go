@@ -23,7 +23,7 @@ func newClient(fs *flag.FlagSet) *client {
 	return c
 }
 
-// path returns the path of the API for a namespace and a group, or without one of them.
+// path returns the path of the API for all rules, a namespace, or a namespace and a group.
 func path(names ...string) string {
 	p := "/prometheus/config/v1/rules"
 	for _, n := range names {

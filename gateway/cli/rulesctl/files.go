@@ -18,19 +18,19 @@ import (
 	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
-// files are the commands that read files of rules.
+// files implements the commands that read files of rules.
 type files struct {
 	parser  parser.Parser
-	builtin []byte // the file of the rules on Pallium's own metrics
+	builtin []byte // content of the file with the rules on Pallium's own metrics
 }
 
 // builtinNamespace is the default namespace of the rules on Pallium's own metrics.
 const builtinNamespace = "pallium"
 
-// source tells which rules a command reads.
+// source selects the rules that a command reads.
 type source struct {
-	namespace string // of groups in files that do not name one; empty means the name of the file
-	builtin   bool   // the rules on Pallium's own metrics, instead of files
+	namespace string // namespace of groups in files that do not set one; empty means the name of the file
+	builtin   bool   // whether to read the rules on Pallium's own metrics instead of files
 }
 
 func sourceFlags(fs *flag.FlagSet) *source {
@@ -105,8 +105,8 @@ func (f files) read(names []string, namespace string) ([]rules.Group, error) {
 	return groups, errors.Join(errs...)
 }
 
-// nameOf returns the namespace of a group: that in the file, that of the command line, or, as in
-// mimirtool, the name of the file without its extension.
+// nameOf returns the namespace of a group: the one in the file, or else the one of the command line,
+// or else, as in mimirtool, the name of the file without its extension.
 func nameOf(inFile, flag, file string) string {
 	switch {
 	case inFile != "":
@@ -122,7 +122,7 @@ func readFile(name string) ([]rules.Namespace, error) {
 	if err != nil {
 		return nil, errors.Unwrap(err)
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }() // errors do not matter, because the file was only read
 	data, err := io.ReadAll(io.LimitReader(f, rules.MaxFileBytes+1))
 	if err != nil {
 		return nil, err
@@ -153,16 +153,16 @@ func (f files) check(fs *flag.FlagSet) command.Action {
 	}
 }
 
-// state is a group in a file compared with that of the server.
+// state is a group in a file together with the same group on the server.
 type state struct {
 	rules.Group
 	yaml string
-	old  string // "": the server does not have the group
+	old  string // YAML of the group on the server; "" if it does not exist there
 }
 
 func (s *state) String() string { return fmt.Sprintf("group %q of namespace %q", s.Name, s.Namespace) }
 
-// failed returns the error of a request with the group, which the server's problems of a group name, too.
+// failed returns the error of a request for the group, with the name of the group unless the server's error has it already.
 func (s *state) failed(err error) error {
 	if strings.HasPrefix(err.Error(), fmt.Sprintf("group %q: ", s.Name)) {
 		return fmt.Errorf("namespace %q: %w", s.Namespace, err)
@@ -170,8 +170,8 @@ func (s *state) failed(err error) error {
 	return fmt.Errorf("%v: %w", s, err)
 }
 
-// compare reads files and the groups of the server. `extra` are the groups that only the server has, of
-// the namespaces in the files.
+// compare reads files and the groups of the server. `extra` contains the groups that only the server has, in the namespaces of
+// the files.
 func (f files) compare(ctx context.Context, c *client, args []string, from *source) (list []state, extra []rules.Group, err error) {
 	groups, err := f.from(from, args)
 	if err != nil {
@@ -281,7 +281,7 @@ func (f files) diff(fs *flag.FlagSet) action {
 	}
 }
 
-// difference returns the lines of two texts that differ: what is between their common first and last lines.
+// difference returns the lines of two texts that differ: the lines between their common first and last lines.
 func difference(old, now string) string {
 	a, b := strings.Split(strings.TrimSuffix(old, "\n"), "\n"), strings.Split(strings.TrimSuffix(now, "\n"), "\n")
 	first := 0

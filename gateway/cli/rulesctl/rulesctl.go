@@ -15,8 +15,9 @@ import (
 	"github.com/palliumhq/pallium/gateway/cli/command"
 )
 
-// Group returns the commands. check parses expressions, with all optional parts of PromQL: the server
-// knows which ones the tenant may use. builtin is the file of the rules on Pallium's own metrics.
+// Group returns the commands. The parser `check` accepts all optional parts of PromQL, because only
+// the server knows which ones the tenant may use. `builtin` is the content of the file with the rules
+// on Pallium's own metrics.
 func Group(check parser.Parser, builtin []byte) command.Group {
 	f := files{parser: check, builtin: builtin}
 	return command.Group{Title: "Rules of a tenant (with a key of the tenant)", Commands: []command.Command{

@@ -29,7 +29,7 @@ type shell struct {
 	t     *testing.T
 	url   string
 	dir   string
-	typed string // on stdin
+	typed string // standard input
 	env   map[string]string
 }
 
@@ -88,7 +88,7 @@ func (s *shell) run(line string) (code int, output string) {
 	return code, strings.ReplaceAll(out.String(), s.dir+"/", "FILE:")
 }
 
-// TestScript runs commands in order against one server.
+// TestScript checks commands that are run one after the other against one server.
 func TestScript(t *testing.T) {
 	s := newShell(t)
 	s.file("node.rules.yaml", "groups:\n- name: g\n  interval: 1m\n  rules:\n  - record: a:b\n    expr: |\n      sum(up)\n- name: h\n  rules: [{record: c, expr: up}]\n")

@@ -58,7 +58,7 @@ func (f files) testFile(ctx context.Context, file string) ([]unittest.Result, er
 		names = append(names, found...)
 	}
 	var groups []rules.Group
-	for _, name := range names { // one after the other: two files may have groups with the same name
+	for _, name := range names { // read separately, because two files may have groups with the same name
 		list, err := f.read([]string{name}, "")
 		if err != nil {
 			return nil, err
