@@ -84,12 +84,12 @@ func (e *evaluation) push(ctx context.Context, rule rules.Rule, list []series.En
 	return nil
 }
 
-// pushAgain repeats a push until its outcome is known.
+// pushAgain repeats a push until its outcome is known, or until the evaluation is canceled because its share was lost.
 func (e *evaluation) pushAgain(ctx context.Context, list []series.Entry) (series.Outcome, error) {
 	end := e.opts.Running() + min(pushFor, e.group.interval)
 	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		out, err := e.pushOnce(ctx, append([]series.Entry(nil), list...))
-		if err == nil || errors.Is(err, series.ErrFenced) || errors.Is(err, errLease) || e.opts.UserError(err) || e.opts.Running()+wait > end {
+		if err == nil || !e.passes(err) || e.opts.Running()+wait > end {
 			return out, err
 		}
 		select {
@@ -100,14 +100,25 @@ func (e *evaluation) pushAgain(ctx context.Context, list []series.Entry) (series
 	}
 }
 
+// passes reports whether a push may succeed later although it failed with an error.
+func (e *evaluation) passes(err error) bool {
+	if errors.Is(err, errLapsed) {
+		return true
+	}
+	return !errors.Is(err, series.ErrFenced) && !errors.Is(err, errLease) && !e.opts.UserError(err)
+}
+
 func (e *evaluation) pushOnce(ctx context.Context, list []series.Entry) (series.Outcome, error) {
 	g := e.group
 	number, deadline, ok := e.opts.Shares.Lease(g.share)
-	if !ok || number != g.number {
-		return series.Outcome{}, errLease
-	}
 	if err := ctx.Err(); err != nil { // the evaluation was canceled, and may have been abandoned
 		return series.Outcome{}, err
+	}
+	if !ok {
+		return series.Outcome{}, errLapsed
+	}
+	if number != g.number {
+		return series.Outcome{}, errLease
 	}
 	ctx, cancel := context.WithTimeout(ctx, deadline-e.opts.Running())
 	defer cancel()

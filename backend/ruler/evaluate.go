@@ -42,7 +42,13 @@ type operatorError struct{ error }
 // Unwrap returns the cause.
 func (e operatorError) Unwrap() error { return e.error }
 
-var errLease = errors.New("the lease of this share of rule groups has ended: another ruler evaluates the group")
+var (
+	// errLease is returned for a write of a group whose share was lost, and gained again under another number.
+	errLease = errors.New("the lease of this share of rule groups has ended: another ruler evaluates the group")
+	// errLapsed is returned for a write while the lease is not valid. A renewal that is in progress may make it valid again;
+	// otherwise the share is lost, and the evaluation is canceled.
+	errLapsed = errors.New("the lease of this share of rule groups has ended, and was not renewed yet")
+)
 
 // maxLate is the maximum number of past slots that one evaluation of a group catches up on. Slots pass while the group
 // is taken over, waits for takeovers or a lease, or evaluates earlier slots.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,6 +102,36 @@ func TestPartlyRejected(t *testing.T) {
 		}
 		if got, want := b.errorsOf("a"), "g/r: err too many series (max_active_series): 1 samples rejected"; got != want {
 			t.Errorf("the state is %s, want %s", got, want)
+		}
+	})
+}
+
+// TestLapsedLease checks that the samples of a slot are written if the lease is not valid for a moment during the
+// evaluation, because a renewal takes too long.
+func TestLapsedLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(0, func(o *Options) { o.Count = 1 })
+		defer b.close()
+		var lapse atomic.Bool
+		b.set(func() {
+			b.query = func(ctx context.Context, id tenant.ID, expr string, at time.Time) (promql.Vector, error) {
+				if lapse.Swap(false) {
+					b.leases.set(0, 0)
+					time.AfterFunc(time.Second, func() { b.leases.set(0, 1) })
+				}
+				return one(ctx, id, expr, at)
+			}
+		})
+		b.define("a", group1("g", rulefmt.Rule{Record: "r", Expr: "up"}))
+		time.Sleep(time.Minute)
+		lapse.Store(true)
+		b.take()
+		time.Sleep(time.Minute)
+		if got := slotsOf(t, b.take(), "r"); len(got) != 4 {
+			t.Errorf("samples of the slots %v were written in a minute, want 4", got)
+		}
+		if got := b.errorsOf("a"); got != "g/r: ok " {
+			t.Errorf("the state is %s", got)
 		}
 	})
 }

@@ -162,6 +162,7 @@ func TestWaiting(t *testing.T) {
 			b.define("a", own)
 			time.Sleep(time.Minute)
 			if c.what == "no lease" {
+				time.Sleep(5 * time.Second) // the lease ends between two slots
 				b.leases.set(0, 0)
 				time.Sleep(40 * time.Second)
 				b.leases.set(0, 1)
