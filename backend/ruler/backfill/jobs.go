@@ -170,7 +170,8 @@ const turn = 5 * time.Second
 func (j *Jobs) run(ctx context.Context, b *index.Backfill) (more bool) {
 	began := time.Now()
 	log := j.o.Logger.With("tenant", b.Tenant, "namespace", b.Namespace, "group", b.Group)
-	now, ok, err := j.o.Store.Backfill(ctx, b.Tenant, b.Namespace, b.Group) // b may be outdated, because an earlier turn may have changed the backfill
+	// An earlier turn may have changed the backfill since b was read.
+	now, ok, err := j.o.Store.Backfill(ctx, b.Tenant, b.Namespace, b.Group)
 	if err != nil || !ok || now.State != schema.BackfillRunning {
 		return err == nil
 	}
