@@ -117,7 +117,7 @@ func (a *attempts) failed(src netip.Addr) {
 	}
 }
 
-// delay returns how long until the bucket is no longer below zero.
+// delay returns how long until the bucket is no longer below zero, or zero or less if it is not below zero.
 func (a *attempts) delay(in *lru.Cache[netip.Prefix, *bucket], k netip.Prefix, rate float64) time.Duration {
 	b, ok := in.Get(k)
 	if !ok {

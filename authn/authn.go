@@ -249,8 +249,8 @@ func (a *Authenticator) token(ctx context.Context, raw string, src netip.Addr) (
 	return id, nil
 }
 
-// failed counts a failure and returns it. A request that was not delayed before its check
-// is delayed now, because otherwise the response time would reveal which keys and
+// failed counts a failure of the client and returns err. A request that was not delayed before
+// its check is delayed now, because otherwise the response time would reveal which keys and
 // subjects are known.
 func (a *Authenticator) failed(ctx context.Context, src netip.Addr, notDelayed bool, err error) error {
 	if notDelayed {

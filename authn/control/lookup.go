@@ -49,7 +49,7 @@ func (c *Control) Credential(ctx context.Context, keyID string) (apikey.Credenti
 }
 
 // readCredential joins index, token, policy and tenants. It returns errNoRow if one of
-// them does not exist or belongs to another key.
+// them does not exist, was written for another version of the hashes, or does not belong to the others.
 func (c *Control) readCredential(ctx context.Context, keyID string) (credential, error) {
 	if len(keyID) != apikey.KeyIDLength {
 		return credential{}, errNoRow

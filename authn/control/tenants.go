@@ -277,7 +277,7 @@ func checkText(field, s string) error {
 		}
 	}
 	if s != "" && strings.TrimSpace(s) == "" {
-		return fail(Invalid, field, "%s has only blanks", field)
+		return fail(Invalid, field, "%s has only white space", field)
 	}
 	return nil
 }

@@ -86,8 +86,8 @@ func (in *instance) checkList(base string) error {
 	}
 	matching := in.current.Load().matching
 	if n := in.limits.count(); n*matching*matching > maxListed {
-		return fmt.Errorf("listing %d alerts is too expensive: up to %d routes can match each, because of `continue: true`: "+
-			"use fewer of these routes", n, matching)
+		return fmt.Errorf("listing %d alerts is too expensive, because up to %d routes can match each: "+
+			"use fewer routes with `continue: true`", n, matching)
 	}
 	return nil
 }

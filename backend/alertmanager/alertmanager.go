@@ -210,8 +210,8 @@ func (a *Alertmanagers) Changed(ctx context.Context, t tenant.ID) error {
 	return in.reload(ctx)
 }
 
-// Run follows changes of configurations and of the ring, and stops instances that are no longer needed, until the context
-// ends. Then it stops all instances.
+// Run regularly applies changed configurations, and stops instances that are no longer needed, until the context ends. Then it
+// stops all instances.
 func (a *Alertmanagers) Run(ctx context.Context) {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()

@@ -110,7 +110,8 @@ func TestRetried(t *testing.T) {
 	})
 }
 
-// TestSame checks that storing the same configuration again does not restart the instance.
+// TestSame checks that the dispatcher is replaced if a changed configuration is stored, and is kept if the same one is stored
+// again.
 func TestSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 1)
@@ -119,12 +120,13 @@ func TestSame(t *testing.T) {
 		s.fire("acme", time.Hour, one("A"))
 		before := s.replicas[0].tenants["acme"].instance.current.Load().dispatcher
 		s.configure("acme", testConfig)
-		s.configure("acme", testConfig+"\n")
-		after := s.replicas[0].tenants["acme"].instance.current.Load()
-		if after.dispatcher == before {
-			t.Error("another configuration does not run")
+		if s.replicas[0].tenants["acme"].instance.current.Load().dispatcher != before {
+			t.Error("the same configuration has a new dispatcher")
 		}
 		s.configure("acme", testConfig+"\n")
+		if s.replicas[0].tenants["acme"].instance.current.Load().dispatcher == before {
+			t.Error("the changed configuration has the dispatcher of the previous one")
+		}
 	})
 }
 

@@ -84,7 +84,7 @@ func (in *instance) flushing(list []*claimStage, next notify.Stage) notify.Stage
 		select {
 		case room <- struct{}{}:
 		case <-ctx.Done():
-			return ctx, nil, missed(list, fmt.Errorf("wait for other notifications to the receiver, of which at most %d are sent "+
+			return ctx, nil, missed(list, fmt.Errorf("wait for other notifications to the receiver; at most %d are sent "+
 				"at the same time: %w", most, context.Cause(ctx)))
 		}
 		defer func() { <-room }()

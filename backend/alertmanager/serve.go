@@ -32,8 +32,9 @@ type Response struct {
 // Prefix is the prefix of the paths of the API.
 const Prefix = "/alertmanager"
 
-// Serve responds to a request of a tenant. It returns an error if the tenant's Alertmanager is not running in this process.
-// The caller can then try another replica, unless the request is a change whose outcome is unknown.
+// Serve responds to a request of a tenant. It returns an error if the tenant's Alertmanager cannot be run in this
+// process, its silences cannot be read or stored, or the API has no such path. The caller can then try another replica, unless
+// the request is a change whose outcome is unknown.
 func (a *Alertmanagers) Serve(ctx context.Context, t tenant.ID, r *Request) (*Response, error) {
 	in, err := a.get(ctx, t)
 	if err != nil {

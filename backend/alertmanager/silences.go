@@ -48,7 +48,7 @@ type silences struct {
 	change  uint64
 	changed map[string]schema.Silence // silences that the change in progress has changed
 	missing map[string]schema.Silence // silences that were changed in memory and may not be stored yet
-	failed  error                     // error of encoding a change
+	failed  error                     // error of decoding a change
 	merging bool                      // whether the changes in memory come from the row store
 }
 
@@ -156,7 +156,7 @@ func (s *silences) update(ctx context.Context, request func()) error {
 	s.changed, s.failed = map[string]schema.Silence{}, nil
 	request()
 	if s.failed != nil {
-		return fmt.Errorf("encode a silence: %w", s.failed)
+		return fmt.Errorf("decode a changed silence: %w", s.failed)
 	}
 	for id, v := range s.changed {
 		s.missing[id] = v

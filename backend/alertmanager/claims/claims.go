@@ -79,7 +79,7 @@ type Store interface {
 	ReplaceNotification(ctx context.Context, key string, old, next schema.Notification) (bool, error)
 }
 
-// Options configure Claims. All fields but Now and Logger must be set.
+// Options configure Claims. Running, Store, ID and Metrics must be set.
 type Options struct {
 	Store Store
 	// ID identifies the process. It is different after every start.

@@ -34,7 +34,7 @@ import (
 // notification.
 const executorIdle = time.Minute
 
-// Options configure a Compiler. All must be set.
+// Options configure a Compiler. All fields but Keys must be set.
 type Options struct {
 	Egress      *egress.Rules
 	ExternalURL func(tenant.ID) string // URL of the Alertmanager in templates

@@ -18,7 +18,7 @@ var (
 	errNoAttempt   = errors.New("a connection was opened while no notification was sent")
 	errEnded       = errors.New("the attempt to notify has ended")
 	errConnections = errors.New("too many connections in one attempt to notify")
-	errResponse    = errors.New("the answer is too large")
+	errResponse    = errors.New("the response is too large")
 	errOtherHost   = errors.New("redirect to another host is not followed")
 )
 

@@ -201,7 +201,7 @@ func parseOne(list string) (*mail.Address, error) {
 		return nil, err
 	}
 	if len(addresses) != 1 {
-		return nil, fmt.Errorf("%d addresses, want one", len(addresses))
+		return nil, fmt.Errorf("%d addresses, want exactly one", len(addresses))
 	}
 	return addresses[0], nil
 }

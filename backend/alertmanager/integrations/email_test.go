@@ -62,7 +62,7 @@ func TestEmailSessions(t *testing.T) {
 		{"drops at AUTH", smtpOptions{starttls: true, auth: "PLAIN", dropAt: "AUTH"}, password, mailReceived{}, "authenticate at the mail server"},
 		{"drops at QUIT", smtpOptions{dropAt: "QUIT"}, "send_resolved: true" + plain, mailReceived{}, ""},
 		{"rejects a recipient", smtpOptions{rejectAt: "RCPT"}, "send_resolved: true" + plain, mailReceived{}, "send RCPT command: 550"},
-		{"endless answer", smtpOptions{endlessAt: "EHLO"}, "hello: x" + plain, mailReceived{}, "the answer is too large"},
+		{"endless response", smtpOptions{endlessAt: "EHLO"}, "hello: x" + plain, mailReceived{}, "the response is too large"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := startSMTP(t, tt.server)
@@ -87,7 +87,7 @@ func TestEmailSessions(t *testing.T) {
 	}
 }
 
-// TestEmailSilent checks that a session ends with its context if the server stops responding, at each step.
+// TestEmailSilent checks that a session ends at the timeout of the attempt if the server stops responding, at each step.
 func TestEmailSilent(t *testing.T) {
 	for _, at := range []string{"CONNECT", "EHLO", "STARTTLS", "MAIL", "RCPT", "DATA"} {
 		s := startSMTP(t, smtpOptions{starttls: true, silentAt: at})

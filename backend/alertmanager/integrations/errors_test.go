@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 )
 
-// TestHide checks that no part of a secret is shown, also if the secret is a part of another one, encoded or quoted.
+// TestHide checks that secrets of four bytes or more are replaced, also if a secret is a part of another one, encoded or quoted.
 func TestHide(t *testing.T) {
 	s := secrets{}
 	for _, value := range []string{"pass", "passport", "a b/c", "line\nbreak\x00", "xyz"} {

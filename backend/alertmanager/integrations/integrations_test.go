@@ -57,7 +57,7 @@ func wanted() map[string][]string {
 }
 
 // TestEachIntegration sends a notification with each type of integration of Alertmanager to servers on loopback, first with
-// rules that allow this, then with rules that do not. The test fails for a new type until it is in testdata/receivers.yaml.
+// rules that deny this, then with rules that allow it. The test fails for a new type until it is in testdata/receivers.yaml.
 func TestEachIntegration(t *testing.T) {
 	t.Setenv("HTTP_PROXY", "http://proxy.invalid:1")
 	t.Setenv("HTTPS_PROXY", "http://proxy.invalid:1")

@@ -147,7 +147,7 @@ func (p *pool) take() (*pair, error) {
 	p.mu.Unlock()
 	executor, err := p.options.Templates()
 	if err != nil {
-		return nil, fmt.Errorf("making an executor of templates: %w", err)
+		return nil, fmt.Errorf("create a template executor: %w", err)
 	}
 	w := &pair{executor: executor, dialer: newDialer(p.kind, p.options)}
 	if w.notifier, err = p.kind.build(executor.Template(), p.logger, w.dialer); err != nil {

@@ -62,6 +62,9 @@ func TestPool(t *testing.T) {
 	if begun != 20 || testutil.ToFloat64(o.Metrics.notifications.WithLabelValues("webhook")) != 20 {
 		t.Errorf("%d attempts, want 20", begun)
 	}
+	if len(made) > concurrent {
+		t.Errorf("%d executors were created, want at most %d", len(made), concurrent)
+	}
 	n := len(made)
 	go func() { <-arrived }()
 	if _, err := is[0].Notify(flush(t), firing()); err != nil || len(made) != n {

@@ -186,7 +186,7 @@ func (c *checker) counted(t reflect.Type, path string) bool {
 	case t == typ[config.Route]():
 		what, most = "routes", l.Routes
 		if l.RouteDepth > 0 && c.depth > l.RouteDepth {
-			c.problems.add(path, "the routes are nested in each other in more than %d levels: use fewer", l.RouteDepth)
+			c.problems.add(path, "routes are nested more than %d levels deep: use fewer levels", l.RouteDepth)
 			return false
 		}
 	case t == typ[amcommoncfg.InhibitRule]():

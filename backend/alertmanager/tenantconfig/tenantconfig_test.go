@@ -29,11 +29,11 @@ func TestSizes(t *testing.T) {
 		want     string
 	}{
 		"bytes":         {Document{Config: minimal + strings.Repeat("#", 1<<20)}, Defaults(), "the limit is 1048576"},
-		"deep routes":   {Document{Config: deep(2000)}, unlimited, "more than 100 values are nested"},
+		"deep routes":   {Document{Config: deep(2000)}, unlimited, "values are nested more than 100 levels deep"},
 		"deeper routes": {Document{Config: deep(10_000)}, unlimited, "exceeded max depth"},
-		"deep lists":    {Document{Config: "a: " + strings.Repeat("[", 9000) + strings.Repeat("]", 9000)}, Limits{}, "more than 100 values are nested"},
+		"deep lists":    {Document{Config: "a: " + strings.Repeat("[", 9000) + strings.Repeat("]", 9000)}, Limits{}, "values are nested more than 100 levels deep"},
 		"deeper lists":  {Document{Config: "a: " + strings.Repeat("[", 90_000)}, Limits{}, "YAML"},
-		"block lists":   {Document{Config: "a:\n" + strings.Repeat("- ", 9000) + "b"}, Limits{}, "more than 100 values are nested"},
+		"block lists":   {Document{Config: "a:\n" + strings.Repeat("- ", 9000) + "b"}, Limits{}, "values are nested more than 100 levels deep"},
 		"deep payload":  {Document{Config: "route: {receiver: a}\nreceivers: [{name: a, webhook_configs: [{url: 'http://x/', payload: " + strings.Repeat("{a: ", 97) + strings.Repeat("}", 97) + "}]}]"}, Limits{}, "nested"},
 		"many values":   {Document{Config: "a: [" + strings.Repeat("a,", 100_000) + "]"}, Limits{}, "very many values"},
 		"templates":     {Document{Config: minimal, Templates: many}, Defaults(), "there are 101 template files, the limit is 100"},

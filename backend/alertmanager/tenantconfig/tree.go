@@ -61,7 +61,7 @@ func (e *expander) expand(n *yaml.Node, depth int) (*yaml.Node, error) {
 	e.left -= len(n.Value) + nodeBytes
 	switch {
 	case depth > maxDepth:
-		return nil, fmt.Errorf("line %d: more than %d values are nested in each other: use fewer levels", n.Line, maxDepth)
+		return nil, fmt.Errorf("line %d: values are nested more than %d levels deep: use fewer levels", n.Line, maxDepth)
 	case e.left < 0:
 		return nil, errors.New("the YAML is too large after its aliases (*name) are replaced, or has very many values: use fewer")
 	case n.Style&yaml.TaggedStyle != 0:
