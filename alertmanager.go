@@ -62,7 +62,7 @@ func (b *backend) needAlertCompiler() error {
 	if err != nil {
 		return fmt.Errorf("egress.allow: %w", err)
 	}
-	b.alertPace = pace.New(func(t tenant.ID) float64 { return b.limitsOf(t).AlertmanagerCpus }, b.registry)
+	b.alertPace = pace.New(func(t tenant.ID) float64 { return b.knownLimits(t).AlertmanagerCpus }, b.registry)
 	b.alertCompiler, err = compiler.New(compiler.Options{Egress: rules, Limits: b.limitsOf, Keys: keys, Logger: b.opts.Logger,
 		Metrics: integrations.NewMetrics(b.registry), Pace: b.alertPace,
 		ExternalURL: func(tenant.ID) string { return b.edgeURL() + alertmanager.Prefix }})
@@ -83,7 +83,7 @@ func (b *backend) buildAlertmanager(context.Context) error {
 		Logger: b.opts.Logger, Metrics: claims.NewMetrics(b.registry), Tell: b.tellReplicas})
 	a.Alertmanagers = alertmanager.New(alertmanager.Options{
 		Store: ix.Alertmanagers, Claims: a.claims, Compile: b.alertCompiler.Compile, Fallback: b.alertCompiler.Fallback,
-		Pace: b.alertPace, Limits: b.limitsOf, Position: b.alertPosition, Mine: b.hasAlertmanager, Deleted: b.tenantGone,
+		Pace: b.alertPace, Limits: b.knownLimits, Position: b.alertPosition, Mine: b.hasAlertmanager, Deleted: b.tenantGone,
 		Running: b.running(), Now: b.opts.Now, Logger: b.opts.Logger, Registerer: b.registry,
 	})
 	b.alerting = a

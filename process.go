@@ -55,9 +55,11 @@ type process struct {
 	rows                 rows.Store
 	control              *control.Control
 	limitsOf             func(tenant.ID) limits.Limits
-	admin                *admin.Listener
-	surface              admin.Surface // of the admin listener
-	startup              *startup
+	// knownLimits is limitsOf without waiting for a row store that does not respond; see control.Remembered.Known.
+	knownLimits func(tenant.ID) limits.Limits
+	admin       *admin.Listener
+	surface     admin.Surface // of the admin listener
+	startup     *startup
 
 	edge    *edge    // nil in a backend
 	backend *backend // nil in a gateway
@@ -212,9 +214,10 @@ func (p *process) openControl(ctx context.Context, pepper *apikey.Pepper) (err e
 	}
 	p.onServe(p.control.Start)
 	p.onClose("control plane", func() error { p.control.Stop(); return nil })
-	p.limitsOf = p.tenantLimits
+	p.limitsOf, p.knownLimits = p.tenantLimits, p.tenantLimits
 	if p.opts.Role == Backend {
-		p.limitsOf = control.NewRemembered(p.background, p.control.Limits, p.fallbackLimits, p.opts.Now).Limits
+		remembered := control.NewRemembered(p.background, p.control.Limits, p.fallbackLimits, p.opts.Now)
+		p.limitsOf, p.knownLimits = remembered.Limits, remembered.Known
 	}
 	return nil
 }

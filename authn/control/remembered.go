@@ -89,6 +89,23 @@ func (r *Remembered) Limits(id tenant.ID) limits.Limits {
 	return k.limits
 }
 
+// Known returns the tenant's last known limits at once, and refreshes them in the background. The limits of a tenant that was idle
+// may be old. It waits, like Limits, if the tenant's limits were never read. It is for work that must go on while the row store
+// does not respond, where the wait of every single call would add up.
+func (r *Remembered) Known(id tenant.ID) limits.Limits {
+	r.mu.Lock()
+	k := r.byID[id]
+	if k == nil {
+		r.mu.Unlock()
+		return r.readNow(id)
+	}
+	defer r.mu.Unlock()
+	if k.asked == nil && r.now().Sub(k.at) > limitsAge {
+		r.refresh(id, k)
+	}
+	return k.limits
+}
+
 // readNow reads the limits while the caller waits.
 func (r *Remembered) readNow(id tenant.ID) limits.Limits {
 	ctx, cancel := context.WithTimeout(r.asking.Context(), firstWait)

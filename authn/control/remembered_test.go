@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/palliumhq/pallium/authn/tenant"
@@ -88,6 +89,30 @@ func TestIdleTenant(t *testing.T) {
 	if n := s.asked.Load(); n != 3 {
 		t.Errorf("%d reads, want 3", n)
 	}
+}
+
+// TestKnown checks that Known returns the last known limits without waiting for a row store that does not respond, and the
+// current limits after a refresh.
+func TestKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := (&limitsStore{}).set(24)
+		r, clock := remember(t, s)
+		if h := hours(r.Known("a")); h != 24 {
+			t.Fatalf("first: %d, want 24", h)
+		}
+		s.set(4)
+		s.hold = make(chan struct{})
+		clock.Advance(time.Hour)
+		began := time.Now()
+		if h := hours(r.Known("a")); h != 24 || time.Since(began) != 0 {
+			t.Errorf("while the row store does not respond: %d after %s, want 24 at once", h, time.Since(began))
+		}
+		close(s.hold)
+		r.asking.Wait()
+		if h, n := hours(r.Known("a")), s.asked.Load(); h != 4 || n != 2 {
+			t.Errorf("after the refresh: %d after %d reads, want 4 after 2", h, n)
+		}
+	})
 }
 
 // TestIdleTenants checks that idle tenants also start with their current limits if there

@@ -103,6 +103,7 @@ type Turn struct {
 // have to wait for CPU time beyond the deadline of the context, Begin returns at once an error that wraps ErrTooMuch. The work
 // must consist of computation only, and must be ended with End.
 func (p *Pace) Begin(ctx context.Context, t tenant.ID, k Kind) (*Turn, error) {
+	cpus := p.cpus(t) // before it is this work's turn, because it may wait for the row store
 	s := p.enter(of{t, k})
 	select {
 	case s.turn <- struct{}{}:
@@ -110,7 +111,6 @@ func (p *Pace) Begin(ctx context.Context, t tenant.ID, k Kind) (*Turn, error) {
 		p.leave(s)
 		return nil, fmt.Errorf("wait for other work of the tenant's Alertmanager: %w", context.Cause(ctx))
 	}
-	cpus := p.cpus(t)
 	if err := p.wait(ctx, s, k, cpus); err != nil {
 		<-s.turn
 		p.leave(s)

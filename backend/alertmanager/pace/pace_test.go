@@ -167,6 +167,37 @@ func TestCanceled(t *testing.T) {
 	}
 }
 
+// TestSlowLimit checks that other work of a tenant continues while a caller waits for the limit of the tenant.
+func TestSlowLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		first := make(chan struct{}, 1)
+		first <- struct{}{}
+		p := New(func(tenant.ID) float64 {
+			select {
+			case <-first:
+				<-release
+			default:
+			}
+			return 1
+		}, prometheus.NewRegistry())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := work(t.Context(), p, "a", time.Millisecond); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait() // it waits for the limit
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := work(ctx, p, "a", time.Millisecond); err != nil {
+			t.Errorf("while another caller waits for the limit: %v", err)
+		}
+		close(release)
+		wg.Wait()
+	})
+}
+
 // TestManyTenants checks that the shares of idle tenants are removed.
 func TestManyTenants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
