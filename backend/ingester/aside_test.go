@@ -271,9 +271,9 @@ func TestAsideQuota(t *testing.T) {
 	}
 }
 
-// TestAsideRemoval checks that files are removed with their tenant, by active
-// deletions of series and if an operator drops them, and not by deletions that are
-// not active. Records are removed together with the files.
+// TestAsideRemoval checks that files and their records are removed when their
+// tenant is deleted, when an active deletion covers all of their samples, and when an
+// operator drops them. A deletion that is not active removes nothing.
 func TestAsideRemoval(t *testing.T) {
 	bad := impossible("bad")
 	for name, tc := range map[string]struct {

@@ -26,8 +26,8 @@ type level struct {
 	alts   int64 // alternatives before the current one
 }
 
-// scanner scans a pattern as the parser does, but only its structure. Anything that it cannot scan
-// is an error that the parser reports, too.
+// scanner scans a pattern as the parser does, but only its structure. The parser
+// rejects every pattern that it cannot scan.
 type scanner struct {
 	text    string
 	i       int

@@ -20,13 +20,13 @@ type IngesterVersion struct {
 	Domain      string // failure domain of the ingester in the ring
 }
 
-// same reports whether the samples before the bound are the same in both versions; with
-// recent, the samples before the recent bound.
+// same reports whether both versions have the same samples before Bound, or before RecentBound
+// if recent is true.
 func (v *IngesterVersion) same(o *IngesterVersion, recent bool) bool {
 	return v.Instance == o.Instance && v.Epoch == o.Epoch && v.Changes == o.Changes && (!recent || v.Recent == o.Recent)
 }
 
-// in reports whether a list has the same version.
+// in reports whether a list has the same version; see same.
 func (v *IngesterVersion) in(list []IngesterVersion, recent bool) bool {
 	for i := range list {
 		if v.same(&list[i], recent) {
@@ -36,8 +36,8 @@ func (v *IngesterVersion) in(list []IngesterVersion, recent bool) bool {
 	return false
 }
 
-// DayVersion is the version of the long-term store's samples of a tenant's UTC day. Days
-// that never had samples have none.
+// DayVersion is the version of the long-term store's samples of a tenant's UTC day. A day
+// that never had samples has no version.
 type DayVersion struct {
 	Day    int64 // days since 1970-01-01
 	Digest [16]byte
@@ -87,10 +87,10 @@ func (v *Versions) Bounds() (bound, recent int64) {
 	return bound, max(bound, recent)
 }
 
-// Confirms reports whether a result that was read from ingesters of the given versions
-// includes every sample before the bound, or with recent before the recent bound, that is
-// acknowledged now: in enough failure domains, every ingester is among the given ones and has
-// not changed.
+// Confirms reports whether a result that was read from ingesters of the given versions has all
+// samples before Bound (before RecentBound if recent is true) that are acknowledged by now. That
+// is so if enough failure domains are complete: every ingester of the domain is among the given
+// ones, with the same version.
 func (v *Versions) Confirms(then []IngesterVersion, recent bool) bool {
 	same := map[string]int{}
 	for i := range v.Ingesters {
@@ -112,7 +112,7 @@ func (v *Versions) Of(ids []string) []IngesterVersion {
 	return slices.DeleteFunc(slices.Clone(v.Ingesters), func(i IngesterVersion) bool { return !slices.Contains(ids, i.Instance) })
 }
 
-// Both returns the versions of a that are also in b, see same.
+// Both returns the versions of a that are also in b; see same.
 func Both(a, b []IngesterVersion, recent bool) []IngesterVersion {
 	return slices.DeleteFunc(slices.Clone(a), func(i IngesterVersion) bool { return !i.in(b, recent) })
 }

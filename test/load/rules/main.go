@@ -1,6 +1,6 @@
 // Command rules measures rulers: it starts a cluster with two of them and many tenants, each with groups of rules, and
-// reports delays, CPU seconds and memory, with and without tenants whose rules are hopeless. At the end it deletes all tenants
-// and reports what remains.
+// reports delays, CPU seconds and memory, with and without tenants whose rules never finish in time. At the end it
+// deletes all tenants and reports what remains.
 package main
 
 import (
@@ -105,7 +105,8 @@ type bench struct {
 	token string
 }
 
-// load creates n tenants from the first one on, each with groups of one rule. expr has a place for a number.
+// load creates n tenants, numbered from first on, each with groups of one rule. expr is a format
+// with one verb, for the number of the group.
 func (b *bench) load(ctx context.Context, first, n int, expr string) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
