@@ -90,8 +90,8 @@ func (b *backend) buildAlertmanager(context.Context) error {
 	return nil
 }
 
-// recordTime is the maximum time that a stopping Alertmanager takes to complete notifications in progress, and to record
-// those that were sent.
+// recordTime is the time in which a stopping Alertmanager completes notifications in progress, which takes up to ten seconds,
+// and records those that were sent.
 const recordTime = 15 * time.Second
 
 // runAlertmanager runs the Alertmanagers of tenants until ctx ends.
@@ -252,8 +252,8 @@ func (b *backend) callReplica(ctx context.Context, t tenant.ID, r *alertmanager.
 	return &alertmanager.Response{Code: int(out.Code), ContentType: out.ContentType, Body: out.Body}, nil
 }
 
-// putAlerts sends alerts to all replicas. If the majority accepts them, it returns the first response that accepts them,
-// and otherwise a response that rejects them.
+// putAlerts sends alerts to all replicas. When the majority has accepted them, it returns the last of these responses.
+// Otherwise it returns a response that rejects them, or an error if there is none.
 func (b *backend) putAlerts(ctx context.Context, t tenant.ID, r *alertmanager.Request, list []ring.Instance,
 ) (*alertmanager.Response, error) {
 	type reply struct {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -158,5 +159,32 @@ func TestWrongUsage(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestDestructiveCommandsAreNotSuggested mistypes the verb of every command that destroys something. The errors must list the
+// commands of the noun, and suggest none.
+func TestDestructiveCommandsAreNotSuggested(t *testing.T) {
+	destructive := []string{"delete", "drop", "forget", "revoke", "accept", "leave", "expire"}
+	checked := map[string]bool{}
+	for _, g := range table().Groups {
+		for _, c := range g.Commands {
+			words := strings.Fields(c.Name)
+			verb := words[len(words)-1]
+			if !slices.Contains(destructive, verb) {
+				continue
+			}
+			checked[verb] = true
+			n := len(verb)
+			words[len(words)-1] = verb[:n-2] + verb[n-1:] + verb[n-2:n-1]
+			var stdout, stderr bytes.Buffer
+			code := runCommand(words, strings.NewReader(""), &stdout, &stderr)
+			if got := stderr.String(); code != 2 || strings.Contains(got, "did you mean") || !strings.Contains(got, c.Name) {
+				t.Errorf("pallium %s: exit %d, %s", strings.Join(words, " "), code, got)
+			}
+		}
+	}
+	if len(checked) != len(destructive) {
+		t.Errorf("only commands with these verbs exist: %v", checked)
 	}
 }

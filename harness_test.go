@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"mime"
 	"net"
 	"net/http"
 	"net/url"
@@ -132,6 +133,13 @@ func (p *running) stop() {
 
 func (p *running) do(method, target, bearer string, body io.Reader, header ...string) (int, string) {
 	p.t.Helper()
+	status, _, text := p.exchange(method, target, bearer, body, header...)
+	return status, text
+}
+
+// exchange sends a request, and returns status, media type and body of the response.
+func (p *running) exchange(method, target, bearer string, body io.Reader, header ...string) (status int, mediaType, text string) {
+	p.t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), method, target, body)
 	if err != nil {
 		p.t.Fatal(err)
@@ -151,7 +159,8 @@ func (p *running) do(method, target, bearer string, body io.Reader, header ...st
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return resp.StatusCode, string(data)
+	mediaType, _, _ = mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	return resp.StatusCode, mediaType, string(data)
 }
 
 // tenant creates a tenant, except the built-in one, and returns a new key of it.

@@ -141,7 +141,7 @@ func (b *backend) runRuler(ctx context.Context) {
 	held.Go(func() { r.holder.Run(holding, r.ruler) })
 	filled.Go(func() { r.backfills.Run(ctx) })
 	r.ruler.Run(ctx)
-	stop() // not before: evaluations in progress need their leases; backfills write nothing after ctx
+	stop() // only now, because evaluations in progress needed their leases; backfills write nothing after ctx
 	held.Wait()
 	release, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	r.holder.Release(release)

@@ -21,8 +21,8 @@ import (
 	"github.com/palliumhq/pallium/backend/rulestate"
 )
 
-// addRuleHandlers adds the configuration and the state of rules to the API. Every backend serves
-// them, whatever its roles are.
+// addRuleHandlers adds the configuration and the state of rules to the API. Every distributor,
+// querier and query frontend serves them, since gateways send requests to any of these.
 func (b *backend) addRuleHandlers() {
 	ix := b.longTerm.Options().Index
 	handlers := rulesapi.New(rulesapi.Options{
@@ -92,7 +92,8 @@ func (w *wakes) add(id tenant.ID) bool {
 	return start
 }
 
-// take removes and returns all tenants. If there are none, the caller must end.
+// take removes and returns all tenants. If there are none, the goroutine that calls it must end, because the next tenant starts
+// another.
 func (w *wakes) take() []tenant.ID {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -171,7 +172,7 @@ type calledRuler struct{ *ruler.Ruler }
 // State implements rpc.Ruler.
 func (r calledRuler) State(id tenant.ID) ([]byte, error) { return json.Marshal(r.Ruler.State(id)) }
 
-// aliveRulers returns the instances of the alive rulers in a ring, and `self`.
+// aliveRulers returns the IDs of the rulers in a ring that are alive. `self`, which is this process, counts as alive.
 func aliveRulers(r *ring.Ring, self string) []string {
 	var out []string
 	for _, in := range slices.Concat(r.Instances(), r.Others()) {

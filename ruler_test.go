@@ -161,7 +161,7 @@ func TestRules(t *testing.T) {
 }
 
 // TestRuleBackfill checks through the edge that a backfill records a chain of rules for an hour in the past, also if the process
-// restarts during the backfill.
+// restarts right after it has accepted the backfill.
 func TestRuleBackfill(t *testing.T) {
 	noLeaks(t)
 	cfg := testConfig(t)

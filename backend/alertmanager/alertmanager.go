@@ -57,7 +57,7 @@ type Compiled struct {
 	// an error that describes the delay to the tenant.
 	Admission func(ctx context.Context, integration string, delayed func(error)) (context.Context, func(context.Context) error)
 	Refresh   func() // applies changed limits
-	Close     func() // closes connections
+	Close     func() // releases what the configuration holds in the process
 }
 
 // Options configure Alertmanagers. All fields must be set, except for those with a default.

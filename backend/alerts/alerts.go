@@ -2,7 +2,8 @@
 //
 // It does not use Prometheus' package notifier, which keeps a goroutine and a queue of full capacity for each pair of a sender
 // and an Alertmanager, and drops alerts after one failed request. A sender for every tenant would be too costly. The queues of
-// this package exist only while they contain alerts, and a failed request is repeated until its alerts have expired.
+// this package exist only while they contain alerts. A request that failed is repeated until its alerts have expired, unless
+// the Alertmanager rejected it.
 package alerts
 
 import (
@@ -25,7 +26,7 @@ import (
 type Options struct {
 	Targets    []*Target
 	Capacity   int // maximum number of alerts in a queue; 0 means 10,000
-	MaxBytes   int // maximum size of the labels and annotations of these alerts; 0 means 16 MiB
+	MaxBytes   int // maximum size of these alerts, in bytes of text; 0 means 16 MiB
 	Now        func() time.Time
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -64,7 +65,7 @@ type metrics struct {
 
 // The reasons for which alerts are dropped.
 const (
-	reasonFull     = "queue_full"   // newer alerts did not fit
+	reasonFull     = "queue_full"   // the oldest alerts are dropped when new ones do not fit
 	reasonExpired  = "expired"      // the Alertmanager was unavailable for too long
 	reasonRejected = "rejected"     // the Alertmanager rejected the request
 	reasonShutdown = "shutdown"     // the process stopped before they were sent
@@ -100,7 +101,7 @@ func New(o Options) *Sender {
 }
 
 // Send queues alerts for all Alertmanagers of the tenant. A queued alert with the same labels is
-// replaced. Send waits only for the first resolution of an Alertmanager's name.
+// replaced. Send may wait for a look-up of an Alertmanager's name, at most 5 seconds for each.
 func (s *Sender) Send(ctx context.Context, id tenant.ID, alerts ...*notifier.Alert) {
 	if len(alerts) == 0 {
 		return
@@ -168,8 +169,8 @@ func (s *Sender) queued() int {
 	return n
 }
 
-// The wait after a failed request: it doubles from firstWait to longestWait.
 const (
+	// The wait after a failed request doubles from firstWait to longestWait.
 	firstWait   = time.Second
 	longestWait = 30 * time.Second
 	batchSize   = 256 // alerts in one request

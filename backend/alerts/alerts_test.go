@@ -243,7 +243,7 @@ func TestReplacedInFlight(t *testing.T) {
 	})
 }
 
-// TestRejected checks that a rejected request is not repeated, except after status 429.
+// TestRejected checks that a rejected request is not repeated, except after status 408 or 429.
 func TestRejected(t *testing.T) {
 	for status, want := range map[int]string{400: "", 401: "", 404: "", 408: "x", 429: "x", 500: "x", 302: "x"} {
 		synctest.Test(t, func(t *testing.T) {

@@ -71,7 +71,7 @@ func (q *queue) remove(k string) item {
 	return i
 }
 
-// take removes up to n alerts, the oldest first, and all expired ones among them.
+// take removes alerts, the oldest first, until it has n that are not expired. It returns these, and the number of expired ones.
 func (q *queue) take(n int, now time.Time) (batch []item, expired int) {
 	for len(q.order) > 0 && len(batch) < n {
 		i := q.remove(q.order[0])

@@ -84,7 +84,8 @@ type Target struct {
 	resolver Resolver
 
 	now func() time.Time
-	// post sends alerts to the tenant's own Alertmanager, for a target of NewLocal; the other fields are not used then.
+	// post sends alerts to the Alertmanager that Pallium runs for the tenant. It is set only for a target of NewLocal, which is
+	// not resolved and has no HTTP client.
 	post Post
 
 	mu         sync.Mutex
@@ -131,13 +132,14 @@ const Local = "local"
 // Post sends a request with alerts to the Alertmanager of a tenant, and returns the status and the text of the response.
 type Post func(ctx context.Context, id tenant.ID, body []byte) (code int, text string, err error)
 
-// NewLocal returns a Target for the Alertmanagers that Pallium itself runs. If `tenants` is empty, it is for all tenants.
+// NewLocal returns a Target for the Alertmanagers that Pallium itself runs. If `tenants` is empty, it is for all
+// tenants that no other target names.
 func NewLocal(tenants []string, post Post) (*Target, error) {
 	t := &Target{name: Local, post: post}
 	return t, t.restrict(tenants)
 }
 
-// restrict sets the tenants of the target. If the list is empty, the target is for all tenants.
+// restrict sets the tenants of the target. If the list is empty, the target is for all tenants that no other target names.
 func (t *Target) restrict(tenants []string) error {
 	for _, name := range tenants {
 		id, err := tenant.ParseID(name)
@@ -192,8 +194,9 @@ const (
 	sendTime     = 10 * time.Second
 )
 
-// addresses returns the host:port of each Alertmanager of the target. It looks up the name at most every 30 seconds. While a
-// look-up is in progress, and after one that failed, it returns the previous addresses.
+// addresses returns the host:port of each Alertmanager of the target. It looks up the name again when the last look-up is 30
+// seconds old, or 5 seconds if it failed. Meanwhile, and while another caller looks up the name, it returns the last known
+// addresses.
 func (t *Target) addresses(ctx context.Context) ([]string, error) {
 	if t.post != nil {
 		return []string{Local}, nil

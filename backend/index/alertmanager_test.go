@@ -179,9 +179,10 @@ func TestForgetChangedSilence(t *testing.T) {
 	}
 }
 
-// TestSilencesFaults checks that silences are written if a call of the row store fails, whether it had an effect or not.
+// TestSilencesFaults checks that silences are written if one of the two calls of the row store fails, whether it had an effect
+// or not. If the first one fails, which reads the silences, the caller gets an error, and repeats the write.
 func TestSilencesFaults(t *testing.T) {
-	for n := range 6 {
+	for n := 1; n <= 2; n++ {
 		for _, kind := range []faults.Kind{faults.Rejected, faults.Lost} {
 			mem, err := rowsmemory.Open()
 			must(t, nil, err)
@@ -190,10 +191,12 @@ func TestSilencesFaults(t *testing.T) {
 			ix := over(t, faulty.Store{Store: mem, Plan: plan})
 			value := map[string]schema.Silence{"a": {Mesh: "a", Updated: 1}}
 			err = ix.Alertmanagers.SetSilences(context.Background(), "acme", value)
+			if (err != nil) != (n == 1) || len(plan.Calls()) < n {
+				t.Errorf("call %d %s: error %v after the calls %q", n, kind, err, plan.Calls())
+			}
 			if err != nil {
 				err = ix.Alertmanagers.SetSilences(context.Background(), "acme", value)
 			}
-			plan.Fail(0, faults.None)
 			list, _, readErr := ix.Alertmanagers.Silences(context.Background(), "acme")
 			if err != nil || readErr != nil || !reflect.DeepEqual(list, value) {
 				t.Errorf("call %d %s: %v, %v, %v", n, kind, list, err, readErr)

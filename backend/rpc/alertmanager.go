@@ -12,8 +12,8 @@ import (
 
 // Alertmanager is the Alertmanager that the server calls.
 type Alertmanager interface {
-	// Serve answers a request of a tenant, with the whole body in one message. It returns an error if the tenant's
-	// Alertmanager is not running in this process.
+	// Serve answers a request of a tenant, with the whole body in one message. It starts the tenant's Alertmanager
+	// if necessary, and returns an error if it cannot run in this process.
 	Serve(ctx context.Context, id tenant.ID, r *wire.AlertmanagerRequest) (*wire.AlertmanagerResponse, error)
 	// Changed makes the Alertmanager read the configuration of a tenant now.
 	Changed(ctx context.Context, id tenant.ID) error

@@ -83,7 +83,7 @@ func DecodeAlertmanagerConfig(value []byte) (AlertmanagerConfig, error) {
 // Silence is a silence as Alertmanager's peers exchange it.
 type Silence struct {
 	Mesh    string // length-prefixed MeshSilence of Alertmanager's silencepb
-	Updated int64  // Unix nanoseconds: time of the last change; changes with an earlier time are not applied
+	Updated int64  // Unix nanoseconds: time of the last change; a change must have a later time than the stored one
 	Expires int64  // Unix milliseconds: when the silence may be removed
 }
 
@@ -104,14 +104,14 @@ func DecodeSilence(value []byte) (Silence, error) {
 }
 
 // Notification is the state of a notification: the process that is sending it, and the last notification that was sent.
-// If none was ever sent, there is no row, and the Notification is zero.
+// Before the first claim there is no row, and the Notification is zero.
 type Notification struct {
-	Holder   string // process with the claim, unique for each claim; empty: no process is sending
+	Holder   string // name of the claim: its process and a number; empty: no process is sending
 	Number   uint64 // of the claim, from 1
 	Sequence uint64 // increased by every write of the row, from 1
-	Content  uint64 // hash of the firing and resolved alerts of the claim
-	Failures uint64 // claims that ended without a notification
-	Flushed  int64  // Unix milliseconds: time of the flush whose notification is Entry, by the clock of the sender
+	Content  uint64 // hash of the firing and resolved alerts of the last claim; 0 if it is unknown what was sent
+	Failures uint64 // claims that were given up because the attempt failed
+	Flushed  int64  // Unix milliseconds, by the clock of the sender: time of the flush that led to the notification in Entry
 	Expires  int64  // Unix milliseconds: when the row may be deleted
 	Entry    string // length-prefixed MeshEntry of Alertmanager's nflogpb; empty: nothing was sent
 }

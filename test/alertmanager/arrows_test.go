@@ -178,9 +178,9 @@ func (s *system) metric(process, name string) int {
 	return int(sum)
 }
 
-// TestArrows kills one Alertmanager while it is at four different steps of the protocol (claim, send, sent) for four
-// groups, with the other replicas alive. The receiver gets each notification once. It gets a notification twice only if the
-// holder was killed between the response of the receiver and the write `sent`.
+// TestArrows kills one Alertmanager while four groups are at different steps of the protocol: before the claim, before the
+// response of the receiver, before the write `sent`, and after it. The other replicas are alive. The receiver gets each
+// notification once, and twice only if the holder was killed between the response of the receiver and the write `sent`.
 func TestArrows(t *testing.T) {
 	t.Parallel()
 	a := newArrows("alertmanager-1")

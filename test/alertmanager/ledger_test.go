@@ -32,12 +32,12 @@ const (
 	afterRedis = 30 * time.Second
 	// After a fault of the ruler, its share is taken over within 15 seconds.
 	afterRuler = 30 * time.Second
-	// A ruler that was not running when an alert was resolved does not send the resolution: the alert ends at its endsAt.
+	// A ruler that was not running when an alert was resolved may not send the resolution: the alert ends at its endsAt.
 	alertEnd = 4 * time.Minute
 	// unsureTime is the time that replicas may wait before they notify, after a replica with a claim has disappeared.
 	unsureTime = 3 * time.Minute
 	// flushLife is the maximum duration of a flush of a group.
-	flushLife = groupInterval + 45*time.Second
+	flushLife = attemptTime + 45*time.Second
 )
 
 // state is a period in which an alert fired or was resolved. Each alert is in a group of its own.
@@ -157,9 +157,9 @@ func (l *ledger) fault(t trouble) func() {
 	}
 }
 
-// deadline returns the time at which the receiver must have been notified of a state, if the state lasts until then. A
-// fault of one process, or of the connections to the row store, delays a notification by `after` from the begin of the
-// fault, because other replicas take over. Other faults, and faults that overlap, delay it by `after` from their end.
+// deadline returns the time at which the receiver must have been notified of a state, if the state lasts until then. If
+// other replicas can take over during a fault, it delays a notification by `after` from the begin of the fault. Other faults,
+// and faults that overlap, delay it by `after` from their end.
 func (l *ledger) deadline(s *state) time.Time {
 	at := s.begin.Add(ordinary)
 	list := slices.Clone(l.troubles)
@@ -211,7 +211,7 @@ func (l *ledger) known(group string, until time.Time) *receipt {
 	return nil
 }
 
-// findings returns descriptions of the events between two times that must not have happened.
+// findings returns descriptions of the events that must not have happened. `begin` and `end` are the times of the run.
 func (l *ledger) findings(begin, end time.Time) []string {
 	missed, _ := l.missed(end)
 	repeated, _ := l.repeated(begin, end)
@@ -227,8 +227,8 @@ func (l *ledger) findings(begin, end time.Time) []string {
 	return out
 }
 
-// missed returns the states that lasted past their deadline, but of which the receiver was not notified before they
-// ended. `checked` is the number of states that lasted past their deadline.
+// missed returns the states that lasted past their deadline although, when they ended, the last notification to the receiver was
+// about another state. `checked` is the number of states that lasted past their deadline.
 func (l *ledger) missed(end time.Time) (missed []string, checked int) {
 	notified := map[string]bool{} // by group: whether its last firing state lasted past the deadline
 	for _, s := range l.states {
@@ -297,8 +297,8 @@ func (l *ledger) near(begin, end time.Time) bool {
 	})
 }
 
-// unsilenced returns the notifications of silenced groups. It allows notifications while a replica cannot read the row store
-// and applies the silences in its memory, and notifications of a flush that began before the silence.
+// unsilenced returns the notifications of silenced groups. It allows notifications during a fault of the row store, when
+// replicas apply the silences in their memory, and until flushes that began during the fault have ended.
 func (l *ledger) unsilenced() []string {
 	var out []string
 	for _, r := range l.receipts {

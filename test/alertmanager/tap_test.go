@@ -32,7 +32,7 @@ const (
 type write struct {
 	process string // process that writes
 	key     string // of the row
-	kind    kind   // as for the first notification of a group, where an entry in the row means that it was sent
+	kind    kind   // right until the second notification of a group: an entry in the row counts as sent
 }
 
 // hook is called before a write is forwarded, and again, with `answered` set, before the response is forwarded. It may block

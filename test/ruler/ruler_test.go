@@ -31,8 +31,8 @@ const (
 	takeover = 20 * time.Second // 15 s, and 5 s more for a busy machine
 )
 
-// groupText is the YAML of a group. Its recording rules write the time of the slot at which they were evaluated, and its
-// alert is always active.
+// groupText is the YAML of a group. Its first recording rule writes the time of the slot at which it was evaluated, the second
+// one copies the sample of the slot before, and the alert is always active.
 const groupText = `name: g%d
 interval: 2s
 rules:
@@ -328,6 +328,9 @@ func (s *system) check(begin, end time.Time) {
 					s.t.Errorf("%s of group %s is %f at %.3f", selector, g, p[1], p[0])
 				}
 				previous = p[0]
+			}
+			if gap := float64(end.UnixMilli())/1000 - previous; gap > interval.Seconds()+0.001 {
+				s.t.Errorf("%s of group %s has no sample in the last %.3f s", selector, g, gap)
 			}
 		}
 	}

@@ -1,5 +1,6 @@
 // Package alertsapi is the HTTP API of tenants' Alertmanagers. It consists of the configuration as in Mimir and Cortex, secrets,
-// and Alertmanager's own API, whose requests are forwarded to a replica of the tenant. docs/alertmanager.md describes it.
+// and Alertmanager's own API, whose requests are forwarded: alerts to all replicas of the tenant, others to one.
+// docs/alertmanager.md describes it.
 package alertsapi
 
 import (
@@ -52,7 +53,7 @@ type Options struct {
 	Check func(t tenant.ID, yaml []byte, s index.AlertmanagerSettings) (warnings []string, err error)
 	// Seal encrypts a secret. It returns ErrNoKey if the process has no key.
 	Seal func(t tenant.ID, name string, value []byte) ([]byte, error)
-	// Forward sends a request to a replica of the tenant.
+	// Forward sends a request with alerts to all replicas of the tenant, and other requests to one.
 	Forward func(context.Context, tenant.ID, *alertmanager.Request) (*alertmanager.Response, error)
 	// ForwardAll sends a request to all replicas of the tenant. It returns an error if the replicas are unknown.
 	ForwardAll func(context.Context, tenant.ID, *alertmanager.Request) ([]Reply, error)
@@ -108,7 +109,7 @@ func New(o Options) map[string]http.HandlerFunc {
 // request is an exchange with methods to read the body and to respond.
 type request struct{ *exchange.Exchange }
 
-// writeFailure responds with an error as plain text, as Mimir's and Alertmanager's API do.
+// writeFailure responds with an error as plain text, as Mimir's API of configurations does.
 func writeFailure(w http.ResponseWriter, e *exchange.Error) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(e.Code)

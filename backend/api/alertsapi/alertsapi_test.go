@@ -20,7 +20,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// TestAPI checks requests for the configuration and the secrets of a tenant, as mimirtool sends them, and requests that are
+// TestAPI checks requests for the configuration of a tenant as mimirtool sends them, requests for secrets, and requests that are
 // forwarded.
 func TestAPI(t *testing.T) {
 	store, err := rowsmemory.Open()

@@ -47,7 +47,7 @@ func (a *api) receivers(x *request) (list []alertmanager.Receiver, warnings []st
 	warnings = []string{}
 	if n := len(replies) - len(answers); n > 0 {
 		a.Logger.Warn("could not ask all replicas of a tenant's Alertmanager for their attempts to notify", "tenant", x.Tenant, "err", errs)
-		warnings = append(warnings, fmt.Sprintf("%d of %d replicas of the Alertmanager did not respond: notifications that only they sent are "+
+		warnings = append(warnings, fmt.Sprintf("%d of %d replicas of the Alertmanager did not respond: their attempts to notify are "+
 			"missing",
 			n, len(replies)))
 	}
@@ -80,9 +80,9 @@ type place struct {
 	index          int
 }
 
-// merged returns the receivers of the first answer. Each integration has the newest attempt of all answers, and the number of
-// attempts that failed since the last success of any replica. Replicas may run different configurations for ten seconds;
-// integrations that the first answer does not have are left out.
+// merged returns the receivers of the first answer. Each integration has the newest attempt of all answers. Its number of
+// failed attempts is the sum over the replicas whose last attempt was after the last success of any replica. Replicas may run
+// different configurations for ten seconds; integrations that the first answer does not have are left out.
 func merged(answers []alertmanager.Receivers) []alertmanager.Receiver {
 	all := map[place][]alertmanager.Integration{}
 	for _, answer := range answers {

@@ -50,7 +50,8 @@ func ask(route string, replies ...Reply) (int, string) {
 	return w.Code, w.Body.String()
 }
 
-// TestReceivers checks the merged replies of replicas: the newest attempt wins, and failures since the last success are added.
+// TestReceivers checks the merged replies of replicas: the newest attempt wins, and the failures of replicas whose last attempt is
+// newer than the last success are added.
 func TestReceivers(t *testing.T) {
 	down := Reply{Err: errors.New("r2 at 10.1.2.3 does not answer")}
 	old := Reply{Response: &alertmanager.Response{Code: http.StatusNotFound}}

@@ -78,8 +78,8 @@ func (a *api) setSecret(x *request) error {
 	return x.json(http.StatusOK, map[string]any{"status": "success"})
 }
 
-// objection returns a problem if the stored configuration would be invalid with the changed settings because of the secret
-// `name`. A configuration that is invalid for another reason, such as another missing secret, does not prevent the change.
+// objection returns a problem if the change of the secret `name` makes the stored configuration invalid. `s` has the changed
+// secrets. A configuration that is invalid for another reason, such as another missing secret, does not prevent the change.
 // objection returns an error if the configuration could not be checked.
 func (a *api) objection(x *request, name string, s index.AlertmanagerSettings) (problem *exchange.Error, err error) {
 	if !s.Exists {

@@ -62,8 +62,43 @@ func alerts(fs *flag.FlagSet) action {
 		if err := c.decode(body, &list); err != nil {
 			return err
 		}
+		if o.format != "json" && !o.quiet {
+			if err := c.findMuted(ctx, query, list); err != nil {
+				return err
+			}
+		}
 		return c.printAlerts(o, body, list)
 	}
+}
+
+// findMuted sets MutedBy of the alerts that time intervals mute in all of their groups. Alertmanager's list of alerts does not
+// have this, because a time interval mutes a route, and an alert may match several.
+func (c *client) findMuted(ctx context.Context, query url.Values, list []alert) error {
+	if !slices.ContainsFunc(list, func(a alert) bool { return a.state() == "active" }) {
+		return nil
+	}
+	body, err := c.get(ctx, apiPath+"/alerts/groups?"+query.Encode())
+	if err != nil {
+		return err
+	}
+	var groups []struct{ Alerts []alert }
+	if err := c.decode(body, &groups); err != nil {
+		return err
+	}
+	muted, notified := map[string][]string{}, map[string]bool{} // by fingerprint
+	for _, g := range groups {
+		for i := range g.Alerts {
+			a := &g.Alerts[i]
+			muted[a.Fingerprint] = a.Status.MutedBy
+			notified[a.Fingerprint] = notified[a.Fingerprint] || len(a.Status.MutedBy) == 0
+		}
+	}
+	for i := range list {
+		if !notified[list[i].Fingerprint] {
+			list[i].Status.MutedBy = muted[list[i].Fingerprint]
+		}
+	}
+	return nil
 }
 
 func (c *client) printAlerts(o *output, body []byte, list []alert) error {

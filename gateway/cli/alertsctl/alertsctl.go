@@ -33,7 +33,7 @@ func Group(now func() time.Time) command.Group {
 		{Name: "alertmanager verify", Args: "FILE [TEMPLATE...]", About: "check a configuration and its template files, without a server",
 			Min: 0, Max: -1, Setup: verify},
 		{Name: "alertmanager test", Args: "[FILE]", Min: 0, Max: 1, Setup: test,
-			About: "show which routes and receivers an alert goes to, without a server; FILE - is standard input"},
+			About: "show which routes and receivers an alert goes to, in a file (- is standard input) or in the stored configuration"},
 		verb("alertmanager secret set", "NAME", "store a secret, whose value is read from standard input or a file", 1, -1, setSecret),
 		verb("alertmanager secret list", "", "list the names of secrets", 0, 0, listSecrets),
 		destroys(verb("alertmanager secret delete", "NAME", "delete a secret", 1, 1, deleteSecret)),
@@ -82,8 +82,8 @@ func verb(name, args, about string, least, most int, setup func(*flag.FlagSet) a
 	}}
 }
 
-// checkFlags rejects flags that are set to an empty text, for example from an unset variable of the shell: an empty
-// text would select the default.
+// checkFlags rejects flags that are set to an empty text, for example from an unset variable of the shell. Otherwise
+// the flag would be ignored without notice.
 func checkFlags(fs *flag.FlagSet) (err error) {
 	fs.Visit(func(f *flag.Flag) {
 		if value, ok := f.Value.(flag.Getter); ok && value.Get() == "" {
@@ -93,8 +93,8 @@ func checkFlags(fs *flag.FlagSet) (err error) {
 	return err
 }
 
-// call sends a request without a body. It checks the URL and the key, so that each command checks its own arguments
-// before them.
+// call sends a request without a body. The URL and the key are checked only here, so that wrong arguments of a command are
+// reported first.
 func (c *client) call(ctx context.Context, method, path string) ([]byte, error) {
 	return c.send(ctx, tenantclient.Request{Method: method, Path: path})
 }

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 
@@ -21,14 +22,13 @@ import (
 // maxSecret is the maximum size of a secret.
 const maxSecret = 16 << 10 // bytes
 
-var secretName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
+var secretName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 
 func checkSecretName(name string) error {
 	if secretName.MatchString(name) {
 		return nil
 	}
-	return command.Misused("%q is not the name of a secret: use up to 64 lower-case letters, digits, - and _, "+
-		"beginning with a letter or digit", command.Shorten(name))
+	return command.Misused("%q is not the name of a secret: use up to 64 lower-case letters, digits, - and _", command.Shorten(name))
 }
 
 func setSecret(fs *flag.FlagSet) action {
@@ -84,7 +84,7 @@ func readValue(ctx context.Context, sh *command.Shell, file string) (string, err
 	return strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r"), err
 }
 
-// maxTyped is the length of the longest line that package term reads, in bytes. It ignores the rest of a longer line.
+// maxTyped is the length of the longest line that package term reads, in characters. It ignores the rest of a longer line.
 const maxTyped = 4096
 
 // typed reads a line from a terminal without echo. It does not use term.ReadPassword, which ignores ^D.
@@ -103,8 +103,8 @@ func typed(ctx context.Context, sh *command.Shell, terminal *os.File) (string, e
 	case ctx.Err() != nil || errors.Is(err, io.EOF): // a signal, ^C or ^D
 		fmt.Fprintln(sh.Err)
 		return "", fmt.Errorf("%w: %w", command.ErrInterrupted, command.ErrUnchanged)
-	case len(line) >= maxTyped:
-		return "", fmt.Errorf("%w: a typed value may have at most %d bytes: name a file with -value-file", command.ErrUnchanged, maxTyped-1)
+	case utf8.RuneCountInString(line) >= maxTyped:
+		return "", fmt.Errorf("%w: a typed value may have at most %d characters: name a file with -value-file", command.ErrUnchanged, maxTyped-1)
 	}
 	return line, err
 }
@@ -158,7 +158,7 @@ func deleteSecret(fs *flag.FlagSet) action {
 		if !slices.Contains(names, name) {
 			return fmt.Errorf("secret %q does not exist; 'pallium alertmanager secret list' shows all secrets", name)
 		}
-		warning := "This deletes the secret " + name + ". A configuration that uses it is no longer valid."
+		warning := "This deletes the secret " + name + ", unless the stored configuration uses it."
 		if err := c.Confirm(ctx, *yes, warning, name); err != nil {
 			return err
 		}

@@ -65,7 +65,7 @@ func backfill(fs *flag.FlagSet) action {
 	}
 }
 
-// ago converts a duration to the time that is this long before now. It returns any other text unchanged.
+// ago converts a duration, such as 1h, to the time before now by that duration. It returns any other text unchanged.
 func ago(text string, now time.Time) string {
 	if _, err := strconv.ParseFloat(text, 64); err == nil {
 		return text
