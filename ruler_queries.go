@@ -18,6 +18,7 @@ import (
 	"github.com/palliumhq/pallium/backend/frontend/split"
 	"github.com/palliumhq/pallium/backend/memory"
 	"github.com/palliumhq/pallium/backend/querier"
+	"github.com/palliumhq/pallium/backend/ruler/backfill"
 )
 
 // ruleQueries evaluates the queries of rules as queries of their tenant, in the class of rules.
@@ -76,10 +77,14 @@ func (q *ruleQueries) instant(ctx context.Context, id tenant.ID, expr string, at
 	return nil, tenantError{errors.New("the expression of a rule must return an instant vector or a scalar")}
 }
 
-// ranges evaluates a range query.
+// ranges evaluates a range query, or an instant query if start and end are equal.
 func (q *ruleQueries) ranges(
 	ctx context.Context, id tenant.ID, expr string, start, end time.Time, step time.Duration,
 ) (promql.Matrix, error) {
+	if start.Equal(end) {
+		v, err := q.instant(ctx, id, expr, start)
+		return backfill.MatrixOf(v), err
+	}
 	value, release, err := q.run(ctx, id, expr, split.Times{Start: start, End: end, Step: step})
 	if err != nil {
 		return nil, err

@@ -47,7 +47,7 @@ func networks() []network {
 }
 
 // translations returns the prefixes of IPv6 addresses that contain an IPv4 address, with the byte offset of the IPv4
-// address. A gateway in the network sends packets for them to the IPv4 address.
+// address. If the network has a gateway for them, it sends their packets on to the IPv4 address.
 func translations() map[netip.Prefix]int {
 	return map[netip.Prefix]int{
 		netip.MustParsePrefix("::/96"):        12, // IPv4-compatible, obsolete

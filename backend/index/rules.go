@@ -226,7 +226,7 @@ func (s *Rules) Forget(ctx context.Context, t tenant.ID) error {
 	return nil
 }
 
-// Tenants returns the tenants that have rules, or had rules, ascending.
+// Tenants returns the tenants that may have rules, because they stored some or tried to, in ascending order.
 func (s *Rules) Tenants(ctx context.Context) ([]tenant.ID, error) {
 	var out []tenant.ID
 	var broken error

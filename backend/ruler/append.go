@@ -59,9 +59,9 @@ func (a *appender) Rollback() error {
 	return nil
 }
 
-// push writes the samples of a rule under the lease of the share. As in Prometheus, a rejection of samples becomes the error
-// of the rule, and its other series count as written. rule is nil for the staleness markers of removed rules, whose rejection
-// is ignored.
+// push writes the samples of a rule under the lease of the share. As in Prometheus, if samples are rejected, that is the error of
+// the rule, but the evaluation counts as successful: series that ended get staleness markers. rule is nil for the staleness
+// markers of removed rules, whose rejection is ignored.
 func (e *evaluation) push(ctx context.Context, rule rules.Rule, list []series.Entry) error {
 	if e.repeat {
 		return nil

@@ -82,6 +82,7 @@ func TestDeletedGroup(t *testing.T) {
 				b.release(share)
 			}
 		}, ""},
+		{"stopped", func(b *bench) { b.close() }, ""},
 		{"tenant deleted", func(b *bench) {
 			b.source.mu.Lock()
 			defer b.source.mu.Unlock()

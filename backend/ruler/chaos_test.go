@@ -212,7 +212,7 @@ func slowStop(t *testing.T, kill bool) {
 }
 
 // TestClusterFaults checks a cluster in which rulers stop, are killed, cannot reach the row store,
-// or are paused in the middle of a write until another ruler has taken their shares. No sample is
+// or are paused in the middle of a write, often until another ruler has taken their shares. No sample is
 // written twice with different values, in the end no slot is missing, and no alert is resolved or
 // starts again.
 func TestClusterFaults(t *testing.T) {

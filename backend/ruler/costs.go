@@ -95,7 +95,7 @@ func histogramBytes(s *promql.Sample) int {
 	return bucket * (2 + len(s.H.PositiveBuckets) + len(s.H.NegativeBuckets))
 }
 
-// checkTemplateResults returns an error if the results of a query in a template are more numerous or larger than estimated.
+// checkTemplateResults returns an error if the results of a query in a template are more numerous or larger than allowed.
 func checkTemplateResults(out vector) error {
 	if len(out) > maxTemplateResults {
 		return fmt.Errorf("a query in a template returned %d series; at most %d are allowed: aggregate more", len(out), maxTemplateResults)

@@ -24,7 +24,7 @@ type evaluation struct {
 	queries int                 // number of queries of the rule so far
 	failed  error               // the first failure that the tenant did not cause
 	writer  writer
-	late    *lateAlerts // set if slots are evaluated late
+	late    *lateAlerts // alerts of earlier slots of this run; nil if no alerts are sent
 }
 
 // maxAnswers is the maximum number of samples that a takeover keeps to avoid running queries twice.
@@ -44,14 +44,14 @@ func (e operatorError) Unwrap() error { return e.error }
 
 var (
 	// errLease is returned for a write of a group whose share was lost, and gained again under another number.
-	errLease = errors.New("the lease of this share of rule groups has ended: another ruler evaluates the group")
+	errLease = errors.New("the share of this rule group was lost, and gained again: a newer evaluation replaces this one")
 	// errLapsed is returned for a write while the lease is not valid. A renewal that is in progress may make it valid again;
 	// otherwise the share is lost, and the evaluation is canceled.
 	errLapsed = errors.New("the lease of this share of rule groups has ended, and was not renewed yet")
 )
 
-// maxLate is the maximum number of past slots that one evaluation of a group catches up on. Slots pass while the group
-// is taken over, waits for takeovers or a lease, or evaluates earlier slots.
+// maxLate is the maximum number of past slots that a run of a group catches up on, of those that passed before it began (while
+// the group was taken over, or waited for takeovers or a lease), and of those that pass while it runs.
 const maxLate = 30
 
 // evaluate evaluates a group at the slots from `first` to `slot`. It returns the last slot that was evaluated, and the

@@ -18,8 +18,8 @@ import (
 	"github.com/palliumhq/pallium/backend/switches"
 )
 
-// group is a group of a held share. Ruler.mu protects it, except that the goroutine of its
-// evaluation uses the fields from takeover on while running is set.
+// group is a group of a held share. Ruler.mu protects it, with one exception: while `running`
+// is set, the goroutine of its evaluation uses the fields from `takeover` on.
 type group struct {
 	tenant    *rulerTenant
 	namespace string
@@ -47,7 +47,7 @@ type group struct {
 
 	takeover *takeover // the pending takeover; nil if there is none
 	rules    *rules.Group
-	earlier  []*sync.WaitGroup      // readers of replaced rules, which share alerts with the current rules
+	earlier  []*sync.WaitGroup      // readers of earlier rules, whose alerts are also those of the current rules
 	skipped  map[int]rulestate.Rule // rules that are not evaluated, by position
 	costs    costs                  // costs of the templates of rules
 	eval     *evaluation            // the evaluation in progress

@@ -36,7 +36,7 @@ import (
 
 var errInjected = errors.New("injected failure")
 
-// database is a Prometheus TSDB with the samples that were recorded in it.
+// database is a Prometheus TSDB that also lists the samples that were recorded.
 type database struct {
 	*teststorage.TestStorage
 	t        *testing.T
@@ -265,7 +265,7 @@ func (f *fakeRules) isDeleted(_ context.Context, id tenant.ID) (bool, error) {
 	return f.deleted[id], nil
 }
 
-// fakeLeases contains the shares that a ruler holds. Their leases do not end.
+// fakeLeases contains the shares that a ruler holds. A lease ends only if a test sets its number to 0.
 type fakeLeases struct {
 	mu      sync.Mutex
 	numbers map[int]uint64

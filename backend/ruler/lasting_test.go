@@ -157,7 +157,7 @@ func TestBlockedForLong(t *testing.T) {
 }
 
 // computing makes the first queries of the tenant `slow` take a minute, even if their context ends, like a template with much
-// work. Their result is 7.
+// work. Their result is one series with the label a="abandoned" and the value 7.
 func computing(b *bench) {
 	var begun sync.Map
 	b.set(func() {
@@ -166,7 +166,7 @@ func computing(b *bench) {
 				return one(ctx, id, expr, at)
 			}
 			time.Sleep(time.Minute)
-			return promql.Vector{{Metric: labels.FromStrings("a", "b"), T: at.UnixMilli(), F: 7}}, nil
+			return promql.Vector{{Metric: labels.FromStrings("a", "abandoned"), T: at.UnixMilli(), F: 7}}, nil
 		}
 	})
 	b.define("slow", group1("g", rulefmt.Rule{Record: "r", Expr: "up"}), group1("h", rulefmt.Rule{Alert: "A", Expr: "down"}))
@@ -178,7 +178,7 @@ func checkAbandoned(t *testing.T, b *bench) {
 	time.Sleep(2 * time.Minute)
 	synctest.Wait()
 	for _, p := range b.take() {
-		if strings.HasSuffix(p, ": 7") || strings.HasPrefix(p, "slow") && strings.Contains(p, "ALERTS") && strings.Contains(p, "at 15000") {
+		if strings.Contains(p, "abandoned") {
 			t.Errorf("an abandoned evaluation wrote %s", p)
 		}
 	}

@@ -33,9 +33,10 @@ func newMetrics(reg prometheus.Registerer, r *Ruler) metrics {
 		done: counter("pallium_ruler_group_evaluations_done_total",
 			"Evaluations of rule groups that ended, whether their rules failed or not."),
 		missed: counter("pallium_ruler_group_evaluations_missed_total",
-			"Scheduled evaluations of rule groups that were skipped because the previous evaluation took too long."),
+			"Scheduled evaluations of rule groups that were skipped because the previous evaluation, or the wait for one that may "+
+				"begin, took too long."),
 		late: counter("pallium_ruler_group_evaluations_late_total",
-			"Evaluations of rule groups that began later than a quarter of their interval."),
+			"Evaluations of rule groups that began late, by more than a quarter of their interval."),
 		evaluations:  counter("pallium_ruler_rule_evaluations_total", "Evaluations of rules."),
 		syncFailures: counter("pallium_ruler_sync_failures_total", "Failed reads of rules, of their versions, or of deletions of tenants."),
 		failures: auto.NewCounterVec(prometheus.CounterOpts{Name: "pallium_ruler_rule_failures_total",
@@ -46,7 +47,7 @@ func newMetrics(reg prometheus.Registerer, r *Ruler) metrics {
 				"or failed and tried again."}, []string{"result"}),
 	}
 	m.delay = auto.NewHistogram(prometheus.HistogramOpts{Name: "pallium_ruler_group_evaluation_delay_seconds",
-		Help:    "Time between the scheduled and the actual start of evaluations of rule groups, except for the first one after a takeover.",
+		Help:    "Time between the scheduled and the actual start of evaluations of rule groups, without takeovers.",
 		Buckets: []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}})
 	for _, reason := range []string{reasonUser, reasonOperator} {
 		m.failures.WithLabelValues(reason)

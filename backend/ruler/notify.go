@@ -35,8 +35,8 @@ func (e *evaluation) writing() rules.Rule {
 	return nil
 }
 
-// lateAlerts contains alerts that changed at slots that are evaluated late. They are sent with the alerts of the last of these
-// slots, in their state at that slot: an alert that was resolved in between must not be sent as active.
+// lateAlerts contains alerts that changed at slots that are evaluated late. They are sent only after the last of these slots, with
+// the state that they have then: an alert that was resolved in between must not be sent as active.
 type lateAlerts struct {
 	more   bool // whether another late slot follows
 	byRule map[string]map[uint64]*rules.Alert

@@ -69,7 +69,7 @@ type Set struct {
 
 // Rules gives access to the stored groups.
 type Rules interface {
-	// Tenants returns the tenants that have, or had, rules.
+	// Tenants returns the tenants that may have rules.
 	Tenants(context.Context) ([]tenant.ID, error)
 	// Versions returns the versions of the rules of tenants; a tenant without rules has none.
 	Versions(context.Context, []tenant.ID) (map[tenant.ID]string, error)
@@ -101,8 +101,8 @@ type Options struct {
 	// Select returns the series of a tenant.
 	Select func(tenant.ID) storage.Queryable
 	Push   func(context.Context, *series.Batch) (series.Outcome, error)
-	// Notify sends alerts. It is called after every evaluation of an alerting rule that has
-	// alerts to be sent.
+	// Notify sends alerts. It is called after an evaluation of an alerting rule if alerts are due to be
+	// sent, and after several late slots only once.
 	Notify func(ctx context.Context, id tenant.ID, expr string, alerts ...*rules.Alert)
 	Limits func(tenant.ID) *limits.Limits
 	Bounds func(tenant.ID) Bounds
@@ -238,8 +238,8 @@ func (r *Ruler) Gained(share int, number uint64, idle time.Duration) {
 }
 
 // Lost implements shares.Events. The ruler begins no more evaluations of the share's groups. It
-// calls `ended` when the evaluations in progress have ended. It cancels them after 10 seconds, and
-// abandons them 2 s later.
+// calls `ended` when the evaluations in progress have ended. It cancels them after 10 seconds, or at
+// once if the lease has ended, and abandons them 2 seconds later.
 func (r *Ruler) Lost(share int, ended func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

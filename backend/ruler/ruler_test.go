@@ -36,7 +36,7 @@ type bench struct {
 	mu     sync.Mutex
 	query  func(ctx context.Context, id tenant.ID, expr string, at time.Time) (promql.Vector, error)
 	push   func(*series.Batch) (series.Outcome, error)
-	pushed []string // series, seconds since the start, value or "stale"
+	pushed []string // tenant, series, milliseconds since the start, value or "stale"
 	bounds Bounds
 	lim    limits.Limits
 	start  time.Time

@@ -17,8 +17,8 @@ type schedule struct {
 	turns   []*rulerTenant // tenants with queued groups
 	active  int            // evaluations in progress
 	taking  int            // takeovers among the evaluations in progress
-	// delayed is the time until which a takeover or the lack of a lease may have delayed evaluations. Slots that
-	// passed before this time are evaluated late instead of being missed.
+	// delayed is the time until which evaluations may have been delayed by a takeover or by the lack of a lease. If the
+	// first slot that a group has not evaluated is before this time, the slots are evaluated late instead of being missed.
 	delayed time.Time
 }
 
@@ -108,8 +108,8 @@ func (h *dueHeap) Pop() any {
 	return g
 }
 
-// plan adds a group that is not running to the heap, or removes it from the heap if it is not
-// evaluated. r.mu is locked.
+// plan sets the time at which a group that is not running is due, and its place in the heap. A group that is queued for
+// evaluation is not in the heap. r.mu is locked.
 func (r *Ruler) plan(g *group, due time.Time) {
 	g.due = due
 	switch {

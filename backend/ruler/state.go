@@ -41,7 +41,7 @@ func (r *Ruler) State(id tenant.ID) []rulestate.Group {
 	return out
 }
 
-// shown returns the parts for the state of a tenant's groups. The caller must call Done of readers.
+// shown returns the parts for the state of a tenant's groups. The caller must call Done of readers if `rules` is set.
 func (r *Ruler) shown(id tenant.ID) []shown {
 	r.mu.Lock()
 	defer r.mu.Unlock()

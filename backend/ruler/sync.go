@@ -15,7 +15,7 @@ import (
 type definition struct {
 	Definition
 	content string    // equal for equal groups
-	since   time.Time // the field Written of the first version of the group that this ruler read
+	since   time.Time // when the first version of the group that this ruler read was written
 	share   int
 }
 

@@ -15,22 +15,22 @@ import (
 )
 
 const (
-	// outageTolerance and forGracePeriod apply to groups that had no ruler for a longer time. They
-	// are Prometheus' defaults; Mimir has the same grace period.
+	// outageTolerance and forGracePeriod apply to groups that had no ruler for a longer time. The
+	// first is the default of Prometheus and Mimir, the second that of Mimir.
 	outageTolerance = time.Hour
 	forGracePeriod  = 2 * time.Minute
 	// resendDelay is the interval at which firing alerts are sent again, as in Prometheus.
 	resendDelay = time.Minute
 	// minGap is the shortest time without a ruler after which a group is not continued exactly.
 	minGap = 30 * time.Second
-	// unwritten is the maximum time between the last write of a ruler and the end of its lease. The lease ends at most 8 s
-	// after the last renewal. A ruler that stops or leaves the share renews the lease until its evaluations in progress
-	// have ended, but begins no more evaluations.
+	// unwritten is the time before the end of a lease in which its ruler may have written nothing. The lease lasts 8 s from
+	// the last renewal; 2 s more are a margin. A ruler that stops or leaves the share renews the lease until
+	// its evaluations in progress have ended, but begins no more evaluations.
 	unwritten = 10*time.Second + grace + abandonAfter
-	// maxRepeats is the maximum number of slots that are repeated to restore the state of a group
-	// that depends on slots before its last one.
+	// maxRepeats is the maximum number of slots before the last one that are repeated, too, if the state of a
+	// group depends on them.
 	maxRepeats = 30
-	// retryTakeover is the interval at which a failed takeover is retried.
+	// retryTakeover is the interval at which a failed takeover is retried, unless the group's interval is shorter.
 	retryTakeover = 5 * time.Second
 )
 
@@ -192,8 +192,8 @@ type activity struct {
 	window time.Duration // time for which a sample is current
 }
 
-// point is a sample of ALERTS_FOR_STATE. It states that at a time in Unix milliseconds, the alert was
-// active since a Unix time in seconds, or was no longer active.
+// point is a sample of ALERTS_FOR_STATE. At the time `at` (Unix milliseconds), the alert was active since
+// the time `since` (Unix seconds) or, if `active` is false, no longer active.
 type point struct {
 	at     int64
 	since  int64

@@ -79,7 +79,7 @@ func (r *Ruler) taskDone(id tenant.ID) {
 		delete(r.tasks.byTenant, id)
 		return
 	}
-	t.urgent = false // if it was urgent meanwhile, nextTask has skipped it
+	t.urgent = false // if it became urgent meanwhile, nextTask skips that entry
 	r.enqueue(id, true, func(*task) {})
 }
 

@@ -23,7 +23,7 @@ type Checks struct {
 	Tenant tenant.ID      // the only tenant that is allowed in source_tenants; "" allows any
 }
 
-// Check returns an error with all problems of a group, or nil. Each problem names the group, the
+// Check returns an error with the problems of a group (at most 50), or nil. Each problem names the group, the
 // rule and its number, and the line and the field if they are known.
 func Check(d *Document, c Checks) error {
 	k := checker{Checks: c, group: d.Name, labels: d.Labels, unread: map[int][]problem{}}
@@ -200,7 +200,7 @@ func (k *checker) checkRule(i int, r *rulefmt.Rule, node rulefmt.RuleNode) {
 	}
 }
 
-// templates returns the labels of the group with valid names, because alerting rules also expand the templates of these.
+// templates returns the labels of the group with valid names, because each alerting rule has them, and expands them as templates.
 func (k *checker) templates() map[string]string {
 	out := map[string]string{}
 	for name, v := range k.labels {

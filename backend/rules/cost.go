@@ -25,7 +25,7 @@ const (
 	maxMatched     = 4 << 10   // estimated bytes of a text that is matched with a regular expression
 )
 
-// A step is the work for one byte of text. The cost of other work is given in steps.
+// The costs of other work than copying text, in steps. A step is the work for one byte of text.
 const (
 	templateSteps  = 200 // for each template
 	nodeSteps      = 2
@@ -36,7 +36,7 @@ const (
 
 // Cost returns the estimated cost of expanding the templates of an alerting rule for one alert: the bytes of the
 // labels and annotations, and the steps. `group` contains the labels of the rule's group. The estimate assumes labels with the
-// sizes EstimatedValue and EstimatedLabels. The cost of a rule that Check rejects is very high.
+// sizes EstimatedValue and EstimatedLabels. If a template is rejected, the cost is very high.
 func Cost(group map[string]string, r *rulefmt.Rule) (bytes, steps int64) {
 	if r.Alert == "" {
 		return 0, 0

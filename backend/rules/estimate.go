@@ -17,7 +17,7 @@ const (
 	scalarBytes = EstimatedValue // size of other texts whose size is unknown
 	labelsBytes = EstimatedLabels * (EstimatedName + EstimatedValue + 1)
 
-	// These sizes of the results of a query are averages, because the results are many. The ruler limits the sum.
+	// These sizes of the results of a query are averages: not all of many results are large. The ruler limits their sum.
 	resultValue  = 24
 	resultLabels = 4
 	resultBytes  = resultLabels * (EstimatedName + resultValue)

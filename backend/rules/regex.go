@@ -86,9 +86,9 @@ func rescans(pattern string, size float64) float64 {
 	return max(1, size/share)
 }
 
-// sequence reports whether a regular expression is a sequence of characters and of repetitions of characters. If a search
-// continues beyond a match of such an expression, it finds the next matches as part of a longer one, so that the search is not
-// repeated for each of them.
+// sequence reports whether a regular expression is a sequence of characters and of repetitions of characters. A search
+// that reads beyond a match of such an expression extends the match, so that the same text is not read again for the next
+// match.
 func sequence(re *syntax.Regexp) bool {
 	switch re.Op {
 	case syntax.OpAlternate:

@@ -90,7 +90,11 @@ func checkScalar(key, value *yaml.Node) string {
 			return fmt.Sprintf(": %v: use a duration such as 30s or 1h30m", err)
 		}
 	case "limit":
-		if value.Tag == "!!float" {
+		switch {
+		case value.Tag != "!!float":
+		case strings.Trim(value.Value, "0123456789") == "":
+			return fmt.Sprintf(" is %s: it must be below 2^63", value.Value)
+		default:
 			return fmt.Sprintf(" is %s: it must be a whole number", value.Value)
 		}
 	}

@@ -61,8 +61,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestListing checks that mimirtool's decoder can read a listing, for names and expressions of all
-// kinds.
+// TestListing checks that a listing can be decoded, for names and expressions of all kinds.
 func TestListing(t *testing.T) {
 	var l Listing
 	if got := string(l.Bytes()); got != "{}\n" {
@@ -195,7 +194,7 @@ func verdict(data []byte) error {
 	return err
 }
 
-// TestSizes checks limits with texts that are too large for testdata.
+// TestSizes checks limits and many problems with texts that are too large for testdata.
 func TestSizes(t *testing.T) {
 	for name, tt := range map[string]struct{ text, want string }{
 		"group":      {"name: " + strings.Repeat("a", MaxGroupBytes), "the group has 1048582 bytes of YAML, the limit is 1048576"},

@@ -41,7 +41,7 @@ func ParseRequest(form url.Values, parse func(string) ([]*labels.Matcher, error)
 	if err := among("state", r.state, "inactive", "pending", "firing", Unknown); err != nil {
 		return r, err
 	}
-	for _, s := range form["match[]"] {
+	for _, s := range list(form, "match") {
 		m, err := parse(s)
 		if err != nil {
 			return r, fmt.Errorf("invalid parameter %q: %w", "match[]", err)

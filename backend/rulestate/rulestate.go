@@ -29,12 +29,12 @@ const (
 	Recording = "recording"
 )
 
-// Unknown is the health of a rule before its first evaluation, and the state of an alerting rule.
+// Unknown is the health of a rule, and the state of an alerting rule, that was not evaluated yet or that no ruler reports.
 const Unknown = "unknown"
 
 // Rule is a rule of a group. A recording rule does not have State, Duration, KeepFiringFor, Annotations or Alerts.
 type Rule struct {
-	State          string        `json:"state"` // inactive, pending, firing, or unknown before the first evaluation
+	State          string        `json:"state"` // inactive, pending, firing, or Unknown
 	Name           string        `json:"name"`
 	Query          string        `json:"query"`
 	Duration       float64       `json:"duration"`
@@ -42,7 +42,7 @@ type Rule struct {
 	Labels         labels.Labels `json:"labels"`
 	Annotations    labels.Labels `json:"annotations"`
 	Alerts         []Alert       `json:"alerts"`
-	Health         string        `json:"health"` // ok, err, or unknown before the first evaluation
+	Health         string        `json:"health"` // ok, err, or Unknown
 	LastError      string        `json:"lastError,omitempty"`
 	EvaluationTime float64       `json:"evaluationTime"`
 	LastEvaluation time.Time     `json:"lastEvaluation"`

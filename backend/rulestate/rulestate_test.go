@@ -54,7 +54,7 @@ func TestSelect(t *testing.T) {
 		{"type=alert", "a/g1:Down(1) a/g2:Up"}, {"type=RECORD", "a/g1:x:sum b/g1:x:sum"},
 		{"rule_name[]=Up", "a/g2:Up"}, {"rule_name[]=Up&rule_name[]=Down", "a/g1:Down(1) a/g2:Up"}, {"rule_name=Up", "a/g2:Up"},
 		{"rule_group[]=g1", "a/g1:x:sum,Down(1) b/g1:x:sum"}, {"rule_group=g2", "a/g2:Up"}, {"file[]=b", "b/g1:x:sum"}, {"file=a&rule_group=g1", "a/g1:x:sum,Down(1)"},
-		{"file[]=c", ""}, {`match[]={team="a"}`, "a/g1:x:sum"}, {`match[]={team="a"}&match[]={team="b"}`, "a/g1:x:sum,Down(1)"},
+		{"file[]=c", ""}, {`match[]={team="a"}`, "a/g1:x:sum"}, {`match={team="a"}`, "a/g1:x:sum"}, {`match[]={team="a"}&match[]={team="b"}`, "a/g1:x:sum,Down(1)"},
 		{`match[]={team=~".%2B",team!="a"}`, "a/g1:Down(1)"}, {"exclude_alerts=true", "a/g1:x:sum,Down a/g2:Up b/g1:x:sum"},
 		{"exclude_alerts=0", "a/g1:x:sum,Down(1) a/g2:Up b/g1:x:sum"}, {"health=err", "b/g1:x:sum"}, {"health=OK", "a/g1:x:sum,Down(1)"},
 		{"state=firing", "a/g1:Down(1)"}, {"state[]=unknown&state[]=firing", "a/g1:Down(1) a/g2:Up"}, {"group_limit=5", "a/g1:x:sum,Down(1) a/g2:Up b/g1:x:sum"},

@@ -38,7 +38,7 @@ const (
 type Backfill struct {
 	State      BackfillState
 	Start, End int64 // range of the slots, inclusive
-	Done       int64 // time of the last slot that was written; less than Start before the first one
+	Done       int64 // time of the last slot that was evaluated; less than Start before the first one, End at the end
 	Samples    int64 // number of written samples
 	Failed     int64 // number of failed evaluations
 	Error      string

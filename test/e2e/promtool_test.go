@@ -78,3 +78,34 @@ func (s *system) promtoolPush(t *testing.T, tenant client, config string, run fu
 		t.Errorf("a query of the pushed metrics returned %q %v", out, err)
 	}
 }
+
+// TestUnitTests checks that promtool and Pallium agree on a file of unit tests of rules, and on the same tests with other input.
+func TestUnitTests(t *testing.T) {
+	dir := t.TempDir()
+	var texts []string
+	for _, name := range []string{"rules.yaml", "good.yaml"} {
+		data, err := os.ReadFile(filepath.Join("..", "..", "backend", "rules", "unittest", "testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, string(data))
+	}
+	changed := strings.Replace(texts[1], "1x3 0x4 1x10", "1x20", 1)
+	if changed == texts[1] {
+		t.Fatal("good.yaml has no series with the values to be changed")
+	}
+	for name, text := range map[string]string{"rules.yaml": texts[0], "good.yaml": texts[1], "bad.yaml": changed} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]int{"good.yaml": 0, "bad.yaml": 1} {
+		for _, command := range [][]string{{"PROMTOOL", "test", "rules"}, {"PALLIUM", "rules", "test"}} {
+			cmd := exec.Command(programs.Binary(t, command[0]), append(command[1:], filepath.Join(dir, name))...)
+			out, err := cmd.CombinedOutput()
+			if got := cmd.ProcessState.ExitCode(); got != want {
+				t.Errorf("%v %s: exit %d, want %d: %v\n%s", command, name, got, want, err, out)
+			}
+		}
+	}
+}

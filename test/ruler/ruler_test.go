@@ -149,7 +149,7 @@ func (s *system) get(path string, form url.Values, into any) error {
 	return json.Unmarshal([]byte(text), into)
 }
 
-// series returns the samples (time in Unix milliseconds, and value) of each series of a selector in a time range, by the
+// series returns the samples (time in Unix seconds, and value) of each series of a selector in a time range, by the
 // value of the label `group`.
 func (s *system) series(selector string, begin, end time.Time) map[string][][2]float64 {
 	s.t.Helper()

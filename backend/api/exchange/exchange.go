@@ -33,8 +33,8 @@ type Options struct {
 	Limits func(tenant.ID) limits.Limits
 	Memory *memory.Account // may be nil: the memory of requests is not accounted for
 	Logger *slog.Logger
-	// What describes the data of the API, such as "the rules". It is in the responses to errors whose texts tenants must not
-	// see.
+	// What describes the data of the API, such as "the rules". If tenants must not see the text of an error, the response says
+	// only that What could not be read or written.
 	What string
 	// Write writes the response for a request that failed.
 	Write func(http.ResponseWriter, *Error)

@@ -74,8 +74,8 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestWithoutTenant checks that a request without a tenant is not served, and that no response is written to a client that has
-// disconnected.
+// TestWithoutTenant checks that a request without a tenant is not served, and that the error of a request whose client has
+// disconnected is not logged.
 func TestWithoutTenant(t *testing.T) {
 	var log bytes.Buffer
 	served := false

@@ -34,7 +34,7 @@ type bench struct {
 	handler http.Handler
 	limits  map[tenant.ID]limits.Limits
 	changed []tenant.ID
-	broken  error // error of every read and write of rows
+	broken  error // error of every read of rows, with which changes begin, too
 	rules   *index.Rules
 	states  []rulestate.Group // groups that rulers report for tenant a
 	started int               // number of started backfills

@@ -13,7 +13,7 @@ import (
 	"github.com/palliumhq/pallium/policies/limits"
 )
 
-// Memory of a listing and of a group, as multiples of the size of their YAML: parsed, encoded again, and as nodes.
+// Memory of a listing and of a group, as multiples of the size of their YAML. A group is parsed into nodes, and encoded again.
 const (
 	listFactor  = 2
 	groupFactor = 64

@@ -158,7 +158,7 @@ func (x *request) checkSelector(s string) error {
 	return nil
 }
 
-// alerts responds with the active alerts, as Prometheus does. It fails if some are unknown.
+// alerts responds with the active alerts, as Prometheus does. It fails if no ruler reports a group, unless the group is new.
 func (a *api) alerts(x *request) error {
 	all, silent, err := a.groups(x)
 	if err != nil {

@@ -22,8 +22,8 @@ import (
 
 // Options configure a Backfill.
 type Options struct {
-	// Range evaluates a range query of a tenant. If Tenant returns true for its error, the tenant
-	// caused the error, and a repetition would fail again.
+	// Range evaluates a range query of a tenant, or an instant query if start and end are equal. If
+	// Tenant returns true for its error, the tenant caused the error, and a repetition would fail again.
 	Range func(ctx context.Context, id tenant.ID, expr string, start, end time.Time, step time.Duration) (promql.Matrix, error)
 	// Tenant reports whether the tenant caused an error of Range or Push.
 	Tenant func(error) bool
@@ -57,25 +57,26 @@ type Backfill struct{ o Options }
 // New returns a Backfill.
 func New(o Options) *Backfill { return &Backfill{o} }
 
-// The size of a block, in which each rule is evaluated with one query if its expression allows it.
+// Sizes of a block. Each rule is evaluated with one query, unless the slots are evaluated one after the other.
 const (
 	blockSteps  = 1000
 	blockTime   = 6 * time.Hour
-	singleSteps = 200 // maximum number of slots if they are evaluated one after the other; see slotBySlot
+	singleSteps = 200 // maximum number of slots in the latter case; see slotBySlot
 )
 
-// maxFailed is the maximum number of evaluations that may fail in one block. A rule that fails more
-// often is regarded as wrong.
+// maxFailed is the maximum number of evaluations of all rules that may fail in one block. With more
+// failures, the backfill fails.
 const maxFailed = 100
 
-// ErrFails is wrapped by the error of a rule whose evaluations fail too often.
-var ErrFails = errors.New("too many evaluations of the rule fail")
+// ErrFails is wrapped by the error of a block in which more than maxFailed evaluations fail.
+var ErrFails = errors.New("too many evaluations fail")
 
 // Block evaluates the next slots of a group, starting at g.First. It evaluates the rules in their
 // order, so that a rule can use the samples of earlier rules. It returns the last slot of the block;
-// the caller continues with the next slot. Block may be repeated after an error, because it writes
-// the same samples. `after` is false if g.First is the first slot of the backfill. Otherwise, a series
-// whose last sample is in the slot before g.First gets a staleness marker.
+// the caller continues with the next slot. Block may be repeated after an error: it writes the same
+// samples, unless a rule reads what it or a later rule recorded at the same slot. `after` is false if
+// g.First is the first slot of the backfill. Otherwise, a series whose last sample is in the slot
+// before g.First gets a staleness marker.
 func (b *Backfill) Block(ctx context.Context, g *Group, after bool) (last time.Time, r Report, err error) {
 	steps := blockSteps
 	single := slotBySlot(g.Rules)
@@ -125,8 +126,8 @@ type evaluation struct {
 	previous []recorded
 }
 
-// begin determines the series of the slot before the block. If the rule fails at that slot, staleness markers of series that
-// ended there are not written.
+// begin determines the series of the slot before the block. If the rule fails at that slot, its series are unknown: those
+// that end at the first slot of the block get no staleness markers.
 func (e *evaluation) begin(ctx context.Context) error {
 	before := e.First.Add(-e.Interval)
 	_, last, err := e.evaluate(ctx, before, before)
@@ -249,12 +250,12 @@ func (e *evaluation) checkLimit(m promql.Matrix, from, step int64, slots int) er
 	return nil
 }
 
-// LimitError is the error of an evaluation that returns more series than the group allows.
+// LimitError is the error of an evaluation that returns more series than the limit of the group, or max_rule_results, allows.
 type LimitError struct{ Limit, Series int }
 
 // Error implements error.
 func (e *LimitError) Error() string {
-	return fmt.Sprintf("the evaluation returned %d series; the limit of the group is %d", e.Series, e.Limit)
+	return fmt.Sprintf("the evaluation returned %d series; the limit of the group, or max_rule_results, is %d", e.Series, e.Limit)
 }
 
 // DuplicateError is the error of an evaluation with two series that are equal after the labels of the rule were applied.
@@ -341,4 +342,18 @@ func (e *evaluation) write(ctx context.Context, entries []series.Entry) error {
 		entries = entries[n:]
 	}
 	return nil
+}
+
+// MatrixOf returns the result of an instant query as that of a range query.
+func MatrixOf(v promql.Vector) promql.Matrix {
+	out := make(promql.Matrix, len(v))
+	for i, s := range v {
+		out[i].Metric = s.Metric
+		if s.H != nil {
+			out[i].Histograms = []promql.HPoint{{T: s.T, H: s.H}}
+			continue
+		}
+		out[i].Floats = []promql.FPoint{{T: s.T, F: s.F}}
+	}
+	return out
 }

@@ -65,6 +65,9 @@ rules:
 - {record: "counter", expr: "(sum(counter offset 1m) or vector(0)) + 1"}
 - {record: "later:before", expr: "later offset 1m"}
 - {record: "at:end", expr: "requests_total @ end()"}
+- {record: "query:times", expr: "start() + end() + range() + step()"}
+- {record: "query:step", expr: "count_over_time(up[3m + step()])"}
+- {record: "query:range", expr: "sum(up offset (1m + range()))"}
 - {record: "any", expr: "count({source=\"rules\"})"}
 - {record: "later", expr: "sum(up)"}
 `
@@ -82,14 +85,14 @@ func newWorld(t *testing.T) *world {
 
 func parsed(t *testing.T, group string) rulefmt.RuleGroup {
 	file, errs := rulefmt.Parse([]byte("groups:\n- name: g"+strings.ReplaceAll(group, "\n", "\n  ")), false, model.UTF8Validation,
-		parser.NewParser(parser.Options{}), nil)
+		parser.NewParser(parser.Options{EnableExperimentalFunctions: true}), nil)
 	if errs != nil {
 		t.Fatal(errs)
 	}
 	return file.Groups[0]
 }
 
-// live evaluates the group at each slot, as Prometheus does. Only the rule named `limited` has a limit.
+// live evaluates the group at each slot, as Prometheus does.
 func (w *world) live(g rulefmt.RuleGroup, offset time.Duration, slots []time.Time) {
 	opts := &rules.ManagerOptions{QueryFunc: rules.EngineQueryFunc(w.engine, w.storage), AppendableV2: w.storage, Queryable: w.storage,
 		Context: w.t.Context()}
@@ -98,7 +101,7 @@ func (w *world) live(g rulefmt.RuleGroup, offset time.Duration, slots []time.Tim
 		if r.Record == "" {
 			continue
 		}
-		expr, err := parser.NewParser(parser.Options{}).ParseExpr(r.Expr)
+		expr, err := parser.NewParser(parser.Options{EnableExperimentalFunctions: true}).ParseExpr(r.Expr)
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -123,8 +126,12 @@ func (w *world) push(_ context.Context, _ *Group, entries []series.Entry) error 
 	return app.Commit()
 }
 
-// ranges evaluates a range query.
+// ranges evaluates a range query, or an instant query if it has one step.
 func (w *world) ranges(ctx context.Context, _ tenant.ID, expr string, start, end time.Time, step time.Duration) (promql.Matrix, error) {
+	if start.Equal(end) {
+		v, err := rules.EngineQueryFunc(w.engine, w.storage)(ctx, expr, start)
+		return MatrixOf(v), err
+	}
 	q, err := w.engine.NewRangeQuery(ctx, w.storage, nil, expr, start, end, step)
 	if err != nil {
 		return nil, err
@@ -166,6 +173,13 @@ func (w *world) recorded() []string {
 	return out
 }
 
+// ofQuery reports whether an error is one of the engine, and not one that this package returns.
+func ofQuery(err error) bool {
+	var limit *LimitError
+	var duplicate *DuplicateError
+	return !errors.As(err, &limit) && !errors.As(err, &duplicate)
+}
+
 // TestLikeLive checks that a backfill writes the samples that Prometheus would have recorded, in one
 // run, and in runs that are interrupted after each block and repeat the last block.
 func TestLikeLive(t *testing.T) {
@@ -173,7 +187,7 @@ func TestLikeLive(t *testing.T) {
 		for _, repeat := range []bool{false, true} {
 			t.Run(fmt.Sprintf("offset %s, repeated %v", offset, repeat), func(t *testing.T) {
 				g := parsed(t, group)
-				g.Limit = 3
+				g.Limit = 2 // `limited` has three series while three pods are up
 				first := time.Unix(13, 0).Add(10 * time.Minute)
 				var slots []time.Time
 				for i := range 220 {
@@ -181,7 +195,7 @@ func TestLikeLive(t *testing.T) {
 				}
 				want, got := newWorld(t), newWorld(t)
 				want.live(g, offset, slots)
-				b := New(Options{Range: got.ranges, Push: got.push, Tenant: func(error) bool { return true }})
+				b := New(Options{Range: got.ranges, Push: got.push, Tenant: ofQuery})
 				// The blocks are smaller than usual, so that there are several.
 				failed := 0
 				for i := 0; i < len(slots); {
@@ -248,6 +262,9 @@ func TestSlotBySlot(t *testing.T) {
 		{[]string{"up", "r0", "sum(r1)"}, false}, {[]string{"up", "rate(r0[5m]) + {__name__=~\"r0|up\"}"}, false}, {[]string{"r0 offset 1m"}, true},
 		{[]string{"r1", "up"}, true}, {[]string{"{job=\"a\"}"}, true}, {[]string{"{__name__=~\"r.*\"}"}, true}, {[]string{"{__name__!=\"r0\",a=\"b\"}"}, false},
 		{[]string{"up @ start()"}, true}, {[]string{"max_over_time(up[5m:1m] @ end())"}, true}, {[]string{"up @ 100"}, false}, {[]string{"sum("}, true},
+		{[]string{"up + start()"}, true}, {[]string{"end()"}, true}, {[]string{"vector(range())"}, true}, {[]string{"step()"}, true},
+		{[]string{"rate(up[step() + 1m])"}, true}, {[]string{"up offset (range() + 1m)"}, true}, {[]string{"max_over_time(up[1h:1m + step()])"}, true},
+		{[]string{"max_over_time(up[range() + 1m:1m] offset (1m + step()))"}, true}, {[]string{"rate(up[5m] offset -1m)"}, false},
 	} {
 		var rules []rulefmt.Rule
 		for i, e := range tt.exprs {
@@ -271,17 +288,19 @@ func TestBlocks(t *testing.T) {
 	for _, tt := range []struct {
 		interval   time.Duration
 		last, want time.Duration
+		expr       string
 	}{
-		{time.Minute, time.Hour, time.Hour}, {time.Minute, 24 * time.Hour, 359 * time.Minute}, {time.Second, time.Hour, 999 * time.Second},
-		{24 * time.Hour, 72 * time.Hour, 0}, {time.Minute, 90 * time.Second, time.Minute}, {time.Minute, 0, 0},
+		{time.Minute, time.Hour, time.Hour, "y"}, {time.Minute, 24 * time.Hour, 359 * time.Minute, "y"}, {time.Second, time.Hour, 999 * time.Second, "y"},
+		{24 * time.Hour, 72 * time.Hour, 0, "y"}, {time.Minute, 90 * time.Second, time.Minute, "y"}, {time.Minute, 0, 0, "y"},
+		{time.Minute, 24 * time.Hour, 199 * time.Minute, "x offset 1m"}, // slot by slot
 	} {
 		var steps int
 		b := New(Options{Push: nil, Range: func(_ context.Context, _ tenant.ID, _ string, start, end time.Time, step time.Duration) (promql.Matrix, error) {
-			steps = int(end.Sub(start)/step) + 1
+			steps += int(end.Sub(start)/step) + 1
 			return nil, nil
 		}})
 		start := time.Unix(1000, 0)
-		g := &Group{Interval: tt.interval, First: start, Last: start.Add(tt.last), Rules: []rulefmt.Rule{{Record: "x", Expr: "y"}}}
+		g := &Group{Interval: tt.interval, First: start, Last: start.Add(tt.last), Rules: []rulefmt.Rule{{Record: "x", Expr: tt.expr}}}
 		last, _, err := b.Block(t.Context(), g, false)
 		if err != nil || last.Sub(start) != tt.want || steps != int(tt.want/tt.interval)+1 {
 			t.Errorf("interval %s, %s: the block has %s and %d steps, %v; want %s", tt.interval, tt.last, last.Sub(start), steps, err, tt.want)

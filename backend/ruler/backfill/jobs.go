@@ -165,8 +165,8 @@ func (j *Jobs) end(id tenant.ID) {
 const turn = 5 * time.Second
 
 // run runs a backfill for a turn, or until it is complete, fails, is changed by another process, or another process evaluates
-// the group. It reports whether the backfill can be continued at once. After an error that the tenant did not cause, it
-// returns false, so that the backfill is continued when Run searches for backfills again.
+// the group. It reports whether Run should search for backfills again at once. After an error that the tenant did not cause,
+// it returns false, so that the backfill is continued after the next regular search.
 func (j *Jobs) run(ctx context.Context, b *index.Backfill) (more bool) {
 	began := time.Now()
 	log := j.o.Logger.With("tenant", b.Tenant, "namespace", b.Namespace, "group", b.Group)

@@ -35,7 +35,7 @@ type site struct {
 	written map[int64]int // number of writes, by time of the slot
 	fail    error         // error of writes
 	wait    time.Duration // duration of each query
-	pushed  func()        // called after each write; may be nil
+	pushed  func()        // called for each write, before it is recorded; may be nil
 	mine    map[string]bool
 	blocks  int
 	stop    int // the process is stopped before this block; 0 = never
@@ -121,7 +121,7 @@ func (s *site) jobs() *Jobs {
 		}})
 }
 
-// run runs one process until the context ends, and waits until it has nothing to do.
+// run starts a process. The returned function stops it, and waits until it has ended.
 func (s *site) run(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	s.cancel = cancel
@@ -166,10 +166,10 @@ func TestJobs(t *testing.T) {
 	})
 }
 
-// TestResumed checks that a backfill is continued after the process was stopped before any block, or the store was down for a
-// while: every slot is written, and only slots of the interrupted block are written twice.
+// TestResumed checks that a backfill is continued after the process was stopped before any block, or writes failed for a
+// while: every slot is written exactly once.
 func TestResumed(t *testing.T) {
-	const slots = 2000 // six blocks of 360
+	const slots = 2000 // five blocks of 360, and one of 200
 	for stopped := 1; stopped <= 6; stopped++ {
 		synctest.Test(t, func(t *testing.T) {
 			s := newSite(t)
@@ -192,27 +192,43 @@ func TestResumed(t *testing.T) {
 			if b := s.get("a"); b.State != schema.BackfillDone || len(s.written) != slots {
 				t.Errorf("resumed after block %d: %+v, %d slots were written", stopped, b, len(s.written))
 			}
+			for at, n := range s.written {
+				if n != 1 {
+					t.Fatalf("stopped before block %d: the slot %d was written %d times", stopped, at, n)
+				}
+			}
 		})
 	}
 }
 
 // TestDeletedWhileRunning checks that a backfill that was deleted, or replaced, stops.
 func TestDeletedWhileRunning(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		s.start("a", 2000)
-		b := s.get("a")
-		s.pushed = func() {
-			if _, err := s.rules.DeleteBackfill(t.Context(), "a", "n", "g"); err != nil {
-				t.Error(err)
+	for _, replaced := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSite(t)
+			s.start("a", 2000)
+			b := s.get("a")
+			s.pushed = func() {
+				if _, err := s.rules.DeleteBackfill(t.Context(), "a", "n", "g"); err != nil {
+					t.Error(err)
+				}
+				if !replaced {
+					return
+				}
+				other := &index.Backfill{Tenant: "a", Namespace: "n", Group: "g", Backfill: schema.Backfill{Start: 60_000, End: 120_000}}
+				if err := s.rules.StartBackfill(t.Context(), other); err != nil {
+					t.Error(err)
+				}
 			}
-		}
-		j := s.jobs()
-		j.run(t.Context(), &b)
-		if _, ok, err := s.rules.Backfill(t.Context(), "a", "n", "g"); ok || err != nil || len(s.written) != 360 {
-			t.Errorf("after the deletion the backfill exists: %v, %v; %d slots were written, want those of one block", ok, err, len(s.written))
-		}
-	})
+			j := s.jobs()
+			j.run(t.Context(), &b)
+			now, ok, err := s.rules.Backfill(t.Context(), "a", "n", "g")
+			if ok != replaced || err != nil || now.Done != 0 || len(s.written) != 360 {
+				t.Errorf("replaced %t: the backfill exists: %t, %v, %+v; %d slots were written, want those of one block", replaced, ok, err, now,
+					len(s.written))
+			}
+		})
+	}
 }
 
 // TestTurns checks that long backfills of four tenants do not block the backfill of a fifth tenant.

@@ -49,7 +49,7 @@ func (h *Holder) end(i int, number uint64) {
 	}
 }
 
-// choose returns the action for a share that the ruler does not begin to leave. h.mu is locked.
+// choose returns the action for a share, unless the ruler decides to leave it. h.mu is locked.
 func (h *Holder) choose(s *share, own bool, now time.Duration) action {
 	switch {
 	case s.corrupt || !s.known:
@@ -59,7 +59,7 @@ func (h *Holder) choose(s *share, own bool, now time.Duration) action {
 	case s.held:
 		return renew
 	case s.row.Holder == h.opts.ID && own && !h.retired:
-		return renew // this ruler is the holder in the row: an outcome was unknown, or the lease had ended
+		return renew // only the row says that this ruler holds it: an outcome was unknown, or the lease had ended
 	case s.row.Holder == h.opts.ID:
 		return release
 	case own && !h.retired && (s.row.Holder == "" || h.opts.Exclusive || now-s.seen >= takeAfter):
@@ -68,8 +68,8 @@ func (h *Holder) choose(s *share, own bool, now time.Duration) action {
 	return nothing
 }
 
-// owner returns the instance that should hold a share: the one with the highest weight among the
-// rulers in the ring that are not suspected to have stopped. It returns "" if there are no rulers.
+// owner returns the instance that should hold a share: the one with the highest weight among this
+// ruler and the rulers in the ring that are not suspected to have stopped. It returns "" if there are no rulers.
 // h.mu is locked.
 func (h *Holder) owner(i int) string {
 	best, most := "", uint64(0)
@@ -94,7 +94,7 @@ func weight(share int, ruler string) uint64 {
 
 // suspect updates the set of rulers that appear to have stopped although they are in the ring:
 // rulers that do not renew a share that they hold, or do not take a share that they own. A ruler
-// is removed from the set when one of its rows changes. h.mu is locked.
+// is removed from the set when it takes or renews a share. h.mu is locked.
 func (h *Holder) suspect(now time.Duration) {
 	for r, until := range h.suspects {
 		if now >= until {

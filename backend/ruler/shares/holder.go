@@ -100,7 +100,7 @@ type share struct {
 	known   bool          // whether the row was read
 	seen    time.Duration // time at which this content of the row was first read
 	corrupt bool
-	held    bool          // set from Gained until Lost or the release
+	held    bool          // set from Gained until the end of the lease or the release
 	until   time.Duration // end of the lease, while held
 	leaving bool          // whether Lost was called while the lease was valid
 	ended   bool          // whether all evaluations have ended, while leaving

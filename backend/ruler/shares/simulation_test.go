@@ -16,7 +16,7 @@ import (
 	"github.com/palliumhq/pallium/backend/schema"
 )
 
-// world simulates rulers with one clock and one row store. Everything runs in one goroutine:
+// world simulates rulers and one row store. `now` is the true time. Everything runs in one goroutine:
 // while a ruler waits for the store, the others run.
 type world struct {
 	t      *testing.T
@@ -26,7 +26,7 @@ type world struct {
 	store  *index.Shares
 	plan   *faults.Plan
 	rulers []*ruler
-	late   []late // writes that are executed after their caller got an error
+	late   []late // calls that are executed after their caller got an error
 	number []uint64
 	holder []string
 }
@@ -48,6 +48,7 @@ type ruler struct {
 	hidden  time.Duration // time at which the ring notices its crash
 	cutoff  time.Duration // time until which it cannot reach the store
 	chaos   bool          // whether pauses and faults are injected
+	slow    bool          // whether all calls are paused, with chaos
 	leaving []func()
 }
 
@@ -161,7 +162,7 @@ var errUnreachable = errors.New("the store cannot be reached")
 func (r *ruler) call(do func(ctx context.Context) error) error {
 	pause := func() {
 		d := r.within(20 * time.Millisecond)
-		if r.chaos && r.rng.IntN(60) == 0 {
+		if r.chaos && (r.slow || r.rng.IntN(60) == 0) {
 			d = r.within(25 * time.Second)
 		}
 		r.until(r.now + d)
@@ -234,6 +235,7 @@ func (r *ruler) crash() {
 
 // stop releases the shares, like a process that ends normally.
 func (r *ruler) stop() {
+	r.busy, r.slow = true, true // it polls no more, and others may take each share before its release returns
 	r.h.Release(context.Background())
 	r.crashed, r.hidden = true, r.now
 }
@@ -261,6 +263,10 @@ func TestHistories(t *testing.T) {
 			case w.rng.IntN(2) == 0:
 				r.crash()
 				w.start(r.name, true) // as another incarnation
+			case w.rng.IntN(2) == 0:
+				r.stop()
+				w.start(fmt.Sprint("r", started), true)
+				started++
 			default:
 				r.crash()
 				w.start(fmt.Sprint("r", started), true)

@@ -39,7 +39,7 @@ func run(t *testing.T, file, groups string) ([]Result, error) {
 	return Run(t.Context(), f, list, parser.NewParser(parser.Options{}))
 }
 
-// TestGood checks that the tests of a file pass, as they do with promtool (test/e2e compares both).
+// TestGood checks that the tests of a file pass, as they do with promtool (TestUnitTests in test/e2e compares both).
 func TestGood(t *testing.T) {
 	file, groups := load(t)
 	results, err := run(t, string(file), string(groups))

@@ -162,7 +162,7 @@ func send(ctx context.Context, method, url, token, body string) error {
 	}
 }
 
-// read returns the metrics without labels of both rulers.
+// read returns the metrics of both rulers, by name and labels.
 func (b *bench) read() [2]map[string]float64 {
 	var out [2]map[string]float64
 	for i := range out {
