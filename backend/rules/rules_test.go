@@ -2,6 +2,7 @@ package rules
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"reflect"
 	"strings"
@@ -194,6 +195,15 @@ func verdict(data []byte) error {
 	return err
 }
 
+// badTemplates returns n annotations that cannot be parsed.
+func badTemplates(n int) string {
+	var out []string
+	for i := range n {
+		out = append(out, fmt.Sprintf("a%d: '{{'", i))
+	}
+	return strings.Join(out, ", ")
+}
+
 // TestSizes checks limits and many problems with texts that are too large for testdata.
 func TestSizes(t *testing.T) {
 	for name, tt := range map[string]struct{ text, want string }{
@@ -201,7 +211,7 @@ func TestSizes(t *testing.T) {
 		"expression": {"name: g\nrules: [{record: a, expr: '" + strings.Repeat("a", 1001) + "'}]", "limit max_query_length of 1000 bytes exceeded"},
 		"template": {"name: g\nrules: [{alert: a, expr: up, annotations: {x: '" + strings.Repeat("a", maxTemplate+1) + "'}}]",
 			`annotation "x": the template has 65537 bytes, the limit is 65536`},
-		"many problems": {"name: g\nlabels: {" + strings.Repeat("\"\": x, ", 1) + "__name__: a}\nrules:\n" + strings.Repeat("- {}\n", 5), "rule 5"},
+		"many problems": {"name: g\nrules:\n" + strings.Repeat("- {alert: a, expr: up, annotations: {"+badTemplates(12)+"}}\n", 5), "and 10 more"},
 		"doubled text": {"name: g\nrules: [{alert: a, expr: up, annotations: {x: '{{ $x := \"aaaaaaaaaaaaaaaa\" }}" +
 			strings.Repeat("{{ $x = print $x $x }}", 40) + "'}}]", "can become longer than the limit of 32768 bytes"},
 		"long output": {"name: g\nrules: [{alert: a, expr: up, annotations: {x: '{{ $x := printf \"%100d%100d%100d%100d%100d\" 1 1 1 1 1 }}" +

@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -35,6 +37,8 @@ type bench struct {
 	limits  map[tenant.ID]limits.Limits
 	changed []tenant.ID
 	broken  error // error of every read of rows, with which changes begin, too
+	failing error // error of every conditional write of rows
+	lost    bool  // whether these writes have an effect
 	rules   *index.Rules
 	states  []rulestate.Group // groups that rulers report for tenant a
 	started int               // number of started backfills
@@ -52,6 +56,18 @@ func (s breakable) ReadRows(ctx context.Context, r []rows.Range, f rows.Filter, 
 		return s.b.broken
 	}
 	return s.Store.ReadRows(ctx, r, f, visit)
+}
+
+func (s breakable) CheckAndMutate(ctx context.Context, key string, c rows.Condition, then, otherwise []rows.Mutation) (bool, error) {
+	if s.b.failing == nil {
+		return s.Store.CheckAndMutate(ctx, key, c, then, otherwise)
+	}
+	if s.b.lost {
+		if _, err := s.Store.CheckAndMutate(ctx, key, c, then, otherwise); err != nil {
+			return false, err
+		}
+	}
+	return false, s.b.failing
 }
 
 func newBench(t *testing.T) *bench {
@@ -275,4 +291,28 @@ func TestUnavailable(t *testing.T) {
 	}
 	b.broken = nil
 	b.want("a", "GET", root+"/n/g", "", 200, group("g", "up"))
+}
+
+// TestFailingWrites checks that a change whose writes fail is reported to rulers, because it may have been made nevertheless. If
+// a later attempt finds that it was made, the request succeeds.
+func TestFailingWrites(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			b.want("a", "POST", root+"/n", group("g", "up"), 202, done)
+			b.changed, b.failing, b.lost = nil, errors.New("the row store is down"), lost
+			code, text := 503, `{"error":"the rules could not be read or written; send the request again","errorType":"unavailable","status":"error"}`
+			if lost {
+				code, text = 202, done
+			}
+			b.want("a", "POST", root+"/n", group("h", "up"), code, text)
+			if !slices.Equal(b.changed, []tenant.ID{"a"}) {
+				t.Errorf("the changes of %v were reported, want that of a", b.changed)
+			}
+			b.failing = nil
+			if code, _ := b.do("a", "GET", root+"/n/h", ""); (code == 200) != lost {
+				t.Errorf("lost %t: the group is read with status %d", lost, code)
+			}
+		})
+	}
 }
