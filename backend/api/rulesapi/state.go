@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -27,7 +28,7 @@ const settled = time.Minute
 
 // groups returns the state of all stored groups of the tenant: the state that rulers report, or else the state unknown, so
 // that no group is missing in the response. `silent` is the number of groups with alerting rules that no ruler reports
-// although they are not new.
+// or has evaluated, although they are not new.
 func (a *api) groups(x *request) (out []rulestate.Group, silent int, err error) {
 	set, err := a.Store.List(x.R.Context(), x.Tenant)
 	if err != nil {
@@ -52,6 +53,9 @@ func (a *api) groups(x *request) (out []rulestate.Group, silent int, err error) 
 		g := &set.Groups[i]
 		if state := at[key{g.Namespace, g.Name}]; state != nil {
 			out = append(out, *state)
+			if unevaluated(state) && a.Now().Sub(time.UnixMilli(g.Written)) > settled+time.Duration(state.Interval*float64(time.Second)) {
+				silent++
+			}
 			continue
 		}
 		state, alerting := unknown(g)
@@ -62,6 +66,14 @@ func (a *api) groups(x *request) (out []rulestate.Group, silent int, err error) 
 	}
 	rulestate.Sort(out)
 	return out, silent, nil
+}
+
+// unevaluated reports whether a group has alerting rules that were not evaluated since its ruler has the group. Their alerts are
+// unknown then.
+func unevaluated(g *rulestate.Group) bool {
+	return slices.ContainsFunc(g.Rules, func(r rulestate.Rule) bool {
+		return r.Type == rulestate.Alerting && r.Health == rulestate.Unknown
+	})
 }
 
 // unknown returns the state of a group that no ruler reports, and whether it has alerting rules.
@@ -158,7 +170,8 @@ func (x *request) checkSelector(s string) error {
 	return nil
 }
 
-// alerts responds with the active alerts, as Prometheus does. It fails if no ruler reports a group, unless the group is new.
+// alerts responds with the active alerts, as Prometheus does. It fails if no ruler reports or has evaluated a group, unless the group is
+// new.
 func (a *api) alerts(x *request) error {
 	all, silent, err := a.groups(x)
 	if err != nil {
@@ -169,7 +182,8 @@ func (a *api) alerts(x *request) error {
 		if silent > 1 {
 			of = fmt.Sprintf("%d groups", silent)
 		}
-		return exchange.Unavailable(fmt.Sprintf("the alerts of %s are unknown, because no ruler reports them; send the request again", of))
+		return exchange.Unavailable(fmt.Sprintf("the alerts of %s are unknown, because no ruler has evaluated them since it started or "+
+			"took them over; send the request again", of))
 	}
 	if err := x.Memory.Take(stateFactor * stateSize(all)); err != nil {
 		return err

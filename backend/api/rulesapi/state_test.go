@@ -59,6 +59,11 @@ func TestState(t *testing.T) {
 	get(alertRoot, 503, "the alerts of 1 group are unknown")
 	b.states = append(b.states, reported("n", "g2"))
 	get(alertRoot, 200, `"value":"g2"`, "deleted")
+	b.states[0].Interval, b.states[0].Rules[0].Health = 90, rulestate.Unknown
+	get(alertRoot, 200, `"value":"g2"`) // g1 may be due for the first time in its interval
+	b.now = b.now.Add(time.Minute)
+	get(alertRoot, 503, "the alerts of 1 group are unknown")
+	b.states[0].Rules[0].Health = "ok"
 	for path, says := range map[string]string{"?type=x": `\"type\"`, "?group_limit=0": "group_limit", "?match[]={": "match[]", "?group_limit=1&group_next_token=x": "group_next_token",
 		"?match[]={a=~%22" + strings.Repeat("(x{900})", 200) + "%22}": "regular expressions", "?match[]={a=%22" + strings.Repeat("x", 70_000) + "%22}": "65536"} {
 		get(stateRoot+path, 400, says)
